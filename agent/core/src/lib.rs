@@ -1,0 +1,5 @@
+//! Decides, never acts: no file system, network, environment, threads or clock in here.
+
+pub mod model;
+pub mod source;
+pub mod recipe;

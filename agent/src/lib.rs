@@ -1,0 +1,17 @@
+//! The daemon that hosts MCP servers on its machine. The binary is a thin shell around this library, so that
+//! `tests` can run a whole agent in process.
+
+pub mod api;
+pub mod app;
+pub mod build;
+pub mod engine;
+pub mod gateway;
+pub mod initlink;
+pub mod operate;
+pub mod reconcile;
+pub mod secrets;
+pub mod source;
+pub mod store;
+pub mod tail;
+pub mod upstream;
+pub mod web;

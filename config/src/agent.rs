@@ -1,0 +1,239 @@
+//! The agent's configuration (`agent.toml`). Layers: default < file < environment (`SIGIL_…`) < flag.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+/// Everything the owner of a host may set.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, Default)]
+#[serde(default, deny_unknown_fields)]
+pub struct AgentConfig {
+    /// Where state lives. Empty: `/var/lib/sigil` as root, else `$XDG_STATE_HOME/sigil`. Needs a restart.
+    pub data_dir: Option<PathBuf>,
+    /// Name shown in consoles; empty: the host name.
+    pub name: String,
+    /// The container engine.
+    pub engine: EngineConfig,
+    /// gRPC for consoles.
+    pub grpc: GrpcConfig,
+    /// HTTP for MCP clients.
+    pub gateway: GatewayConfig,
+    /// How images are made.
+    pub builder: BuilderConfig,
+    /// Where sources may come from, and how.
+    pub sources: SourcesConfig,
+    /// Limits that no console can widen.
+    pub limits: LimitsConfig,
+    /// Container and build output.
+    pub logs: LogsConfig,
+    /// How containers reach the world.
+    pub outbound: OutboundConfig,
+}
+
+/// The container engine.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, Default)]
+#[serde(default, deny_unknown_fields)]
+pub struct EngineConfig {
+    /// `unix:///var/run/docker.sock`; empty: `DOCKER_HOST`, Docker's socket, then Podman's. Needs a restart.
+    pub host: String,
+}
+
+/// gRPC for consoles.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, Default)]
+#[serde(default, deny_unknown_fields)]
+pub struct GrpcConfig {
+    /// TLS address (`0.0.0.0:7451`); empty: unix socket only. Needs a restart.
+    pub listen: String,
+    /// Certificate and key (PEM); empty: the agent makes its own. Needs a restart.
+    pub certificate: Option<PathBuf>,
+    /// See `certificate`.
+    pub key: Option<PathBuf>,
+}
+
+/// HTTP for MCP clients.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct GatewayConfig {
+    /// Listening address. Needs a restart.
+    pub listen: String,
+    /// Origins beside loopback ones that browsers may call from. Live.
+    pub allowed_origins: Vec<String>,
+    /// Host names beside loopback ones that requests may name. Live.
+    pub allowed_hosts: Vec<String>,
+    /// Largest request body, bytes. Live.
+    pub max_body: u64,
+    /// Most connections at once. Live.
+    pub max_connections: u32,
+    /// An idle stdio session ends after this, seconds. Live.
+    pub session_idle_seconds: u64,
+}
+
+impl Default for GatewayConfig {
+    fn default() -> Self {
+        Self {
+            listen: "127.0.0.1:7450".into(),
+            allowed_origins: Vec::new(),
+            allowed_hosts: Vec::new(),
+            max_body: 16 << 20,
+            max_connections: 4096,
+            session_idle_seconds: 1800,
+        }
+    }
+}
+
+/// How images are made.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct BuilderConfig {
+    /// Base image by runtime (`node`, `python`, `go`, `rust`); missing: `sigil-base/<runtime>` when the engine has
+    /// one, else the official image. Live.
+    pub base_images: BTreeMap<String, String>,
+    /// npm registry URL; empty: the default one. Live.
+    pub npm_registry: String,
+    /// PyPI simple index URL; empty: the default one. Live.
+    pub pypi_index: String,
+    /// Go module proxy; empty: the default one. Live.
+    pub go_proxy: String,
+    /// crates.io replacement (sparse index URL); empty: the default one. Live.
+    pub cargo_registry: String,
+    /// Debian mirror for builds that install packages; empty: the base image's own. Live.
+    pub apt_mirror: String,
+    /// PEM file of extra certificate authorities, trusted by fetches and builds. Live.
+    pub extra_ca: Option<PathBuf>,
+    /// Build arguments for every build. Live.
+    pub args: BTreeMap<String, String>,
+    /// `link`: steps reach the world through the agent only; `bridge`: the engine's default network. Live.
+    pub network: String,
+    /// Longest build, seconds. Live.
+    pub timeout_seconds: u64,
+    /// Largest image, bytes. Live.
+    pub max_image: u64,
+    /// Memory of a build step, bytes. Live.
+    pub memory: u64,
+    /// CPU of a build step, cores. Live.
+    pub cpus: f64,
+    /// Builds at once. Live.
+    pub concurrency: u32,
+}
+
+impl Default for BuilderConfig {
+    fn default() -> Self {
+        Self {
+            base_images: BTreeMap::new(),
+            npm_registry: String::new(),
+            pypi_index: String::new(),
+            go_proxy: String::new(),
+            cargo_registry: String::new(),
+            apt_mirror: String::new(),
+            extra_ca: None,
+            args: BTreeMap::new(),
+            network: "link".into(),
+            timeout_seconds: 1800,
+            max_image: 10 << 30,
+            memory: 4 << 30,
+            cpus: 2.0,
+            concurrency: 2,
+        }
+    }
+}
+
+/// Where sources may come from, and how.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct SourcesConfig {
+    /// Kinds allowed: `folder`, `git`, `npm`, `pypi`, `image`. Live.
+    pub allowed: Vec<String>,
+    /// Largest source tree, unpacked, bytes. Live.
+    pub max_bytes: u64,
+    /// Most files in a tree. Live.
+    pub max_files: u64,
+    /// Longest fetch, seconds. Live.
+    pub timeout_seconds: u64,
+    /// Unpacked trees kept in the cache, bytes. Live.
+    pub cache_bytes: u64,
+}
+
+impl Default for SourcesConfig {
+    fn default() -> Self {
+        Self {
+            allowed: ["folder", "git", "npm", "pypi", "image"].map(String::from).to_vec(),
+            max_bytes: 512 << 20,
+            max_files: 100_000,
+            timeout_seconds: 300,
+            cache_bytes: 4 << 30,
+        }
+    }
+}
+
+/// Limits that no console can widen.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct LimitsConfig {
+    /// Host paths (prefixes) that volumes may show; empty: none. Live.
+    pub host_paths: Vec<PathBuf>,
+    /// Whether a manifest may ask for `network.mode: bridge`. Live.
+    pub allow_bridge: bool,
+    /// Most replicas of one deployment. Live.
+    pub max_replicas: u32,
+    /// Most deployments. Live.
+    pub max_deployments: u32,
+    /// Free bytes kept on the engine's and our file system (checked before build, pull, deploy); 0: the larger of 5 GB
+    /// and 10 %. Live.
+    pub min_free_disk: u64,
+    /// Registries images may come from; empty: any. Live.
+    pub registries: Vec<String>,
+}
+
+impl Default for LimitsConfig {
+    fn default() -> Self {
+        Self {
+            host_paths: Vec::new(),
+            allow_bridge: true,
+            max_replicas: 50,
+            max_deployments: 1000,
+            min_free_disk: 0,
+            registries: Vec::new(),
+        }
+    }
+}
+
+/// Container and build output.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct LogsConfig {
+    /// Compressed output kept on disk for one deployment, bytes. Live.
+    pub max_bytes: u64,
+    /// Lines held in memory for one deployment, bytes. Live.
+    pub ring_bytes: u64,
+    /// Longest line, bytes; more is cut and marked. Live.
+    pub max_line: u32,
+    /// Verbosity of the agent itself (`info`, `debug`, `sigil_agent::gateway=trace`). Live.
+    pub level: String,
+    /// `text` or `json`. Needs a restart.
+    pub format: String,
+}
+
+impl Default for LogsConfig {
+    fn default() -> Self {
+        Self {
+            max_bytes: 256 << 20,
+            ring_bytes: 1 << 20,
+            max_line: 64 << 10,
+            level: "info".into(),
+            format: "text".into(),
+        }
+    }
+}
+
+/// How containers and the agent reach the world.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, Default)]
+#[serde(default, deny_unknown_fields)]
+pub struct OutboundConfig {
+    /// HTTP proxy (`http://user@proxy:3128`) for the agent's connections; empty: `HTTPS_PROXY`/`HTTP_PROXY`. Live.
+    pub proxy: String,
+    /// Hosts reached without it (`.corp.example`, `10.0.0.0/8`); empty: `NO_PROXY`. Live.
+    pub no_proxy: Vec<String>,
+    /// Ports beside the usual ones that containers reach by host name. Live for new containers.
+    pub ports: Vec<u16>,
+}

@@ -1,0 +1,255 @@
+//! Manifests: what an author writes about a server (`mcp.yaml`), one shape for every origin.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+/// The product's own manifest. Every field is optional: a manifest adds to what is recognised.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, Default)]
+#[serde(default, rename_all = "camelCase", deny_unknown_fields)]
+pub struct Manifest {
+    /// Name of the server.
+    pub name: Option<String>,
+    /// One sentence.
+    pub description: Option<String>,
+    /// Its version.
+    pub version: Option<String>,
+    /// Category of the registry.
+    pub category: Option<String>,
+    /// Tags of the registry.
+    pub tags: Vec<String>,
+    /// `node`, `python`, `go`, `rust` or `container`.
+    pub runtime: Option<Runtime>,
+    /// `http`, `sse` or `stdio`.
+    pub transport: Option<String>,
+    /// Port of an HTTP server.
+    pub port: Option<u16>,
+    /// Path of the MCP endpoint, `/mcp` by default.
+    pub path: Option<String>,
+    /// File (or module) that starts the server, run by the runtime.
+    pub entrypoint: Option<String>,
+    /// Whole command line; wins over `entrypoint`.
+    pub command: Vec<String>,
+    /// How the image is made.
+    pub build: Build,
+    /// Plain environment.
+    pub env: BTreeMap<String, String>,
+    /// Tools, for the registry.
+    pub tools: Vec<Tool>,
+    /// Secrets asked for.
+    pub secrets: Vec<Secret>,
+    /// JSON Schema of the configuration values.
+    pub config: Option<serde_json::Value>,
+    /// A tier's name or explicit limits.
+    pub resources: Option<Resources>,
+    /// A policy's name or its fields.
+    pub scaling: Option<Scaling>,
+    /// How health is judged.
+    pub health: Health,
+    /// How it reaches the world.
+    pub network: Network,
+    /// Volumes.
+    pub volumes: Vec<Volume>,
+    /// stdio sessions.
+    pub sessions: Sessions,
+}
+
+/// What a tree is written in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Runtime {
+    /// JavaScript and TypeScript.
+    Node,
+    /// Python.
+    Python,
+    /// Go.
+    Go,
+    /// Rust.
+    Rust,
+    /// A Dockerfile of its own, or a ready image.
+    Container,
+}
+
+impl Runtime {
+    /// The word in manifests and base image names.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Node => "node",
+            Self::Python => "python",
+            Self::Go => "go",
+            Self::Rust => "rust",
+            Self::Container => "container",
+        }
+    }
+}
+
+/// How the image is made.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, Default)]
+#[serde(default, rename_all = "camelCase", deny_unknown_fields)]
+pub struct Build {
+    /// Dockerfile within the tree.
+    pub dockerfile: Option<String>,
+    /// Build context within the tree, `.` by default.
+    pub context: Option<String>,
+    /// Build arguments.
+    pub args: BTreeMap<String, String>,
+    /// Base image instead of the configured one.
+    pub base_image: Option<String>,
+    /// Debian packages that the server needs at run time.
+    pub packages: Vec<String>,
+}
+
+/// A tool as the author describes it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Tool {
+    /// Name.
+    pub name: String,
+    /// What it does.
+    #[serde(default)]
+    pub description: String,
+    /// JSON Schema of its arguments.
+    #[serde(default)]
+    pub input_schema: Option<serde_json::Value>,
+}
+
+/// A secret asked for.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Secret {
+    /// Name in the store, a valid environment variable name.
+    pub name: String,
+    /// What it is for.
+    #[serde(default)]
+    pub description: String,
+    /// Missing refuses the deploy.
+    #[serde(default = "yes")]
+    pub required: bool,
+    /// `string`, `number` or `boolean`.
+    #[serde(default, rename = "type")]
+    pub kind: SecretKind,
+    /// Where it goes; by default the environment variable of its own name.
+    #[serde(default)]
+    pub inject: Option<InjectAs>,
+    /// `user`: each caller's own (checked at the call).
+    #[serde(default)]
+    pub per: Option<String>,
+}
+
+fn yes() -> bool {
+    true
+}
+
+/// Type of a secret's value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, Default)]
+#[serde(rename_all = "lowercase")]
+pub enum SecretKind {
+    /// Any text.
+    #[default]
+    String,
+    /// A number.
+    Number,
+    /// `true` or `false`.
+    Boolean,
+}
+
+/// Where a secret's value goes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct InjectAs {
+    /// `environment`, `header`, `query` or `body`.
+    #[serde(rename = "as")]
+    pub place: String,
+    /// Its name there.
+    #[serde(default)]
+    pub name: Option<String>,
+}
+
+/// A tier's name or explicit limits.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Resources {
+    /// `micro`, `router`, `standard`, `processor` or `compute`.
+    Tier(String),
+    /// Explicit limits; missing ones come from `tier` (default `router`).
+    Limits(Limits),
+}
+
+/// Explicit limits.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, Default)]
+#[serde(default, rename_all = "camelCase", deny_unknown_fields)]
+pub struct Limits {
+    /// Where missing ones come from.
+    pub tier: Option<String>,
+    /// Hard CPU quota, cores.
+    pub cpu: Option<f64>,
+    /// `256Mi`, `1G`, or bytes.
+    pub memory: Option<serde_json::Value>,
+    /// Like `memory`.
+    pub storage: Option<serde_json::Value>,
+    /// Processes and threads.
+    pub processes: Option<u32>,
+}
+
+/// A policy's name or its fields.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Scaling {
+    /// A preset.
+    Preset(String),
+    /// Fields.
+    Policy(ScalingPolicy),
+}
+
+/// Fields of a scaling policy that this version uses.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, Default)]
+#[serde(default, rename_all = "camelCase", deny_unknown_fields)]
+pub struct ScalingPolicy {
+    /// Where missing ones come from.
+    pub preset: Option<String>,
+    /// Fewest replicas.
+    pub min: Option<u32>,
+    /// Most replicas.
+    pub max: Option<u32>,
+}
+
+/// How health is judged.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, Default)]
+#[serde(default, rename_all = "camelCase", deny_unknown_fields)]
+pub struct Health {
+    /// Longest start, seconds (60 by default).
+    pub start_timeout: Option<u64>,
+    /// Longest answer to a request, seconds (30 by default).
+    pub request_timeout: Option<u64>,
+}
+
+/// How it reaches the world.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, Default)]
+#[serde(default, rename_all = "camelCase", deny_unknown_fields)]
+pub struct Network {
+    /// `link` (default) or `bridge`.
+    pub mode: Option<String>,
+    /// Hosts it may reach, `host` or `host:port`.
+    pub egress: Vec<String>,
+}
+
+/// A volume.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Volume {
+    /// Its name, or an absolute host path.
+    pub name: String,
+    /// Where the server sees it.
+    pub path: String,
+    /// `exclusive` (default), `shared` or `read-only`.
+    #[serde(default)]
+    pub mode: Option<String>,
+}
+
+/// stdio sessions.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, Default)]
+#[serde(default, rename_all = "camelCase", deny_unknown_fields)]
+pub struct Sessions {
+    /// Most of them in one replica.
+    pub max: Option<u32>,
+}
