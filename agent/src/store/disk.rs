@@ -79,8 +79,11 @@ pub(crate) fn replace_file(path: &Path, content: &[u8]) -> io::Result<()> {
     sync_dir(dir)
 }
 
-/// fsync of every file below (sled's own flush is no fsync), and 0600 for those that sled made wider.
+/// fsync of every file below (sled's own flush is no fsync), and 0600 or 0700 for what sled made wider.
 pub(super) fn sync_tree(dir: &Path) -> io::Result<()> {
+    if fs::symlink_metadata(dir)?.permissions().mode() & 0o077 != 0 {
+        fs::set_permissions(dir, fs::Permissions::from_mode(0o700))?;
+    }
     for entry in fs::read_dir(dir)? {
         let entry = entry?;
         let kind = entry.file_type()?;

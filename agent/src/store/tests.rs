@@ -292,11 +292,21 @@ fn fixture() -> (tempfile::TempDir, Vec<(String, Vec<u8>)>) {
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let content = runtime.block_on(async {
         let store = open(dir.path()).await;
-        for n in 0..20 {
+        for n in 0..20i32 {
             store.create(deployment(&format!("d{n}"))).await.unwrap();
             store.put_sealed(secret(&format!("team/default/K{n}"))).await.unwrap();
             if n == 10 {
                 store.export().await.unwrap();
+            }
+        }
+        // enough that older pages lie in segments of the database which are long complete
+        for n in 0..10u8 {
+            let many = (0..40u8).map(|m| {
+                let big = SealedRecord { sealed: vec![n ^ m; 3000], ..secret(&format!("team/big/{n}-{m}")) };
+                store.put_sealed(big)
+            });
+            for put in futures::future::join_all(many).await {
+                put.unwrap();
             }
         }
         let first = store.deployments()[0].id;
@@ -312,23 +322,36 @@ fn fixture() -> (tempfile::TempDir, Vec<(String, Vec<u8>)>) {
 fn a_flipped_byte_in_the_database_costs_nothing() {
     let (good, before) = fixture();
     let runtime = tokio::runtime::Runtime::new().unwrap();
-    let db = fs::read(good.path().join("state/db")).unwrap();
-    let written = db.iter().rposition(|b| *b != 0).unwrap();
     let mut aside = 0;
-    // spread over all that is written, not only where it is easy
-    for i in 0..24 {
+    // in every file of the database: spread over all that is written, and in every copy of one record, of which one lives
+    let needle = b"\"name\":\"d7\"";
+    let mut places = Vec::new();
+    let mut todo = vec![good.path().join("state")];
+    while let Some(path) = todo.pop() {
+        if path.is_dir() {
+            todo.extend(fs::read_dir(&path).unwrap().map(|e| e.unwrap().path()));
+            continue;
+        }
+        let bytes = fs::read(&path).unwrap();
+        let written = bytes.iter().rposition(|b| *b != 0).unwrap_or(0);
+        let copies = bytes.windows(needle.len()).enumerate().filter(|(_, w)| w == needle).map(|(i, _)| i + 9);
+        let spread = if written > 100 { 0..7 } else { 0..1 };
+        let file = path.strip_prefix(good.path()).unwrap().to_owned();
+        places.extend(spread.map(|i| written * i / 7 + 5).chain(copies.take(2)).map(|place| (file.clone(), place)));
+    }
+    for (file, place) in &places {
         let dir = tempfile::tempdir().unwrap();
         copy_dir(good.path(), dir.path());
-        let mut bytes = db.clone();
-        bytes[written * i / 24 + 3] ^= 0x10;
-        fs::write(dir.path().join("state/db"), bytes).unwrap();
+        let mut bytes = fs::read(good.path().join(file)).unwrap();
+        bytes[*place] ^= 0x10;
+        fs::write(dir.path().join(file), bytes).unwrap();
         // the export made at close is gone: only the one in the middle and the journal are left
         let exports = export::list(&dir.path().join("exports")).unwrap();
         assert_eq!(exports.len(), 2);
         fs::remove_file(&exports[0].1).unwrap();
         runtime.block_on(async {
             let (store, report) = Store::open(dir.path()).unwrap();
-            assert_eq!(content(&store), before, "flip {i}: {:?}", report.alarms);
+            assert_eq!(content(&store), before, "{} at {place}: {:?}", file.display(), report.alarms);
             let set_aside = fs::read_dir(dir.path())
                 .unwrap()
                 .any(|e| e.unwrap().file_name().to_string_lossy().starts_with("state.aside-"));
@@ -342,7 +365,7 @@ fn a_flipped_byte_in_the_database_costs_nothing() {
             store.close().await;
         });
     }
-    assert!(aside > 3, "only {aside} of 24 flips hit anything");
+    assert!(aside > 0, "none of {} flips hit anything", places.len());
 }
 
 #[tokio::test]
@@ -451,7 +474,8 @@ proptest! {
             prop_assert!(names.contains(&format!("d{n:02}")), "d{n:02} is lost: {names:?}");
         }
         prop_assert!(names.iter().all(|n| n.starts_with('d')));
-        prop_assert!(names.len() >= if flip { 11 } else { whole_before });
+        let least = if flip { 11 } else { whole_before };
+        prop_assert!(names.len() >= least, "{} of {}", names.len(), least);
     }
 }
 
