@@ -154,7 +154,9 @@ impl AccessError {
     pub fn hint(&self) -> &'static str {
         match self {
             Self::Stranger(_) => "use root, the agent's own user, or a member of the group sigil",
-            Self::NoToken | Self::BadToken => "make one on the agent's host with `sigil-agent token`, and give it as SIGIL_TOKEN",
+            Self::NoToken | Self::BadToken => {
+                "make one on the agent's host with `sigil-agent token`, and give it as SIGIL_TOKEN"
+            }
             Self::BadRole(_) => "the roles are admin and reader",
             Self::BadLabel(_) => "give it a short name, such as 'laptop'",
             Self::NotFound(_) | Self::Ambiguous(_) => "`sigil-agent token --list` shows the tokens and their ids",
@@ -238,10 +240,8 @@ pub fn create_token(
         return Err(AccessError::BadLabel(label.chars().filter(|c| !c.is_control()).take(LABEL_MAX).collect()));
     }
     let mut secret = zeroize::Zeroizing::new([0u8; SECRET_BYTES]);
-    getrandom::fill(&mut *secret).map_err(|e| AccessError::Io {
-        path: path_of(data_dir),
-        source: io::Error::other(e.to_string()),
-    })?;
+    getrandom::fill(&mut *secret)
+        .map_err(|e| AccessError::Io { path: path_of(data_dir), source: io::Error::other(e.to_string()) })?;
     let id = ulid::Ulid::generate().to_string().to_ascii_lowercase();
     let info = TokenInfo {
         id: id.clone(),
@@ -428,7 +428,13 @@ mod tests {
         let text = reveal(&token);
         let secret = text.splitn(3, '_').nth(2).unwrap();
         let id = reveal(&other).split('_').nth(1).unwrap();
-        for bad in [String::new(), text[..text.len() - 1].to_owned(), format!("{text}A"), format!("sigil_{id}_{secret}"), format!("sigil_{id}_")] {
+        for bad in [
+            String::new(),
+            text[..text.len() - 1].to_owned(),
+            format!("{text}A"),
+            format!("sigil_{id}_{secret}"),
+            format!("sigil_{id}_"),
+        ] {
             assert!(access.principal(&tls(), Some(&bad)).is_err(), "{bad}");
         }
         let (old, _) = create_token(dir.path(), "old", Role::Admin, Some(Timestamp::now())).unwrap();

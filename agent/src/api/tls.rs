@@ -45,7 +45,9 @@ fn load(data_dir: &Path, config: &GrpcConfig, host: &str, now: Timestamp) -> Res
     match (&config.certificate, &config.key) {
         (Some(certificate), Some(key)) => read(certificate, key),
         (None, None) => own(data_dir, host, now),
-        (Some(path), None) | (None, Some(path)) => Err(fail(path, "[grpc] certificate and key are set together or not at all")),
+        (Some(path), None) | (None, Some(path)) => {
+            Err(fail(path, "[grpc] certificate and key are set together or not at all"))
+        }
     }
 }
 

@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 use jiff::{SignedDuration, Timestamp};
 use proptest::prelude::*;
 use sigil_core::model::{
-    AgentId, Deployment, DeploymentId, Desired, NetworkMode, OperationId, Outcome, Release, ReleaseSpec, Resources, Run,
-    Transport,
+    AgentId, Deployment, DeploymentId, Desired, NetworkMode, OperationId, Outcome, Release, ReleaseSpec, Resources,
+    Run, Transport,
 };
 
 use super::*;
@@ -117,7 +117,7 @@ async fn what_was_acknowledged_is_there_after_reopening() {
     let dir = tempfile::tempdir().unwrap();
     let store = open(dir.path()).await;
     let id = store.agent_id();
-    let mut changes = store.changes();
+    let changes = store.changes();
     let a = store.create(deployment("a")).await.unwrap();
     store.create(deployment("b")).await.unwrap();
     assert!(changes.has_changed().unwrap());
@@ -160,15 +160,32 @@ async fn compare_and_set_refuses_what_does_not_fit() {
     assert_eq!(conflict, Err(StoreError::Conflict { expected: 9, found: 1 }));
     let refused = store.update(a.id, None, "x", |_| Err("no".into())).await;
     assert_eq!(refused, Err(StoreError::Refused("no".into())));
-    let taken = store.update(b.id, None, "x", |d| { d.name = "a".parse().unwrap(); Ok(()) }).await;
+    let taken = store
+        .update(b.id, None, "x", |d| {
+            d.name = "a".parse().unwrap();
+            Ok(())
+        })
+        .await;
     assert_eq!(taken, Err(StoreError::NameTaken("a".into())));
     // a panicking change is an error, and the writer lives on
     let panicked = store.update(a.id, None, "x", |_| panic!("a change that panics, on purpose")).await;
     assert!(matches!(panicked, Err(StoreError::Io(_))));
     // a changed outcome alone is no new generation
-    let a = store.update(a.id, None, "gated", |d| { d.serving = Some(1); Ok(()) }).await.unwrap();
+    let a = store
+        .update(a.id, None, "gated", |d| {
+            d.serving = Some(1);
+            Ok(())
+        })
+        .await
+        .unwrap();
     assert_eq!((a.generation, a.serving), (1, Some(1)));
-    let b = store.update(b.id, None, "renamed", |d| { d.name = "c".parse().unwrap(); Ok(()) }).await.unwrap();
+    let b = store
+        .update(b.id, None, "renamed", |d| {
+            d.name = "c".parse().unwrap();
+            Ok(())
+        })
+        .await
+        .unwrap();
     assert!(store.by_name(&"b".parse().unwrap()).is_none());
     assert_eq!(store.by_name(&"c".parse().unwrap()).unwrap().id, b.id);
     store.delete(a.id).await.unwrap();
@@ -424,7 +441,10 @@ async fn exports_restore_elsewhere() {
     assert_eq!(content(&other), before);
     assert_eq!(other.agent_id(), store.agent_id());
     other.close().await;
-    let kept = fs::read_dir(b.path()).unwrap().filter(|e| e.as_ref().unwrap().file_name().to_string_lossy().contains(".aside-")).count();
+    let kept = fs::read_dir(b.path())
+        .unwrap()
+        .filter(|e| e.as_ref().unwrap().file_name().to_string_lossy().contains(".aside-"))
+        .count();
     assert_eq!(kept, 3, "state, journal and exports of before");
     store.close().await;
 }
@@ -519,7 +539,13 @@ fn kill_nine_loses_nothing_acknowledged() {
     let mut acknowledged = 0;
     for round in 0..4u64 {
         let mut child = Process::new(std::env::current_exe().unwrap())
-            .args(["--exact", "store::tests::child_that_writes_until_killed", "--ignored", "--nocapture", "--test-threads=1"])
+            .args([
+                "--exact",
+                "store::tests::child_that_writes_until_killed",
+                "--ignored",
+                "--nocapture",
+                "--test-threads=1",
+            ])
             .env("SIGIL_STORE_CHILD", dir.path())
             .stdout(Stdio::piped())
             .stderr(Stdio::null())

@@ -4,8 +4,8 @@
 use std::fs::File;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
-use std::sync::{Arc, Weak};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
@@ -179,9 +179,9 @@ impl Writer {
                             tracing::warn!(error = %e, path = %aside.display(), "the database before compaction stays");
                         }
                     }
-                    Some(aside) => self
-                        .shared
-                        .alarm(format!("the database was built anew; the old one is {}", aside.display())),
+                    Some(aside) => {
+                        self.shared.alarm(format!("the database was built anew; the old one is {}", aside.display()))
+                    }
                     None => {}
                 }
             }
