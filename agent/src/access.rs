@@ -203,6 +203,7 @@ fn edit<T>(data_dir: &Path, change: impl FnOnce(&mut TokenFile) -> Result<T, Acc
         .create(true)
         .truncate(false)
         .mode(0o600)
+        .custom_flags(rustix::fs::OFlags::NOFOLLOW.bits() as i32)
         .open(data_dir.join("tokens.lock"))
         .map_err(io)?;
     flock(&lock, FlockOperation::LockExclusive).map_err(|e| io(e.into()))?;
@@ -210,14 +211,14 @@ fn edit<T>(data_dir: &Path, change: impl FnOnce(&mut TokenFile) -> Result<T, Acc
     let answer = change(&mut file)?;
     file.version = FORMAT;
     let text = serde_json::to_vec_pretty(&file).map_err(|e| io(io::Error::other(e)))?;
-    let owner = fs::metadata(data_dir).map_err(io)?;
-    crate::store::replace_file(&path, &text).map_err(io)?;
-    // root may make a token for an agent that runs as another user
-    if rustix::process::geteuid().is_root() && owner.uid() != 0 {
-        for made in [path.as_path(), &data_dir.join("tokens.lock")] {
-            std::os::unix::fs::chown(made, Some(owner.uid()), Some(owner.gid())).map_err(io)?;
-        }
+    // root may make a token for an agent that runs as another user; by descriptor, for that user could put links there
+    let meta = fs::metadata(data_dir).map_err(io)?;
+    let foreign = rustix::process::geteuid().is_root() && meta.uid() != 0;
+    let owner = foreign.then(|| (meta.uid(), meta.gid()));
+    if let Some((uid, gid)) = owner {
+        std::os::unix::fs::fchown(&lock, Some(uid), Some(gid)).map_err(io)?;
     }
+    crate::store::replace_file(&path, &text, owner).map_err(io)?;
     Ok(answer)
 }
 
@@ -252,7 +253,7 @@ pub fn create_token(
         expires_at,
         hash: hash(&*secret),
     };
-    let text = SecretString::from(format!("sigil_{id}_{}", URL_SAFE_NO_PAD.encode(&*secret)));
+    let text = SecretString::from(format!("sigil_{id}_{}", URL_SAFE_NO_PAD.encode(secret.as_slice())));
     edit(data_dir, |file| {
         file.tokens.push(info.clone());
         Ok(())

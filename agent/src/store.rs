@@ -177,11 +177,13 @@ pub type Result<T> = std::result::Result<T, StoreError>;
 pub struct StoreOptions {
     /// Writes are refused when less than this percentage of the file system is free.
     pub min_free_percent: u64,
+    /// A database smaller than this is never compacted, bytes.
+    pub compact_floor: u64,
 }
 
 impl Default for StoreOptions {
     fn default() -> Self {
-        Self { min_free_percent: 5 }
+        Self { min_free_percent: 5, compact_floor: 64 << 20 }
     }
 }
 
@@ -294,6 +296,7 @@ impl Store {
             database: Some(found.database),
             paths,
             min_free_percent: options.min_free_percent,
+            compact_floor: options.compact_floor,
             lock,
         };
         thread("sigil-export", move || exporting.run())?;
@@ -550,7 +553,7 @@ fn agent_id(dir: &Path, paths: &Paths) -> Result<AgentId> {
     let known =
         export::list(&paths.exports)?.into_iter().find_map(|(_, p)| export::read(&p).ok()).map(|e| e.header.agent_id);
     let id = known.and_then(|text| text.parse().ok()).unwrap_or_else(|| AgentId(ulid::Ulid::generate()));
-    disk::replace_file(&path, format!("{id}\n").as_bytes()).map_err(disk::io_error(&path))?;
+    disk::replace_file(&path, format!("{id}\n").as_bytes(), None).map_err(disk::io_error(&path))?;
     Ok(id)
 }
 
@@ -593,7 +596,7 @@ pub fn restore(dir: &Path, file: &Path, adopt: bool) -> Result<ExportHeader> {
         }
         disk::private_dir(path, false)?;
     }
-    disk::replace_file(&id_path, format!("{id}\n").as_bytes()).map_err(disk::io_error(&id_path))?;
+    disk::replace_file(&id_path, format!("{id}\n").as_bytes(), None).map_err(disk::io_error(&id_path))?;
     export::write(&paths.exports, &found.header.agent_id, found.header.seq, &found.records)?;
     drop(database::Database::build(&paths.state, found.header.seq, &found.records)?);
     Ok(found.header)

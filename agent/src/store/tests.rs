@@ -260,12 +260,46 @@ async fn a_full_disk_refuses_before_anything_is_written() {
     let store = open(dir.path()).await;
     store.create(deployment("a")).await.unwrap();
     store.close().await;
-    let (store, _) = Store::open_with(dir.path(), &StoreOptions { min_free_percent: 100 }).unwrap();
+    let (store, _) =
+        Store::open_with(dir.path(), &StoreOptions { min_free_percent: 100, ..StoreOptions::default() }).unwrap();
     assert_eq!(store.create(deployment("b")).await, Err(StoreError::DiskFull));
     assert_eq!(store.export().await, Err(StoreError::DiskFull));
     assert_eq!(store.deployments().len(), 1);
     store.close().await;
     assert_eq!(open(dir.path()).await.deployments().len(), 1);
+}
+
+#[tokio::test]
+async fn compaction_keeps_everything_and_leaves_nothing_behind() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, _) =
+        Store::open_with(dir.path(), &StoreOptions { compact_floor: 0, ..StoreOptions::default() }).unwrap();
+    let a = store.create(deployment("a")).await.unwrap();
+    for n in 0..200u32 {
+        let scale = store.update(a.id, None, "scaled", move |d| {
+            d.desired.replicas = n + 2;
+            Ok(())
+        });
+        scale.await.unwrap();
+    }
+    let size = || disk::tree_size(&dir.path().join("state"));
+    let before = size();
+    store.writer.send(Command::Compact).await.unwrap();
+    // taken in turn: once this is answered, the database is the new one
+    store.put_sealed(secret("team/default/K")).await.unwrap();
+    store.delete(a.id).await.unwrap();
+    store.create(deployment("b")).await.unwrap();
+    assert_eq!(store.alarms(), Vec::<String>::new());
+    let content_before = content(&store);
+    store.close().await;
+    assert!(size() < before, "{} is not less than {before}", size());
+    let asides = fs::read_dir(dir.path())
+        .unwrap()
+        .filter(|e| e.as_ref().unwrap().file_name().to_string_lossy().contains("aside"));
+    assert_eq!(asides.count(), 0);
+    let store = open(dir.path()).await;
+    assert_eq!(content(&store), content_before);
+    store.close().await;
 }
 
 #[tokio::test]
@@ -525,9 +559,7 @@ fn child_that_writes_until_killed() {
                 })
             })
             .collect();
-        for task in tasks {
-            task.await.unwrap();
-        }
+        futures::future::select_all(tasks).await.0.unwrap()
     });
 }
 
