@@ -649,15 +649,18 @@ async fn many_writers_share_syncs_and_opening_is_quick() {
     }
     let rate = 1000.0 / start.elapsed().as_secs_f64();
     let before: Vec<Arc<Deployment>> = store.deployments();
+    // the files as a kill -9 would leave them, page cache and all
+    let killed = tempfile::tempdir().unwrap();
+    copy_dir(dir.path(), killed.path());
     store.close().await;
     let start = Instant::now();
-    let store = open(dir.path()).await;
+    let store = open(killed.path()).await;
     let took = start.elapsed();
     assert_eq!(store.deployments(), before);
-    println!("{rate:.0} acknowledged changes/s with 50 writers; opened with 1,000 deployments in {took:?}");
+    println!("{rate:.0} acknowledged changes/s with 50 writers; opened after kill -9 with 1,000 deployments in {took:?}");
     assert!(rate >= 300.0, "{rate} changes/s");
     // the bar is 300 ms in a release build
-    let bar = if cfg!(debug_assertions) { 1500 } else { 300 };
+    let bar = if cfg!(debug_assertions) { 3000 } else { 300 };
     assert!(took < Duration::from_millis(bar), "{took:?}");
     store.close().await;
 }
