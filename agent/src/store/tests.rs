@@ -657,7 +657,9 @@ async fn many_writers_share_syncs_and_opening_is_quick() {
     let store = open(killed.path()).await;
     let took = start.elapsed();
     assert_eq!(store.deployments(), before);
-    println!("{rate:.0} acknowledged changes/s with 50 writers; opened after kill -9 with 1,000 deployments in {took:?}");
+    println!(
+        "{rate:.0} acknowledged changes/s with 50 writers; opened after kill -9 with 1,000 deployments in {took:?}"
+    );
     assert!(rate >= 300.0, "{rate} changes/s");
     // the bar is 300 ms in a release build
     let bar = if cfg!(debug_assertions) { 3000 } else { 300 };
