@@ -563,3 +563,12 @@ pub(in super::super) fn remove_leftovers(data_dir: &Path) {
         }
     }
 }
+
+/// What a crash in the middle of a fetch leaves.
+#[cfg(test)]
+pub(super) fn leave_a_key(data_dir: &Path) -> PathBuf {
+    let Ok(folder) = key_folder(data_dir) else { return PathBuf::new() };
+    let kept = folder.keep();
+    let _is_asserted_by_the_test = write_key(&kept, "key");
+    kept
+}
