@@ -124,10 +124,15 @@ fn pick(name: &str, metadata: &Metadata, wanted: Option<&str>) -> Result<String,
         let plain = wanted.trim_start_matches(['^', '~', '>', '<', '=', 'v', ' ']);
         let mut close = near(plain, metadata.versions.keys().map(String::as_str), 4);
         close.extend(near(wanted, tags.iter().copied(), 2));
+        if close.is_empty() {
+            let mut all: Vec<Version> = metadata.versions.keys().filter_map(|v| Version::parse(v).ok()).collect();
+            all.sort();
+            close = all.iter().rev().take(4).map(ToString::to_string).collect();
+        }
         let latest = metadata.tags.get("latest").map(|v| format!("; the latest is {v}")).unwrap_or_default();
         let hint = match close.as_slice() {
-            [] => format!("tags are {}{latest}", tags.join(", ")),
-            close => format!("near ones are {}{latest}", close.join(", ")),
+            [] => "it has no versions at all".to_owned(),
+            close => format!("there are {}{latest}", close.join(", ")),
         };
         SourceError::not_found(what, hint)
     };

@@ -340,7 +340,7 @@ async fn npm_registry(tarball: Vec<u8>, integrity: String, needs: Option<&'stati
             return (401, Vec::new(), Vec::new());
         }
         // every second request fails in passing
-        if stumbles.fetch_add(1, Ordering::SeqCst) % 2 == 0 {
+        if stumbles.fetch_add(1, Ordering::SeqCst).is_multiple_of(2) {
             return (503, vec![("retry-after".into(), "0".into())], Vec::new());
         }
         match path {

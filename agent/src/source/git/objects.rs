@@ -152,7 +152,7 @@ mod tests {
 
     #[test]
     fn listings_are_read_and_attacks_on_git_refused() {
-        let listing = b"100755 blob aa      12\tbin/run me\0160000 commit bb       -\tvendor/x\0";
+        let listing = b"100755 blob aa      12\tbin/run me\x00160000 commit bb       -\tvendor/x\0";
         let entries = parse_entries(listing).unwrap();
         assert_eq!(entries.len(), 2);
         assert_eq!((entries[0].path.as_str(), entries[0].size), ("bin/run me", 12));
