@@ -407,8 +407,8 @@ pub trait Engine: Send + Sync + std::fmt::Debug {
     /// Removes an image or a tag; gone is fine, in use is `Conflict`.
     async fn remove_image(&self, reference: &str) -> Result<()>;
 
-    /// Makes sure a volume of ours exists.
-    async fn ensure_volume(&self, name: &str, labels: &BTreeMap<String, String>) -> Result<()>;
+    /// Makes sure a volume of ours exists; a new one is given to `user` (`uid:gid`).
+    async fn ensure_volume(&self, name: &str, labels: &BTreeMap<String, String>, user: &str) -> Result<()>;
     /// Removes a volume of ours; gone is fine.
     async fn remove_volume(&self, name: &str) -> Result<()>;
     /// Volumes of ours by name, with their labels.

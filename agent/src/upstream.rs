@@ -23,6 +23,24 @@ pub enum UpstreamError {
     #[error(transparent)]
     Link(#[from] crate::initlink::LinkError),
 }
+/// What reconcile lets the gateway see. A new table replaces the old one whole.
+#[derive(Debug, Default, Clone)]
+pub struct RouteTable { pub routes: std::collections::BTreeMap<String, Arc<Route>> }
+#[derive(Debug, Clone)]
+pub struct Route {
+    pub id: DeploymentId,
+    pub name: String,
+    /// Replicas that serve new sessions and calls.
+    pub ready: Vec<Replica>,
+    /// Replicas that only finish what they have (draining).
+    pub draining: Vec<Replica>,
+    /// A replica is expected soon: hold calls (bounded) instead of refusing them.
+    pub expected: bool,
+    /// Why nothing is ready, for the caller.
+    pub message: String,
+    /// Header, query and body secrets.
+    pub injected: Arc<Vec<(sigil_core::model::Inject, secrecy::SecretString)>>,
+}
 /// What the gate learnt.
 #[derive(Debug, Clone)]
 pub struct Handshake {

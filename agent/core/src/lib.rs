@@ -2,4 +2,5 @@
 
 pub mod model;
 pub mod source;
+pub mod plan;
 pub mod recipe;
