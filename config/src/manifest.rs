@@ -253,3 +253,10 @@ pub struct Sessions {
     /// Most of them in one replica.
     pub max: Option<u32>,
 }
+
+/// Whether a text is a valid name of an environment variable (letters, digits, `_`, no digit first).
+pub fn is_env_name(name: &str) -> bool {
+    !name.is_empty()
+        && !name.starts_with(|c: char| c.is_ascii_digit())
+        && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_')
+}
