@@ -10,4 +10,4 @@ pub mod manifest;
 pub mod node;
 //pub mod reload;
 pub mod size;
-//pub mod smithery;
+pub mod smithery;

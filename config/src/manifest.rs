@@ -6,6 +6,7 @@
 mod parse;
 mod values;
 
+pub(crate) use parse::{schema, tree_path, words};
 pub use parse::{camel_keys, parse, safe_path, volume};
 pub use values::{BadConfig, check_config};
 
@@ -67,6 +68,10 @@ pub struct Manifest {
     pub volumes: Vec<Volume>,
     /// stdio sessions.
     pub sessions: Sessions,
+    /// JavaScript that makes the command line from the configuration values; only `smithery.yaml` has one. Evaluate it
+    /// with [`crate::smithery::start`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub command_function: Option<String>,
 }
 
 /// What a tree is written in.
