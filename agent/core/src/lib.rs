@@ -4,3 +4,4 @@ pub mod model;
 pub mod source;
 pub mod plan;
 pub mod recipe;
+pub mod scan;
