@@ -16,7 +16,8 @@ mod text;
 
 use std::collections::BTreeMap;
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -52,6 +53,8 @@ pub struct Docker {
 
 #[derive(Debug)]
 struct Inner {
+    /// Where a `resolv.conf` for Podman's containers without a network is kept, see [`Docker::files`].
+    files: OnceLock<PathBuf>,
     /// As configured; empty means: look for one.
     host: String,
     /// Our label's value.
@@ -79,11 +82,25 @@ impl Docker {
             connect::socket_path(&config.host)?;
         }
         let (changes, _) = watch::channel(0);
-        let inner =
-            Arc::new(Inner { host: config.host.clone(), agent: agent.to_string(), conn: Mutex::new(None), changes });
+        let inner = Arc::new(Inner {
+            files: OnceLock::new(),
+            host: config.host.clone(),
+            agent: agent.to_string(),
+            conn: Mutex::new(None),
+            changes,
+        });
         let stop = CancellationToken::new();
         tokio::spawn(events::follow(inner.clone(), stop.clone()));
         Ok(Self { inner, _events: Arc::new(stop.drop_guard()) })
+    }
+
+    /// Gives a directory of this host for the `resolv.conf` that Podman needs: unlike Docker it writes none for a
+    /// container without a network, and then one of the image's would count. Without a directory such a container is
+    /// refused on Podman. Set once; later calls change nothing.
+    #[must_use]
+    pub fn files(self, dir: &Path) -> Self {
+        let _set_before = self.inner.files.set(dir.to_owned());
+        self
     }
 }
 
@@ -223,7 +240,10 @@ impl Engine for Docker {
     async fn create(&self, spec: &ContainerSpec) -> Result<String> {
         let conn = self.inner.conn().await?;
         text::safe_name(&spec.name)?;
-        let body = create::body(spec, self.inner.labels(&spec.labels), &conn.caps)?;
+        let mut body = create::body(spec, self.inner.labels(&spec.labels), &conn.caps)?;
+        if conn.podman() {
+            create::resolver(&mut body, spec, self.inner.files.get().map(PathBuf::as_path)).await?;
+        }
         let options = query::CreateContainerOptions { name: Some(spec.name.clone()), ..Default::default() };
         let made =
             self.inner.call(&conn, "create container", CHANGE, conn.docker.create_container(Some(options), body)).await;

@@ -12,9 +12,9 @@ use secrecy::ExposeSecret;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use super::connect::{Extra, Shared, translate};
+use super::connect::{Extra, Shared, most_files, most_processes, translate};
 use super::{CHANGE, Inner, READ, create, objects, text};
-use crate::engine::{BuildSpec, Context, EngineError, Network, RegistryLogin, Result};
+use crate::engine::{BuildSpec, ContainerState, Context, EngineError, Network, RegistryLogin, Result};
 
 /// A build or pull that says nothing for this long has hung, seconds. (`apt-get` behind a slow mirror is quiet.)
 const SILENCE: u64 = 1800;
@@ -22,6 +22,9 @@ const SILENCE: u64 = 1800;
 const LINE: usize = 8 << 10;
 /// Last lines of a failed step that go into the error.
 const LAST: usize = 12;
+/// How often, and how far apart, a cancelled build under Podman is looked for.
+const ENDINGS: u32 = 10;
+const ENDING: Duration = Duration::from_millis(200);
 /// Clock slack when telling this build's leftovers from older objects, seconds.
 const SLACK: i64 = 2;
 
@@ -46,7 +49,7 @@ struct Trace {
 
 impl Trace {
     fn line(&mut self, line: &str) {
-        let hex = |text: &str| (12..=64).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_hexdigit());
+        let hex = |text: &str| (11..=64).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_hexdigit());
         let line = line.trim();
         // Docker: ` ---> id`, Podman: `--> id`.
         if let Some(said) = line.strip_prefix("---> ").or_else(|| line.strip_prefix("--> ")) {
@@ -133,12 +136,22 @@ pub(super) async fn build(
     text::safe_name(&spec.tag)?;
     let began = Timestamp::now().as_second() - SLACK;
     let mut output = Output { out, partial: String::new(), last: VecDeque::new(), trace: Trace::default() };
-    let run = run_build(conn, context, spec, logins, &mut output);
+    let cgroup = cgroup_name()?;
+    let steps = Steps { cgroup: conn.podman().then(|| cgroup.clone()) };
+    let run = run_build(inner, conn, context, spec, logins, &cgroup, &mut output);
     let done = tokio::select! {
         biased;
         () = cancel.cancelled() => Err(EngineError::Cancelled),
         done = run => done,
     };
+    if matches!(done, Err(EngineError::Cancelled)) && conn.podman() {
+        // Between two steps there is nothing to end, and the next one may still begin.
+        for _ in 0..ENDINGS {
+            end_steps(&cgroup);
+            tokio::time::sleep(ENDING).await;
+        }
+    }
+    drop(steps);
     let trace = std::mem::take(&mut output.trace);
     match done {
         Ok(()) => {
@@ -166,11 +179,32 @@ pub(super) async fn build(
     }
 }
 
+/// Ends what still runs of a build, also when the build's future is dropped.
+struct Steps {
+    cgroup: Option<String>,
+}
+
+impl Drop for Steps {
+    fn drop(&mut self) {
+        if let Some(cgroup) = &self.cgroup {
+            end_steps(cgroup);
+        }
+    }
+}
+
+fn cgroup_name() -> Result<String> {
+    let mut random = [0u8; 8];
+    getrandom::fill(&mut random).map_err(|error| EngineError::Api(format!("no randomness: {error}")))?;
+    Ok(format!("/sigil-build-{}", hex::encode(random)))
+}
+
 async fn run_build(
+    inner: &Inner,
     conn: &Shared,
     context: Context,
     spec: &BuildSpec,
     logins: &[RegistryLogin],
+    cgroup: &str,
     output: &mut Output<'_>,
 ) -> Result<()> {
     let mut labels: HashMap<String, String> = spec.labels.clone().into_iter().collect();
@@ -183,10 +217,7 @@ async fn run_build(
         forcerm: true,
         buildargs: (!spec.args.is_empty()).then(|| spec.args.clone().into_iter().collect()),
         labels: Some(labels),
-        networkmode: match &spec.network {
-            Network::Default => None,
-            other => Some(create::network(other)),
-        },
+        networkmode: (!conn.podman() && spec.network != Network::Default).then(|| create::network(&spec.network)),
         target: spec.target.clone(),
         version: query::BuilderVersion::BuilderV1,
         ..Default::default()
@@ -200,7 +231,10 @@ async fn run_build(
         format!("cpuquota={quota}"),
     ];
     for host in &spec.extra_hosts {
-        query.push(format!("extrahosts={}", url::form_urlencoded::byte_serialize(host.as_bytes()).collect::<String>()));
+        query.push(format!("extrahosts={}", escaped(host)));
+    }
+    if conn.podman() {
+        query.extend(buildah(inner, conn, spec, cgroup).await?);
     }
     let mut headers = Vec::new();
     if !logins.is_empty() {
@@ -208,7 +242,7 @@ async fn run_build(
             logins.iter().map(|login| (login.host.as_str(), credentials(login))).collect();
         headers.push(("x-registry-config", encoded(&by_host)?));
     }
-    let docker = conn.with(Extra { query, headers });
+    let docker = conn.with(Extra { query, headers, instead: None });
     let stream = docker.build_image(options, None, Some(bollard::body_try_stream(context)));
     futures::pin_mut!(stream);
     while let Some(piece) = next(&mut stream, "build").await? {
@@ -232,6 +266,58 @@ async fn run_build(
     }
     output.finish().await;
     Ok(())
+}
+
+fn escaped(text: &str) -> String {
+    url::form_urlencoded::byte_serialize(text.as_bytes()).collect()
+}
+
+/// What Podman's builder wants said in its own words. Measured with 4.3.1: it takes Docker's `networkmode` without a
+/// word and runs the steps in the network of the *host*, also for `none`; and it asks for more files and processes
+/// than a host without CAP_SYS_RESOURCE gives.
+async fn buildah(inner: &Inner, conn: &Shared, spec: &BuildSpec, cgroup: &str) -> Result<Vec<String>> {
+    let (policy, path, dns) = match &spec.network {
+        Network::None => ("NetworkDisabled", String::new(), None),
+        Network::Default => ("NetworkEnabled", String::new(), None),
+        Network::Named(name) => {
+            return Err(EngineError::Failed(format!("Podman cannot build on the network {name}")));
+        }
+        Network::Container(id) => {
+            let pid = match inner.owned(conn, id).await?.state {
+                ContainerState::Running { pid, .. } => pid,
+                _ => return Err(EngineError::Conflict(format!("container {id} is not running"))),
+            };
+            // The step gets the host's resolv.conf; the container's resolver is on its loopback.
+            ("NetworkEnabled", format!("/proc/{pid}/ns/net"), Some(serde_json::json!(["127.0.0.1"])))
+        }
+    };
+    let namespaces = serde_json::json!([{"Name": "network", "Host": false, "Path": path}]);
+    let (files, processes) = (most_files(), most_processes());
+    let limits = serde_json::json!([format!("nofile={files}:{files}"), format!("nproc={processes}:{processes}")]);
+    let mut query = vec![
+        format!("networkmode={policy}"),
+        format!("nsoptions={}", escaped(&namespaces.to_string())),
+        format!("ulimits={}", escaped(&limits.to_string())),
+        format!("cgroupparent={}", escaped(cgroup)),
+    ];
+    query.extend(dns.map(|dns| format!("dnsservers={}", escaped(&dns.to_string()))));
+    Ok(query)
+}
+
+/// Podman 4 lets a running step go on when its client hangs up, for as long as it likes. The step is alone in a cgroup
+/// of ours, so its processes are known.
+fn end_steps(cgroup: &str) {
+    let name = cgroup.trim_start_matches('/');
+    let root = std::path::Path::new("/sys/fs/cgroup");
+    let mut places = vec![root.join(name)];
+    places.extend(std::fs::read_dir(root).into_iter().flatten().flatten().map(|entry| entry.path().join(name)));
+    for place in places {
+        let Ok(text) = std::fs::read_to_string(place.join("cgroup.procs")) else { continue };
+        for pid in text.lines().filter_map(|line| rustix::process::Pid::from_raw(line.trim().parse().ok()?)) {
+            // One that ended meanwhile is what we want.
+            let _ended = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+        }
+    }
 }
 
 /// The next piece, or `Timeout` when the engine has been silent for too long.
@@ -333,7 +419,7 @@ pub(super) async fn pull(
             Some(login) => vec![("x-registry-auth", encoded(&credentials(login))?)],
             None => Vec::new(),
         };
-        let docker = conn.with(Extra { query: Vec::new(), headers });
+        let docker = conn.with(Extra { headers, ..Extra::default() });
         let options = query::CreateImageOptions { from_image: Some(repository), tag: Some(tag), ..Default::default() };
         let stream = docker.create_image(Some(options), None, None);
         futures::pin_mut!(stream);

@@ -37,6 +37,8 @@ pub(super) struct Extra {
     pub(super) query: Vec<String>,
     /// Replaces headers: bollard encodes logins with the wrong base64 alphabet.
     pub(super) headers: Vec<(&'static str, http::HeaderValue)>,
+    /// Another path and JSON body instead of bollard's: Podman's own API, which bollard does not know.
+    pub(super) instead: Option<(String, bytes::Bytes)>,
 }
 
 impl Conn {
@@ -100,12 +102,35 @@ impl Conn {
     }
 }
 
+impl Conn {
+    /// Podman, which builds with buildah and has an API of its own beside.
+    pub(super) fn podman(&self) -> bool {
+        self.caps.name == "podman"
+    }
+}
+
+/// Highest number of processes that Podman may ask for on this host. Podman asks for 1048576 whatever the host allows,
+/// which fails without CAP_SYS_RESOURCE; the `pids` limit is what counts, so this one is as high as it may be.
+pub(super) fn most_processes() -> u64 {
+    let own = rustix::process::getrlimit(rustix::process::Resource::Nproc).maximum.unwrap_or(u64::MAX);
+    let host = std::fs::read_to_string("/proc/sys/kernel/pid_max").ok().and_then(|text| text.trim().parse().ok());
+    own.min(host.unwrap_or(u64::MAX)).min(1 << 20)
+}
+
+/// Highest number of open files that a build step under Podman may ask for, see [`most_processes`].
+pub(super) fn most_files() -> u64 {
+    rustix::process::getrlimit(rustix::process::Resource::Nofile).maximum.unwrap_or(u64::MAX).min(1 << 20)
+}
+
 /// Puts the version before every path, and `extra` into the request.
 fn versioned(docker: &bollard::Docker, version: (u32, u32), extra: Extra) -> bollard::Docker {
     docker.clone().with_request_modifier(move |mut request| {
         let mut parts = request.uri().clone().into_parts();
         let path = parts.path_and_query.as_ref().map_or("/", |p| p.as_str());
-        let mut path = format!("/v{}.{}{path}", version.0, version.1);
+        let mut path = match &extra.instead {
+            Some((path, _)) => path.clone(),
+            None => format!("/v{}.{}{path}", version.0, version.1),
+        };
         for (at, pair) in extra.query.iter().enumerate() {
             path.push(if at == 0 && !path.contains('?') { '?' } else { '&' });
             path.push_str(pair);
@@ -120,6 +145,9 @@ fn versioned(docker: &bollard::Docker, version: (u32, u32), extra: Extra) -> bol
         }
         for (name, value) in &extra.headers {
             request.headers_mut().insert(*name, value.clone());
+        }
+        if let Some((_, body)) = &extra.instead {
+            *request.body_mut() = bollard::body_full(body.clone());
         }
         request
     })

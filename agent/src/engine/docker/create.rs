@@ -1,13 +1,16 @@
 //! From a [`ContainerSpec`] to the engine's words, with the hardening that every container of ours has.
 
 use std::collections::HashMap;
+use std::path::Path;
 
 use bollard::models::{
     ContainerCreateBody, ContainerUpdateBody, HealthConfig, HostConfig, HostConfigLogConfig, Mount as EngineMount,
     MountType, ResourcesUlimits, RestartPolicy, RestartPolicyNameEnum,
 };
 
-use super::connect::Shared;
+use sha2::{Digest, Sha256};
+
+use super::connect::{Extra, Shared, most_processes};
 use super::{CHANGE, Inner};
 use crate::engine::{Capabilities, Container, ContainerSpec, EngineError, Network, Result};
 
@@ -29,7 +32,6 @@ pub(super) fn body(
     numeric_non_root(&spec.user)?;
     let podman = caps.name == "podman";
     let memory = i64::try_from(spec.resources.memory).unwrap_or(i64::MAX);
-    let isolated = matches!(spec.network, Network::None);
     let shared = matches!(spec.network, Network::Container(_));
 
     let mut sysctls = HashMap::new();
@@ -49,8 +51,15 @@ pub(super) fn body(
         .iter()
         .map(|(path, size)| (path.clone(), format!("rw,exec,nosuid,nodev,size={size},mode=1777{copy_up}")))
         .collect();
-    // Podman refuses resolver addresses for a container without a network, see `Network::None` in the trait.
-    let dns = (!spec.dns.is_empty() && !shared && !(isolated && podman)).then(|| spec.dns.clone());
+    let dns = (!spec.dns.is_empty() && !shared).then(|| spec.dns.clone());
+    let mut ulimits = vec![
+        ulimit("nofile", i64::from(spec.resources.files)),
+        // A core file holds secrets, and the log cap does not count it.
+        ulimit("core", 0),
+    ];
+    if podman {
+        ulimits.push(ulimit("nproc", i64::try_from(most_processes()).unwrap_or(i64::MAX)));
+    }
 
     let host = HostConfig {
         memory: Some(memory),
@@ -58,11 +67,7 @@ pub(super) fn body(
         nano_cpus: Some(nano(spec.start_cpus, caps.cpus)),
         cpu_shares: Some(((spec.resources.cpu_share * SHARES) as i64).max(2)),
         pids_limit: Some(i64::from(spec.resources.processes)),
-        ulimits: Some(vec![
-            ulimit("nofile", i64::from(spec.resources.files)),
-            // A core file holds secrets, and the log cap does not count it.
-            ulimit("core", 0),
-        ]),
+        ulimits: Some(ulimits),
         mounts: Some(spec.mounts.iter().map(mount).collect()),
         tmpfs: Some(tmpfs),
         network_mode: Some(network(&spec.network)),
@@ -100,10 +105,48 @@ pub(super) fn body(
     })
 }
 
+/// Shows the container without a network a `resolv.conf` of ours, where the engine (Podman) makes none.
+pub(super) async fn resolver(body: &mut ContainerCreateBody, spec: &ContainerSpec, dir: Option<&Path>) -> Result<()> {
+    const TARGET: &str = "/etc/resolv.conf";
+    if spec.network != Network::None || spec.dns.is_empty() || spec.mounts.iter().any(|m| m.target == TARGET) {
+        return Ok(());
+    }
+    let failed = |why: String| EngineError::Failed(format!("no resolv.conf for a container without a network: {why}"));
+    let dir = dir.ok_or_else(|| failed("no directory for it was given".into()))?;
+    let text: String = spec.dns.iter().map(|address| format!("nameserver {address}\n")).collect();
+    // One file for one text, never overwritten: running containers hold it.
+    let digest = hex::encode(Sha256::digest(text.as_bytes()));
+    let path = dir.join(format!("resolv-{}.conf", &digest[..12]));
+    if tokio::fs::read(&path).await.ok().as_deref() != Some(text.as_bytes()) {
+        tokio::fs::create_dir_all(dir).await.map_err(|error| failed(error.to_string()))?;
+        tokio::fs::write(&path, &text).await.map_err(|error| failed(error.to_string()))?;
+    }
+    let shown = crate::engine::Mount {
+        source: path.display().to_string(),
+        target: TARGET.into(),
+        read_only: true,
+        volume: false,
+    };
+    if let Some(host) = body.host_config.as_mut() {
+        host.mounts.get_or_insert_default().push(mount(&shown));
+    }
+    Ok(())
+}
+
 /// Changes the CPU quota of a container that exists.
 pub(super) async fn set_cpus(inner: &Inner, conn: &Shared, held: &Container, cpus: f64) -> Result<()> {
-    let update = ContainerUpdateBody { nano_cpus: Some(nano(cpus, conn.caps.cpus)), ..Default::default() };
-    inner.call(conn, "update container", CHANGE, conn.docker.update_container(&held.id, update)).await
+    let nano = nano(cpus, conn.caps.cpus);
+    let docker = if conn.podman() {
+        // Podman 4 has this call in its own API only, and there for running containers only.
+        let quota = nano / (1_000_000_000 / PERIOD);
+        let body = serde_json::json!({"cpu": {"quota": quota, "period": PERIOD}}).to_string();
+        let path = format!("/v4.0.0/libpod/containers/{}/update", held.id);
+        conn.with(Extra { instead: Some((path, body.into())), ..Extra::default() })
+    } else {
+        conn.docker.clone()
+    };
+    let update = ContainerUpdateBody { nano_cpus: Some(nano), ..Default::default() };
+    inner.call(conn, "update container", CHANGE, docker.update_container(&held.id, update)).await
 }
 
 fn numeric_non_root(user: &str) -> Result<()> {

@@ -125,7 +125,9 @@ pub(super) async fn log(
     };
     let mut lines = inner.call(conn, "read log", LOG, read).await?;
     if let Some(since) = since {
-        lines.retain(|line| line.time >= since);
+        // Podman tells whole seconds only: a line of the same second may be later than `since`.
+        let whole = Timestamp::from_second(since.as_second()).unwrap_or(since);
+        lines.retain(|line| line.time >= if line.time.subsec_nanosecond() == 0 { whole } else { since });
     }
     let surplus = lines.len().saturating_sub(limit);
     lines.drain(..surplus);
