@@ -66,11 +66,43 @@ impl BadSource {
     }
 }
 
+/// The text with the password of a URL's login masked, for errors.
+fn without_password(text: &str) -> String {
+    let masked = text.split_once("://").and_then(|(scheme, rest)| {
+        let authority = rest.split('/').next()?;
+        let (login, _) = authority.rsplit_once('@')?;
+        let (user, _) = login.split_once(':')?;
+        Some(format!("{scheme}://{user}:***{}", &rest[login.len()..]))
+    });
+    masked.unwrap_or_else(|| text.to_owned())
+}
+
+/// Whether a `host[:port]` is this machine.
+fn loopback(host: &str) -> bool {
+    let bare = match host.strip_prefix('[') {
+        Some(rest) => rest.split(']').next().unwrap_or_default(),
+        None => host.split(':').next().unwrap_or_default(),
+    };
+    bare == "localhost" || bare == "::1" || bare.parse::<std::net::Ipv4Addr>().is_ok_and(|ip| ip.is_loopback())
+}
+
+/// Why a text cannot be a branch, tag or commit (git's own rules for names of refs, and no options).
+fn bad_reference(text: &str) -> Option<&'static str> {
+    if text.is_empty() || text.starts_with('-') {
+        return Some("the ref after '@' is empty or begins with '-'");
+    }
+    let forbidden = |c: char| c.is_control() || c.is_whitespace() || "~^:?*[\\".contains(c);
+    if text.chars().any(forbidden) || text.contains("..") || text.contains("@{") || text.ends_with(['/', '.']) {
+        return Some("the ref after '@' is not a branch, tag or commit");
+    }
+    None
+}
+
 impl FromStr for Source {
     type Err = BadSource;
 
     fn from_str(text: &str) -> Result<Self, BadSource> {
-        let flawed = |why: &str| BadSource::Flawed { text: text.to_owned(), why: why.to_owned() };
+        let flawed = |why: &str| BadSource::Flawed { text: without_password(text), why: why.to_owned() };
         if let Some(rest) = text.strip_prefix("git+") {
             let (rest, subdir) = match rest.split_once('#') {
                 Some((rest, dir)) => (rest, Some(dir.trim_matches('/').to_owned())),
@@ -82,21 +114,54 @@ impl FromStr for Source {
             if !matches!(scheme, "https" | "http" | "ssh" | "file") {
                 return Err(flawed("a git source begins with git+https://, git+ssh:// or git+file://"));
             }
-            // an '@' before the first '/' is a login, one after it begins the ref
+            if rest.contains(|c: char| c.is_whitespace() || c.is_control()) {
+                return Err(flawed("it has a space or control character in it (write %20 in a URL)"));
+            }
+            // an '@' before the first '/' is a login, the first one after it begins the ref: refs may hold more of
+            // them (`@scope/name@1.2.3` is a common tag), paths of repositories hardly ever do
             let path_at = after.find('/').unwrap_or(after.len());
-            let (url, reference) = match after.rfind('@').filter(|at| *at > path_at) {
+            let (url, reference) = match after[path_at..].find('@').map(|at| at + path_at) {
                 Some(at) => (&after[..at], Some(after[at + 1..].to_owned())),
                 None => (after, None),
             };
-            if url.is_empty() || url.trim_matches('/').is_empty() {
+            if url.trim_matches('/').is_empty() {
                 return Err(flawed("no repository is named"));
             }
-            if reference.as_deref().is_some_and(|r| r.is_empty() || r.starts_with('-')) {
-                return Err(flawed("the ref after '@' is empty or begins with '-'"));
+            if scheme == "file" {
+                if !url.starts_with('/') {
+                    return Err(flawed("git+file:// takes an absolute path: git+file:///srv/repo"));
+                }
+            } else {
+                let authority = &url[..path_at.min(url.len())];
+                let (login, host) = authority.rsplit_once('@').unwrap_or(("", authority));
+                if login.contains(':') {
+                    return Err(flawed("it holds a password; keep that as a source secret of the host instead"));
+                }
+                // `ssh://-oProxyCommand=…` is an option to ssh, not a host
+                let fine = |c: char| c.is_ascii_alphanumeric() || ".-_:[]".contains(c);
+                if host.is_empty() || host.starts_with('-') || login.starts_with('-') || !host.chars().all(fine) {
+                    return Err(flawed("that is not a host name"));
+                }
+                if url[authority.len()..].trim_matches('/').is_empty() {
+                    return Err(flawed("no repository is named"));
+                }
+                if scheme == "http" && !loopback(host) {
+                    return Err(flawed("git over plain http can be changed on the way; use git+https://"));
+                }
+            }
+            if let Some(reference) = &reference
+                && let Some(why) = bad_reference(reference)
+            {
+                return Err(flawed(why));
             }
             if subdir.as_deref().is_some_and(|d| d.split('/').any(|part| part == "..")) {
                 return Err(flawed("the folder after '#' leaves the repository"));
             }
+            if subdir.as_deref().is_some_and(|d| d.chars().any(char::is_control)) {
+                return Err(flawed("the folder after '#' has a control character in it"));
+            }
+            let subdir = subdir
+                .map(|d| d.split('/').filter(|part| !part.is_empty() && *part != ".").collect::<Vec<_>>().join("/"));
             return Ok(Self::Git {
                 scheme: scheme.to_owned(),
                 url: format!("{scheme}://{url}"),
@@ -113,13 +178,14 @@ impl FromStr for Source {
             let bare = name.strip_prefix('@').map_or(name, |n| n.split_once('/').map_or("", |(_, n)| n));
             let fine = |c: char| c.is_ascii_alphanumeric() || "-_.~".contains(c);
             if bare.is_empty()
+                || name.len() > 214
                 || bare.starts_with(['.', '_', '-'])
                 || !bare.chars().all(fine)
                 || !name.chars().all(|c| fine(c) || "@/".contains(c))
             {
                 return Err(flawed("that is not an npm package name"));
             }
-            if version.as_deref() == Some("") {
+            if version.as_deref().is_some_and(|v| v.trim().is_empty() || v.chars().any(char::is_control)) {
                 return Err(flawed("the version after '@' is empty"));
             }
             return Ok(Self::Npm { name: name.to_owned(), version });
@@ -136,20 +202,40 @@ impl FromStr for Source {
             {
                 return Err(flawed("that is not a PyPI package name (pin with ==, as in pypi:name==1.2)"));
             }
-            if version.as_deref().is_some_and(|v| {
-                v.is_empty() || !v.chars().all(|c| c.is_ascii_alphanumeric() || ".+-_!".contains(c))
-            }) {
+            if version
+                .as_deref()
+                .is_some_and(|v| v.is_empty() || !v.chars().all(|c| c.is_ascii_alphanumeric() || ".+-_!".contains(c)))
+            {
                 return Err(flawed("the version after '==' is not one"));
             }
             return Ok(Self::Pypi { name: name.to_owned(), version });
         }
         if let Some(reference) = text.strip_prefix("image:") {
-            if reference.is_empty() || reference.contains(char::is_whitespace) || reference.starts_with('-') {
+            if reference.is_empty()
+                || reference.contains(|c: char| c.is_whitespace() || c.is_control())
+                || reference.starts_with(['-', '/'])
+                || reference.contains("://")
+            {
                 return Err(flawed("that is not an image reference"));
             }
             return Ok(Self::Image { reference: reference.to_owned() });
         }
+        for (prefix, why) in [
+            ("remote:", "this version does not serve remote MCP servers yet"),
+            ("registry:", "this version does not read the registry yet"),
+            ("https://", "a repository is written git+https://…"),
+            ("http://", "a repository is written git+https://…"),
+            ("ssh://", "a repository is written git+ssh://…"),
+            ("git@", "a repository over ssh is written git+ssh://git@host/org/repo"),
+        ] {
+            if text.starts_with(prefix) {
+                return Err(flawed(why));
+            }
+        }
         if text.starts_with(['.', '/', '~']) {
+            if text.contains('\0') {
+                return Err(flawed("it has a NUL in it"));
+            }
             return Ok(Self::Folder { path: text.to_owned() });
         }
         Err(BadSource::Unknown(text.to_owned()))
@@ -204,6 +290,9 @@ mod tests {
             "git+https://example.org/org/repo.git@v1.2#servers/time",
             "git+ssh://git@example.org/org/repo@main",
             "git+file:///srv/repo",
+            "git+https://example.org/org/repo@@scope/name@1.2.3#packages/name",
+            "git+http://127.0.0.1:8080/repo@feature/x",
+            "npm:name@^1.2 || 2.x",
             "npm:@scope/name@1.2.3",
             "npm:name",
             "pypi:mcp-server-time==2026.1.1",
@@ -216,9 +305,58 @@ mod tests {
 
     #[test]
     fn nonsense_is_refused_with_a_reason() {
-        for text in ["", "time", "npm:", "npm:@x", "npm:a@", "pypi:", "pypi:a==", "git+ftp://x/y", "git+https://h/r@-x",
-            "git+https://h/r#../..", "image:", "npm:a b"] {
+        for text in [
+            "",
+            "time",
+            "npm:",
+            "npm:@x",
+            "npm:a@",
+            "pypi:",
+            "pypi:a==",
+            "git+ftp://x/y",
+            "git+https://h/r@-x",
+            "git+https://h/r#../..",
+            "image:",
+            "npm:a b",
+            "git+file://srv/repo",
+            "git+https://h",
+            "git+https://h/",
+            "git+ssh://-oProxyCommand=x/r",
+            "git+ssh://-x@h/r",
+            "git+http://example.org/r",
+            "git+https://h/r@a..b",
+            "git+https://h/r@a:b",
+            "git+https://h/r@a b",
+            "git+https://h/r@a@{1}",
+            "image:https://h/r",
+            "image:/x",
+            "remote:https://h/mcp",
+            "https://example.org/org/repo",
+            "git@example.org:org/repo",
+        ] {
             assert!(text.parse::<Source>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_password_in_an_address_is_refused_and_not_repeated_in_the_reason() {
+        let error = "git+https://me:hunter2@example.org/r".parse::<Source>().unwrap_err();
+        assert!(matches!(&error, BadSource::Flawed { why, .. } if why.contains("source secret")));
+        assert!(!error.to_string().contains("hunter2"), "{error}");
+    }
+
+    #[test]
+    fn a_folder_of_a_repository_is_tidied() {
+        let Source::Git { subdir, .. } = "git+file:///r#./a//b/".parse().unwrap() else { panic!("not git") };
+        assert_eq!(subdir.as_deref(), Some("a/b"));
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn whatever_parses_prints_as_what_parses_to_the_same(text in "(git\\+(https|ssh|file)://|npm:|pypi:|image:|\\./)[a-z0-9@/#.:=_-]{0,24}") {
+            if let Ok(source) = text.parse::<Source>() {
+                proptest::prop_assert_eq!(source.to_string().parse::<Source>(), Ok(source));
+            }
         }
     }
 }

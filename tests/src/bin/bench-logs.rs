@@ -112,7 +112,11 @@ async fn run(
         let at = offset as usize % (text.len() - CHUNK);
         let bytes = text.slice(at..at + CHUNK);
         let ack = Box::new(move || drop(permit));
-        output.send(OutputChunk::new(instance, Stream::Stdout, offset, Timestamp::now(), bytes, ack)).await?;
+        output
+            .send(OutputChunk::new(instance, Stream::Stdout, offset, Timestamp::now(), bytes, ack))
+            .await
+            .ok()
+            .context("the room ended")?;
         offset += CHUNK as u64;
     }
     drop(window.acquire_many((WINDOW / CHUNK) as u32).await?);
