@@ -29,8 +29,18 @@ pub type Result<T> = std::result::Result<T, LinkError>;
 #[derive(Debug, Clone)]
 pub struct Process { pub argv: Vec<String>, pub env: Vec<(String, SecretString)>, pub workdir: String }
 
+/// Output that init had to write to the engine's log because no agent was there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OutputGap {
+    /// How much.
+    pub bytes: u64,
+    /// When init began to write it there.
+    pub since: jiff::Timestamp,
+    /// When it stopped.
+    pub until: jiff::Timestamp,
+}
+
 /// Output that init read, in order per (instance, stream). Dropping it without `ack` leaves it with init, to be sent again.
-#[derive(Debug)]
 pub struct OutputChunk {
     pub instance: InstanceId,
     pub stream: Stream,
@@ -39,11 +49,24 @@ pub struct OutputChunk {
     /// When init read it.
     pub time: jiff::Timestamp,
     pub bytes: Bytes,
-    ack: (),
+    /// The process that wrote it (`main`, or a session's key).
+    pub process: String,
+    /// What is missing right before it.
+    pub gap_before: Option<OutputGap>,
+    ack: Box<dyn FnOnce() + Send>,
+}
+impl std::fmt::Debug for OutputChunk {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("OutputChunk").field("instance", &self.instance).field("offset", &self.offset).finish_non_exhaustive()
+    }
 }
 impl OutputChunk {
+    /// A chunk of process `main` without a gap before it.
+    pub fn new(instance: InstanceId, stream: Stream, offset: u64, time: jiff::Timestamp, bytes: Bytes, ack: Box<dyn FnOnce() + Send>) -> Self {
+        Self { instance, stream, offset, time, bytes, process: "main".into(), gap_before: None, ack }
+    }
     /// Kept safely: init may forget everything up to here.
-    pub fn ack(self) { todo!() }
+    pub fn ack(self) { (self.ack)() }
 }
 
 /// How a process ended.

@@ -1,7 +1,8 @@
 //! Decides, never acts: no file system, network, environment, threads or clock in here.
 
 pub mod model;
-pub mod source;
 pub mod plan;
 pub mod recipe;
+pub mod ring;
 pub mod scan;
+pub mod source;
