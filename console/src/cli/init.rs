@@ -58,7 +58,11 @@ fn write(file: &Path, text: &str, force: bool) -> std::io::Result<()> {
     let mut options = OpenOptions::new();
     options.write(true);
     // between the look and the write nobody's file is lost
-    if force { options.create(true).truncate(true) } else { options.create_new(true) };
+    if force {
+        options.create(true).truncate(true)
+    } else {
+        options.create_new(true)
+    };
     options.open(file)?.write_all(text.as_bytes())
 }
 
