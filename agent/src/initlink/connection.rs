@@ -377,8 +377,8 @@ impl Reader<'_> {
             wire::Stream::Stderr => Stream::Stderr,
         };
         let ack = Box::new(move || receipt.kept());
-        let chunk = OutputChunk::new(self.instance.id, stream, offset, timestamp(time), bytes, ack);
-        let chunk = OutputChunk { process, life: self.life, gap_before, ..chunk };
+        let mut chunk = OutputChunk::new(self.instance.id, stream, offset, timestamp(time), bytes, ack);
+        (chunk.process, chunk.life, chunk.gap_before) = (process, self.life, gap_before);
         // Has room for everything that the ledger lets through.
         self.chunks.try_send(chunk).map_err(|_| io::Error::other("output has nowhere to go"))
     }

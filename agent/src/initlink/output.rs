@@ -250,7 +250,8 @@ mod tests {
         assert_eq!(ledger.take(), [], "what was dropped holds back what follows");
         new(&ledger, 20, 30, 20).kept();
         assert_eq!(ledger.take(), [(KEY, 35)]);
-        assert_eq!((lock(&ledger.streams).frames, lock(&ledger.streams).bytes), (0, 0));
+        let streams = lock(&ledger.streams);
+        assert_eq!((streams.frames, streams.bytes), (0, 0));
     }
 
     #[test]

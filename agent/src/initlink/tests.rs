@@ -224,7 +224,8 @@ async fn only_pid_1_is_let_in() {
     sigil_init::wire::ToAgent::Hello { version: 1, oldest: 1, life: 1 }.encode(0, &mut hello);
     stranger.write_all(&hello).await.unwrap();
     let mut answer = Vec::new();
-    tokio::time::timeout(LONG, stranger.read_to_end(&mut answer)).await.unwrap().unwrap();
+    // An end or a reset, after the time that a restarted container's connection would be given.
+    let _ = tokio::time::timeout(LONG, stranger.read_to_end(&mut answer)).await.unwrap();
     assert!(answer.is_empty());
     assert!(link.is_up(), "and it does not disturb the link");
 }
@@ -282,42 +283,60 @@ fn line_numbers(text: &[u8]) -> Vec<u64> {
         .collect()
 }
 
+/// Reads what init itself prints, as the engine does.
+fn engine(mut pipe: impl Read + Send + 'static) -> Arc<Mutex<Vec<u8>>> {
+    let log = Arc::new(Mutex::new(Vec::new()));
+    let kept = log.clone();
+    std::thread::spawn(move || {
+        let mut buffer = [0; 65536];
+        while let Ok(count @ 1..) = pipe.read(&mut buffer) {
+            lock(&kept).extend_from_slice(&buffer[..count]);
+        }
+    });
+    log
+}
+
 #[tokio::test]
 async fn no_line_is_lost_when_agents_die_in_a_flood() {
-    let (mut bench, link) = Bench::new(&[]).await;
     const LINES: u64 = 200_000;
+    let (mut bench, link) = Bench::new(&[]).await;
+    let log = engine(bench.init.as_mut().unwrap().stdout.take().unwrap());
     // The filler makes it 8 MB, far more than any buffer holds.
-    let script = format!("seq 1 {LINES} | sed 's/$/ abcdefghijklmnopqrstuvwxyz012345/'");
-    link.start_main(shell(&script)).await.unwrap();
-    let mut kept = Vec::new();
-    let mut next = 0;
-    for round in 0.. {
-        let until = 30_000 * (round + 1);
-        while next < until {
+    link.start_main(shell(&format!("seq 1 {LINES} | sed 's/$/ abcdefghijklmnopqrstuvwxyz012345/'"))).await.unwrap();
+    // `at` counts like init does; a machine that is slow enough sees gaps, which the engine's log fills.
+    let (mut kept, mut at, mut from_log, mut restarts) = (Vec::new(), 0, 0, 0);
+    'all: loop {
+        for turn in 0..37 {
             let chunk = bench.chunk().await;
-            assert_eq!(chunk.gap_before, None, "no agent was away for long");
-            // What a former agent kept without telling init comes again, from the place it did tell.
-            assert!(chunk.offset <= kept.len() as u64);
-            let known = (kept.len() as u64 - chunk.offset) as usize;
-            kept.extend_from_slice(&chunk.bytes[known.min(chunk.bytes.len())..]);
-            next += 1;
-            if round == 3 {
-                chunk.ack();
-                if kept.ends_with(b"\n") && line_numbers(&kept[kept.len().saturating_sub(100)..].splitn(2, |b| *b == b'\n').nth(1).unwrap_or(&[])).last() == Some(&LINES) {
-                    assert_eq!(line_numbers(&kept), (1..=LINES).collect::<Vec<_>>());
-                    assert_eq!(bench.exit_code().await, 0);
-                    return;
+            if let Some(gap) = &chunk.gap_before {
+                let until = from_log + gap.bytes as usize;
+                let deadline = Instant::now() + LONG;
+                while lock(&log).len() < until {
+                    assert!(Instant::now() < deadline, "the engine has less than the gap");
+                    tokio::time::sleep(Duration::from_millis(5)).await;
                 }
-                next = 0;
-                continue;
+                kept.extend_from_slice(&lock(&log)[from_log..until]);
+                from_log = until;
+                at += gap.bytes;
             }
-            chunk.ack();
-            if next % 7 == 6 {
-                break;
+            // What a former agent kept without telling init comes again.
+            assert!(chunk.offset <= at, "{} bytes are missing", chunk.offset - at);
+            let known = ((at - chunk.offset) as usize).min(chunk.bytes.len());
+            kept.extend_from_slice(&chunk.bytes[known..]);
+            at += (chunk.bytes.len() - known) as u64;
+            // The last ones of a life are kept but not acknowledged.
+            if turn < 35 {
+                chunk.ack();
+            }
+            if kept.ends_with(format!("\n{LINES} abcdefghijklmnopqrstuvwxyz012345\n").as_bytes()) {
+                break 'all;
             }
         }
         bench.restart().await;
+        restarts += 1;
     }
+    assert!(restarts > 0);
+    assert!(line_numbers(&kept).into_iter().eq(1..=LINES));
 }
 
 #[tokio::test]
