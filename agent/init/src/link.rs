@@ -119,7 +119,7 @@ impl Inbox {
     }
 
     /// The next whole frame, if it is here.
-    pub fn next(&mut self) -> Result<Option<Frame<'_>>, WireError> {
+    pub fn pop(&mut self) -> Result<Option<Frame<'_>>, WireError> {
         self.clean();
         let Some(length) = self.frame_length() else { return Ok(None) };
         if length > self.max || length < HEADER {
@@ -187,7 +187,7 @@ mod tests {
         let mut inbox = Inbox::new(TO_AGENT_MAX, true);
         let mut seen = Vec::new();
         loop {
-            while let Some(mut frame) = inbox.next().unwrap() {
+            while let Some(mut frame) = inbox.pop().unwrap() {
                 match ToAgent::decode(frame.kind, frame.payload, frame.fds.len()).unwrap() {
                     ToAgent::Dialled { req } => {
                         let mut byte = [0];
@@ -212,7 +212,7 @@ mod tests {
         a.write_all(&(TO_AGENT_MAX as u32).to_le_bytes()).unwrap();
         let mut inbox = Inbox::new(TO_AGENT_MAX, false);
         inbox.fill(&b).unwrap();
-        assert!(matches!(inbox.next(), Err(WireError::Size(_))));
+        assert!(matches!(inbox.pop(), Err(WireError::Size(_))));
         assert!(inbox.fill(&b).is_err());
 
         let mut bytes = Vec::new();
@@ -221,7 +221,7 @@ mod tests {
         a.write_all(&bytes).unwrap();
         let mut inbox = Inbox::new(TO_AGENT_MAX, false);
         inbox.fill(&b).unwrap();
-        assert_eq!(inbox.next().unwrap_err(), WireError::Descriptors);
+        assert_eq!(inbox.pop().unwrap_err(), WireError::Descriptors);
     }
 
     #[test]
@@ -249,12 +249,12 @@ mod tests {
                 }
             }
             assert!(inbox.fill(&b).unwrap() > 0);
-            if let Some(frame) = inbox.next().unwrap() {
+            if let Some(frame) = inbox.pop().unwrap() {
                 assert_eq!(frame.payload.len(), bytes.len() - HEADER);
                 found = true;
             }
         }
-        assert!(inbox.next().unwrap().is_none());
+        assert!(inbox.pop().unwrap().is_none());
         assert!(!inbox.buffer.contains(&b'v'), "a frame is left in memory");
     }
 }
