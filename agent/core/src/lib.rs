@@ -3,3 +3,4 @@
 pub mod model;
 pub mod source;
 pub mod recipe;
+pub mod tier;
