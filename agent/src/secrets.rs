@@ -467,4 +467,14 @@ fn candidates(host: &str) -> Vec<String> {
 }
 
 #[cfg(test)]
+impl Secrets {
+    /// A vault whose records live in memory, for tests of other rooms.
+    #[allow(clippy::unwrap_used)]
+    pub(crate) fn in_memory(data_dir: &Path) -> Self {
+        std::fs::create_dir_all(data_dir).unwrap();
+        Self::open_with(data_dir, Box::new(tests::Map::default()), None).unwrap()
+    }
+}
+
+#[cfg(test)]
 mod tests;

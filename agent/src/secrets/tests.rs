@@ -7,7 +7,7 @@ use sigil_core::model::{NetworkMode, Resources, SecretUse, Transport};
 use super::*;
 
 #[derive(Default, Clone)]
-struct Map(Arc<Mutex<BTreeMap<String, Arc<SealedRecord>>>>);
+pub(super) struct Map(Arc<Mutex<BTreeMap<String, Arc<SealedRecord>>>>);
 
 #[async_trait]
 impl Records for Map {
