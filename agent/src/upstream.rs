@@ -260,11 +260,7 @@ impl Endpoint {
 
     /// A process of the server, for stdio.
     pub(crate) fn process(&self) -> Process {
-        Process {
-            argv: self.spec.command.clone(),
-            env: self.env.as_ref().clone(),
-            workdir: self.spec.workdir.clone(),
-        }
+        Process { argv: self.spec.command.clone(), env: self.env.as_ref().clone(), workdir: self.spec.workdir.clone() }
     }
 }
 

@@ -64,6 +64,8 @@ pub(crate) struct Event {
     pub(crate) data: Bytes,
     /// The last one of its stream for one request.
     pub(crate) last: bool,
+    /// A sign of life about the stream's own request, not something that waited for any stream.
+    pub(crate) related: bool,
 }
 
 /// A stream of events to a client.
@@ -138,7 +140,9 @@ impl Events {
             };
             match from.poll_recv(cx) {
                 Poll::Ready(Some(event)) => {
-                    self.deadline = None;
+                    if event.related {
+                        self.deadline = None;
+                    }
                     self.keep_alive.as_mut().reset(Instant::now() + KEEP_ALIVE);
                     if event.last && is_error(&event.data) {
                         if let Some(call) = &mut self.call {
@@ -162,7 +166,7 @@ impl Events {
                             call.fail();
                         }
                         self.from = None;
-                        self.write(&Event { id: None, data: timeout.event, last: true });
+                        self.write(&Event { id: None, data: timeout.event, last: true, related: true });
                         continue;
                     }
                 }

@@ -137,8 +137,8 @@ impl Session {
     /// How long nobody used it; `None` while a request or stream is open.
     pub(crate) fn idle(&self) -> Option<Duration> {
         let state = self.state();
-        let open = state.get.as_ref().is_some_and(|tx| !tx.is_closed())
-            || state.streams.values().any(|s| !s.tx.is_closed());
+        let open =
+            state.get.as_ref().is_some_and(|tx| !tx.is_closed()) || state.streams.values().any(|s| !s.tx.is_closed());
         drop(state);
         let used = Duration::from_millis(self.used_ms.load(Relaxed));
         (!open).then(|| self.born.elapsed().saturating_sub(used))
@@ -206,7 +206,8 @@ impl Session {
                 return Err(Refusal::bad_request(message, "use a new id for every request of a session"));
             }
             let text = head.params.map_or("", serde_json::value::RawValue::get);
-            let token = text.contains("progressToken").then(|| Params::read(head.params).own_progress_token()).flatten();
+            let token =
+                text.contains("progressToken").then(|| Params::read(head.params).own_progress_token()).flatten();
             ids.push((id, token));
         }
         state.next_stream += 1;
@@ -224,7 +225,7 @@ impl Session {
         };
         let mut queue = waiting.into_iter();
         for data in queue.by_ref().take(STREAM_QUEUE / 2) {
-            let event = next_event(&mut open, stream, data, false, &mut state);
+            let event = Event { related: false, ..next_event(&mut open, stream, data, false, &mut state) };
             open.tx.try_send(event).ok();
         }
         for rest in queue {
@@ -240,7 +241,7 @@ impl Session {
             open.resumable = true;
         }
         let primed = self.version.get().is_some_and(|v| v.as_str() >= "2025-11-25");
-        primed.then(|| Event { id: Some(format!("{stream}-0")), data: Bytes::new(), last: false })
+        primed.then(|| Event { id: Some(format!("{stream}-0")), data: Bytes::new(), last: false, related: false })
     }
 
     /// Gives a request up and tells the server.
@@ -284,6 +285,7 @@ impl Session {
                 id: Some(format!("{}-{}", l.stream, l.seq)),
                 data: l.data.clone(),
                 last: l.last,
+                related: true,
             }));
             if stream != GET {
                 if let Some(open) = state.streams.get_mut(&stream) {
@@ -335,7 +337,8 @@ impl Session {
             let State { pending, streams, get, .. } = &mut *state;
             let get_open = get.as_ref().is_some_and(|tx| !tx.is_closed());
             let by_token = token.and_then(|t| pending.values().find(|p| p.token.as_ref() == Some(&t)));
-            let mut open = pending.values().map(|p| p.stream).filter(|s| streams.get(s).is_some_and(|s| !s.tx.is_closed()));
+            let mut open =
+                pending.values().map(|p| p.stream).filter(|s| streams.get(s).is_some_and(|s| !s.tx.is_closed()));
             let oldest = open.clone().min();
             let only = oldest.filter(|s| open.all(|other| other == *s));
             let stream = match by_token {
@@ -421,7 +424,7 @@ fn next_event(open: &mut Stream, stream: u64, data: Bytes, last: bool, state: &m
         open.resumable = true;
         state.remember(Logged { stream, seq: open.seq, data: data.clone(), last });
     }
-    Event { id: Some(format!("{stream}-{}", open.seq)), data, last }
+    Event { id: Some(format!("{stream}-{}", open.seq)), data, last, related: true }
 }
 
 impl State {
@@ -429,7 +432,7 @@ impl State {
         self.get_seq += 1;
         let seq = self.get_seq;
         self.remember(Logged { stream: GET, seq, data: data.clone(), last: false });
-        Event { id: Some(format!("{GET}-{seq}")), data, last: false }
+        Event { id: Some(format!("{GET}-{seq}")), data, last: false, related: false }
     }
 
     fn remember(&mut self, logged: Logged) {

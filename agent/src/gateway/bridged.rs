@@ -68,33 +68,33 @@ pub(crate) async fn post(
     let limit = Duration::from_millis(session.endpoint.spec.request_timeout_ms);
     let deadline = Instant::now() + limit;
     let first = tokio::time::timeout(PLAIN.min(limit), waiting.events.recv()).await;
-    match first {
+    let first = match first {
         Ok(Some(event)) if event.last && requests.len() == 1 => {
             if jsonrpc::parse_one(&event.data).is_ok_and(|h| h.error.is_some()) {
                 call.iter_mut().for_each(Call::fail);
             }
-            Ok(json(event.data))
+            return Ok(json(event.data));
         }
-        Ok(Some(event)) => {
-            let priming = session.upgrade(waiting.stream);
-            Ok(stream(Events::new(priming.into_iter().chain([event]), waiting.events, call)))
-        }
+        Ok(Some(event)) => Some(event),
         Ok(None) => {
             call.iter_mut().for_each(Call::fail);
             let why = session.ended().unwrap_or_else(|| "was closed".into());
-            Err(Refusal::failed(asked.name, format!("the server process of this session {why} during the call")))
+            let what = format!("the server process of this session {why} during the call");
+            return Err(Refusal::failed(asked.name, what));
         }
-        Err(_) => {
-            let priming = session.upgrade(waiting.stream);
-            let events = Events::new(priming, waiting.events, call);
-            let [head] = requests.as_slice() else { return Ok(stream(events)) };
-            let Some(id) = head.id.clone() else { return Ok(stream(events)) };
-            let event = Refusal::timeout(asked.name, session.endpoint.spec.request_timeout_ms).to_json(Some(&id));
-            let held = session.clone();
-            let abandon = Box::new(move || held.abandon(&id));
-            Ok(stream(events.with_deadline(deadline, Timeout { event, abandon })))
-        }
-    }
+        Err(_) => None,
+    };
+    let alive = first.as_ref().is_some_and(|e| e.related);
+    let priming = session.upgrade(waiting.stream);
+    let events = Events::new(priming.into_iter().chain(first), waiting.events, call);
+    let id = match requests.as_slice() {
+        [head] if !alive => head.id.clone(),
+        _ => None,
+    };
+    let Some(id) = id else { return Ok(stream(events)) };
+    let event = Refusal::timeout(asked.name, session.endpoint.spec.request_timeout_ms).to_json(Some(&id));
+    let abandon = Box::new(move || session.abandon(&id));
+    Ok(stream(events.with_deadline(deadline, Timeout { event, abandon })))
 }
 
 pub(crate) async fn listen(shared: &Arc<Shared>, asked: Asked<'_>) -> Result<Response<Out>, Refusal> {
@@ -247,12 +247,7 @@ pub(crate) struct Opened {
 }
 
 /// Finds a replica with room and begins a conversation with it.
-pub(crate) async fn open(
-    shared: &Arc<Shared>,
-    entry: &Entry,
-    name: &str,
-    kind: &str,
-) -> Result<Opened, Refusal> {
+pub(crate) async fn open(shared: &Arc<Shared>, entry: &Entry, name: &str, kind: &str) -> Result<Opened, Refusal> {
     let mut last = None;
     for live in shared.order(entry, true) {
         let place = match shared.admit_session(live, name) {

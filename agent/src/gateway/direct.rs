@@ -320,7 +320,9 @@ impl Client {
         let answer = answer.await.map_err(|_| Refusal::timeout(name, endpoint.spec.request_timeout_ms))?;
         let answer = answer.map_err(|e| match e {
             SendError::Dial(link) => Refusal::failed(name, format!("'{name}' cannot be reached: {link}")),
-            SendError::Lost(why) => Refusal::failed(name, format!("'{name}' broke the connection off before it answered ({why})")),
+            SendError::Lost(why) => {
+                Refusal::failed(name, format!("'{name}' broke the connection off before it answered ({why})"))
+            }
         })?;
         let session = answer.headers().get("mcp-session-id").cloned();
         let status = answer.status();
@@ -337,7 +339,9 @@ impl Client {
                     }
                     Ok(Some(_)) => {}
                     Ok(None) if answered => return Ok(session),
-                    Ok(None) => return Err(Refusal::failed(name, format!("'{name}' ended its event stream without an answer"))),
+                    Ok(None) => {
+                        return Err(Refusal::failed(name, format!("'{name}' ended its event stream without an answer")));
+                    }
                     Err(_) if answered => return Ok(session),
                     Err(why) => return Err(Refusal::failed(name, why)),
                 }

@@ -70,7 +70,13 @@ pub(crate) struct Refusal {
 pub(crate) const INVALID: i64 = -32600;
 
 impl Refusal {
-    fn new(status: StatusCode, code: &'static str, rpc: i64, message: impl Into<String>, hint: impl Into<String>) -> Self {
+    fn new(
+        status: StatusCode,
+        code: &'static str,
+        rpc: i64,
+        message: impl Into<String>,
+        hint: impl Into<String>,
+    ) -> Self {
         Self { status, code, rpc, message: message.into(), hint: hint.into(), retry_after: None, allow: None }
     }
 
@@ -90,7 +96,11 @@ impl Refusal {
     }
 
     pub(crate) fn starting(name: &str, message: &str) -> Self {
-        let message = if message.is_empty() { format!("'{name}' is starting") } else { format!("'{name}' is starting: {message}") };
+        let message = if message.is_empty() {
+            format!("'{name}' is starting")
+        } else {
+            format!("'{name}' is starting: {message}")
+        };
         let hint = format!("try again soon; `sigil get {name}` shows how far it is");
         let refusal = Self::new(StatusCode::SERVICE_UNAVAILABLE, "GATEWAY_STARTING", -31503, message, hint);
         Self { retry_after: Some(5), ..refusal }

@@ -7,8 +7,8 @@ use std::time::Instant;
 /// Seconds of one slot, and how many slots make the minute.
 const SLOT: u64 = 5;
 const SLOTS: usize = 12;
-/// Quarter powers of two from 1/16 ms: 80 of them reach 65 s.
-const BUCKETS: usize = 80;
+/// Quarter powers of two from 1/16 ms: 84 of them reach 110 s.
+const BUCKETS: usize = 84;
 
 #[derive(Debug, Clone, Copy)]
 struct Slot {

@@ -118,7 +118,10 @@ async fn exchange(
             }
             Err(SendError::Lost(why)) => {
                 call.iter_mut().for_each(Call::fail);
-                let what = format!("'{}' broke the connection off before it answered; the call was not sent again ({why})", asked.name);
+                let what = format!(
+                    "'{}' broke the connection off before it answered; the call was not sent again ({why})",
+                    asked.name
+                );
                 return Err(Refusal::failed(asked.name, what));
             }
         }
@@ -190,7 +193,9 @@ pub(crate) fn target(path: &str, query: Option<&str>, injected: &[(Inject, Secre
     });
     let mut parts: Vec<String> = kept.map(str::to_owned).collect();
     for (name, value) in secrets {
-        parts.push(url::form_urlencoded::Serializer::new(String::new()).append_pair(name, value.expose_secret()).finish());
+        parts.push(
+            url::form_urlencoded::Serializer::new(String::new()).append_pair(name, value.expose_secret()).finish(),
+        );
     }
     format!("{path}?{}", parts.join("&"))
 }
@@ -203,7 +208,10 @@ pub(crate) fn inject_headers(injected: &[(Inject, SecretString)], headers: &mut 
             value.set_sensitive(true);
             headers.insert(name, value);
         } else {
-            tracing::warn!(name, "a secret cannot be a header: its name or value has characters that headers cannot carry");
+            tracing::warn!(
+                name,
+                "a secret cannot be a header: its name or value has characters that headers cannot carry"
+            );
         }
     }
 }
@@ -280,7 +288,8 @@ fn incoming(
     }
     let id = head.filter(|h| h.kind == Kind::Request).and_then(|h| h.id.as_ref());
     let farewell = id.filter(|_| stream).map(|id| {
-        let what = format!("'{}' broke its event stream off before it answered; the call was not sent again", asked.name);
+        let what =
+            format!("'{}' broke its event stream off before it answered; the call was not sent again", asked.name);
         let error = Refusal::failed(asked.name, what).to_json(Some(id));
         Bytes::from([b"data: ", error.as_ref(), b"\n\n"].concat())
     });
@@ -293,7 +302,12 @@ fn incoming(
 /// HTTP sessions that were lately used, for counting only: the ids themselves say everything else.
 #[derive(Debug, Default)]
 pub(crate) struct HttpSessions {
-    seen: std::sync::Mutex<std::collections::HashMap<(sigil_core::model::InstanceId, String), (std::time::Instant, Arc<super::load::Stats>)>>,
+    seen: std::sync::Mutex<
+        std::collections::HashMap<
+            (sigil_core::model::InstanceId, String),
+            (std::time::Instant, Arc<super::load::Stats>),
+        >,
+    >,
 }
 
 /// Counted at most; beyond that new ones are not counted.
@@ -304,7 +318,10 @@ impl HttpSessions {
         &self,
     ) -> std::sync::MutexGuard<
         '_,
-        std::collections::HashMap<(sigil_core::model::InstanceId, String), (std::time::Instant, Arc<super::load::Stats>)>,
+        std::collections::HashMap<
+            (sigil_core::model::InstanceId, String),
+            (std::time::Instant, Arc<super::load::Stats>),
+        >,
     > {
         self.seen.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }

@@ -146,8 +146,7 @@ async fn mcp(shared: &Arc<Shared>, name: &str, request: Request<Incoming>) -> Re
     } else {
         headers.get("mcp-session-id").map(|id| shared.ticket(id, &entry)).transpose().map_err(plain)?
     };
-    let mut asked =
-        Asked { name, entry: &entry, method: &method, headers, query: parts.uri.query(), ticket };
+    let mut asked = Asked { name, entry: &entry, method: &method, headers, query: parts.uri.query(), ticket };
     if method != Method::POST {
         return match entry_transport(&entry) {
             Some(Transport::Http) | None => proxy::without_body(shared, asked).await.map_err(plain),
@@ -254,7 +253,9 @@ fn preflight(asked: &HeaderMap) -> Response<Out> {
     if asked.contains_key(header::ORIGIN) {
         headers.insert(header::ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static(METHODS));
         let wanted = asked.get(header::ACCESS_CONTROL_REQUEST_HEADERS).cloned();
-        let usual = HeaderValue::from_static("content-type, accept, authorization, mcp-session-id, mcp-protocol-version, last-event-id");
+        let usual = HeaderValue::from_static(
+            "content-type, accept, authorization, mcp-session-id, mcp-protocol-version, last-event-id",
+        );
         headers.insert(header::ACCESS_CONTROL_ALLOW_HEADERS, wanted.unwrap_or(usual));
         headers.insert(header::ACCESS_CONTROL_MAX_AGE, HeaderValue::from_static("600"));
     }

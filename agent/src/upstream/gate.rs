@@ -316,9 +316,7 @@ async fn all_tools(client: &mut impl Ask, modern: bool, says_tools: bool) -> Res
     let tools = match pages.len() {
         1 => pages.pop(),
         _ => {
-            let inner = |p: &RawValue| {
-                p.get().trim().trim_start_matches('[').trim_end_matches(']').trim().to_owned()
-            };
+            let inner = |p: &RawValue| p.get().trim().trim_start_matches('[').trim_end_matches(']').trim().to_owned();
             let parts: Vec<String> = pages.iter().map(|p| inner(p)).filter(|p| !p.is_empty()).collect();
             RawValue::from_string(format!("[{}]", parts.join(","))).ok()
         }
@@ -438,7 +436,10 @@ async fn attempt_conversation(
             } else {
                 "let it log to stderr; if it serves HTTP, set `transport: http`"
             };
-            Err(Failure::Final(failed(format!("it did not answer the handshake within {}{garbage}", ms(timeout)), hint)))
+            Err(Failure::Final(failed(
+                format!("it did not answer the handshake within {}{garbage}", ms(timeout)),
+                hint,
+            )))
         }
     }
 }
@@ -557,7 +558,11 @@ async fn attempt_http(endpoint: &Arc<Endpoint>, left: Duration, timeout: Duratio
     }
     outcome.unwrap_or_else(|_| {
         Err(Failure::Final(failed(
-            format!("it took the connection on port {} but did not answer the handshake within {}", endpoint.spec.port, ms(timeout)),
+            format!(
+                "it took the connection on port {} but did not answer the handshake within {}",
+                endpoint.spec.port,
+                ms(timeout)
+            ),
             "a slow start needs a longer start timeout; see `sigil logs` for where it hangs",
         )))
     })
