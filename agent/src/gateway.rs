@@ -34,7 +34,7 @@ use tokio_util::task::TaskTracker;
 pub use error::GatewayError;
 
 use crate::tail::Tail;
-use crate::upstream::Replica;
+use crate::upstream::RouteTable;
 use crate::web;
 use bridge::Session;
 use error::Refusal;

@@ -17,7 +17,6 @@ use std::sync::{Arc, RwLock};
 use std::time::Duration;
 
 use jiff::Timestamp;
-use sigil_config::agent::AgentConfig;
 use sigil_core::model::{AgentId, DeploymentId, InstanceId, ReleaseNo, State};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -115,8 +114,6 @@ pub struct Deps {
     pub tail: Tail,
     /// Requests that an instance still carries; told by the gateway.
     pub in_flight: Arc<dyn Fn(InstanceId) -> u64 + Send + Sync>,
-    /// The owner's limits.
-    pub config: watch::Receiver<Arc<AgentConfig>>,
     /// Our id, for labels and names.
     pub agent: AgentId,
     /// Where routes go.

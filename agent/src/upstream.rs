@@ -10,6 +10,7 @@ pub(crate) mod local;
 pub(crate) mod sse;
 pub(crate) mod stdio;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 

@@ -404,9 +404,9 @@ impl Engine for Docker {
         objects::remove_image(&self.inner, &conn, reference).await
     }
 
-    async fn ensure_volume(&self, name: &str, labels: &BTreeMap<String, String>) -> Result<()> {
+    async fn ensure_volume(&self, name: &str, labels: &BTreeMap<String, String>, user: &str) -> Result<()> {
         let conn = self.inner.conn().await?;
-        objects::ensure_volume(&self.inner, &conn, name, labels).await
+        objects::ensure_volume(&self.inner, &conn, name, labels, user).await
     }
 
     async fn remove_volume(&self, name: &str) -> Result<()> {

@@ -538,7 +538,7 @@ impl Engine for Fake {
         Ok(())
     }
 
-    async fn ensure_volume(&self, name: &str, labels: &BTreeMap<String, String>) -> Result<()> {
+    async fn ensure_volume(&self, name: &str, labels: &BTreeMap<String, String>, _user: &str) -> Result<()> {
         let labels = self.labels(labels);
         let mut state = self.enter("ensure_volume")?;
         match state.volumes.get(name) {

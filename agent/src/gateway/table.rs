@@ -8,7 +8,7 @@ use sigil_core::model::{DeploymentId, Inject, InstanceId};
 use sigil_core::route::Burden;
 use tokio_util::task::TaskTracker;
 
-use super::RouteTable;
+use crate::upstream::RouteTable;
 use super::load::{Recorder, Stats};
 use crate::tail::Tail;
 use crate::upstream::{Endpoint, Replica, Wire};

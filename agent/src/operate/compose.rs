@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use sigil_config::agent::AgentConfig;
-use sigil_config::manifest::{self, Scaling};
+use sigil_config::manifest;
 use sigil_core::model::{Inject, NetworkMode, ReleaseSpec, SecretUse, Transport, Volume, VolumeMode};
 use sigil_core::recipe::Recipe;
 use sigil_core::source::Source;
@@ -163,12 +163,7 @@ fn port(request: &DeployRequest, recipe: &Recipe, image: &Image) -> u16 {
 }
 
 fn resources(request: &DeployRequest, recipe: &Recipe) -> Result<sigil_core::model::Resources, Failure> {
-    let asked = match &request.tier {
-        Some(tier) => Some(manifest::Resources::Tier(tier.clone())),
-        None => recipe.manifest.resources.clone(),
-    };
-    tier::resources(asked.as_ref())
-        .map_err(|why| Failure::invalid(why, "tiers are micro, router, standard, processor and compute"))
+    tier::resources(&recipe.manifest, request.tier.as_deref()).map_err(|e| Failure::invalid(e.to_string(), e.hint()))
 }
 
 fn volumes(request: &DeployRequest, recipe: &Recipe, config: &AgentConfig) -> Result<Vec<Volume>, Failure> {
@@ -250,24 +245,9 @@ fn network(recipe: &Recipe, config: &AgentConfig) -> Result<NetworkMode, Failure
 
 /// How many replicas are asked for, if anything is said about it.
 pub(super) fn replicas(request: &DeployRequest, recipe: &Recipe, config: &AgentConfig) -> Result<Option<u32>, Failure> {
-    let unknown = |name: &str| {
-        Failure::invalid(
-            format!("'{name}' is not a scaling preset"),
-            "presets are router, standard, processor and compute",
-        )
-    };
-    if let Some(preset) = &request.scaling {
-        tier::preset(preset).ok_or_else(|| unknown(preset))?;
-    }
-    let policy = match &recipe.manifest.scaling {
-        Some(Scaling::Preset(name)) => {
-            tier::preset(name).ok_or_else(|| unknown(name))?;
-            None
-        }
-        Some(Scaling::Policy(policy)) => policy.min.filter(|min| *min > 0),
-        None => None,
-    };
-    let asked = request.replicas.or(policy);
+    let bounds = tier::scaling(&recipe.manifest, request.scaling.as_deref())
+        .map_err(|e| Failure::invalid(e.to_string(), e.hint()))?;
+    let asked = request.replicas.or(bounds.map(|b| b.min.max(1)));
     match asked {
         Some(n) if n > config.limits.max_replicas => Err(Failure::invalid(
             format!("{n} replicas are more than this host allows ({})", config.limits.max_replicas),
@@ -325,9 +305,8 @@ fn values(request: &DeployRequest, recipe: &Recipe) -> Result<serde_json::Value,
             format!("this server takes no configuration ({})", request.config.keys().cloned().collect::<Vec<_>>().join(", ")),
             "its manifest has no `config` schema; use --env for environment variables",
         )),
-        Some(schema) => manifest::check_config(schema, &request.config).map_err(|errors| {
-            Failure::invalid(errors.join("; "), "`--config key=value`, dotted for nested keys, as the manifest's `config` says")
-        }),
+        Some(schema) => manifest::check_config(Some(schema), &request.config)
+            .map_err(|e| Failure::invalid(e.to_string(), e.hint())),
     }
 }
 

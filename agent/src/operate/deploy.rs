@@ -288,7 +288,7 @@ impl Run {
 
     fn check_secrets(&self, request: &DeployRequest, recipe: &Recipe, existing: Option<&Deployment>) -> Result<(), Failure> {
         let uses = compose::secrets(request, recipe)?;
-        let missing = self.deps().secrets.missing_uses(existing.map(|d| d.id), "default", &uses);
+        let missing = self.deps().secrets.missing(existing.map(|d| d.id), "default", &uses);
         if missing.is_empty() {
             return Ok(());
         }
@@ -521,6 +521,7 @@ fn recipe_failure(error: RecipeError) -> Failure {
             details: serde_json::json!({ "flaws": flaws }).to_string(),
             exit_code: 2,
         },
+        RecipeError::Unclear { hint, .. } => Failure::new("UNCLEAR", 2, message, hint),
         RecipeError::Escapes { .. } => Failure::new("BAD_MANIFEST", 2, message, "paths stay inside the source tree"),
     }
 }

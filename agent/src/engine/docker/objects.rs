@@ -279,6 +279,7 @@ pub(super) async fn ensure_volume(
     conn: &Shared,
     name: &str,
     labels: &BTreeMap<String, String>,
+    user: &str,
 ) -> Result<()> {
     text::safe_name(name)?;
     match inner.call(conn, "inspect volume", READ, conn.docker.inspect_volume(name)).await {
@@ -291,7 +292,26 @@ pub(super) async fn ensure_volume(
         VolumeCreateRequest { name: Some(name.to_owned()), labels: Some(inner.labels(labels)), ..Default::default() };
     let made = inner.call(conn, "create volume", CHANGE, conn.docker.create_volume(request)).await?;
     // Docker answers an existing volume of that name as if it had been made.
-    if inner.ours(Some(&made.labels)) { Ok(()) } else { Err(not_ours("volume", name)) }
+    if !inner.ours(Some(&made.labels)) {
+        return Err(not_ours("volume", name));
+    }
+    give(std::path::Path::new(&made.mountpoint), user);
+    Ok(())
+}
+
+/// Gives a new volume's directory to the user that will write there: the engine makes it root's. An image that has a
+/// directory of its own at the mount point wins, the engine copies that one's owner.
+fn give(directory: &std::path::Path, user: &str) {
+    let mut ids = user.split(':').map(str::parse::<u32>);
+    let (Some(Ok(uid)), gid) = (ids.next(), ids.next()) else {
+        tracing::debug!(user, "a user by name: the image decides who owns its volumes");
+        return;
+    };
+    let gid = gid.and_then(std::result::Result::ok).unwrap_or(uid);
+    let owner = (rustix::fs::Uid::from_raw(uid), rustix::fs::Gid::from_raw(gid));
+    if let Err(error) = rustix::fs::chown(directory, Some(owner.0), Some(owner.1)) {
+        tracing::warn!(%error, directory = %directory.display(), "a new volume could not be given to its server's user");
+    }
 }
 
 pub(super) async fn remove_volume(inner: &Inner, conn: &Shared, name: &str) -> Result<()> {
