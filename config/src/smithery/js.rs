@@ -86,8 +86,8 @@ enum Token {
 }
 
 const MARKS: &[&str] = &[
-    "...", "===", "!==", "=>", "==", "!=", "&&", "||", "??", "?.", "+=", "(", ")", "{", "}", "[", "]", ",", ":", ";", "?",
-    "!", ".", "+", "=", ">", "<",
+    "...", "===", "!==", "=>", "==", "!=", "&&", "||", "??", "?.", "+=", "(", ")", "{", "}", "[", "]", ",", ":", ";",
+    "?", "!", ".", "+", "=", ">", "<",
 ];
 
 fn unsupported<T>(what: &str, near: &str) -> Result<T, JsError> {
@@ -659,7 +659,7 @@ impl Js<'_> {
                 }
                 Ok(Json::Array(items))
             }
-            (Json::Array(items), "filter") if first == Json::from("Boolean") => {
+            (Json::Array(items), "filter") if first.as_str() == Some("Boolean") => {
                 Ok(Json::Array(items.iter().filter(|v| truthy(v)).cloned().collect()))
             }
             _ => {
@@ -845,20 +845,35 @@ mod tests {
     fn shapes_seen_in_the_wild() {
         let config = json!({"apiKey": "k", "port": 8080, "dirs": ["/a", "/b"], "debug": false, "deep": {"x": "y"}});
         for (text, expected) in [
-            ("config => ({ command: 'node', args: ['dist/index.js'] })", json!({"command":"node","args":["dist/index.js"]})),
+            (
+                "config => ({ command: 'node', args: ['dist/index.js'] })",
+                json!({"command":"node","args":["dist/index.js"]}),
+            ),
             (
                 "(config) => ({command: 'npx', args: ['-y', `x@${config.port}`], env: {\"KEY\": config.apiKey, P: config.port.toString()}})",
                 json!({"command":"npx","args":["-y","x@8080"],"env":{"KEY":"k","P":"8080"}}),
             ),
             ("({apiKey, host = 'h', port: p}) => ({command: apiKey + host + p})", json!({"command":"kh8080"})),
-            ("(c) => { return { command: 'a', args: [...c.dirs, c.debug ? '--debug' : '--quiet'] }; }", json!({"command":"a","args":["/a","/b","--quiet"]})),
+            (
+                "(c) => { return { command: 'a', args: [...c.dirs, c.debug ? '--debug' : '--quiet'] }; }",
+                json!({"command":"a","args":["/a","/b","--quiet"]}),
+            ),
             (
                 "(config) => {\n  // flags\n  const args = ['x'];\n  if (config.apiKey) { args.push('--key', config.apiKey); }\n  if (config.debug) args.push('--debug');\n  else args.push('--calm')\n  const env = {};\n  env.A = config.missing || 'd';\n  env['B'] = config.deep?.x ?? 'z';\n  return { command: 'node', args, env };\n}",
                 json!({"command":"node","args":["x","--key","k","--calm"],"env":{"A":"d","B":"y"}}),
             ),
-            ("(config) => ({command:'a', args: ['b'].concat(config.dirs), env: {...(config.no && {Z: 1}), ...(config.apiKey ? {K: config.apiKey} : {})}})", json!({"command":"a","args":["b","/a","/b"],"env":{"K":"k"}})),
-            ("function (config) { let x = 'a'; x += 'b'; if (config.port === 8080) { return {command: x} } return {command: 'no'} }", json!({"command":"ab"})),
-            ("((config) => ({command: config.dirs.join(' '), args: [config.a, 'b'].filter(Boolean)}))", json!({"command":"/a /b","args":["b"]})),
+            (
+                "(config) => ({command:'a', args: ['b'].concat(config.dirs), env: {...(config.no && {Z: 1}), ...(config.apiKey ? {K: config.apiKey} : {})}})",
+                json!({"command":"a","args":["b","/a","/b"],"env":{"K":"k"}}),
+            ),
+            (
+                "function (config) { let x = 'a'; x += 'b'; if (config.port === 8080) { return {command: x} } return {command: 'no'} }",
+                json!({"command":"ab"}),
+            ),
+            (
+                "((config) => ({command: config.dirs.join(' '), args: [config.a, 'b'].filter(Boolean)}))",
+                json!({"command":"/a /b","args":["b"]}),
+            ),
             ("() => ({command: \"it's\", args: [JSON.stringify({a:1}), String(1 + 2), config_like(1)]})", json!(null)),
         ] {
             if expected.is_null() {
