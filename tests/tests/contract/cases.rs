@@ -190,9 +190,9 @@ async fn seen_from_inside(lab: &dyn Lab) {
     }
     let script = "busybox cat /etc/resolv.conf; echo port $(busybox cat /proc/sys/net/ipv4/ip_unprivileged_port_start); \
                   busybox grep -E '^(Cap|NoNew|Seccomp:)' /proc/self/status; echo id $(busybox id -u) $(busybox id -g); \
-                  echo x 2>/dev/null >/written && echo root-is-writable; echo x >/tmp/t && echo tmp-is-writable; \
+                  (echo x >/written) 2>/dev/null && echo root-is-writable; echo x >/tmp/t && echo tmp-is-writable; \
                   busybox mount | busybox grep ' /tmp '; echo net $(busybox ls /sys/class/net); echo in $PWD $GIVEN; \
-                  echo files $(ulimit -n); echo host $(busybox hostname); busybox cp /bin/busybox /tmp/b && /tmp/b echo runs";
+                  echo files $(ulimit -n); echo host $(busybox hostname); busybox cp /bin/busybox /tmp/busybox && /tmp/busybox echo runs";
     let id = made(lab, "inside", script).await;
     ended(&lab.engine(), &id).await;
     let lines: Vec<String> = printed(lab, &id).await.into_iter().map(|(_, line)| line.replace('\t', " ")).collect();

@@ -190,11 +190,11 @@ impl Lab for RealLab {
         let mut ulimits = Vec::new();
         if self.podman.is_some() {
             // See `most_processes` in the engine room: Podman asks for more than every host gives.
-            ulimits.push(bollard::models::ResourcesUlimits {
-                name: Some("nproc".into()),
-                soft: Some(4096),
-                hard: Some(4096),
-            });
+            for name in ["nproc", "nofile"] {
+                let limit =
+                    bollard::models::ResourcesUlimits { name: Some(name.into()), soft: Some(4096), hard: Some(4096) };
+                ulimits.push(limit);
+            }
         }
         let body = ContainerCreateBody {
             image: Some(self.image.clone()),
@@ -340,7 +340,10 @@ impl FakeLab {
         fake.behave(|spec| {
             let script = spec.entrypoint.last().cloned().unwrap_or_default();
             let has = |word: &str| script.contains(word);
-            let exit = script.split("exit ").nth(1).and_then(|rest| rest.split([';', '"']).next()?.trim().parse().ok());
+            let exit = script
+                .split("exit ")
+                .nth(1)
+                .and_then(|rest| rest.chars().take_while(char::is_ascii_digit).collect::<String>().parse().ok());
             Behaviour {
                 exits: match (has("trap"), has("hog"), exit) {
                     (_, true, _) => Some((Duration::from_millis(50), 137)),
