@@ -318,8 +318,8 @@ async fn sweep(shared: Arc<Shared>) {
         let all: Vec<Arc<Session>> = shared.sessions().values().cloned().collect();
         for session in all {
             session.sweep(ABANDONED);
-            let routed = table.routes.values().any(|e| e.instance(session.endpoint.instance).is_some());
-            if session.idle().is_some_and(|d| d > idle) || (!routed && session.idle().is_some_and(|d| d > SWEEP)) {
+            // a session of a replica that is gone ends by itself: its process's output ends
+            if session.idle().is_some_and(|d| d > idle) {
                 tracing::debug!(deployment = session.name, "an idle session ended");
                 shared.close(&session);
             }

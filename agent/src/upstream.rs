@@ -262,11 +262,10 @@ impl Endpoint {
 
     /// The server's last words on stderr, for an error; they may come a moment after its end.
     pub(crate) async fn last_words(&self) -> Vec<String> {
-        let tail = match &self.stray {
-            Stray::Tail(tail) => tail,
-            #[cfg(test)]
-            Stray::Test(_) => return Vec::new(),
-        };
+        #[cfg(test)]
+        let Stray::Tail(tail) = &self.stray else { return Vec::new() };
+        #[cfg(not(test))]
+        let Stray::Tail(tail) = &self.stray;
         for attempt in 0..6 {
             if attempt > 0 {
                 tokio::time::sleep(Duration::from_millis(50)).await;

@@ -163,12 +163,8 @@ impl Inner {
     }
 
     async fn whose(&self, conn: &Arc<Conn>, id: &str, seconds: u64) -> Result<Whose<Container>> {
-        text::safe_name(id)?;
-        let found = self.call(conn, "inspect container", seconds, conn.docker.inspect_container(id, None)).await;
-        match found {
-            Ok(found) if self.ours(found.config.as_ref().and_then(|c| c.labels.as_ref())) => {
-                Ok(Whose::Ours(objects::container(found)))
-            }
+        match objects::inspect(self, conn, id, seconds).await {
+            Ok(found) if found.labels.get(label::AGENT) == Some(&self.agent) => Ok(Whose::Ours(found)),
             Ok(_) => Ok(Whose::Foreign),
             Err(EngineError::NotFound(_)) => Ok(Whose::Gone),
             Err(error) => Err(error),
@@ -204,15 +200,11 @@ impl Engine for Docker {
 
     async fn observe(&self) -> Result<Vec<Container>> {
         let conn = self.inner.conn().await?;
-        let options =
-            query::ListContainersOptions { all: true, filters: Some(self.inner.label_filter()), ..Default::default() };
-        let listed =
-            self.inner.call(&conn, "list containers", READ, conn.docker.list_containers(Some(options))).await?;
+        let listed = objects::list(&self.inner, &conn).await?;
         let looks = listed.into_iter().map(|summary| {
             let (inner, conn) = (&self.inner, &conn);
             async move {
-                let id = summary.id.clone().unwrap_or_default();
-                match inner.whose(conn, &id, INSPECT).await {
+                match inner.whose(conn, &summary.id, INSPECT).await {
                     Ok(Whose::Ours(container)) => Ok(Some(container)),
                     Ok(Whose::Foreign | Whose::Gone) => Ok(None),
                     // One hung container is told as such; it must not blind us to all others.

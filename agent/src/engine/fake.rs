@@ -183,6 +183,12 @@ impl Fake {
         self.bump();
     }
 
+    /// Whether a container, anybody's, is there and runs.
+    pub fn has(&self, id: &str) -> bool {
+        let state = self.state();
+        state.containers.get(id).is_some_and(|held| matches!(held.container.state, ContainerState::Running { .. }))
+    }
+
     /// What a container was made from, and its CPU quota now, in cores.
     pub fn spec(&self, id: &str) -> Option<(ContainerSpec, f64)> {
         let state = self.state();

@@ -144,10 +144,11 @@ impl Events {
                         self.deadline = None;
                     }
                     self.keep_alive.as_mut().reset(Instant::now() + KEEP_ALIVE);
-                    if event.last && is_error(&event.data) {
-                        if let Some(call) = &mut self.call {
-                            call.fail();
-                        }
+                    if event.last
+                        && is_error(&event.data)
+                        && let Some(call) = &mut self.call
+                    {
+                        call.fail();
                     }
                     self.write(&event);
                     continue;
@@ -158,18 +159,17 @@ impl Events {
                 }
                 Poll::Pending => {}
             }
-            if let Some((sleep, _)) = &mut self.deadline {
-                if sleep.as_mut().poll(cx).is_ready() {
-                    if let Some((_, timeout)) = self.deadline.take() {
-                        (timeout.abandon)();
-                        if let Some(call) = &mut self.call {
-                            call.fail();
-                        }
-                        self.from = None;
-                        self.write(&Event { id: None, data: timeout.event, last: true, related: true });
-                        continue;
-                    }
+            if let Some((sleep, _)) = &mut self.deadline
+                && sleep.as_mut().poll(cx).is_ready()
+                && let Some((_, timeout)) = self.deadline.take()
+            {
+                (timeout.abandon)();
+                if let Some(call) = &mut self.call {
+                    call.fail();
                 }
+                self.from = None;
+                self.write(&Event { id: None, data: timeout.event, last: true, related: true });
+                continue;
             }
             ready!(self.keep_alive.as_mut().poll(cx));
             self.keep_alive.as_mut().reset(Instant::now() + KEEP_ALIVE);

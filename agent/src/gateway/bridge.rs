@@ -78,7 +78,6 @@ pub(crate) struct Session {
     pub(crate) key: String,
     /// Its deployment's name, for words.
     pub(crate) name: String,
-    pub(crate) principal: String,
     pub(crate) endpoint: Arc<Endpoint>,
     pub(crate) place: Place,
     /// The revision agreed on; unset until the server has answered `initialize`.
@@ -104,7 +103,6 @@ impl Session {
     pub(crate) fn new(
         key: String,
         name: String,
-        principal: String,
         endpoint: Arc<Endpoint>,
         place: Place,
         input: mpsc::Sender<Bytes>,
@@ -113,7 +111,6 @@ impl Session {
         Self {
             key,
             name,
-            principal,
             endpoint,
             place,
             version: OnceLock::new(),

@@ -44,11 +44,12 @@ pub(crate) async fn post(
         Some(changed) => Bytes::from(changed),
         None => body.slice_ref(head.text.as_bytes()),
     };
-    if let [head] = heads {
-        if head.kind == Kind::Request && head.method == "initialize" {
-            // with an old session id too: a client that starts over means a new session
-            return initialize(shared, &asked, head, piece(head)).await;
-        }
+    if let [head] = heads
+        && head.kind == Kind::Request
+        && head.method == "initialize"
+    {
+        // with an old session id too: a client that starts over means a new session
+        return initialize(shared, &asked, head, piece(head)).await;
     }
     let session = session(shared, &asked).await?;
     session.touch();
@@ -290,7 +291,6 @@ impl Shared {
         let session = Arc::new(Session::new(
             key.clone(),
             name.to_owned(),
-            ANONYMOUS.into(),
             live.endpoint.clone(),
             place,
             input,
@@ -338,12 +338,12 @@ impl Shared {
             let idle = here.filter_map(|s| Some((s.idle()?, s.clone()))).filter(|(idle, _)| *idle > EVICTABLE);
             idle.max_by_key(|(idle, _)| *idle).map(|(_, session)| session)
         };
-        if let Some(oldest) = oldest {
-            if let Some(place) = oldest.place.hand_over() {
-                tracing::debug!(deployment = name, "an idle session made room for a new one");
-                self.close(&oldest);
-                return Ok(place);
-            }
+        if let Some(oldest) = oldest
+            && let Some(place) = oldest.place.hand_over()
+        {
+            tracing::debug!(deployment = name, "an idle session made room for a new one");
+            self.close(&oldest);
+            return Ok(place);
         }
         let message = format!("'{name}' has its most sessions at once: {max} a replica");
         let hint = "end a session, add a replica (`sigil scale`), or raise sessions.max in the manifest";

@@ -242,10 +242,10 @@ impl Client {
         let endpoint = &self.live.endpoint;
         let mut request = http::request(endpoint, method, &target(&endpoint.spec.path, None, &self.entry.injected));
         if let Some(headers) = request.headers_mut() {
-            if let Some(version) = &self.version {
-                if let Ok(version) = HeaderValue::from_str(version) {
-                    headers.insert("mcp-protocol-version", version);
-                }
+            if let Some(version) = &self.version
+                && let Ok(version) = HeaderValue::from_str(version)
+            {
+                headers.insert("mcp-protocol-version", version);
             }
             inject_headers(&self.entry.injected, headers);
         }
@@ -264,11 +264,12 @@ impl Client {
         let mut version = None;
         let watch = async {
             while let Some(message) = rx.recv().await {
-                if let Ok(head) = jsonrpc::parse_one(&message) {
-                    if head.kind == Kind::Response && head.id == id {
-                        let agreed = Params::read(head.result).protocol_version.and_then(jsonrpc::string);
-                        version = agreed.map(std::borrow::Cow::into_owned);
-                    }
+                if let Ok(head) = jsonrpc::parse_one(&message)
+                    && head.kind == Kind::Response
+                    && head.id == id
+                {
+                    let agreed = Params::read(head.result).protocol_version.and_then(jsonrpc::string);
+                    version = agreed.map(std::borrow::Cow::into_owned);
                 }
                 to_client.send(message).await.ok();
             }
@@ -340,7 +341,10 @@ impl Client {
                     Ok(Some(_)) => {}
                     Ok(None) if answered => return Ok(session),
                     Ok(None) => {
-                        return Err(Refusal::failed(name, format!("'{name}' ended its event stream without an answer")));
+                        return Err(Refusal::failed(
+                            name,
+                            format!("'{name}' ended its event stream without an answer"),
+                        ));
                     }
                     Err(_) if answered => return Ok(session),
                     Err(why) => return Err(Refusal::failed(name, why)),

@@ -1,21 +1,22 @@
 //! HTTP servers: a request is passed on once, its answer as it comes.
 
-use std::sync::Arc;
+use std::collections::HashMap;
 use std::sync::atomic::Ordering::Relaxed;
-use std::time::Duration;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
 use hyper::{Method, Request, Response};
 use secrecy::{ExposeSecret, SecretString};
 use sigil_core::jsonrpc::{self, Head, Kind};
-use sigil_core::model::{Inject, Transport};
+use sigil_core::model::{Inject, InstanceId, Transport};
 use sigil_core::session::Ticket;
 
 use super::Shared;
 use super::body::{Out, Proxied};
 use super::error::Refusal;
-use super::load::Call;
+use super::load::{Call, Stats};
 use super::serve::{ANONYMOUS, Asked, now};
 use super::table::{Entry, Live};
 use crate::upstream::http::{self, Answer, SendError};
@@ -47,10 +48,10 @@ const KEPT_BACK: [&str; 16] = [
 /// GET and DELETE.
 pub(crate) async fn without_body(shared: &Arc<Shared>, asked: Asked<'_>) -> Result<Response<Out>, Refusal> {
     let outcome = exchange(shared, &asked, None, Bytes::new(), None).await?;
-    if asked.method == Method::DELETE {
-        if let Some((_, ticket)) = &asked.ticket {
-            shared.http_sessions.ended(ticket.instance, &ticket.upstream, shared);
-        }
+    if asked.method == Method::DELETE
+        && let Some((_, ticket)) = &asked.ticket
+    {
+        shared.http_sessions.ended(ticket.instance, &ticket.upstream);
     }
     Ok(outcome)
 }
@@ -147,10 +148,10 @@ fn outgoing(
     out.remove(header::ACCEPT_ENCODING);
     out.insert(header::HOST, http::host(spec.port));
     out.remove("mcp-session-id");
-    if let Some((_, ticket)) = &asked.ticket {
-        if let Ok(session) = HeaderValue::from_str(&ticket.upstream) {
-            out.insert("mcp-session-id", session);
-        }
+    if let Some((_, ticket)) = &asked.ticket
+        && let Ok(session) = HeaderValue::from_str(&ticket.upstream)
+    {
+        out.insert("mcp-session-id", session);
     }
     inject_headers(&entry.injected, out);
     Ok(request)
@@ -277,7 +278,7 @@ fn incoming(
         headers.insert("mcp-session-id", own);
     } else if let Some((_, ticket)) = &asked.ticket {
         if parts.status == hyper::StatusCode::NOT_FOUND {
-            shared.http_sessions.ended(ticket.instance, &ticket.upstream, shared);
+            shared.http_sessions.ended(ticket.instance, &ticket.upstream);
         } else {
             shared.http_sessions.seen(live, &ticket.upstream);
         }
@@ -299,45 +300,35 @@ fn incoming(
     Ok(response)
 }
 
+/// By replica and the server's own id: when it was last used, and where it counts.
+type Counted = HashMap<(InstanceId, String), (Instant, Arc<Stats>)>;
+
 /// HTTP sessions that were lately used, for counting only: the ids themselves say everything else.
 #[derive(Debug, Default)]
 pub(crate) struct HttpSessions {
-    seen: std::sync::Mutex<
-        std::collections::HashMap<
-            (sigil_core::model::InstanceId, String),
-            (std::time::Instant, Arc<super::load::Stats>),
-        >,
-    >,
+    seen: Mutex<Counted>,
 }
 
 /// Counted at most; beyond that new ones are not counted.
 const COUNTED: usize = 65_536;
 
 impl HttpSessions {
-    fn map(
-        &self,
-    ) -> std::sync::MutexGuard<
-        '_,
-        std::collections::HashMap<
-            (sigil_core::model::InstanceId, String),
-            (std::time::Instant, Arc<super::load::Stats>),
-        >,
-    > {
-        self.seen.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    fn map(&self) -> MutexGuard<'_, Counted> {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(crate) fn seen(&self, live: &Live, upstream: &str) {
         let mut map = self.map();
         let key = (live.endpoint.instance, upstream.to_owned());
         if let Some((at, _)) = map.get_mut(&key) {
-            *at = std::time::Instant::now();
+            *at = Instant::now();
         } else if map.len() < COUNTED {
             live.stats.sessions.fetch_add(1, Relaxed);
-            map.insert(key, (std::time::Instant::now(), live.stats.clone()));
+            map.insert(key, (Instant::now(), live.stats.clone()));
         }
     }
 
-    pub(crate) fn ended(&self, instance: sigil_core::model::InstanceId, upstream: &str, _shared: &Shared) {
+    pub(crate) fn ended(&self, instance: InstanceId, upstream: &str) {
         if let Some((_, stats)) = self.map().remove(&(instance, upstream.to_owned())) {
             stats.sessions.fetch_sub(1, Relaxed);
         }

@@ -43,7 +43,10 @@ pub(crate) struct Asked<'a> {
 pub(crate) async fn handle(shared: Arc<Shared>, request: Request<Incoming>) -> Response<Out> {
     let origin = request.headers().get(header::ORIGIN).cloned();
     let mut response = match admit(&shared, &request) {
-        Err(refusal) => return refuse(&refusal, None),
+        Err(refusal) => {
+            shared.counters.refused(&refusal);
+            return refuse(&refusal, None);
+        }
         Ok(()) => route_path(&shared, request).await,
     };
     if let Some(origin) = origin {

@@ -162,7 +162,8 @@ async fn http_sessions_stay_with_their_replica_over_a_restart() {
     // a vanished replica
     let survivors: Vec<_> = replicas.iter().filter(|e| e.spec.port == two.port).cloned().collect();
     front.set(&[(NAME, survivors)]);
-    let lost = sessions.iter().skip(1).find(|(_, who)| *who == one.port.to_string()).expect("one of them");
+    let lost =
+        sessions.iter().skip(1).find(|(_, who)| who.as_str() == Some(&one.port.to_string())).expect("one of them");
     let answer = front.post(NAME, Some(&lost.0), call(3, "whoami")).await;
     assert_eq!((answer.status, answer.code().as_str()), (404, "GATEWAY_SESSION_EXPIRED"));
     // another deployment's
@@ -192,7 +193,7 @@ async fn events_come_as_they_are_written() {
 async fn a_call_is_never_sent_twice() {
     let http = HttpServer::start().await;
     let front = Front::new().await;
-    front.set(&[(NAME, vec![http.endpoint()])]);
+    front.set(&[(NAME, vec![impatient(&http.endpoint())])]);
     // warm: the broken call goes over a used connection, where a retry is tempting
     assert_eq!(front.post(NAME, None, call(1, "whoami")).await.status, 200);
     let answer = front.post(NAME, None, call(2, "break")).await;
@@ -279,10 +280,15 @@ async fn stdio_sessions_have_their_own_process() {
     assert_ne!(pid(front.post(NAME, Some(&b), call(1, "echo")).await), first);
     // bytes survive, ids keep their type, line breaks between tokens do not break the line
     let odd = "{\"jsonrpc\":\"2.0\",\"id\":\"1\",\r\n \"method\":\"tools/call\",\"xVendor\":1.0,\"params\":{\"name\":\"echo\"}}";
-    let answer = front.post(NAME, Some(&a), odd).await;
-    assert_eq!(answer.header("content-type"), "application/json");
-    assert_eq!(answer.json()["id"], "1");
-    assert_eq!(answer.json()["result"]["line"], odd.replace(['\r', '\n'], " "));
+    let answer = front.post(NAME, Some(&a), odd).await.last();
+    assert_eq!(answer["id"], "1");
+    assert_eq!(answer["result"]["line"], odd.replace(['\r', '\n'], " "));
+    // an answer that comes at once is plain JSON; a stalled machine may make one late, not all
+    let mut plain = false;
+    for n in 0..20 {
+        plain |= front.post(NAME, Some(&a), call(n, "echo")).await.header("content-type") == "application/json";
+    }
+    assert!(plain);
     // notifications and responses: 202, no body
     let note = front.post(NAME, Some(&a), r#"{"jsonrpc":"2.0","method":"notifications/x"}"#).await;
     assert_eq!((note.status, note.text.as_str()), (202, ""));
@@ -358,7 +364,7 @@ async fn a_broken_stream_is_resumed() {
 #[tokio::test]
 async fn a_late_answer_gets_a_stream_and_none_a_timeout() {
     let front = Front::new().await;
-    front.set(&[(NAME, vec![stdio(SERVER)])]);
+    front.set(&[(NAME, vec![impatient(&stdio(SERVER))])]);
     let session = front.begin(NAME).await;
     let body = front.post(NAME, Some(&session), call(8, "never")).await;
     assert_eq!((body.status, body.header("content-type").as_str()), (200, "text/event-stream"));
@@ -555,12 +561,11 @@ async fn the_gate_reads_all_pages() {
 async fn the_gate_says_why_not() {
     let dies = gated(stdio("import sys; print('usage: x'); sys.exit(2)"), 10_000).await.unwrap_err();
     assert!(dies.contains("exited with code 2") && dies.contains("usage: x"), "{dies}");
-    let silent =
-        gated(stdio("import time\nprint('Listening on 8000', flush=True)\ntime.sleep(60)"), 700).await.unwrap_err();
-    assert!(
-        silent.contains("700 ms") && silent.contains("Listening on 8000") && silent.contains("transport: http"),
-        "{silent}"
-    );
+    let mute = ["/bin/sh", "-c", "echo Listening on 8000; exec sleep 60"];
+    let silent = gated(endpoint(Transport::Stdio, 0, &mute), 1_500).await.unwrap_err();
+    for wanted in ["1500 ms", "Listening on 8000", "transport: http"] {
+        assert!(silent.contains(wanted), "{silent}");
+    }
     let missing = gated(endpoint(Transport::Stdio, 0, &["/no/such/program"]), 5_000).await.unwrap_err();
     assert!(missing.contains("/no/such/program"), "{missing}");
     let port = free_port().await;

@@ -89,10 +89,10 @@ pub(crate) async fn run(endpoint: &Arc<Endpoint>, timeout: Duration) -> Result<H
             }
             Err(failure) => failure,
         };
-        if endpoint.spec.transport != Transport::Stdio {
-            if let Some(exit) = endpoint.wire.main_exit() {
-                return Err(died(endpoint, &describe(&exit), "before it answered").await);
-            }
+        if endpoint.spec.transport != Transport::Stdio
+            && let Some(exit) = endpoint.wire.main_exit()
+        {
+            return Err(died(endpoint, &describe(&exit), "before it answered").await);
         }
         let error = match failure {
             Failure::Final(error) => return Err(error),
@@ -164,13 +164,14 @@ async fn suggest_path(endpoint: &Arc<Endpoint>, error: UpstreamError) -> Upstrea
     for path in ["/sse", "/"] {
         let get = http::request(endpoint, Method::GET, path).header(header::ACCEPT, "text/event-stream");
         let Ok(get) = get.body(http::empty()) else { continue };
-        if let Ok(Ok(answer)) = tokio::time::timeout(Duration::from_secs(3), http::send(endpoint, get)).await {
-            if answer.status() == StatusCode::OK && http::is_event_stream(answer.headers()) {
-                return failed(
-                    format!("{what}; '{path}' answers with an event stream, as servers of the old SSE transport do"),
-                    format!("set `transport: sse` and `path: {path}`"),
-                );
-            }
+        if let Ok(Ok(answer)) = tokio::time::timeout(Duration::from_secs(3), http::send(endpoint, get)).await
+            && answer.status() == StatusCode::OK
+            && http::is_event_stream(answer.headers())
+        {
+            return failed(
+                format!("{what}; '{path}' answers with an event stream, as servers of the old SSE transport do"),
+                format!("set `transport: sse` and `path: {path}`"),
+            );
         }
     }
     failed(what, hint)

@@ -242,14 +242,20 @@ async fn run_build(
             logins.iter().map(|login| (login.host.as_str(), credentials(login))).collect();
         headers.push(("x-registry-config", encoded(&by_host)?));
     }
-    let docker = conn.with(Extra { query, headers, instead: None });
+    let docker = conn.with(Extra { query, headers, ..Extra::default() });
     let stream = docker.build_image(options, None, Some(bollard::body_try_stream(context)));
     futures::pin_mut!(stream);
     while let Some(piece) = next(&mut stream, "build").await? {
-        let piece = piece.map_err(|error| match translate(error, &conn.host, "build") {
-            EngineError::Api(why) => output.failure(&why),
-            other => other,
-        })?;
+        let piece = match piece {
+            Ok(piece) => piece,
+            Err(error) => {
+                output.finish().await;
+                return Err(match translate(error, &conn.host, "build") {
+                    EngineError::Api(why) | EngineError::Failed(why) => output.failure(&why),
+                    other => other,
+                });
+            }
+        };
         if let Some(text) = &piece.stream {
             output.stream(text).await;
         }
@@ -383,16 +389,9 @@ async fn clean(inner: &Inner, conn: &Shared, trace: &Trace, began: i64) {
 /// Whether a container named in the output can only be this build's: nobody's label, and not older than the build.
 /// (A step that prints such a line would have to guess the id of a container that was made meanwhile.)
 async fn leftover_container(inner: &Inner, conn: &Shared, id: &str, began: i64) -> bool {
-    let Ok(found) = inner.call(conn, "inspect container", READ, conn.docker.inspect_container(id, None)).await else {
-        return false;
-    };
-    let labelled = found
-        .config
-        .as_ref()
-        .and_then(|c| c.labels.as_ref())
-        .is_some_and(|labels| labels.contains_key(crate::engine::label::AGENT));
-    let created = text::time(found.created.as_deref());
-    !labelled && found.id.is_some_and(|full| full.starts_with(id)) && created.is_some_and(|at| at.as_second() >= began)
+    let Ok(found) = objects::inspect(inner, conn, id, READ).await else { return false };
+    let labelled = found.labels.contains_key(crate::engine::label::AGENT);
+    !labelled && found.id.starts_with(id) && found.created_at.as_second() >= began
 }
 
 /// The full id of a nameless image not older than the build.

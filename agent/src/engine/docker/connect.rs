@@ -37,8 +37,10 @@ pub(super) struct Extra {
     pub(super) query: Vec<String>,
     /// Replaces headers: bollard encodes logins with the wrong base64 alphabet.
     pub(super) headers: Vec<(&'static str, http::HeaderValue)>,
-    /// Another path and JSON body instead of bollard's: Podman's own API, which bollard does not know.
-    pub(super) instead: Option<(String, bytes::Bytes)>,
+    /// Another path (as it is, without a version put in) instead of bollard's.
+    pub(super) path: Option<String>,
+    /// Another body (JSON) instead of bollard's.
+    pub(super) body: Option<bytes::Bytes>,
 }
 
 impl Conn {
@@ -103,6 +105,20 @@ impl Conn {
 }
 
 impl Conn {
+    /// A GET whose answer we read ourselves: bollard's types refuse a whole answer for one word that they do not know,
+    /// and Podman has words of its own (`stopped` for a container whose exit it has not written down yet). bollard has
+    /// no plain GET, so a call that hands its answer on unread is sent elsewhere.
+    pub(super) async fn get<T: serde::de::DeserializeOwned>(&self, path: &str) -> std::result::Result<T, Error> {
+        let path = format!("/v{}.{}{path}", self.version.0, self.version.1);
+        let docker = self.with(Extra { path: Some(path), ..Extra::default() });
+        let mut pieces = docker.export_container("");
+        let mut answer = Vec::new();
+        while let Some(piece) = futures::StreamExt::next(&mut pieces).await {
+            answer.extend_from_slice(&piece?);
+        }
+        Ok(serde_json::from_slice(&answer)?)
+    }
+
     /// Podman, which builds with buildah and has an API of its own beside.
     pub(super) fn podman(&self) -> bool {
         self.caps.name == "podman"
@@ -127,8 +143,8 @@ fn versioned(docker: &bollard::Docker, version: (u32, u32), extra: Extra) -> bol
     docker.clone().with_request_modifier(move |mut request| {
         let mut parts = request.uri().clone().into_parts();
         let path = parts.path_and_query.as_ref().map_or("/", |p| p.as_str());
-        let mut path = match &extra.instead {
-            Some((path, _)) => path.clone(),
+        let mut path = match &extra.path {
+            Some(path) => path.clone(),
             None => format!("/v{}.{}{path}", version.0, version.1),
         };
         for (at, pair) in extra.query.iter().enumerate() {
@@ -146,7 +162,7 @@ fn versioned(docker: &bollard::Docker, version: (u32, u32), extra: Extra) -> bol
         for (name, value) in &extra.headers {
             request.headers_mut().insert(*name, value.clone());
         }
-        if let Some((_, body)) = &extra.instead {
+        if let Some(body) = &extra.body {
             *request.body_mut() = bollard::body_full(body.clone());
         }
         request

@@ -45,12 +45,15 @@ pub(super) fn body(
         log.insert("compress".to_owned(), "false".to_owned());
     }
     // `exec`: some servers unpack and run helpers in /tmp; both engines forbid it unless asked.
-    let copy_up = if podman { ",notmpcopyup" } else { "" };
-    let tmpfs = spec
-        .tmpfs
-        .iter()
-        .map(|(path, size)| (path.clone(), format!("rw,exec,nosuid,nodev,size={size},mode=1777{copy_up}")))
-        .collect();
+    // Owned by the user: runc before 1.1.13 gives a tmpfs the mode of the image's directory below, whatever is asked,
+    // and most are writable for their owner only.
+    let (uid, gid) = spec.user.split_once(':').unwrap_or_default();
+    let owner = if podman { "U,notmpcopyup".to_owned() } else { format!("uid={uid},gid={gid}") };
+    let tmpfs = spec.tmpfs.iter().map(|(path, size)| {
+        let options = format!("rw,exec,nosuid,nodev,size={size},mode=1777,{owner}");
+        (path.clone(), options)
+    });
+    let tmpfs = tmpfs.collect();
     let dns = (!spec.dns.is_empty() && !shared).then(|| spec.dns.clone());
     let mut ulimits = vec![
         ulimit("nofile", i64::from(spec.resources.files)),
@@ -141,7 +144,7 @@ pub(super) async fn set_cpus(inner: &Inner, conn: &Shared, held: &Container, cpu
         let quota = nano / (1_000_000_000 / PERIOD);
         let body = serde_json::json!({"cpu": {"quota": quota, "period": PERIOD}}).to_string();
         let path = format!("/v4.0.0/libpod/containers/{}/update", held.id);
-        conn.with(Extra { instead: Some((path, body.into())), ..Extra::default() })
+        conn.with(Extra { path: Some(path), body: Some(body.into()), ..Extra::default() })
     } else {
         conn.docker.clone()
     };

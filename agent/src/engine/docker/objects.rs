@@ -4,14 +4,12 @@ use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
 use bollard::container::LogOutput;
-use bollard::models::{
-    ContainerInspectResponse, ContainerStateStatusEnum, ContainerSummary, ImageInspect, Ipam, IpamConfig,
-    NetworkCreateRequest, VolumeCreateRequest,
-};
+use bollard::models::{ImageInspect, Ipam, IpamConfig, NetworkCreateRequest, VolumeCreateRequest};
 use bollard::query_parameters as query;
 use bytes::BytesMut;
 use futures::StreamExt;
 use jiff::Timestamp;
+use serde::Deserialize;
 
 use super::connect::Shared;
 use super::{CHANGE, Inner, READ, not_ours, text};
@@ -21,6 +19,8 @@ use crate::engine::{CACHE_REPOSITORY, Container, ContainerState, EngineError, En
 const LOG: u64 = 30;
 /// Longest line of the engine's log that is put together, bytes.
 const LINE: usize = 1 << 20;
+/// Length of the parts that engines cut a long line into, bytes (Docker; Podman ends every line with a newline).
+const PART: usize = 16 << 10;
 /// Images inspected at once.
 const PARALLEL: usize = 4;
 /// Where small subnets are taken from: 10.213.0.0/16 in pieces of 16 addresses.
@@ -30,36 +30,93 @@ const PIECE_BITS: u32 = 28;
 /// Subnets tried when the engine refuses one (its routes may know more than its list).
 const TRIES: usize = 16;
 
-pub(super) fn container(found: ContainerInspectResponse) -> Container {
-    let state = found.state.unwrap_or_default();
-    let pid = state.pid.and_then(|pid| u32::try_from(pid).ok()).unwrap_or(0);
+/// What we read of an inspected container; every field may be missing.
+#[derive(Deserialize, Default)]
+#[serde(rename_all = "PascalCase", default)]
+struct Inspected {
+    id: String,
+    name: String,
+    created: Option<String>,
+    image: String,
+    state: State,
+    config: Config,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(rename_all = "PascalCase", default)]
+struct Config {
+    labels: Option<BTreeMap<String, String>>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(rename_all = "PascalCase", default)]
+struct State {
+    status: String,
+    pid: i64,
+    exit_code: Option<i64>,
+    #[serde(rename = "OOMKilled")]
+    oom_killed: bool,
+    error: String,
+    started_at: Option<String>,
+    finished_at: Option<String>,
+}
+
+/// What we read of a listed container.
+#[derive(Deserialize, Default)]
+#[serde(rename_all = "PascalCase", default)]
+pub(super) struct Listed {
+    pub(super) id: String,
+    names: Option<Vec<String>>,
+    labels: Option<BTreeMap<String, String>>,
+    #[serde(rename = "ImageID")]
+    image_id: String,
+    created: i64,
+}
+
+/// A container, anybody's.
+pub(super) async fn inspect(inner: &Inner, conn: &Shared, id: &str, seconds: u64) -> Result<Container> {
+    text::safe_name(id)?;
+    let path = format!("/containers/{id}/json");
+    let found: Inspected = inner.call(conn, "inspect container", seconds, conn.get(&path)).await?;
+    Ok(container(found))
+}
+
+/// Every container with our label, in short.
+pub(super) async fn list(inner: &Inner, conn: &Shared) -> Result<Vec<Listed>> {
+    let filters = serde_json::to_string(&inner.label_filter()).unwrap_or_default();
+    let filters: String = url::form_urlencoded::byte_serialize(filters.as_bytes()).collect();
+    let path = format!("/containers/json?all=true&filters={filters}");
+    inner.call(conn, "list containers", READ, conn.get(&path)).await
+}
+
+fn container(found: Inspected) -> Container {
+    let state = found.state;
+    let pid = u32::try_from(state.pid).unwrap_or(0);
     let started_at = text::time(state.started_at.as_deref());
-    let word = state.status.map(|status| status.to_string()).unwrap_or_default();
-    let state = match state.status {
-        Some(ContainerStateStatusEnum::CREATED)
-            if started_at.is_none() && state.error.as_deref().unwrap_or("").is_empty() =>
-        {
-            ContainerState::Created
+    let finished_at = text::time(state.finished_at.as_deref());
+    let state = match state.status.as_str() {
+        "created" if started_at.is_none() && state.error.is_empty() => ContainerState::Created,
+        // A start that failed leaves Docker at `created` with the error and an exit code. Podman's `stopped` is an
+        // exit that is being tidied up.
+        "created" | "exited" | "stopped" if state.status != "stopped" || finished_at.is_some() => {
+            ContainerState::Exited {
+                code: state.exit_code.unwrap_or(-1),
+                oom: state.oom_killed,
+                finished_at,
+                error: state.error,
+            }
         }
-        // A start that failed leaves Docker at `created` with the error and an exit code.
-        Some(ContainerStateStatusEnum::CREATED | ContainerStateStatusEnum::EXITED) => ContainerState::Exited {
-            code: state.exit_code.unwrap_or(-1),
-            oom: state.oom_killed.unwrap_or(false),
-            finished_at: text::time(state.finished_at.as_deref()),
-            error: state.error.unwrap_or_default(),
-        },
-        Some(ContainerStateStatusEnum::PAUSED) => ContainerState::Paused { pid },
-        Some(ContainerStateStatusEnum::RUNNING) if pid != 0 => {
+        "paused" => ContainerState::Paused { pid },
+        "running" if pid != 0 => {
             ContainerState::Running { pid, started_at: started_at.unwrap_or(Timestamp::UNIX_EPOCH) }
         }
-        _ => ContainerState::Other(word),
+        _ => ContainerState::Other(state.status),
     };
-    let config = found.config.unwrap_or_default();
     Container {
-        id: found.id.unwrap_or_default(),
-        name: found.name.unwrap_or_default().trim_start_matches('/').to_owned(),
-        labels: config.labels.unwrap_or_default().into_iter().collect(),
-        image: image_id(found.image.unwrap_or_default()),
+        id: found.id,
+        name: found.name.trim_start_matches('/').to_owned(),
+        labels: found.config.labels.unwrap_or_default(),
+        image: image_id(found.image),
         state,
         created_at: text::time(found.created.as_deref()).unwrap_or(Timestamp::UNIX_EPOCH),
     }
@@ -71,14 +128,15 @@ fn image_id(id: String) -> String {
 }
 
 /// A container whose inspect hangs.
-pub(super) fn unresponsive(summary: ContainerSummary) -> Container {
+pub(super) fn unresponsive(listed: Listed) -> Container {
+    let name = listed.names.and_then(|names| names.into_iter().next()).unwrap_or_default();
     Container {
-        id: summary.id.unwrap_or_default(),
-        name: summary.names.and_then(|n| n.into_iter().next()).unwrap_or_default().trim_start_matches('/').to_owned(),
-        labels: summary.labels.unwrap_or_default().into_iter().collect(),
-        image: image_id(summary.image_id.unwrap_or_default()),
+        id: listed.id,
+        name: name.trim_start_matches('/').to_owned(),
+        labels: listed.labels.unwrap_or_default(),
+        image: image_id(listed.image_id),
         state: ContainerState::Other("unresponsive".into()),
-        created_at: summary.created.and_then(|s| Timestamp::from_second(s).ok()).unwrap_or(Timestamp::UNIX_EPOCH),
+        created_at: Timestamp::from_second(listed.created).unwrap_or(Timestamp::UNIX_EPOCH),
     }
 }
 
@@ -111,13 +169,14 @@ pub(super) async fn log(
         stderr: true,
         since: since.and_then(|t| i32::try_from(t.as_second()).ok()).unwrap_or(0),
         timestamps: true,
-        tail: limit.to_string(),
+        // Podman's tail loses the parts of a long line; its log is capped, too.
+        tail: if conn.podman() { "all".to_owned() } else { limit.to_string() },
         ..Default::default()
     };
     let read = async {
         let stream = conn.docker.logs(id, Some(options));
         futures::pin_mut!(stream);
-        let mut lines = Lines::default();
+        let mut lines = Lines { part: if conn.podman() { 0 } else { PART }, ..Lines::default() };
         while let Some(part) = stream.next().await {
             lines.push(part?);
         }
@@ -137,6 +196,8 @@ pub(super) async fn log(
 /// Puts lines together: engines cut long ones into parts, each with its own time.
 #[derive(Default)]
 struct Lines {
+    /// A part shorter than this is a line's last.
+    part: usize,
     done: Vec<EngineLine>,
     open: [Option<(Timestamp, BytesMut)>; 2],
 }
@@ -157,7 +218,9 @@ impl Lines {
         let ended = body.ends_with(b"\n");
         let body = if ended { &body[..body.len() - 1] } else { &body[..] };
         line.extend_from_slice(&body[..body.len().min(LINE.saturating_sub(line.len()))]);
-        if ended {
+        // Docker's `local` driver leaves the newline out after the last part of a line that it cut; a part that is not
+        // full is the last.
+        if ended || body.len() < self.part {
             self.close(stderr);
         }
     }
@@ -424,14 +487,15 @@ mod tests {
 
     #[test]
     fn parts_of_a_long_line_become_one() {
-        let mut lines = Lines::default();
-        lines.push(out("2026-01-01T00:00:00.5Z abc"));
+        let mut lines = Lines { part: PART, ..Lines::default() };
+        let part = "a".repeat(PART);
+        lines.push(out(&format!("2026-01-01T00:00:00.5Z {part}")));
         lines.push(LogOutput::StdErr { message: bytes::Bytes::from_static(b"2026-01-01T00:00:00.7Z oops\n") });
-        lines.push(out("2026-01-01T00:00:00.6Z def\n"));
+        lines.push(out("2026-01-01T00:00:00.6Z def"));
         lines.push(out("2026-01-01T00:00:00.8Z unfinished"));
         let got: Vec<_> =
             lines.finish().iter().map(|l| (l.stderr, String::from_utf8_lossy(&l.line).into_owned())).collect();
-        assert_eq!(got, [(false, "abcdef".into()), (true, "oops".into()), (false, "unfinished".into())]);
+        assert_eq!(got, [(false, format!("{part}def")), (true, "oops".into()), (false, "unfinished".into())]);
     }
 
     #[test]

@@ -164,7 +164,7 @@ fn spec(transport: Transport, port: u16, command: &[&str]) -> ReleaseSpec {
         config: Value::Null,
         access: "anonymous".into(),
         sessions_max: None,
-        request_timeout_ms: 1500,
+        request_timeout_ms: 10_000,
         start_timeout_ms: 10_000,
     }
 }
@@ -201,6 +201,13 @@ pub(super) fn stdio_with_stray(script: &str) -> (Arc<Endpoint>, mpsc::Receiver<B
 pub(super) fn limited(script: &str, sessions: u32) -> Arc<Endpoint> {
     let mut spec = spec(Transport::Stdio, 0, &["python3", "-c", script]);
     spec.sessions_max = Some(sessions);
+    build(spec, mpsc::channel(1).0)
+}
+
+/// The same with a short time limit.
+pub(super) fn impatient(endpoint: &Endpoint) -> Arc<Endpoint> {
+    let mut spec = endpoint.spec.as_ref().clone();
+    spec.request_timeout_ms = 1500;
     build(spec, mpsc::channel(1).0)
 }
 
