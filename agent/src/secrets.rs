@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use async_trait::async_trait;
 use jiff::Timestamp;
 use secrecy::{ExposeSecret, SecretString};
-use sigil_core::model::{DeploymentId, Inject, ReleaseSpec};
+use sigil_core::model::{DeploymentId, Inject, ReleaseSpec, SecretUse};
 use zeroize::Zeroizing;
 
 use crate::store::{SealedRecord, Store, StoreError};
@@ -314,9 +314,9 @@ impl Secrets {
     }
 
     /// Names that a release requires and that are nowhere, in the release's order.
-    pub fn missing(&self, id: Option<DeploymentId>, team: &str, spec: &ReleaseSpec) -> Vec<String> {
+    pub fn missing(&self, id: Option<DeploymentId>, team: &str, uses: &[SecretUse]) -> Vec<String> {
         let there = |scope: &Scope, name: &str| self.inner.records.get(&format!("{}{name}", scope.prefix())).is_some();
-        let required = spec.secrets.iter().filter(|s| s.required);
+        let required = uses.iter().filter(|s| s.required);
         let nowhere = required.filter(|s| {
             !(id.is_some_and(|id| there(&Scope::Deployment(id), &s.name))
                 || there(&Scope::Team(team.to_owned()), &s.name))

@@ -1,0 +1,183 @@
+//! The task in front of a deployment's writer: waits for output, asks for what is missing, writes on a blocking thread.
+//! Each deployment has its own, so that a flood or a slow disk in one holds up no other.
+
+use std::sync::{Arc, RwLock};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use jiff::Timestamp;
+use sigil_config::agent::LogsConfig;
+use tokio_util::sync::CancellationToken;
+
+use super::GapSource;
+use super::store::{Dep, Msg};
+use super::writer::{Item, Writer};
+use crate::initlink::OutputChunk;
+use sigil_core::model::{InstanceId, Stream};
+
+/// Messages taken in at once.
+const BATCH: usize = 512 << 10;
+/// How long the engine may take to read its log for a gap.
+const FILL: Duration = Duration::from_secs(20);
+/// Between two tries to read a deployment's directory.
+const RETRY: Duration = Duration::from_secs(5);
+
+/// What every worker shares.
+#[derive(Debug)]
+pub(super) struct Common {
+    pub(super) config: RwLock<LogsConfig>,
+    pub(super) gap_source: RwLock<Option<Arc<dyn GapSource>>>,
+    pub(super) stop: CancellationToken,
+}
+
+impl Common {
+    pub(super) fn config(&self) -> LogsConfig {
+        self.config.read().unwrap_or_else(std::sync::PoisonError::into_inner).clone()
+    }
+}
+
+/// Runs until the deployment is forgotten or the agent stops; what waits is written before.
+pub(super) async fn run(dep: Arc<Dep>, common: Arc<Common>) {
+    // However this ends, nobody waits for a queue that nobody empties.
+    let _closing = Closing(Arc::clone(&dep));
+    let Some(mut writer) = open(&dep, &common).await else { return };
+    loop {
+        let messages = dep.take(BATCH);
+        if messages.is_empty() {
+            if common.stop.is_cancelled() {
+                break;
+            }
+            let due = writer.due();
+            tokio::select! {
+                () = dep.ready.notified() => continue,
+                () = common.stop.cancelled() => continue,
+                () = sleep_until(due) => {}
+            }
+        }
+        let mut items = Vec::with_capacity(messages.len());
+        let (mut barriers, mut forget) = (Vec::new(), None);
+        for message in messages {
+            match message {
+                Msg::Chunk(chunk, release) => {
+                    if chunk.gap_before.is_some() && !writer.knows(&chunk) {
+                        // What came before decides how far a gap is filled already.
+                        let Some(done) = apply(writer, std::mem::take(&mut items), &common).await else { return };
+                        writer = done;
+                    }
+                    let missing = Missing::before(&writer, &chunk);
+                    // Stopped while asking: init keeps the chunk and what follows for the next agent.
+                    let Ok(fill) = fill(missing, &common).await else { return };
+                    items.push(Item::Chunk { chunk, release, fill });
+                }
+                Msg::Item(item) => items.push(item),
+                Msg::Barrier(done) => barriers.push(done),
+                Msg::Forget(done) => forget = Some(done),
+            }
+        }
+        let Some(done) = apply(writer, items, &common).await else { return };
+        writer = done;
+        for barrier in barriers {
+            let _ = barrier.send(());
+        }
+        if let Some(done) = forget {
+            dep.close();
+            dep.shared().forgotten = true;
+            drop(writer);
+            let dir = dep.dir.clone();
+            let removed = tokio::task::spawn_blocking(move || std::fs::remove_dir_all(dir)).await;
+            if let Ok(Err(e)) = removed
+                && e.kind() != std::io::ErrorKind::NotFound
+            {
+                tracing::warn!(deployment = %dep.id, error = %e, "log files of a removed deployment stay");
+            }
+            dep.wake();
+            let _ = done.send(());
+            return;
+        }
+    }
+}
+
+struct Closing(Arc<Dep>);
+
+impl Drop for Closing {
+    fn drop(&mut self) {
+        self.0.close();
+    }
+}
+
+/// The agent stops.
+struct Stopped;
+
+async fn open(dep: &Arc<Dep>, common: &Arc<Common>) -> Option<Writer> {
+    loop {
+        let (loading, config) = (Arc::clone(dep), common.config());
+        let loaded = tokio::task::spawn_blocking(move || {
+            let result = loading.load(&config);
+            (result, config)
+        });
+        let (result, config) = loaded.await.ok()?;
+        match result {
+            Ok(()) => {
+                let seed = dep.seed()?;
+                return Some(Writer::new(Arc::clone(dep), seed.disk, seed.notes, seed.next, config));
+            }
+            Err(e) => {
+                tracing::error!(deployment = %dep.id, error = %e, "kept log lines cannot be read; trying again");
+                tokio::select! {
+                    () = tokio::time::sleep(RETRY) => {}
+                    () = common.stop.cancelled() => return None,
+                }
+            }
+        }
+    }
+}
+
+async fn apply(mut writer: Writer, items: Vec<Item>, common: &Arc<Common>) -> Option<Writer> {
+    let config = common.config();
+    let done = tokio::task::spawn_blocking(move || {
+        writer.configure(&config);
+        writer.apply(items);
+        writer
+    });
+    // An error here is a runtime that ends, or a bug that panicked: the queue closes and init keeps the rest.
+    done.await.inspect_err(|e| tracing::error!(error = %e, "a log writer ended")).ok()
+}
+
+/// Output that the engine's log should have.
+struct Missing {
+    instance: InstanceId,
+    stream: Stream,
+    since: Timestamp,
+    until: Timestamp,
+}
+
+impl Missing {
+    fn before(writer: &Writer, chunk: &OutputChunk) -> Option<Self> {
+        let gap = chunk.gap_before.as_ref().filter(|_| !writer.knows(chunk))?;
+        let since = writer.filled(chunk).map_or(gap.since, |filled| filled.max(gap.since));
+        Some(Self { instance: chunk.instance, stream: chunk.stream, since, until: gap.until })
+    }
+}
+
+/// The engine's lines for a gap, of the gap's stream.
+async fn fill(missing: Option<Missing>, common: &Arc<Common>) -> Result<Option<Vec<(Timestamp, Bytes)>>, Stopped> {
+    let source = common.gap_source.read().unwrap_or_else(std::sync::PoisonError::into_inner).clone();
+    let (Some(source), Some(missing)) = (source, missing) else { return Ok(None) };
+    let lines = tokio::select! {
+        lines = tokio::time::timeout(FILL, source.lines(missing.instance, missing.since, missing.until)) => lines,
+        () = common.stop.cancelled() => return Err(Stopped),
+    };
+    let Ok(lines) = lines else {
+        tracing::warn!(instance = %missing.instance, "the engine did not give out its log in time");
+        return Ok(None);
+    };
+    let stderr = missing.stream == Stream::Stderr;
+    Ok(Some(lines.into_iter().filter(|(_, e, _)| *e == stderr).map(|(time, _, line)| (time, line)).collect()))
+}
+
+async fn sleep_until(due: Option<Instant>) {
+    match due {
+        Some(due) => tokio::time::sleep_until(due.into()).await,
+        None => std::future::pending().await,
+    }
+}

@@ -1,0 +1,96 @@
+//! `sigil init`.
+
+use std::fs::OpenOptions;
+use std::io::Write as _;
+use std::path::Path;
+
+use serde_json::json;
+use sigil_core::recipe::{self, Origin, Recipe, RecipeError, Tree};
+
+use super::fail::{DONE, Failure, Outcome, USAGE};
+use super::folder::{self, Purpose};
+use super::source::{self, Given};
+use super::{Ctx, output, text};
+
+/// Write an mcp.yaml for a folder, saying what was recognised
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Example:\n  sigil init\n  sigil init ./server --force")]
+pub struct Args {
+    /// The folder
+    #[arg(default_value = ".")]
+    dir: String,
+    /// Write over an existing mcp.yaml
+    #[arg(long)]
+    force: bool,
+}
+
+pub fn run(ctx: &Ctx, args: Args) -> Outcome {
+    let Given::Folder { root, .. } = source::parse(&args.dir)? else {
+        return Err(Failure::usage(format!("'{}' is not a folder", args.dir), "name a folder of this machine"));
+    };
+    let file = root.join("mcp.yaml");
+    if file.exists() && !args.force {
+        let message = format!("{} exists already", file.display());
+        return Err(Failure::new(USAGE, "EXISTS", message, "say --force to write over it"));
+    }
+    let folder = folder::walk(&root, Purpose::Build)?;
+    let mut tree = folder.tree()?;
+    // with --force the old manifest is what is replaced, not what is recognised
+    tree.files.retain(|path| path != "mcp.yaml");
+    tree.bodies.remove("mcp.yaml");
+    let mut recipe = recognise(&tree, None)?;
+    if recipe.manifest.name.is_none() {
+        recipe.manifest.name = folder_name(&root);
+    }
+    let manifest = recipe::manifest_yaml(&recipe);
+    write(&file, &manifest, args.force).map_err(|e| Failure::io(file.display(), &e))?;
+    ctx.emit(&json!({ "path": file, "recognised": recipe.why, "manifest": manifest }), || {
+        let why: String = recipe.why.iter().map(|line| format!("  {}\n", text::one_line(line))).collect();
+        format!("recognised:\n{why}wrote {}\n", file.display())
+    })?;
+    if !ctx.format.is_data() {
+        output::note(&format!("next: look it over, then 'sigil deploy {}'", shell(&args.dir)));
+    }
+    Ok(DONE)
+}
+
+fn write(file: &Path, text: &str, force: bool) -> std::io::Result<()> {
+    let mut options = OpenOptions::new();
+    options.write(true);
+    // between the look and the write nobody's file is lost
+    if force {
+        options.create(true).truncate(true)
+    } else {
+        options.create_new(true)
+    };
+    options.open(file)?.write_all(text.as_bytes())
+}
+
+fn shell(dir: &str) -> String {
+    if dir.starts_with(['.', '/', '~']) { dir.to_owned() } else { format!("./{dir}") }
+}
+
+/// The deployment's name that a folder's own name gives.
+pub fn folder_name(root: &Path) -> Option<String> {
+    let name = root.file_name()?.to_str()?;
+    sigil_core::model::Name::derive(name).map(|name| name.as_str().to_owned())
+}
+
+/// Recognises a tree; a failure names everything that is wrong.
+pub fn recognise(tree: &Tree, given: Option<(&str, &str)>) -> Result<Recipe, Failure> {
+    recipe::recognise(tree, Origin::Tree, given).map_err(|error| {
+        let message = error.to_string();
+        match error {
+            RecipeError::Unrecognised { looked_for } => {
+                let hint = format!("looked for {}; write an mcp.yaml that says how to start it", looked_for.join(", "));
+                Failure::new(USAGE, "UNRECOGNISED", message, hint)
+            }
+            RecipeError::Manifest(flaws) => Failure::new(USAGE, "BAD_MANIFEST", message, "mend the manifest")
+                .with_details(json!({ "flaws": flaws })),
+            RecipeError::Escapes { what, path } => {
+                Failure::new(USAGE, "BAD_MANIFEST", message, "paths are relative to the folder and stay in it")
+                    .with_details(json!({ "what": what, "path": path }))
+            }
+        }
+    })
+}

@@ -1,0 +1,50 @@
+//! A source as it stands on the command line.
+
+use std::path::{Path, PathBuf};
+
+use sigil_core::source::{BadSource, Source};
+
+use super::fail::{Failure, USAGE};
+
+/// What the agent fetches, or a folder of this machine.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Given {
+    /// A folder: how it was written, and where it is.
+    Folder {
+        /// As written.
+        text: String,
+        /// Absolute, without symbolic links.
+        root: PathBuf,
+    },
+    /// Anything else, checked for form only.
+    Remote(String),
+}
+
+/// Understands a source. A bare name of an existing folder is that folder.
+pub fn parse(text: &str) -> Result<Given, Failure> {
+    match text.parse::<Source>() {
+        Ok(Source::Folder { path }) => folder(&path),
+        Ok(_) => Ok(Given::Remote(text.to_owned())),
+        Err(BadSource::Unknown(_)) if Path::new(text).is_dir() => folder(text),
+        Err(e) => Err(Failure::new(USAGE, "BAD_SOURCE", e.to_string(), e.hint())),
+    }
+}
+
+fn folder(text: &str) -> Result<Given, Failure> {
+    let path = match text.strip_prefix("~/").or((text == "~").then_some("")) {
+        Some(rest) => match std::env::var_os("HOME") {
+            Some(home) => Path::new(&home).join(rest),
+            None => PathBuf::from(text),
+        },
+        None => PathBuf::from(text),
+    };
+    let bad = |message: String, hint: &str| Failure::new(USAGE, "BAD_SOURCE", message, hint);
+    match path.canonicalize() {
+        Ok(root) if root.is_dir() => Ok(Given::Folder { text: text.to_owned(), root }),
+        Ok(_) => Err(bad(format!("'{text}' is a file, not a folder"), "name the folder that it is in")),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+            Err(bad(format!("there is no folder '{text}'"), "check the path"))
+        }
+        Err(e) => Err(bad(format!("'{text}' cannot be read: {e}"), "check the permissions")),
+    }
+}
