@@ -124,7 +124,9 @@ pub(super) fn secret(e: &SecretError) -> Status {
     match e {
         SecretError::Store(e) => store(e),
         SecretError::BadName(_) => invalid(e.to_string(), "use letters, digits and '_', not beginning with a digit"),
-        SecretError::Missing(_) => refuse("MISSING_SECRET", e.to_string(), "set them with `sigil secret set NAME`", USAGE),
+        SecretError::Missing(_) => {
+            refuse("MISSING_SECRET", e.to_string(), "set them with `sigil secret set NAME`", USAGE)
+        }
         SecretError::Keyring(_) => refuse("INTERNAL", e.to_string(), "look at the agent's log", 1),
         SecretError::Broken(_) => refuse("INTERNAL", e.to_string(), "set the secret again", 1),
         // the secrets room may learn more ways to fail than this one knows
@@ -181,16 +183,33 @@ mod tests {
         let s = store(&StoreError::NameTaken("a".into()));
         assert_eq!(s.code(), Code::AlreadyExists);
         let info = ErrorInfo::decode(s.details()).unwrap();
-        assert_eq!((info.code.as_str(), info.message.as_str(), info.exit_code), ("NAME_TAKEN", "the name 'a' is taken", 2));
+        assert_eq!(
+            (info.code.as_str(), info.message.as_str(), info.exit_code),
+            ("NAME_TAKEN", "the name 'a' is taken", 2)
+        );
         assert!(!info.hint.is_empty());
-        for (exit, code) in [(1, Code::Unknown), (2, Code::InvalidArgument), (3, Code::NotFound), (4, Code::PermissionDenied), (5, Code::Unavailable), (6, Code::FailedPrecondition), (7, Code::DeadlineExceeded)] {
+        for (exit, code) in [
+            (1, Code::Unknown),
+            (2, Code::InvalidArgument),
+            (3, Code::NotFound),
+            (4, Code::PermissionDenied),
+            (5, Code::Unavailable),
+            (6, Code::FailedPrecondition),
+            (7, Code::DeadlineExceeded),
+        ] {
             assert_eq!(refuse("X", "m", "h", exit).code(), code);
         }
     }
 
     #[test]
     fn long_parts_are_cut_so_that_trailers_fit() {
-        let s = status(ErrorInfo { code: "X".into(), message: "é".repeat(5000), hint: "h".repeat(9000), details: "{".repeat(9000), exit_code: 1 });
+        let s = status(ErrorInfo {
+            code: "X".into(),
+            message: "é".repeat(5000),
+            hint: "h".repeat(9000),
+            details: "{".repeat(9000),
+            exit_code: 1,
+        });
         let info = ErrorInfo::decode(s.details()).unwrap();
         assert!(info.message.ends_with('…') && info.message.len() <= MESSAGE_MAX);
         assert_eq!(info.details, "");
