@@ -1,6 +1,7 @@
 //! Decides, never acts: no file system, network, environment, threads or clock in here.
 
 pub mod model;
-pub mod source;
 pub mod recipe;
 pub mod scan;
+pub mod source;
+pub mod tier;
