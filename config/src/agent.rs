@@ -1,4 +1,17 @@
 //! The agent's configuration (`agent.toml`). Layers: default < file < environment (`SIGIL_…`) < flag.
+//!
+//! Owns: the keys and what they mean. May touch: the file it is told to read. Never: writes. Tested by: units in
+//! `agent/`, which also hold `samples/agent.toml` against these structs.
+//!
+//! Each key's docs end with `Live` (a change counts at once) or `Needs a restart`; [`KEYS`] says the same to programs.
+
+mod keys;
+mod load;
+mod show;
+
+pub use keys::{Change, KEYS, Key, Kind, diff, with_live};
+pub use load::{ConfigErrors, Loaded, Override, data_dir, default_path, find, load, parse};
+pub use show::{check_text, show};
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -11,7 +24,7 @@ use serde::{Deserialize, Serialize};
 pub struct AgentConfig {
     /// Where state lives. Empty: `/var/lib/sigil` as root, else `$XDG_STATE_HOME/sigil`. Needs a restart.
     pub data_dir: Option<PathBuf>,
-    /// Name shown in consoles; empty: the host name.
+    /// Name shown in consoles; empty: the host name. Live.
     pub name: String,
     /// The container engine.
     pub engine: EngineConfig,
@@ -47,7 +60,7 @@ pub struct GrpcConfig {
     pub listen: String,
     /// Certificate and key (PEM); empty: the agent makes its own. Needs a restart.
     pub certificate: Option<PathBuf>,
-    /// See `certificate`.
+    /// Key of `certificate` (PEM). Needs a restart.
     pub key: Option<PathBuf>,
 }
 

@@ -1,4 +1,13 @@
 //! What a person may write down: the agent's and the console's configuration, and manifests.
+//!
+//! Every format is read into one tree of values with positions ([`node`]), so that all flaws of a file are named at
+//! once with line and column, whatever the format.
 
 pub mod agent;
+//pub mod console;
+pub mod flaw;
 pub mod manifest;
+pub mod node;
+//pub mod reload;
+pub mod size;
+pub mod smithery;

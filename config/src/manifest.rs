@@ -1,8 +1,24 @@
 //! Manifests: what an author writes about a server (`mcp.yaml`), one shape for every origin.
+//!
+//! Owns: the shape of a manifest and its checks. May touch: nothing. Never: reads files, or lets a path leave the tree.
+//! Tested by: units in `manifest/`, which also hold `samples/mcp.yaml` against these structs.
+
+mod parse;
+mod values;
+
+pub(crate) use parse::{schema, tree_path, words};
+pub use parse::{camel_keys, parse, safe_path, volume};
+pub use values::{BadConfig, check_config};
 
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
+
+/// Names of the resource tiers, smallest first.
+pub const TIERS: [&str; 5] = ["micro", "router", "standard", "processor", "compute"];
+
+/// Names of the scaling presets.
+pub const PRESETS: [&str; 4] = ["router", "standard", "processor", "compute"];
 
 /// The product's own manifest. Every field is optional: a manifest adds to what is recognised.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, Default)]
@@ -26,8 +42,8 @@ pub struct Manifest {
     pub port: Option<u16>,
     /// Path of the MCP endpoint, `/mcp` by default.
     pub path: Option<String>,
-    /// File (or module) that starts the server, run by the runtime.
-    pub entrypoint: Option<String>,
+    /// File (or module) within the tree that starts the server, run by the runtime, then its arguments.
+    pub entrypoint: Vec<String>,
     /// Whole command line; wins over `entrypoint`.
     pub command: Vec<String>,
     /// How the image is made.
@@ -52,6 +68,10 @@ pub struct Manifest {
     pub volumes: Vec<Volume>,
     /// stdio sessions.
     pub sessions: Sessions,
+    /// JavaScript that makes the command line from the configuration values; only `smithery.yaml` has one. Evaluate it
+    /// with [`crate::smithery::start`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub command_function: Option<String>,
 }
 
 /// What a tree is written in.
@@ -252,4 +272,11 @@ pub struct Volume {
 pub struct Sessions {
     /// Most of them in one replica.
     pub max: Option<u32>,
+}
+
+/// Whether a text is a valid name of an environment variable (letters, digits, `_`, no digit first).
+pub fn is_env_name(name: &str) -> bool {
+    !name.is_empty()
+        && !name.starts_with(|c: char| c.is_ascii_digit())
+        && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_')
 }

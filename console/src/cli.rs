@@ -168,8 +168,11 @@ impl Ctx {
         if let Ok(all) = link.deployments().await
             && all.iter().all(|d| d.name != name)
         {
-            let fallback =
-                if failure.hint.is_empty() { "'sigil ls' lists what there is".to_owned() } else { failure.hint.clone() };
+            let fallback = if failure.hint.is_empty() {
+                "'sigil ls' lists what there is".to_owned()
+            } else {
+                failure.hint.clone()
+            };
             failure.hint = near::hint(name, all.iter().map(|d| d.name.as_str()), &fallback);
         }
         failure

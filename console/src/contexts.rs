@@ -105,7 +105,13 @@ impl Contexts {
             known: self.contexts.keys().cloned().collect(),
         })?;
         let pin = context.pin.as_deref().map(str::parse::<Pin>).transpose()?;
-        Ok(Target { context: Some(name.to_owned()), address: context.address.parse()?, pin, token: context.token.clone() })
+        Ok(Target {
+            context: Some(name.to_owned()),
+            address: context.address.parse()?,
+            pin,
+            token: context.token.clone(),
+            interactive: true,
+        })
     }
 }
 
@@ -118,10 +124,11 @@ pub fn resolve(host: Option<&str>) -> Result<Target, LinkError> {
             let address: Address = text.parse()?;
             // the pin and the token of the context with this very address
             let contexts = Contexts::load()?;
-            let same = contexts.contexts.iter().find(|(_, c)| c.address.parse::<Address>().ok().as_ref() == Some(&address));
+            let same =
+                contexts.contexts.iter().find(|(_, c)| c.address.parse::<Address>().ok().as_ref() == Some(&address));
             match same {
                 Some((name, _)) => contexts.target(name)?,
-                None => Target { context: None, address, pin: None, token: None },
+                None => Target::address(address),
             }
         }
         Some(name) => Contexts::load()?.target(&name)?,

@@ -30,7 +30,8 @@ pub use address::{Address, Pin};
 pub use dial::{HELLO, fingerprint, local, local_sockets};
 pub use error::{LinkError, Refusal};
 pub use mcp::McpSession;
-pub use resume::{DeploymentWatch, Fleet, Logs, OperationFollow, Progress};
+pub use resume::{DeploymentWatch, Fleet, Logs, OperationFollow, Progress, Update};
+#[allow(unused_imports, reason = "parts of what the screens show")]
 pub use view::{
     AgentInfo, Condition, Deployment, Detail, Engine, Event, LogBatch, LogGap, LogLine, Operation, Problem, Release,
     Replica, Secret, What,
@@ -281,6 +282,7 @@ impl Link {
     }
 
     /// Which agent.
+    #[allow(dead_code, reason = "the screens show it")]
     pub fn target(&self) -> &Target {
         &self.target
     }
@@ -323,11 +325,7 @@ impl Link {
     }
 
     /// Sends a folder's archive. An `Err` from the producer leaves the upload unfinished: the caller drops the future.
-    pub async fn upload(
-        &self,
-        label: &str,
-        chunks: mpsc::Receiver<Result<Vec<u8>, ()>>,
-    ) -> Result<Upload, LinkError> {
+    pub async fn upload(&self, label: &str, chunks: mpsc::Receiver<Result<Vec<u8>, ()>>) -> Result<Upload, LinkError> {
         let mut client = v1::sources_client::SourcesClient::new(self.wire.clone());
         let header = v1::UploadChunk { request_id: request_id(), label: label.to_owned(), size: 0, data: Vec::new() };
         let data = stream::unfold(chunks, |mut chunks| async move {

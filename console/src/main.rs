@@ -3,6 +3,7 @@
 mod cli;
 mod contexts;
 mod link;
+mod tui;
 
 use std::io::IsTerminal as _;
 use std::process::ExitCode;
@@ -33,7 +34,8 @@ async fn start(mut parsed: cli::Cli) -> u8 {
         return cli::run(parsed, verb).await;
     }
     let failure = if std::io::stdin().is_terminal() && std::io::stdout().is_terminal() {
-        console(parsed.host.as_deref()).await.err()
+        // the full-screen console is called here: tui::run(contexts::resolve(parsed.host.as_deref())?)
+        Some(cli::Failure::usage("this build has no console screen", "name a verb: 'sigil --help' lists them"))
     } else {
         Some(cli::Failure::usage("the console needs a terminal", "name a verb: 'sigil --help' lists them"))
     };

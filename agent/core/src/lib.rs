@@ -5,3 +5,4 @@ pub mod recipe;
 pub mod ring;
 pub mod scan;
 pub mod source;
+pub mod tier;

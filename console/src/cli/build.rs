@@ -15,7 +15,9 @@ use crate::link::{Change, SourceRef};
 
 /// Make the image of a source, or print its Dockerfile
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Example:\n  sigil build ./server\n  sigil build ./server --dry-run\n  sigil build git+https://example.org/org/repo@v1.2")]
+#[command(
+    after_help = "Example:\n  sigil build ./server\n  sigil build ./server --dry-run\n  sigil build git+https://example.org/org/repo@v1.2"
+)]
 pub struct Args {
     /// ./dir, git+https://host/org/repo[@ref][#subdir], npm:name[@version], pypi:name[==version] or image:ref
     source: String,

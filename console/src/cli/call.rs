@@ -78,7 +78,11 @@ fn page(ctx: &Ctx, result: &Value) -> Vec<u8> {
         match word("type") {
             "text" => out.push_str(&said(ctx, word("text"))),
             kind @ ("image" | "audio") => {
-                out.push_str(&format!("[{kind} {}, {}; -o json has it]\n", text::one_line(word("mimeType")), bytes("data")));
+                out.push_str(&format!(
+                    "[{kind} {}, {}; -o json has it]\n",
+                    text::one_line(word("mimeType")),
+                    bytes("data")
+                ));
             }
             "resource_link" => out.push_str(&format!("[resource {}]\n", text::one_line(word("uri")))),
             "resource" => {

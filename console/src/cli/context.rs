@@ -148,10 +148,9 @@ fn known(all: &Contexts, name: &str) -> Result<(), Failure> {
     if all.contexts.contains_key(name) {
         return Ok(());
     }
-    let mut failure = Failure::from(all.target(name).err().unwrap_or(link::LinkError::UnknownContext {
-        name: name.to_owned(),
-        known: Vec::new(),
-    }));
+    let mut failure = Failure::from(
+        all.target(name).err().unwrap_or(link::LinkError::UnknownContext { name: name.to_owned(), known: Vec::new() }),
+    );
     failure.hint = near::hint(name, all.contexts.keys().map(String::as_str), &failure.hint);
     Err(failure)
 }

@@ -37,7 +37,7 @@ pub struct Failure {
     /// What to do; may be empty.
     pub hint: String,
     /// More for scripts.
-    pub details: Option<Value>,
+    pub details: Option<Box<Value>>,
 }
 
 impl Failure {
@@ -58,7 +58,7 @@ impl Failure {
 
     /// The same with details.
     pub fn with_details(mut self, details: Value) -> Self {
-        self.details = Some(details);
+        self.details = Some(Box::new(details));
         self
     }
 

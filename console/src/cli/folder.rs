@@ -84,9 +84,13 @@ pub fn walk(root: &Path, purpose: Purpose) -> Result<Folder, Failure> {
         let real = root.join(relative);
         let Some(path) = relative.to_str() else {
             let shown = relative.to_string_lossy();
-            return Err(Failure::usage(format!("the file name '{shown}' is not UTF-8"), "rename the file or ignore it"));
+            return Err(Failure::usage(
+                format!("the file name '{shown}' is not UTF-8"),
+                "rename the file or ignore it",
+            ));
         };
-        let unreadable = |e: io::Error| Failure::usage(format!("'{path}' cannot be read: {e}"), "check the permissions");
+        let unreadable =
+            |e: io::Error| Failure::usage(format!("'{path}' cannot be read: {e}"), "check the permissions");
         let metadata = std::fs::symlink_metadata(&real).map_err(unreadable)?;
         let kind = if metadata.is_dir() {
             Kind::Dir

@@ -50,10 +50,18 @@ fn page(ctx: &Ctx, detail: &Detail, now: Timestamp) -> String {
     field("transport", clean(&d.transport));
     field("tier", clean(&d.tier));
     field("source", clean(&d.source));
-    field("load", format!(
-        "{:.0} req/min, p99 {:.0} ms, {:.1}% errors, {:.0}% CPU, {}, {} sessions",
-        d.rpm, d.p99_ms, d.error_rate * 100.0, d.cpu_percent, time::size(d.memory_bytes), d.sessions
-    ));
+    field(
+        "load",
+        format!(
+            "{:.0} req/min, p99 {:.0} ms, {:.1}% errors, {:.0}% CPU, {}, {} sessions",
+            d.rpm,
+            d.p99_ms,
+            d.error_rate * 100.0,
+            d.cpu_percent,
+            time::size(d.memory_bytes),
+            d.sessions
+        ),
+    );
     field("created", time::ago(d.created_at, now));
     let why = if detail.reason.is_empty() { String::new() } else { format!(": {}", clean(&detail.reason)) };
     field("changed", format!("{} (generation {}){why}", time::ago(d.changed_at, now), detail.generation));

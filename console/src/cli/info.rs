@@ -69,10 +69,13 @@ fn agent_fields(agent: &AgentInfo, field: &mut impl FnMut(&str, &str)) {
         }
     }
     match &agent.engine {
-        Some(e) if e.reachable => field("engine", &format!(
-            "{} {} (API {}, cgroup v{}, logs {}) at {}",
-            e.name, e.version, e.api_version, e.cgroup_version, e.log_driver, e.host
-        )),
+        Some(e) if e.reachable => field(
+            "engine",
+            &format!(
+                "{} {} (API {}, cgroup v{}, logs {}) at {}",
+                e.name, e.version, e.api_version, e.cgroup_version, e.log_driver, e.host
+            ),
+        ),
         Some(e) => field("engine", &format!("does not answer at {}: {}", e.host, e.message)),
         None => field("engine", "none"),
     }

@@ -52,7 +52,10 @@ pub async fn run(ctx: &Ctx, args: Args) -> Outcome {
     };
     if let Err(e) = regex::Regex::new(&args.grep) {
         let why = e.to_string().lines().last().unwrap_or_default().trim_start_matches("error: ").to_owned();
-        return Err(Failure::usage(format!("'{}' is not a regular expression: {why}", args.grep), "quote it for the shell"));
+        return Err(Failure::usage(
+            format!("'{}' is not a regular expression: {why}", args.grep),
+            "quote it for the shell",
+        ));
     }
     let query = LogQuery {
         since: moment(args.since.as_deref(), "--since")?,

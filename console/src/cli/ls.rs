@@ -9,7 +9,9 @@ use crate::link::{Deployment, Fleet, Progress};
 
 /// List deployments and how they are
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Example:\n  sigil ls\n  sigil ls -o json | jq '.[] | select(.state != \"ready\")'\n  sigil ls -w")]
+#[command(
+    after_help = "Example:\n  sigil ls\n  sigil ls -o json | jq '.[] | select(.state != \"ready\")'\n  sigil ls -w"
+)]
 pub struct Args {
     /// Go on, showing every change
     #[arg(short, long)]

@@ -145,7 +145,9 @@ impl<'a> Client<'a> {
         let params: Value = params.and_then(|p| serde_json::from_str(p.get()).ok()).unwrap_or_default();
         let text = match method {
             "notifications/progress" => params.get("message").and_then(Value::as_str).map(str::to_owned),
-            "notifications/message" => params.get("data").map(|d| d.as_str().map_or_else(|| d.to_string(), str::to_owned)),
+            "notifications/message" => {
+                params.get("data").map(|d| d.as_str().map_or_else(|| d.to_string(), str::to_owned))
+            }
             _ => None,
         };
         if let Some(text) = text {

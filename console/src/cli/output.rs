@@ -54,7 +54,8 @@ impl Term {
         let plain = std::env::var_os("NO_COLOR").is_some_and(|v| !v.is_empty())
             || std::env::var_os("TERM").is_none_or(|term| term == "dumb");
         let given = std::env::var("COLUMNS").ok().and_then(|c| c.parse().ok()).filter(|c| (20..=1000).contains(c));
-        let real = || if stdout || stderr { crossterm::terminal::size().ok().map(|(w, _)| usize::from(w)) } else { None };
+        let real =
+            || if stdout || stderr { crossterm::terminal::size().ok().map(|(w, _)| usize::from(w)) } else { None };
         Self {
             stdin: std::io::stdin().is_terminal(),
             stdout,

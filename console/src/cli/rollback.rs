@@ -7,7 +7,9 @@ use crate::link::Change;
 
 /// Return to an earlier release
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Example:\n  sigil rollback time        # the last good release before this one\n  sigil rollback time 2")]
+#[command(
+    after_help = "Example:\n  sigil rollback time        # the last good release before this one\n  sigil rollback time 2"
+)]
 pub struct Args {
     /// The deployment
     name: String,

@@ -15,7 +15,9 @@ use crate::link::{Change, SourceRef};
 
 /// Look for flaws in a source; nothing is built. Exit code 6 when it is blocked
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Example:\n  sigil scan ./server\n  sigil scan npm:@scope/name -o json | jq .verdict\n  sigil scan . -o sarif > findings.sarif")]
+#[command(
+    after_help = "Example:\n  sigil scan ./server\n  sigil scan npm:@scope/name -o json | jq .verdict\n  sigil scan . -o sarif > findings.sarif"
+)]
 pub struct Args {
     /// ./dir, git+https://host/org/repo[@ref][#subdir], npm:name[@version], pypi:name[==version] or image:ref
     source: String,
@@ -109,7 +111,9 @@ fn page(ctx: &Ctx, report: &Report) -> String {
     for f in findings {
         let severity = paint(&f.severity, state_paint(&f.severity), colour);
         out.push_str(&format!("{severity}  {}  {}:{}:{}\n", clean(&f.rule), clean(&f.path), f.line, f.column));
-        for (name, value) in [("", &f.message), ("", &f.snippet), ("impact: ", &f.impact), ("fix: ", &f.fix), ("help: ", &f.help)] {
+        for (name, value) in
+            [("", &f.message), ("", &f.snippet), ("impact: ", &f.impact), ("fix: ", &f.fix), ("help: ", &f.help)]
+        {
             if !value.is_empty() {
                 out.push_str(&format!("    {}{}\n", paint(name, Paint::Dim, colour), clean(value)));
             }

@@ -62,7 +62,11 @@ pub fn ago(time: Option<Timestamp>, now: Timestamp) -> String {
         None => "-".to_owned(),
         Some(time) => {
             let age = now.duration_since(time);
-            if age < SignedDuration::from_secs(2) { "now".to_owned() } else { format!("{} ago", span(age.unsigned_abs())) }
+            if age < SignedDuration::from_secs(2) {
+                "now".to_owned()
+            } else {
+                format!("{} ago", span(age.unsigned_abs()))
+            }
         }
     }
 }

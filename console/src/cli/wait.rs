@@ -15,7 +15,9 @@ use crate::link::{self, Change, Link, Operation, What};
 pub async fn change(ctx: &Ctx, link: &Link, change: Change, wait: &WaitArgs) -> Result<Option<Operation>, Failure> {
     let operation = link.start(change).await.map_err(Failure::from)?;
     if wait.no_wait {
-        ctx.emit(&operation, || format!("operation {} started\nfollow it with: sigil ops {} -f\n", operation.id, operation.id))?;
+        ctx.emit(&operation, || {
+            format!("operation {} started\nfollow it with: sigil ops {} -f\n", operation.id, operation.id)
+        })?;
         return Ok(None);
     }
     finish(ctx, link, &operation, Some(wait.timeout)).await.map(Some)
@@ -75,18 +77,23 @@ pub fn verdict(operation: Operation) -> Result<Operation, Failure> {
         (Some(problem), _) => {
             let mut failure = Failure::from(problem);
             let id = serde_json::Value::String(operation.id.clone());
-            match &mut failure.details {
+            match failure.details.as_deref_mut() {
                 Some(serde_json::Value::Object(map)) => {
                     map.entry("operation").or_insert(id);
                 }
-                None => failure.details = Some(json!({ "operation": id })),
+                None => failure = failure.with_details(json!({ "operation": id })),
                 Some(_) => {}
             }
             Err(failure)
         }
         (None, state) => {
             let message = format!("{} of {} was {state}", operation.kind, operation.deployment);
-            Err(Failure::new(super::fail::FAILED, "OPERATION_FAILED", message, format!("see 'sigil ops {}'", operation.id)))
+            Err(Failure::new(
+                super::fail::FAILED,
+                "OPERATION_FAILED",
+                message,
+                format!("see 'sigil ops {}'", operation.id),
+            ))
         }
     }
 }

@@ -38,7 +38,7 @@ pub(super) fn status(status: &Status) -> LinkError {
             code: info.code,
             message,
             hint: info.hint,
-            details: json(&info.details),
+            details: json(&info.details).map(Box::new),
             exit: exit(info.exit_code),
         });
     }
@@ -135,7 +135,8 @@ pub(super) fn deployment(d: v1::Deployment) -> view::Deployment {
 }
 
 pub(super) fn detail(d: v1::DeploymentDetail) -> Result<view::Detail, LinkError> {
-    let deployment_of = d.deployment.ok_or_else(|| LinkError::Nonsense { why: "a detail without deployment".into() })?;
+    let deployment_of =
+        d.deployment.ok_or_else(|| LinkError::Nonsense { why: "a detail without deployment".into() })?;
     Ok(view::Detail {
         deployment: deployment(deployment_of),
         conditions: d
@@ -197,7 +198,7 @@ pub(super) fn operation(o: v1::Operation) -> view::Operation {
             code: e.code,
             message: e.message,
             hint: e.hint,
-            details: json(&e.details),
+            details: json(&e.details).map(Box::new),
             exit: exit(e.exit_code),
         }),
         result: json(&o.result),

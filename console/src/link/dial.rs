@@ -72,19 +72,19 @@ pub async fn dial(target: &Target) -> Result<Box<dyn Stream>, LinkError> {
     let connect = async {
         Ok::<Box<dyn Stream>, LinkError>(match address {
             Address::Local => Box::new(local().await?.1),
-            Address::Unix(path) => Box::new(UnixStream::connect(path).await.map_err(|e| match dial_error(address, &e) {
-                LinkError::Unreachable { address, .. } => {
-                    LinkError::Unreachable { address, why: socket_error(path, &e) }
-                }
-                other => other,
-            })?),
+            Address::Unix(path) => {
+                Box::new(UnixStream::connect(path).await.map_err(|e| match dial_error(address, &e) {
+                    LinkError::Unreachable { address, .. } => {
+                        LinkError::Unreachable { address, why: socket_error(path, &e) }
+                    }
+                    other => other,
+                })?)
+            }
             Address::Tls { host, port } => {
                 let pin = target.pin.ok_or_else(|| LinkError::NoPin { address: address.to_string() })?;
                 Box::new(tls(address, host, *port, Expect::Pin(pin)).await?.0)
             }
-            Address::Ssh { user, host, port } => {
-                Box::new(ssh(user.as_deref(), host, *port, target.interactive).await?)
-            }
+            Address::Ssh { user, host, port } => Box::new(ssh(user.as_deref(), host, *port, target.interactive).await?),
         })
     };
     // a person may have to type a passphrase for ssh, which has its own connect timeout
@@ -225,7 +225,8 @@ async fn ssh(user: Option<&str>, host: &str, port: Option<u16>, interactive: boo
     }
     command.arg("--").arg(host).args(["sigil", "dial", "--hello"]);
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
-    let mut child = command.spawn().map_err(|e| failed(String::new(), format!("ssh cannot be started: {}", plain(&e))))?;
+    let mut child =
+        command.spawn().map_err(|e| failed(String::new(), format!("ssh cannot be started: {}", plain(&e))))?;
     let (Some(stdin), Some(stdout), Some(mut stderr)) = (child.stdin.take(), child.stdout.take(), child.stderr.take())
     else {
         return Err(failed(String::new(), "ssh has no pipes".to_owned()));

@@ -130,7 +130,7 @@ pub struct Refusal {
     /// What to do; may be empty.
     pub hint: String,
     /// Whatever a script may want.
-    pub details: Option<Value>,
+    pub details: Option<Box<Value>>,
     /// The exit code that fits.
     pub exit: u8,
 }
@@ -219,17 +219,15 @@ impl LinkError {
     }
 
     /// More for scripts.
-    pub fn details(&self) -> Option<Value> {
+    pub fn details(&self) -> Option<Box<Value>> {
         match self {
             Self::NoAgent { tried } => {
-                let tried: Vec<Value> = tried
-                    .iter()
-                    .map(|(place, why)| serde_json::json!({ "place": place, "why": why }))
-                    .collect();
-                Some(serde_json::json!({ "tried": tried }))
+                let tried: Vec<Value> =
+                    tried.iter().map(|(place, why)| serde_json::json!({ "place": place, "why": why })).collect();
+                Some(Box::new(serde_json::json!({ "tried": tried })))
             }
             Self::WrongPin { expected, found, .. } => {
-                Some(serde_json::json!({ "expected": expected, "found": found }))
+                Some(Box::new(serde_json::json!({ "expected": expected, "found": found })))
             }
             Self::Refused(refusal) => refusal.details.clone(),
             _ => None,

@@ -85,7 +85,17 @@ struct Resuming<C: Cursor> {
 impl<C: Cursor> Resuming<C> {
     fn new(link: Link, cursor: C, patience: Option<Duration>) -> Self {
         let backoff = Backoff::default();
-        Self { link, cursor, stream: None, opening: None, backoff, retry_at: None, lost_since: None, patience, over: false }
+        Self {
+            link,
+            cursor,
+            stream: None,
+            opening: None,
+            backoff,
+            retry_at: None,
+            lost_since: None,
+            patience,
+            over: false,
+        }
     }
 
     /// Cancel-safe: a dropped call loses neither a message nor a wait.

@@ -233,7 +233,7 @@ pub struct Problem {
     /// What to do.
     pub hint: String,
     /// More for scripts.
-    pub details: Option<Value>,
+    pub details: Option<Box<Value>>,
     /// Exit code of `cli.md`.
     #[serde(skip)]
     pub exit: u8,

@@ -70,13 +70,18 @@ pub fn build(schema: &Value, json: Option<&str>, pairs: &[(String, String)]) -> 
 }
 
 fn wrong(key: &str, text: &str, want: &str) -> Failure {
-    Failure::usage(format!("argument '{key}' must be {want}, '{text}' is not"), "'sigil tools NAME -o json' shows the schema")
+    Failure::usage(
+        format!("argument '{key}' must be {want}, '{text}' is not"),
+        "'sigil tools NAME -o json' shows the schema",
+    )
 }
 
 /// Follows `$ref` within the schema, a few steps: a circle is not worth more.
 fn resolve<'a>(schema: &'a Value, mut property: &'a Value) -> &'a Value {
     for _ in 0..8 {
-        let Some(pointer) = property.get("$ref").and_then(Value::as_str).and_then(|r| r.strip_prefix('#')) else { break };
+        let Some(pointer) = property.get("$ref").and_then(Value::as_str).and_then(|r| r.strip_prefix('#')) else {
+            break;
+        };
         match schema.pointer(pointer) {
             Some(found) => property = found,
             None => break,
@@ -134,7 +139,8 @@ fn typed(types: &[String], property: &Value, text: &str) -> Result<Value, String
         if let Some(option) = options.iter().find(same) {
             return Ok(option.clone());
         }
-        let names: Vec<String> = options.iter().map(|o| o.as_str().map_or_else(|| o.to_string(), str::to_owned)).collect();
+        let names: Vec<String> =
+            options.iter().map(|o| o.as_str().map_or_else(|| o.to_string(), str::to_owned)).collect();
         return Err(format!("one of {}", names.join(", ")));
     }
     if let Some(value) = parsed {

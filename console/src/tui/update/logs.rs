@@ -3,7 +3,7 @@
 use crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
 
 use super::super::clean;
-use super::super::logbuf::{Buffer, Kind, Level, Pattern};
+use super::super::logbuf::{Buffer, Kind, Level, Pattern, thousands};
 use super::super::model::{Logs, Model, Overlay, Purpose, SINCE, TimeMode};
 use super::super::view::logs::{Shape, shape};
 use super::{Effect, actions, ask, tell};
@@ -148,7 +148,7 @@ fn jump(model: &mut Model, forward: bool, what: &str, fits: impl Fn(&super::supe
         (0..here).rev().find(fit).map(|p| (p, false)).or_else(|| (here..len).rev().find(fit).map(|p| (p, true)))
     };
     let Some((place, wrapped)) = found else {
-        tell(model, format!("no {what} in the {} lines shown", logs.buffer.len()), false);
+        tell(model, format!("no {what} in the {} lines shown", thousands(len as u64)), false);
         return;
     };
     logs.current = logs.buffer.number(place);

@@ -1,0 +1,709 @@
+//! Owns: layers and checks of the agent's configuration. May touch: the configuration file, and whether files that it
+//! names can be read. Never: stops at the first flaw. Tested by: units here.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use serde_json::Value as Json;
+
+use super::keys::{KEYS, Key, Kind, json, pointer};
+use super::{AgentConfig, diff};
+use crate::flaw::{At, Flaw, did_you_mean, lines};
+use crate::node::{self, Entry, Node, Value};
+use crate::size;
+
+/// A value given by a flag.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Override {
+    /// The flag as a person writes it (`--data-dir`).
+    pub flag: String,
+    /// The key's path (`data_dir`).
+    pub path: String,
+    /// The value, written as in the environment.
+    pub value: String,
+}
+
+impl Override {
+    /// An override of `path` by `flag`.
+    pub fn new(flag: &str, path: &str, value: impl Into<String>) -> Self {
+        Self { flag: flag.to_owned(), path: path.to_owned(), value: value.into() }
+    }
+}
+
+/// A configuration that can be used.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Loaded {
+    /// The values.
+    pub config: AgentConfig,
+    /// The file read, if any.
+    pub file: Option<PathBuf>,
+    /// Worth a second look, but no reason to refuse.
+    pub warnings: Vec<Flaw>,
+    /// Where each key that is not at its default was set.
+    pub origins: BTreeMap<&'static str, At>,
+}
+
+/// Everything that is wrong with a configuration.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+#[error("{}", lines(.flaws))]
+pub struct ConfigErrors {
+    /// All flaws, never empty.
+    pub flaws: Vec<Flaw>,
+    /// Warnings found on the way.
+    pub warnings: Vec<Flaw>,
+}
+
+impl ConfigErrors {
+    /// What to do about it.
+    pub fn hint(&self) -> &'static str {
+        "mend the lines named, then look again with 'sigil-agent config check'"
+    }
+}
+
+/// Where the configuration is looked for without `--config`: `/etc/sigil/agent.toml` as root, else
+/// `$XDG_CONFIG_HOME/sigil/agent.toml` (`~/.config` when unset).
+pub fn default_path() -> PathBuf {
+    if is_root() {
+        return PathBuf::from("/etc/sigil/agent.toml");
+    }
+    xdg("XDG_CONFIG_HOME", ".config").join("sigil/agent.toml")
+}
+
+/// The file to read: the one asked for, whether it exists or not, else the default one if it exists.
+pub fn find(asked: Option<PathBuf>) -> Option<PathBuf> {
+    asked.or_else(|| Some(default_path()).filter(|p| p.exists()))
+}
+
+/// Where state lives: the configured directory, else `/var/lib/sigil` as root, else `$XDG_STATE_HOME/sigil`
+/// (`~/.local/state` when unset).
+pub fn data_dir(config: &AgentConfig) -> PathBuf {
+    match &config.data_dir {
+        Some(dir) => dir.clone(),
+        None if is_root() => PathBuf::from("/var/lib/sigil"),
+        None => xdg("XDG_STATE_HOME", ".local/state").join("sigil"),
+    }
+}
+
+pub(crate) fn xdg(variable: &str, below_home: &str) -> PathBuf {
+    // the specification: a relative path in these variables is to be ignored
+    let set = std::env::var_os(variable).map(PathBuf::from).filter(|p| p.is_absolute());
+    set.unwrap_or_else(|| std::env::home_dir().unwrap_or_else(|| PathBuf::from("/")).join(below_home))
+}
+
+fn is_root() -> bool {
+    use std::os::unix::fs::MetadataExt;
+    // the owner of our own entry in /proc is our effective uid, without a system call crate
+    std::fs::metadata("/proc/self").is_ok_and(|m| m.uid() == 0)
+}
+
+/// Reads all layers: default < file < environment < flags. `env` may be the whole environment.
+///
+/// # Errors
+/// All flaws of all layers at once, and a file that cannot be read.
+pub fn load(
+    file: Option<&Path>,
+    env: impl IntoIterator<Item = (String, String)>,
+    flags: &[Override],
+) -> Result<Loaded, ConfigErrors> {
+    let text = match file {
+        None => None,
+        Some(path) => match std::fs::read_to_string(path) {
+            Ok(text) => Some((path.display().to_string(), text)),
+            Err(error) => {
+                let flaw = Flaw::new(&At::whole(path.display().to_string()), format!("cannot be read: {error}"));
+                return Err(ConfigErrors { flaws: vec![flaw], warnings: Vec::new() });
+            }
+        },
+    };
+    let mut loaded = parse(text.as_ref().map(|(name, text)| (name.as_str(), text.as_str())), env, flags)?;
+    loaded.file = file.map(Path::to_owned);
+    let mut flaws = Vec::new();
+    let values = json(&loaded.config);
+    for key in KEYS.iter().filter(|k| k.kind == Kind::File) {
+        let (Some(Json::String(path)), Some(at)) = (values.pointer(&pointer(key.path)), loaded.origins.get(key.path))
+        else {
+            continue;
+        };
+        if let Err(error) = std::fs::File::open(path) {
+            flaws.push(Flaw::new(at, format!("{}: '{path}' cannot be read: {error}", key.path)));
+        }
+    }
+    if flaws.is_empty() { Ok(loaded) } else { Err(ConfigErrors { flaws, warnings: loaded.warnings }) }
+}
+
+/// [`load`] without touching a file: `file` is its name and text. Files that it names are not looked at.
+///
+/// # Errors
+/// All flaws of all layers at once.
+pub fn parse(
+    file: Option<(&str, &str)>,
+    env: impl IntoIterator<Item = (String, String)>,
+    flags: &[Override],
+) -> Result<Loaded, ConfigErrors> {
+    let mut layers = Layers { values: json(&AgentConfig::default()), ..Layers::default() };
+    if let Some((name, text)) = file {
+        layers.file(name, text);
+    }
+    let mut env: Vec<_> = env.into_iter().filter(|(name, _)| name.starts_with("SIGIL_")).collect();
+    env.sort();
+    for (name, value) in env {
+        layers.env(&name, &value);
+    }
+    for flag in flags {
+        let at = At::whole(flag.flag.as_str());
+        match KEYS.iter().find(|k| k.path == flag.path) {
+            Some(key) => layers.outside(key, None, &at, &flag.value),
+            None => layers.flaws.push(Flaw::new(&at, format!("sets no key ('{}')", flag.path))),
+        }
+    }
+    layers.finish()
+}
+
+#[derive(Default)]
+struct Layers {
+    values: Json,
+    origins: BTreeMap<&'static str, At>,
+    flaws: Vec<Flaw>,
+    warnings: Vec<Flaw>,
+}
+
+impl Layers {
+    fn file(&mut self, name: &str, text: &str) {
+        let (root, flaws) = node::toml(name, text);
+        self.flaws.extend(flaws);
+        self.table(&root, "");
+    }
+
+    /// Takes every known key of a section; a section is known when a key begins with it.
+    fn table(&mut self, table: &Node, prefix: &str) {
+        for Entry { key: name, at, value } in table.entries() {
+            let path = format!("{prefix}{name}");
+            if let Some(key) = KEYS.iter().find(|k| k.path == path) {
+                self.set(key, value);
+                continue;
+            }
+            let section = format!("{path}.");
+            if KEYS.iter().any(|k| k.path.starts_with(&section)) {
+                match value.value {
+                    Value::Map(_) => self.table(value, &section),
+                    _ => self.wrong(value, &path, "a section"),
+                }
+                continue;
+            }
+            let siblings: BTreeSet<&str> = KEYS
+                .iter()
+                .filter_map(|k| k.path.strip_prefix(prefix))
+                .map(|rest| rest.split('.').next().unwrap_or(rest))
+                .collect();
+            let mut hint = did_you_mean(name, siblings);
+            if !hint.starts_with("did")
+                && let Some(other) = KEYS.iter().find(|k| k.path.rsplit('.').next() == Some(name.as_str()))
+            {
+                hint = format!("did you mean '{}'?", other.path);
+            }
+            self.flaws.push(Flaw::new(at, format!("unknown key '{path}'")).hint(hint));
+        }
+    }
+
+    fn env(&mut self, name: &str, value: &str) {
+        // these two belong to the console
+        if matches!(name, "SIGIL_HOST" | "SIGIL_TOKEN") {
+            return;
+        }
+        let at = At::whole(name);
+        let (base, entry) = match name.split_once("__") {
+            Some((base, entry)) => (base, Some(entry)),
+            None => (name, None),
+        };
+        let key = KEYS.iter().find(|k| variable(k.path) == base);
+        match (key, entry) {
+            (Some(key), _) if entry.is_some() == matches!(key.kind, Kind::Map | Kind::MapOf(_)) => {
+                self.outside(key, entry, &at, value);
+            }
+            (Some(key), None) => {
+                let message = format!("'{}' is a map", key.path);
+                self.flaws.push(Flaw::new(&at, message).hint(format!("set one of its entries with {base}__NAME")));
+            }
+            _ => {
+                let names: Vec<String> = KEYS.iter().map(|k| variable(k.path)).collect();
+                let hint = did_you_mean(name, names.iter().map(String::as_str));
+                self.warnings.push(Flaw::new(&at, "names no key of the configuration; ignored").hint(hint));
+            }
+        }
+    }
+
+    /// Takes a value written as text outside the file.
+    fn outside(&mut self, key: &'static Key, entry: Option<&str>, at: &At, text: &str) {
+        let plain = Node::text(at, text);
+        let scalar = |value: Value| Node { at: at.clone(), raw: text.to_owned(), value };
+        let node = match key.kind {
+            Kind::Int(..) => scalar(text.trim().parse().map_or(plain.value, Value::Int)),
+            Kind::Cores(..) => scalar(text.trim().parse().map_or(plain.value, Value::Float)),
+            Kind::Bool => match text.trim() {
+                "true" | "1" => scalar(Value::Bool(true)),
+                "false" | "0" => scalar(Value::Bool(false)),
+                _ => plain,
+            },
+            Kind::Texts | Kind::Words(_) | Kind::Origins | Kind::Paths => {
+                let parts = text.split(',').map(str::trim).filter(|p| !p.is_empty());
+                scalar(Value::List(parts.map(|p| Node::text(at, p)).collect()))
+            }
+            Kind::Ports => {
+                let parts = text.split(',').map(str::trim).filter(|p| !p.is_empty());
+                let port = |p: &str| match p.parse() {
+                    Ok(i) => scalar(Value::Int(i)),
+                    Err(_) => Node::text(at, p),
+                };
+                scalar(Value::List(parts.map(port).collect()))
+            }
+            Kind::MapOf(_) | Kind::Map => {
+                let name = entry.unwrap_or_default();
+                let name = if key.kind == Kind::Map { name.to_owned() } else { name.to_lowercase() };
+                let mut node = Node { at: at.clone(), raw: String::new(), value: Value::Map(Vec::new()) };
+                // one variable sets one entry; the others stay
+                if let Some(Json::Object(map)) = self.values.pointer(&pointer(key.path))
+                    && let Value::Map(entries) = &mut node.value
+                {
+                    for (key, value) in map.iter().filter(|(k, _)| **k != name) {
+                        let value = Node::text(at, value.as_str().unwrap_or_default());
+                        entries.push(Entry { key: key.clone(), at: at.clone(), value });
+                    }
+                    entries.push(Entry { key: name, at: at.clone(), value: plain });
+                }
+                node
+            }
+            _ => plain,
+        };
+        self.set(key, &node);
+    }
+
+    fn wrong(&mut self, node: &Node, path: &str, wanted: &str) {
+        self.flaws.push(Flaw::new(&node.at, format!("{path} must be {wanted}, this is {}", node.kind())));
+    }
+
+    fn set(&mut self, key: &'static Key, node: &Node) {
+        let Some(value) = self.checked(key, node) else { return };
+        if let Some(slot) = self.values.pointer_mut(&pointer(key.path)) {
+            *slot = value;
+        }
+        self.origins.insert(key.path, node.at.clone());
+    }
+
+    fn checked(&mut self, key: &Key, node: &Node) -> Option<Json> {
+        let path = key.path;
+        match key.kind {
+            Kind::Text
+            | Kind::Word(_)
+            | Kind::Path
+            | Kind::File
+            | Kind::Listen { .. }
+            | Kind::Url
+            | Kind::Engine
+            | Kind::Level => {
+                let Some(text) = node.as_text() else {
+                    self.wrong(node, path, "a text");
+                    return None;
+                };
+                self.checked_text(key, node, text)
+            }
+            Kind::Int(least, most) => match node.value {
+                Value::Int(i) => self.within(path, node, u64::try_from(i).ok(), least, most),
+                _ => {
+                    self.wrong(node, path, "a whole number");
+                    None
+                }
+            },
+            Kind::Bytes(least, most) => {
+                let size = match &node.value {
+                    Value::Int(i) => u64::try_from(*i).ok(),
+                    Value::Text(text) => match size::bytes(text) {
+                        Some(bytes) => Some(bytes),
+                        None => {
+                            let message = format!("{path} cannot be '{text}'");
+                            self.flaws.push(Flaw::new(&node.at, message).hint("write bytes, or a size such as 16MiB"));
+                            return None;
+                        }
+                    },
+                    _ => {
+                        self.wrong(node, path, "a size (bytes, or a text such as \"16MiB\")");
+                        return None;
+                    }
+                };
+                self.within(path, node, size, least, most)
+            }
+            Kind::Cores(least, most) => {
+                let cores = match node.value {
+                    Value::Int(i) => i as f64,
+                    Value::Float(f) => f,
+                    _ => {
+                        self.wrong(node, path, "a number of cores");
+                        return None;
+                    }
+                };
+                if !(least..=most).contains(&cores) {
+                    let message = format!("{path} must be from {least} to {most} cores, not {}", node.raw);
+                    self.flaws.push(Flaw::new(&node.at, message));
+                    return None;
+                }
+                Some(Json::from(cores))
+            }
+            Kind::Bool => match node.value {
+                Value::Bool(b) => Some(Json::from(b)),
+                _ => {
+                    self.wrong(node, path, "true or false");
+                    None
+                }
+            },
+            Kind::Texts | Kind::Words(_) | Kind::Origins | Kind::Paths | Kind::Ports => {
+                if !matches!(node.value, Value::List(_)) {
+                    self.wrong(node, path, "a list");
+                    return None;
+                }
+                let members: Vec<Option<Json>> = node.items().iter().map(|n| self.member(key, n)).collect();
+                members.into_iter().collect::<Option<Vec<_>>>().map(Json::Array)
+            }
+            Kind::MapOf(_) | Kind::Map => self.map(key, node),
+        }
+    }
+
+    fn within(&mut self, path: &str, node: &Node, value: Option<u64>, least: u64, most: u64) -> Option<Json> {
+        match value {
+            Some(n) if (least..=most).contains(&n) => Some(Json::from(n)),
+            _ => {
+                let message = format!("{path} must be from {least} to {most}, not {}", node.raw);
+                self.flaws.push(Flaw::new(&node.at, message));
+                None
+            }
+        }
+    }
+
+    fn checked_text(&mut self, key: &Key, node: &Node, text: &str) -> Option<Json> {
+        let path = key.path;
+        let mut bad = |hint: String| {
+            self.flaws.push(Flaw::new(&node.at, format!("{path} cannot be '{}'", mask(text))).hint(hint));
+            None
+        };
+        // empty is the default everywhere but where a default is written out
+        if text.is_empty() {
+            return match key.kind {
+                Kind::Path | Kind::File => Some(Json::Null),
+                Kind::Word(known) => bad(format!("known: {}", known.join(", "))),
+                Kind::Listen { plain: true } => bad("write address:port, as in 127.0.0.1:7450".into()),
+                Kind::Level => bad("write a level, as in info".into()),
+                _ => Some(Json::from("")),
+            };
+        }
+        match key.kind {
+            Kind::Word(known) if !known.contains(&text) => {
+                return bad(format!("known: {}", known.join(", ")));
+            }
+            // a relative path in a file means another place for every way of starting the agent
+            Kind::Path | Kind::File if node.at.line > 0 && !text.starts_with('/') => {
+                return bad("write an absolute path".into());
+            }
+            Kind::Listen { plain } => {
+                let Some(loopback) = listen(text) else {
+                    return bad("write address:port, as in 127.0.0.1:7450".into());
+                };
+                if plain && !loopback {
+                    let message = format!("{path}: others on the network reach '{text}' without encryption");
+                    let hint = "put a TLS proxy in front, or keep 127.0.0.1";
+                    self.warnings.push(Flaw::new(&node.at, message).hint(hint));
+                }
+            }
+            Kind::Url => {
+                let fine = url::Url::parse(text).is_ok_and(|u| matches!(u.scheme(), "http" | "https") && u.has_host());
+                if !fine {
+                    return bad("write an http:// or https:// URL".into());
+                }
+            }
+            Kind::Engine if !text.strip_prefix("unix://").is_some_and(|p| p.starts_with('/') && p.len() > 1) => {
+                return bad("the engine is on this host: write unix:///path/to/docker.sock".into());
+            }
+            Kind::Level if !level(text) => {
+                return bad("write error, warn, info, debug, trace or off, or target=level, comma separated".into());
+            }
+            _ => {}
+        }
+        Some(Json::from(text))
+    }
+
+    fn member(&mut self, key: &Key, node: &Node) -> Option<Json> {
+        let path = key.path;
+        if key.kind == Kind::Ports {
+            return match node.value {
+                Value::Int(i) => self.within(path, node, u64::try_from(i).ok(), 1, 65_535),
+                _ => {
+                    self.wrong(node, path, "a list of port numbers");
+                    None
+                }
+            };
+        }
+        let Some(text) = node.as_text() else {
+            self.wrong(node, path, "a list of texts");
+            return None;
+        };
+        let hint = match key.kind {
+            Kind::Words(known) if !known.contains(&text) => format!("known: {}", known.join(", ")),
+            Kind::Paths if !text.starts_with('/') || text.split('/').any(|p| p == "..") => {
+                "write an absolute path without '..'".into()
+            }
+            Kind::Origins if text != "*" && !origin(text) => "write scheme://host[:port], as browsers send it".into(),
+            _ if text.is_empty() => "leave empty members out".into(),
+            _ => return Some(Json::from(text)),
+        };
+        self.flaws.push(Flaw::new(&node.at, format!("{path} cannot hold '{text}'")).hint(hint));
+        None
+    }
+
+    fn map(&mut self, key: &Key, node: &Node) -> Option<Json> {
+        let path = key.path;
+        if !matches!(node.value, Value::Map(_)) {
+            self.wrong(node, path, "a map");
+            return None;
+        }
+        let mut map = serde_json::Map::new();
+        let before = self.flaws.len();
+        for entry in node.entries() {
+            let name = entry.key.as_str();
+            match key.kind {
+                Kind::MapOf(known) if !known.contains(&name) => {
+                    let hint = did_you_mean(name, known.iter().copied());
+                    self.flaws.push(Flaw::new(&entry.at, format!("unknown key '{path}.{name}'")).hint(hint));
+                }
+                Kind::Map if !crate::manifest::is_env_name(name) => {
+                    let message = format!("{path}: '{name}' is no name for a build argument");
+                    self.flaws.push(Flaw::new(&entry.at, message).hint("letters, digits and '_', no digit first"));
+                }
+                _ => {}
+            }
+            match entry.value.as_text() {
+                Some(text) => {
+                    map.insert(name.to_owned(), Json::from(text));
+                }
+                None => self.wrong(&entry.value, &format!("{path}.{name}"), "a text"),
+            }
+        }
+        (self.flaws.len() == before).then_some(Json::Object(map))
+    }
+
+    fn finish(mut self) -> Result<Loaded, ConfigErrors> {
+        let set = |values: &Json, path| values.pointer(&pointer(path)).is_some_and(|v: &Json| !v.is_null());
+        for (one, other) in [("grpc.certificate", "grpc.key"), ("grpc.key", "grpc.certificate")] {
+            if let Some(at) = self.origins.get(one)
+                && set(&self.values, one)
+                && !set(&self.values, other)
+            {
+                self.flaws.push(Flaw::new(at, format!("{one} is set without {other}")).hint("set both or neither"));
+            }
+        }
+        let config = if self.flaws.is_empty() {
+            serde_json::from_value::<AgentConfig>(self.values).map_err(|e| {
+                // only reached when the table of keys and the structs disagree
+                self.flaws.push(Flaw::new(&At::whole("configuration"), e.to_string()));
+            })
+        } else {
+            Err(())
+        };
+        match config {
+            Ok(config) => {
+                let differs: BTreeSet<_> = diff(&AgentConfig::default(), &config).iter().map(|c| c.path).collect();
+                self.origins.retain(|path, _| differs.contains(path));
+                Ok(Loaded { config, file: None, warnings: self.warnings, origins: self.origins })
+            }
+            Err(()) => Err(ConfigErrors { flaws: self.flaws, warnings: self.warnings }),
+        }
+    }
+}
+
+/// `builder.base_images` -> `SIGIL_BUILDER_BASE_IMAGES`.
+pub(super) fn variable(path: &str) -> String {
+    format!("SIGIL_{}", path.replace('.', "_").to_uppercase())
+}
+
+/// A URL's password, if it has one, replaced.
+pub(super) fn mask(text: &str) -> String {
+    let masked = url::Url::parse(text).ok().filter(|u| u.password().is_some()).and_then(|mut url| {
+        url.set_password(Some("***")).ok()?;
+        Some(url.to_string())
+    });
+    masked.unwrap_or_else(|| text.to_owned())
+}
+
+/// Whether an address to listen on is loopback; `None` when it is no address with a port.
+fn listen(text: &str) -> Option<bool> {
+    if let Ok(address) = text.parse::<SocketAddr>() {
+        return Some(address.ip().is_loopback());
+    }
+    let (host, port) = text.rsplit_once(':')?;
+    let label = |l: &str| !l.is_empty() && l.chars().all(|c| c.is_ascii_alphanumeric() || c == '-');
+    // digits and dots only would be a mistyped address, not a name
+    let fine = host.split('.').all(label) && host.contains(|c: char| c.is_ascii_alphabetic());
+    port.parse::<u16>().ok().filter(|_| fine).map(|_| host == "localhost")
+}
+
+fn origin(text: &str) -> bool {
+    url::Url::parse(text).is_ok_and(|u| u.has_host() && u.path().len() <= 1 && !text.ends_with('/'))
+}
+
+fn level(text: &str) -> bool {
+    let word = |w: &str| matches!(w.to_ascii_lowercase().as_str(), "off" | "error" | "warn" | "info" | "debug" | "trace");
+    text.split(',').map(str::trim).all(|directive| match directive.rsplit_once('=') {
+        Some((target, level)) => !target.is_empty() && !target.contains(char::is_whitespace) && word(level),
+        None => word(directive),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pairs(env: &[(&str, &str)]) -> Vec<(String, String)> {
+        env.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect()
+    }
+
+    fn flaws(text: &str) -> String {
+        parse(Some(("agent.toml", text)), [], &[]).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn layers_win_in_order_and_say_where_a_value_is_from() {
+        let text = "data_dir = \"/file\"\nname = \"file\"\n[gateway]\nlisten = \"127.0.0.1:1\"\n";
+        let env = pairs(&[("SIGIL_DATA_DIR", "/env"), ("SIGIL_GATEWAY_LISTEN", "127.0.0.1:2"), ("HOME", "/x")]);
+        let flags = [Override::new("--data-dir", "data_dir", "rel")];
+        let loaded = parse(Some(("agent.toml", text)), env, &flags).unwrap();
+        assert_eq!(loaded.config.data_dir, Some("rel".into()));
+        assert_eq!(loaded.config.gateway.listen, "127.0.0.1:2");
+        assert_eq!(loaded.config.name, "file");
+        assert_eq!(loaded.config.gateway.max_body, 16 << 20);
+        let origins: Vec<_> = loaded.origins.iter().map(|(k, at)| format!("{k} {at}")).collect();
+        assert_eq!(origins, ["data_dir --data-dir", "gateway.listen SIGIL_GATEWAY_LISTEN", "name agent.toml:2:8"]);
+    }
+
+    #[test]
+    fn every_key_has_a_variable_of_its_own() {
+        let names: BTreeSet<_> = KEYS.iter().map(|k| variable(k.path)).collect();
+        assert_eq!(names.len(), KEYS.len());
+    }
+
+    #[test]
+    fn the_environment_sets_every_type() {
+        let env = pairs(&[
+            ("SIGIL_ENGINE_HOST", "unix:///run/x.sock"),
+            ("SIGIL_GRPC_LISTEN", "0.0.0.0:7451"),
+            ("SIGIL_BUILDER_BASE_IMAGES__NODE", "my/node:1"),
+            ("SIGIL_BUILDER_BASE_IMAGES__GO", "my/go:1"),
+            ("SIGIL_BUILDER_ARGS__HTTP_PROXY", "http://p"),
+            ("SIGIL_BUILDER_CPUS", "1.5"),
+            ("SIGIL_BUILDER_MEMORY", "1GiB"),
+            ("SIGIL_LIMITS_ALLOW_BRIDGE", "false"),
+            ("SIGIL_SOURCES_ALLOWED", "git, npm"),
+            ("SIGIL_OUTBOUND_PORTS", "8443,9000"),
+            ("SIGIL_TOKEN", "secret"),
+            ("SIGIL_HOST", "ssh://x"),
+            ("SIGIL_GATEWY_LISTEN", "x"),
+        ]);
+        let loaded = parse(None, env, &[]).unwrap();
+        let c = loaded.config;
+        assert_eq!(c.builder.base_images.len(), 2);
+        assert_eq!(c.builder.base_images["node"], "my/node:1");
+        assert_eq!(c.builder.args["HTTP_PROXY"], "http://p");
+        assert_eq!((c.builder.cpus, c.builder.memory), (1.5, 1 << 30));
+        assert!(!c.limits.allow_bridge);
+        assert_eq!(c.sources.allowed, ["git", "npm"]);
+        assert_eq!(c.outbound.ports, [8443, 9000]);
+        assert_eq!(
+            lines(&loaded.warnings),
+            "SIGIL_GATEWY_LISTEN: names no key of the configuration; ignored; did you mean 'SIGIL_GATEWAY_LISTEN'?"
+        );
+        let bad = pairs(&[("SIGIL_BUILDER_CONCURRENCY", "many"), ("SIGIL_BUILDER_ARGS", "x"), ("SIGIL_BUILDER_CPUS", "NaN")]);
+        assert_eq!(
+            parse(None, bad, &[]).unwrap_err().to_string(),
+            "SIGIL_BUILDER_ARGS: 'builder.args' is a map; set one of its entries with SIGIL_BUILDER_ARGS__NAME\n\
+             SIGIL_BUILDER_CONCURRENCY: builder.concurrency must be a whole number, this is a text\n\
+             SIGIL_BUILDER_CPUS: builder.cpus must be from 0.1 to 1024 cores, not NaN"
+        );
+    }
+
+    #[test]
+    fn all_flaws_of_a_file_are_named_at_once() {
+        insta::assert_snapshot!(flaws(
+            r#"nmae = "x"
+data_dir = "relative"
+max_body = 3
+[gatway]
+listen = "x"
+[gateway]
+listen = "127.0.0.1"
+max_connections = 0
+allowed_origins = ["example.org", "https://ok.example"]
+max_body = "huge"
+[engine]
+host = "tcp://10.0.0.1:2375"
+[grpc]
+listen = 7451
+certificate = "/cert.pem"
+[builder]
+network = "host"
+cpus = 0
+npm_registry = "registry.example.org"
+[builder.base_images]
+ruby = "r"
+node = 20
+[builder.args]
+"A B" = "x"
+[sources]
+allowed = ["git", "svn"]
+[limits]
+host_paths = ["data", "/srv/../etc"]
+allow_bridge = "no"
+[logs]
+level = "loud"
+[outbound]
+ports = [80, 70000, "x"]
+proxy = "ftp://user:hunter2@proxy"
+"#
+        ));
+    }
+
+    #[test]
+    fn syntax_errors_have_a_place_and_hide_nothing_else() {
+        let text = flaws("name = \n[gateway]\nlisten = 1\n");
+        assert!(text.contains("agent.toml:1:"), "{text}");
+        assert!(text.contains("agent.toml:3:10: gateway.listen must be a text, this is a number"), "{text}");
+    }
+
+    #[test]
+    fn an_open_gateway_warns_and_files_are_looked_at() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("agent.toml");
+        std::fs::write(&path, "[gateway]\nlisten = \"0.0.0.0:80\"\n").unwrap();
+        let loaded = load(Some(&path), [], &[]).unwrap();
+        assert_eq!((loaded.warnings.len(), loaded.warnings[0].at.line), (1, 2));
+        std::fs::write(&path, "[builder]\nextra_ca = \"/nowhere/ca.pem\"\n").unwrap();
+        let error = load(Some(&path), [], &[]).unwrap_err().to_string();
+        assert!(error.contains("agent.toml:2:12: builder.extra_ca: '/nowhere/ca.pem' cannot be read"), "{error}");
+        let error = load(Some(&dir.path().join("none.toml")), [], &[]).unwrap_err().to_string();
+        assert!(error.contains("none.toml: cannot be read: No such file"), "{error}");
+    }
+
+    #[test]
+    fn addresses_and_levels() {
+        for (text, expected) in [
+            ("127.0.0.1:0", Some(true)),
+            ("[::1]:80", Some(true)),
+            ("localhost:80", Some(true)),
+            ("0.0.0.0:80", Some(false)),
+            ("host.example:80", Some(false)),
+            ("300.0.0.1:80", None),
+            ("127.0.0.1", None),
+            (":80", None),
+            ("127.0.0.1:99999", None),
+        ] {
+            assert_eq!(listen(text), expected, "{text}");
+        }
+        assert!(level("info,sigil_agent::gateway=trace,h2=off"));
+        assert!(!level("info,,debug") && !level("x=loud") && !level("=info"));
+    }
+}

@@ -1,0 +1,475 @@
+//! An agent made of the generated services: what it says is set by a test, what it is asked is kept.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::pin::Pin;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use futures::{Stream, StreamExt as _, stream};
+use serde_json::{Value, json};
+use sigil_protocol::v1;
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::{mpsc, watch};
+use tokio_stream::wrappers::{ReceiverStream, UnixListenerStream};
+use tonic::transport::server::Router;
+use tonic::{Request, Response, Status, Streaming};
+
+type Reply<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+/// What the agent says, and what it was asked.
+#[derive(Default)]
+pub struct State {
+    pub deployments: Vec<v1::Deployment>,
+    pub operations: HashMap<String, Vec<v1::OperationEvent>>,
+    /// Events of operations that are started; the last one is `done` unless the operation is to hang.
+    pub script: Vec<v1::OperationEvent>,
+    pub started: Vec<v1::StartRequest>,
+    pub followed: Vec<v1::FollowRequest>,
+    pub tails: Vec<v1::TailRequest>,
+    /// Every line of the log; `follow` never ends.
+    pub lines: Vec<v1::LogLine>,
+    pub gaps: Vec<v1::LogGap>,
+    pub uploads: Vec<(String, Vec<u8>)>,
+    pub secrets: Vec<v1::SetSecretRequest>,
+    /// Messages of MCP clients.
+    pub frames: Vec<Value>,
+    /// Results of tools/call by tool name, byte for byte; a missing one never answers.
+    pub results: HashMap<String, String>,
+    /// Required `authorization`, when set.
+    pub token: Option<String>,
+}
+
+#[derive(Clone)]
+pub struct Fake {
+    pub state: Arc<Mutex<State>>,
+    /// How much of a followed stream (log lines, events) may be sent so far.
+    pub limit: watch::Sender<usize>,
+}
+
+/// An `ErrorInfo` in a status, as the agent sends it.
+pub fn refusal(code: tonic::Code, info: v1::ErrorInfo) -> Status {
+    let message = info.message.clone();
+    Status::with_details(code, message, prost::Message::encode_to_vec(&info).into())
+}
+
+fn not_found(name: &str) -> Status {
+    refusal(tonic::Code::NotFound, v1::ErrorInfo {
+        code: "NOT_FOUND".into(),
+        message: format!("there is no deployment '{name}'"),
+        hint: "'sigil ls' lists what there is".into(),
+        details: String::new(),
+        exit_code: 3,
+    })
+}
+
+pub fn deployment(name: &str, state: &str) -> v1::Deployment {
+    v1::Deployment {
+        id: format!("01ID{}", name.to_uppercase()),
+        name: name.into(),
+        state: state.into(),
+        ready: u32::from(state == "ready"),
+        desired: 1,
+        release: 3,
+        desired_release: 3,
+        source: "pypi:mcp-server-time==2026.1.1".into(),
+        transport: "stdio".into(),
+        endpoint: format!("http://127.0.0.1:7450/mcp/{name}"),
+        health: "healthy".into(),
+        rpm: 12.0,
+        p99_ms: 48.0,
+        cpu_percent: 3.0,
+        memory_bytes: 64 << 20,
+        created_at: 1_700_000_000_000_000,
+        changed_at: 1_700_000_000_000_000,
+        tier: "router".into(),
+        ..Default::default()
+    }
+}
+
+pub fn step(seq: u64, name: &str, state: &str, elapsed_ms: u64) -> v1::OperationEvent {
+    let step = v1::Step { name: name.into(), state: state.into(), message: String::new(), elapsed_ms };
+    v1::OperationEvent { seq, time: 1_700_000_000_000_000, what: Some(v1::operation_event::What::Step(step)) }
+}
+
+pub fn output(seq: u64, line: &str) -> v1::OperationEvent {
+    let output = v1::Output { stream: "build".into(), line: line.into() };
+    v1::OperationEvent { seq, time: 1_700_000_000_000_000, what: Some(v1::operation_event::What::Output(output)) }
+}
+
+pub fn done(seq: u64, result: &str, error: Option<v1::ErrorInfo>) -> v1::OperationEvent {
+    let operation = v1::Operation {
+        id: "01OP".into(),
+        kind: "deploy".into(),
+        deployment: "time".into(),
+        state: if error.is_some() { "failed" } else { "succeeded" }.into(),
+        release: 1,
+        created_at: 1_700_000_000_000_000,
+        ended_at: 1_700_000_004_000_000,
+        created_by: "ada".into(),
+        summary: "release 1 serves".into(),
+        result: result.into(),
+        error,
+        ..Default::default()
+    };
+    v1::OperationEvent { seq, time: 1_700_000_004_000_000, what: Some(v1::operation_event::What::Done(operation)) }
+}
+
+pub fn line(seq: u64, deployment: &str, text: &[u8]) -> v1::LogLine {
+    v1::LogLine {
+        time: 1_700_000_000_000_000 + i64::try_from(seq).unwrap() * 1000,
+        deployment: deployment.into(),
+        instance: "01INST".into(),
+        stream: "stderr".into(),
+        seq,
+        line: text.to_vec(),
+        cut: false,
+        release: 1,
+    }
+}
+
+impl Fake {
+    pub fn new() -> Self {
+        Self { state: Arc::default(), limit: watch::Sender::new(usize::MAX) }
+    }
+
+    pub fn with<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
+        change(&mut self.state.lock().unwrap())
+    }
+
+    pub fn router(&self) -> Router {
+        tonic::transport::Server::builder()
+            .add_service(v1::agent_server::AgentServer::new(self.clone()))
+            .add_service(v1::sources_server::SourcesServer::new(self.clone()))
+            .add_service(v1::operations_server::OperationsServer::new(self.clone()))
+            .add_service(v1::deployments_server::DeploymentsServer::new(self.clone()))
+            .add_service(v1::logs_server::LogsServer::new(self.clone()))
+            .add_service(v1::mcp_server::McpServer::new(self.clone()))
+            .add_service(v1::secrets_server::SecretsServer::new(self.clone()))
+    }
+
+    /// Listens on a unix socket until the runtime ends.
+    pub fn listen(&self, path: &Path) {
+        let incoming = UnixListenerStream::new(UnixListener::bind(path).unwrap());
+        tokio::spawn(self.router().serve_with_incoming(incoming));
+    }
+
+    fn allowed<T>(&self, request: &Request<T>) -> Result<(), Status> {
+        let wanted = self.with(|s| s.token.clone());
+        let given = request.metadata().get("authorization").and_then(|v| v.to_str().ok());
+        match wanted {
+            Some(token) if given != Some(&format!("Bearer {token}")) => Err(Status::unauthenticated("the key is not known")),
+            _ => Ok(()),
+        }
+    }
+
+    fn find(&self, name: &str) -> Result<v1::Deployment, Status> {
+        self.with(|s| s.deployments.iter().find(|d| d.name == name).cloned()).ok_or_else(|| not_found(name))
+    }
+}
+
+/// A byte proxy whose connections can be cut: what a bad network does.
+pub struct Proxy {
+    pub path: PathBuf,
+    cut: watch::Sender<u32>,
+}
+
+impl Proxy {
+    pub fn new(path: PathBuf, behind: PathBuf) -> Self {
+        let listener = UnixListener::bind(&path).unwrap();
+        let cut = watch::Sender::new(0);
+        let receiver = cut.subscribe();
+        tokio::spawn(async move {
+            while let Ok((mut near, _)) = listener.accept().await {
+                let (behind, mut cut) = (behind.clone(), receiver.clone());
+                tokio::spawn(async move {
+                    cut.mark_unchanged();
+                    let mut far = UnixStream::connect(behind).await.unwrap();
+                    tokio::select! {
+                        _ = tokio::io::copy_bidirectional(&mut near, &mut far) => {}
+                        _ = cut.changed() => {}
+                    }
+                });
+            }
+        });
+        Self { path, cut }
+    }
+
+    pub fn cut(&self) {
+        self.cut.send_modify(|n| *n += 1);
+    }
+}
+
+#[tonic::async_trait]
+impl v1::agent_server::Agent for Fake {
+    async fn info(&self, request: Request<v1::InfoRequest>) -> Result<Response<v1::InfoReply>, Status> {
+        self.allowed(&request)?;
+        Ok(Response::new(v1::InfoReply {
+            agent_id: "01AGENT".into(),
+            version: "0.1.0".into(),
+            hostname: "host".into(),
+            who: "ada".into(),
+            role: "admin".into(),
+            gateway: "http://127.0.0.1:7450".into(),
+            ..Default::default()
+        }))
+    }
+}
+
+#[tonic::async_trait]
+impl v1::sources_server::Sources for Fake {
+    async fn upload(&self, request: Request<Streaming<v1::UploadChunk>>) -> Result<Response<v1::UploadReply>, Status> {
+        let mut chunks = request.into_inner();
+        let (mut label, mut data) = (String::new(), Vec::new());
+        while let Some(chunk) = chunks.message().await? {
+            assert!(chunk.data.len() <= 512 << 10, "chunks stay small");
+            if !chunk.label.is_empty() {
+                label = chunk.label;
+            }
+            data.extend(chunk.data);
+        }
+        let bytes = data.len() as u64;
+        self.with(|s| s.uploads.push((label, data)));
+        Ok(Response::new(v1::UploadReply { upload_id: "sha256:up".into(), bytes }))
+    }
+}
+
+#[tonic::async_trait]
+impl v1::operations_server::Operations for Fake {
+    async fn start(&self, request: Request<v1::StartRequest>) -> Result<Response<v1::Operation>, Status> {
+        use v1::start_request::What;
+        let request = request.into_inner();
+        let name = match request.what.clone().unwrap() {
+            What::Deploy(d) if d.name.is_empty() => "derived".to_owned(),
+            What::Deploy(d) => d.name,
+            What::Restart(n) | What::Stop(n) | What::Start(n) | What::Remove(n) => self.find(&n.name)?.name,
+            What::Scale(s) => self.find(&s.name)?.name,
+            What::Rollback(r) => self.find(&r.name)?.name,
+            What::Build(_) | What::Scan(_) => String::new(),
+        };
+        self.with(|s| {
+            s.started.push(request);
+            let script = s.script.clone();
+            s.operations.insert("01OP".into(), script);
+        });
+        Ok(Response::new(v1::Operation {
+            id: "01OP".into(),
+            kind: "deploy".into(),
+            deployment: name,
+            state: "running".into(),
+            created_at: 1_700_000_000_000_000,
+            ..Default::default()
+        }))
+    }
+
+    async fn get(&self, request: Request<v1::OperationId>) -> Result<Response<v1::Operation>, Status> {
+        let id = request.into_inner().id;
+        let events = self.with(|s| s.operations.get(&id).cloned()).ok_or_else(|| not_found(&id))?;
+        match events.last().and_then(|e| e.what.clone()) {
+            Some(v1::operation_event::What::Done(operation)) => Ok(Response::new(operation)),
+            _ => Ok(Response::new(v1::Operation { id, state: "running".into(), ..Default::default() })),
+        }
+    }
+
+    async fn list(
+        &self,
+        _: Request<v1::ListOperationsRequest>,
+    ) -> Result<Response<v1::ListOperationsReply>, Status> {
+        let operations = self.with(|s| s.operations.keys().cloned().collect::<Vec<_>>());
+        let operations = operations
+            .into_iter()
+            .map(|id| v1::Operation { id, kind: "deploy".into(), state: "running".into(), ..Default::default() })
+            .collect();
+        Ok(Response::new(v1::ListOperationsReply { operations }))
+    }
+
+    type FollowStream = Reply<v1::OperationEvent>;
+
+    async fn follow(&self, request: Request<v1::FollowRequest>) -> Result<Response<Self::FollowStream>, Status> {
+        let request = request.into_inner();
+        let after = request.after;
+        let events = self.with(|s| {
+            s.followed.push(request.clone());
+            s.operations.get(&request.id).cloned()
+        });
+        let events = events.ok_or_else(|| not_found(&request.id))?;
+        let ends = matches!(events.last().map(|e| &e.what), Some(Some(v1::operation_event::What::Done(_))));
+        let limit = self.limit.subscribe();
+        let events = events.into_iter().filter(move |e| e.seq > after);
+        let gated = stream::iter(events).then(move |event| {
+            let mut limit = limit.clone();
+            async move {
+                let seq = usize::try_from(event.seq).unwrap();
+                limit.wait_for(|limit| *limit >= seq).await.unwrap();
+                Ok(event)
+            }
+        });
+        let rest: Reply<v1::OperationEvent> = if ends { Box::pin(stream::empty()) } else { Box::pin(stream::pending()) };
+        Ok(Response::new(Box::pin(gated.chain(rest))))
+    }
+
+    async fn cancel(&self, request: Request<v1::OperationId>) -> Result<Response<v1::Operation>, Status> {
+        let id = request.into_inner().id;
+        Ok(Response::new(v1::Operation { id, state: "cancelled".into(), ..Default::default() }))
+    }
+}
+
+#[tonic::async_trait]
+impl v1::deployments_server::Deployments for Fake {
+    type WatchStream = Reply<v1::WatchEvent>;
+
+    async fn watch(&self, request: Request<v1::WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
+        self.allowed(&request)?;
+        // two chunks, as a large fleet would come
+        let all = self.with(|s| s.deployments.clone());
+        let (a, b) = all.split_at(all.len() / 2);
+        let event = |changed: &[v1::Deployment], complete| v1::WatchEvent {
+            epoch: "e".into(),
+            revision: 1,
+            changed: changed.to_vec(),
+            complete,
+            ..Default::default()
+        };
+        let events = [Ok(event(a, false)), Ok(event(b, true))];
+        Ok(Response::new(Box::pin(stream::iter(events).chain(stream::pending()))))
+    }
+
+    async fn get(&self, request: Request<v1::NameRequest>) -> Result<Response<v1::DeploymentDetail>, Status> {
+        let deployment = self.find(&request.into_inner().name)?;
+        Ok(Response::new(v1::DeploymentDetail {
+            deployment: Some(deployment),
+            conditions: vec![v1::Condition { kind: "gated".into(), ok: true, reason: "12 tools".into(), since: 0 }],
+            replicas: vec![v1::Replica {
+                instance: "01INST".into(),
+                release: 3,
+                state: "ready".into(),
+                ..Default::default()
+            }],
+            releases: vec![
+                v1::Release { number: 2, outcome: "good".into(), ..Default::default() },
+                v1::Release { number: 3, outcome: "good".into(), serving: true, ..Default::default() },
+            ],
+            plan: "start one replica of release 3\nstop 01OLD".into(),
+            generation: 7,
+            reason: "deployed by ada".into(),
+            last_output: vec!["\x1b]0;pwned\x07boom".into()],
+            ..Default::default()
+        }))
+    }
+}
+
+#[tonic::async_trait]
+impl v1::logs_server::Logs for Fake {
+    type TailStream = Reply<v1::TailBatch>;
+
+    async fn tail(&self, request: Request<v1::TailRequest>) -> Result<Response<Self::TailStream>, Status> {
+        let request = request.into_inner();
+        for name in &request.deployments {
+            self.find(name)?;
+        }
+        let (mut lines, gaps) = self.with(|s| {
+            s.tails.push(request.clone());
+            (s.lines.clone(), s.gaps.clone())
+        });
+        let after = request.resume.first().map_or(0, |p| p.seq);
+        lines.retain(|l| l.seq > after);
+        if let Some(tail) = request.tail {
+            let skip = lines.len().saturating_sub(usize::try_from(tail).unwrap());
+            lines.drain(..skip);
+        }
+        let limit = self.limit.subscribe();
+        let batches = stream::iter(lines).then(move |line| {
+            let mut limit = limit.clone();
+            let gaps: Vec<_> = gaps.iter().filter(|g| g.after_seq + 1 == line.seq).cloned().collect();
+            async move {
+                let seq = usize::try_from(line.seq).unwrap();
+                limit.wait_for(|limit| *limit >= seq).await.unwrap();
+                let position = v1::Position { deployment_id: "01ID".into(), seq: line.seq };
+                Ok(v1::TailBatch { lines: vec![line], gaps, positions: vec![position] })
+            }
+        });
+        let rest: Reply<v1::TailBatch> = if request.follow { Box::pin(stream::pending()) } else { Box::pin(stream::empty()) };
+        Ok(Response::new(Box::pin(batches.chain(rest))))
+    }
+}
+
+/// Two pages of tools, with a field that no type of ours knows.
+pub const TOOLS_ONE: &str = r#"{"name":"now","description":"The time.\nMore.","inputSchema":{"type":"object","properties":{"zone":{"type":"string"},"days":{"type":"integer"}},"required":["zone"]},"x-odd":  1.50}"#;
+pub const TOOLS_TWO: &str = r#"{"name":"slow","inputSchema":{"type":"object"}}"#;
+
+#[tonic::async_trait]
+impl v1::mcp_server::Mcp for Fake {
+    type SessionStream = Reply<v1::McpFrame>;
+
+    async fn session(&self, request: Request<Streaming<v1::McpFrame>>) -> Result<Response<Self::SessionStream>, Status> {
+        let mut frames = request.into_inner();
+        let first = frames.message().await?.ok_or_else(|| Status::invalid_argument("no frame"))?;
+        self.find(&first.deployment)?;
+        let (send, receive) = mpsc::channel(16);
+        let fake = self.clone();
+        tokio::spawn(async move {
+            let mut next = Some(first);
+            while let Some(frame) = next {
+                let message: Value = serde_json::from_slice(&frame.message).unwrap();
+                fake.with(|s| s.frames.push(message.clone()));
+                let id = message["id"].clone();
+                let result = match message["method"].as_str() {
+                    Some("initialize") => Some(json!({ "protocolVersion": "2025-11-25" }).to_string()),
+                    Some("tools/list") if message["params"]["cursor"].is_null() => {
+                        Some(format!(r#"{{"tools":[{TOOLS_ONE}],"nextCursor":"2"}}"#))
+                    }
+                    Some("tools/list") => Some(format!(r#"{{"tools":[{TOOLS_TWO}]}}"#)),
+                    Some("tools/call") => {
+                        // servers ask back in the middle of a call
+                        let ask = json!({ "jsonrpc": "2.0", "id": "ask-1", "method": "sampling/createMessage" });
+                        let frame = v1::McpFrame { message: ask.to_string().into_bytes(), ..Default::default() };
+                        drop(send.send(Ok(frame)).await);
+                        let tool = message["params"]["name"].as_str().unwrap();
+                        fake.with(|s| s.results.get(tool).cloned())
+                    }
+                    _ => None,
+                };
+                if let Some(result) = result {
+                    let answer = format!(r#"{{"jsonrpc":"2.0","id":{id},"result":{result}}}"#);
+                    let frame = v1::McpFrame { message: answer.into_bytes(), ..Default::default() };
+                    drop(send.send(Ok(frame)).await);
+                }
+                next = frames.message().await.ok().flatten();
+            }
+        });
+        Ok(Response::new(Box::pin(ReceiverStream::new(receive))))
+    }
+}
+
+#[tonic::async_trait]
+impl v1::secrets_server::Secrets for Fake {
+    async fn set(&self, request: Request<v1::SetSecretRequest>) -> Result<Response<v1::SecretInfo>, Status> {
+        let request = request.into_inner();
+        let scope = if request.purpose == "source" { "source" } else { "team" };
+        let info = v1::SecretInfo { name: request.name.clone(), scope: scope.into(), version: 1, ..Default::default() };
+        self.with(|s| s.secrets.push(request));
+        Ok(Response::new(info))
+    }
+
+    async fn list(&self, _: Request<v1::ListSecretsRequest>) -> Result<Response<v1::ListSecretsReply>, Status> {
+        let secrets = self.with(|s| s.secrets.iter().map(|r| r.name.clone()).collect::<Vec<_>>());
+        let secrets =
+            secrets.into_iter().map(|name| v1::SecretInfo { name, scope: "team".into(), ..Default::default() }).collect();
+        Ok(Response::new(v1::ListSecretsReply { secrets }))
+    }
+
+    async fn remove(&self, request: Request<v1::RemoveSecretRequest>) -> Result<Response<v1::RemoveSecretReply>, Status> {
+        let name = request.into_inner().name;
+        let known = self.with(|s| s.secrets.iter().any(|r| r.name == name));
+        if known { Ok(Response::new(v1::RemoveSecretReply {})) } else { Err(Status::not_found(format!("no secret {name}"))) }
+    }
+}
+
+/// Waits for something to hold, with a deadline.
+pub async fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(20);
+    while !holds() {
+        assert!(tokio::time::Instant::now() < deadline, "not within 20 s: {what}");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
