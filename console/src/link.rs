@@ -7,6 +7,7 @@ mod convert;
 mod dial;
 mod error;
 mod mcp;
+pub mod port;
 mod resume;
 mod view;
 
