@@ -189,7 +189,9 @@ fn save(path: &str, text: &[u8], lines: usize) -> (String, bool) {
     let written = std::fs::File::create_new(path).and_then(|mut file| file.write_all(text));
     match written {
         Ok(()) => (format!("{} lines saved to {path}", logbuf::thousands(lines as u64)), false),
-        Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => (format!("{path} is there already: name another"), true),
+        Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {
+            (format!("{path} is there already: name another"), true)
+        }
         Err(e) => (format!("not saved: {path}: {e}"), true),
     }
 }

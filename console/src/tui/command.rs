@@ -75,9 +75,10 @@ pub fn parse(text: &str, subject: Option<&str>) -> Result<Command, String> {
         "filter" => Command::Filter(rest.to_owned()),
         "sort" => {
             let sort = Sort::ALL.iter().find(|(_, _, word)| *word == rest);
-            Command::Sort(sort.map(|(s, ..)| *s).ok_or_else(|| {
-                format!("columns: {}", Sort::ALL.map(|(_, _, word)| word).join(", "))
-            })?)
+            Command::Sort(
+                sort.map(|(s, ..)| *s)
+                    .ok_or_else(|| format!("columns: {}", Sort::ALL.map(|(_, _, word)| word).join(", ")))?,
+            )
         }
         "help" | "?" => Command::Help,
         "quit" | "q" | "q!" | "exit" => Command::Quit,

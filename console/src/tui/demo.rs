@@ -72,7 +72,8 @@ pub(super) fn fleet() -> Vec<Deployment> {
     let mut git = deployment("git", "degraded", 1, 2);
     (git.message, git.error_rate, git.restarts) = ("replica 2 restarts: crash loop, next try in 40 s".into(), 0.031, 4);
     let mut search = deployment("search", "failed", 0, 1);
-    search.message = "release 3 never passed its gate: exited with 1 (ModuleNotFoundError: No module named 'mcp')".into();
+    search.message =
+        "release 3 never passed its gate: exited with 1 (ModuleNotFoundError: No module named 'mcp')".into();
     let mut busy = deployment("everything", "ready", 3, 3);
     (busy.rpm, busy.p99_ms, busy.cpu_percent, busy.memory_bytes) = (12_840.0, 1_234.0, 93.0, 1_482 << 20);
     (busy.source, busy.transport) = ("npm:@modelcontextprotocol/server-everything".into(), "http".into());
@@ -116,14 +117,16 @@ pub(super) fn logs() -> LogBatch {
         ("stderr", b"bytes \xff\xfe and \xe2\x80\xae hidden"),
         ("stderr", b"INFO     recovered"),
     ];
-    let lines = texts.iter().enumerate().map(|(i, (s, t))| line(if i < 6 { i as u64 } else { i as u64 + 1204 }, "time", s, t));
+    let lines =
+        texts.iter().enumerate().map(|(i, (s, t))| line(if i < 6 { i as u64 } else { i as u64 + 1204 }, "time", s, t));
     let gap = LogGap { deployment: "time".into(), lost: 1204, after_seq: 5, reason: "no longer kept".into() };
     LogBatch { lines: lines.collect(), gaps: vec![gap] }
 }
 
 pub(super) fn detail() -> Detail {
     let search = fleet().remove(2);
-    let step = |name: &str, reason: &str, ok| Condition { kind: name.into(), ok, reason: reason.into(), since: Some(at(-95)) };
+    let step =
+        |name: &str, reason: &str, ok| Condition { kind: name.into(), ok, reason: reason.into(), since: Some(at(-95)) };
     let release = |number, outcome: &str, why: &str, serving| Release {
         number,
         created_at: Some(at(-86_400 / i64::from(number))),

@@ -128,9 +128,11 @@ impl Buffer {
 
     /// Takes a batch in.
     pub fn add(&mut self, batch: LogBatch) {
-        let mut gaps = batch.gaps.into_iter().peekable();
+        let mut gaps = batch.gaps;
         for line in batch.lines {
-            while let Some(gap) = gaps.next_if(|g| g.deployment != line.deployment || g.after_seq < line.seq) {
+            let before = |g: &LogGap| g.deployment == line.deployment && g.after_seq < line.seq;
+            while let Some(at) = gaps.iter().position(before) {
+                let gap = gaps.remove(at);
                 self.gap(&gap, line.time);
             }
             self.line(line);
@@ -242,7 +244,10 @@ pub fn level(line: &[u8]) -> Level {
     let head = &line[..line.len().min(160)];
     let mut found = Level::None;
     for word in head.split(|b| !b.is_ascii_alphanumeric() && *b != b'_').filter(|w| (3..=11).contains(&w.len())) {
-        let level = if any(word, &["error", "err", "fatal", "panic", "panicked", "critical", "crit", "traceback", "exception", "emerg"]) {
+        let level = if any(
+            word,
+            &["error", "err", "fatal", "panic", "panicked", "critical", "crit", "traceback", "exception", "emerg"],
+        ) {
             Level::Error
         } else if any(word, &["warn", "warning"]) {
             Level::Warn

@@ -256,12 +256,18 @@ pub struct Input {
 /// What lies over the screen.
 #[derive(Debug, Clone)]
 pub enum Overlay {
-    Help { scroll: usize },
+    Help {
+        scroll: usize,
+    },
     Confirm(Confirm),
     Input(Input),
     Sort,
     /// One log line in full.
-    Line { title: String, text: Vec<String>, scroll: usize },
+    Line {
+        title: String,
+        text: Vec<String>,
+        scroll: usize,
+    },
 }
 
 /// A passing word to the person.

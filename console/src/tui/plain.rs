@@ -76,7 +76,9 @@ impl Plain {
         match &event {
             LinkEvent::Connected { info, .. } => {
                 let engine = info.engine.as_ref().map(|e| format!(", {} {}", e.name, e.version)).unwrap_or_default();
-                say(&clean::plain(format!("{now} connected: {}, agent {}{engine}", info.hostname, info.version).as_bytes()))?;
+                say(&clean::plain(
+                    format!("{now} connected: {}, agent {}{engine}", info.hostname, info.version).as_bytes(),
+                ))?;
             }
             LinkEvent::Disconnected { trouble, retry_in } => {
                 let why = joined(&trouble.what, &trouble.hint);
@@ -139,7 +141,9 @@ impl Plain {
     fn lines(&self, batch: &LogBatch) -> anyhow::Result<()> {
         let named = self.watch.is_some_and(|(_, named)| named);
         for gap in &batch.gaps {
-            say(&clean::plain(format!("{}: {} lines lost ({})", gap.deployment, thousands(gap.lost), gap.reason).as_bytes()))?;
+            say(&clean::plain(
+                format!("{}: {} lines lost ({})", gap.deployment, thousands(gap.lost), gap.reason).as_bytes(),
+            ))?;
         }
         for line in &batch.lines {
             let name = if named { format!("{} ", line.deployment) } else { String::new() };

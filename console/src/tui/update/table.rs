@@ -21,7 +21,14 @@ pub fn fleet(model: &mut Model, update: Update) -> Vec<Effect> {
             // A page follows what the list says, but not every figure.
             let moved = |o: &crate::link::Deployment| {
                 (o.state.as_str(), o.ready, o.desired, o.release, o.restarts, &o.message)
-                    != (&deployment.state, deployment.ready, deployment.desired, deployment.release, deployment.restarts, &deployment.message)
+                    != (
+                        &deployment.state,
+                        deployment.ready,
+                        deployment.desired,
+                        deployment.release,
+                        deployment.restarts,
+                        &deployment.message,
+                    )
             };
             stale_page |= page.as_deref() == Some(&deployment.name) && old.is_none_or(moved);
             model.dirty = true;

@@ -104,13 +104,22 @@ impl<F: Fn(Role) -> Style> Page<'_, F> {
             (0, want) => format!("  release {want} wanted"),
             (r, want) => format!("  release {r}, {want} wanted"),
         };
-        self.line(&[(&d.name, Role::Title), ("  ", Role::Text), (&state, role), (&ready, Role::Text), (&release, Role::Text)]);
+        self.line(&[
+            (&d.name, Role::Title),
+            ("  ", Role::Text),
+            (&state, role),
+            (&ready, Role::Text),
+            (&release, Role::Text),
+        ]);
         if !d.message.is_empty() {
             self.text(&d.message, role);
         }
         let mut fact = |name: &str, value: String| {
-            if !value.is_empty() {
-                self.line(&[(&format!("  {name:<9} "), Role::Dim), (&value, Role::Text)]);
+            let width = self.width.saturating_sub(14).max(8);
+            let rows = super::overlay::wrapped(&words(self.model, &value), width);
+            for (i, row) in rows.iter().enumerate().filter(|(_, row)| !row.is_empty()) {
+                let name = if i == 0 { name } else { "" };
+                self.line(&[(&format!("  {name:<9} "), Role::Dim), (row, Role::Text)]);
             }
         };
         fact("endpoint", d.endpoint.clone());
@@ -119,7 +128,13 @@ impl<F: Fn(Role) -> Style> Page<'_, F> {
         fact("transport", via);
         let figures = format!(
             "{:.1} req/min, p99 {:.0} ms, errors {:.1}%, CPU {:.0}%, memory {}, {} sessions, {} restarts",
-            d.rpm, d.p99_ms, d.error_rate * 100.0, d.cpu_percent, size(d.memory_bytes), d.sessions, d.restarts
+            d.rpm,
+            d.p99_ms,
+            d.error_rate * 100.0,
+            d.cpu_percent,
+            size(d.memory_bytes),
+            d.sessions,
+            d.restarts
         );
         fact("load", figures);
         let changed = format!("{} ago: {} (generation {})", ago(now, d.changed_at), detail.reason, detail.generation);
@@ -192,7 +207,7 @@ impl<F: Fn(Role) -> Style> Page<'_, F> {
                 r.restarts,
                 r.sessions
             );
-            let state = format!("{:<11}", r.state);
+            let state = format!("{:<12}", r.state);
             self.line(&[(&facts, Role::Text), (&state, role), (&r.message, Role::Text)]);
         }
     }

@@ -105,7 +105,10 @@ fn runs(entry: &Entry, colour: bool) -> Vec<Run> {
         Kind::Gap => vec![Run { text: format!("~~ {} ~~", clean::plain(&entry.text)), style: Style::new() }],
     };
     if entry.cut {
-        runs.push(Run { text: " [goes on]".to_owned(), style: Style::new().add_modifier(ratatui::style::Modifier::DIM) });
+        runs.push(Run {
+            text: " [goes on]".to_owned(),
+            style: Style::new().add_modifier(ratatui::style::Modifier::DIM),
+        });
     }
     runs
 }
@@ -139,7 +142,15 @@ pub fn draw(model: &Model, area: Rect, buf: &mut Buffer) {
     }
 }
 
-fn draw_row(model: &Model, logs: &Logs, shape: &Shape, entry: &Entry, what: (usize, bool, &[Run]), area: Rect, buf: &mut Buffer) {
+fn draw_row(
+    model: &Model,
+    logs: &Logs,
+    shape: &Shape,
+    entry: &Entry,
+    what: (usize, bool, &[Run]),
+    area: Rect,
+    buf: &mut Buffer,
+) {
     let (place, first, row) = what;
     let theme = model.theme;
     let here = logs.current.is_some() && logs.buffer.number(place) == logs.current;

@@ -76,14 +76,10 @@ fn panel(model: &Model, title: &str, lines: &[Line<'static>], scroll: usize, are
     let widest = lines.iter().map(Line::width).max().unwrap_or(0).max(title.width() + 2);
     let width = (widest as u16 + 4).min(area.width);
     let height = (lines.len() as u16 + 2).min(area.height);
-    let rect = Rect {
-        x: area.x + (area.width - width) / 2,
-        y: area.y + (area.height - height) / 2,
-        width,
-        height,
-    };
+    let rect = Rect { x: area.x + (area.width - width) / 2, y: area.y + (area.height - height) / 2, width, height };
     let plain = model.theme.style(Role::Text);
-    let (h, v, corners) = if model.theme.ascii { ("-", "|", ["+"; 4]) } else { ("─", "│", ["╭", "╮", "╰", "╯"]) };
+    let (h, v, corners) =
+        if model.theme.ascii { ("-", "|", ["+"; 4]) } else { ("─", "│", ["╭", "╮", "╰", "╯"]) };
     for y in rect.y..rect.y + rect.height {
         for x in rect.x..rect.x + rect.width {
             let (left, right) = (x == rect.x, x + 1 == rect.x + rect.width);
@@ -103,7 +99,13 @@ fn panel(model: &Model, title: &str, lines: &[Line<'static>], scroll: usize, are
             }
         }
     }
-    buf.set_stringn(rect.x + 2, rect.y, format!(" {title} "), usize::from(width).saturating_sub(4), model.theme.style(Role::Title));
+    buf.set_stringn(
+        rect.x + 2,
+        rect.y,
+        format!(" {title} "),
+        usize::from(width).saturating_sub(4),
+        model.theme.style(Role::Title),
+    );
     let room = usize::from(height.saturating_sub(2));
     let scroll = scroll.min(lines.len().saturating_sub(room));
     for (i, line) in lines.iter().skip(scroll).take(room).enumerate() {
@@ -125,7 +127,15 @@ fn question(model: &Model, confirm: &Confirm, area: Rect, buf: &mut Buffer) {
             lines.push(Line::from(Span::styled(line, model.theme.style(Role::Text))));
         }
     }
-    lines.push(Line::from(""));
+    // The buttons are always there; what they are about gives way.
+    let room = usize::from(area.height).saturating_sub(3);
+    if lines.len() > room {
+        lines.truncate(room.saturating_sub(1));
+        lines.push(Line::from(Span::styled(model.theme.more(), model.theme.style(Role::Dim))));
+    }
+    if lines.len() < room {
+        lines.push(Line::from(""));
+    }
     match &confirm.word {
         Some((word, typed)) => {
             let ready = word == typed;
@@ -170,11 +180,20 @@ pub fn input(model: &Model, input: &Input, body: Rect, foot: Rect, buf: &mut Buf
         let found = suggestions(model, input);
         if let Some(best) = found.first().filter(|b| **b != input.text.trim_end()) {
             let ghost = best.strip_prefix(input.text.as_str()).map_or_else(|| format!("  Tab: {best}"), str::to_owned);
-            buf.set_stringn(end, foot.y, ghost, usize::from((foot.x + foot.width).saturating_sub(end)), theme.style(Role::Dim));
+            buf.set_stringn(
+                end,
+                foot.y,
+                ghost,
+                usize::from((foot.x + foot.width).saturating_sub(end)),
+                theme.style(Role::Dim),
+            );
         }
         for text in found.iter().take(usize::from(body.height).min(8)) {
             let verb = text.split(' ').next().unwrap_or_default();
-            let about = VERBS.iter().find(|(v, ..)| *v == verb && *v == text).map(|(_, args, about)| format!(" {args}  {about}"));
+            let about = VERBS
+                .iter()
+                .find(|(v, ..)| *v == verb && *v == text)
+                .map(|(_, args, about)| format!(" {args}  {about}"));
             rows.push((format!("{text}{}", about.unwrap_or_default()), Role::Text));
         }
     }
@@ -195,7 +214,7 @@ pub fn input(model: &Model, input: &Input, body: Rect, foot: Rect, buf: &mut Buf
 fn help(model: &Model, scroll: usize, area: Rect, buf: &mut Buffer) {
     let own: &[(&str, &str)] = match model.screen() {
         Screen::Table => &[
-            ("Enter i", "detail of the selected one         sigil get NAME"),
+            ("Enter i", "detail of the selected one           sigil get NAME"),
             ("l 3", "logs of it, or of all marked         sigil logs -f NAME…"),
             ("Space", "mark; actions then work on all marked"),
             ("/", "filter (regex, ! negates)"),

@@ -22,13 +22,27 @@ struct Column {
 
 const COLUMNS: [Column; 11] = [
     Column { title: "STATE", width: 12, right: false, from: 0, sort: Some(Sort::State), text: |m, d| state(m, d) },
-    Column { title: "READY", width: 5, right: true, from: 0, sort: None, text: |_, d| format!("{}/{}", d.ready, d.desired) },
+    Column {
+        title: "READY",
+        width: 5,
+        right: true,
+        from: 0,
+        sort: None,
+        text: |_, d| format!("{}/{}", d.ready, d.desired),
+    },
     Column { title: "REL", width: 4, right: true, from: 60, sort: None, text: |_, d| release(d) },
     Column { title: "REQ/M", width: 6, right: true, from: 60, sort: Some(Sort::Rpm), text: |_, d| short(d.rpm) },
     Column { title: "P99", width: 6, right: true, from: 60, sort: Some(Sort::P99), text: |_, d| millis(d.p99_ms) },
     Column { title: "ERR", width: 5, right: true, from: 70, sort: Some(Sort::Errors), text: |_, d| share(d) },
     Column { title: "CPU", width: 4, right: true, from: 60, sort: Some(Sort::Cpu), text: |_, d| cpu(d) },
-    Column { title: "MEM", width: 6, right: true, from: 70, sort: Some(Sort::Memory), text: |_, d| size(d.memory_bytes) },
+    Column {
+        title: "MEM",
+        width: 6,
+        right: true,
+        from: 70,
+        sort: Some(Sort::Memory),
+        text: |_, d| size(d.memory_bytes),
+    },
     Column { title: "VIA", width: 5, right: false, from: 100, sort: None, text: |m, d| words(m, &d.transport) },
     Column { title: "RST", width: 4, right: true, from: 100, sort: None, text: |_, d| d.restarts.to_string() },
     Column { title: "SOURCE", width: 24, right: false, from: 110, sort: None, text: |m, d| words(m, &d.source) },
@@ -127,7 +141,13 @@ pub fn draw(model: &Model, area: Rect, buf: &mut Buffer) {
     };
     let filter = model.table.filter.as_ref();
     let first = match filter {
-        Some(f) => format!("{} /{} ({} of {})", heading("NAME", Some(Sort::Name)), words(model, &f.text), rows.len(), model.fleet.len()),
+        Some(f) => format!(
+            "{} /{} ({} of {})",
+            heading("NAME", Some(Sort::Name)),
+            words(model, &f.text),
+            rows.len(),
+            model.fleet.len()
+        ),
         None => heading("NAME", Some(Sort::Name)),
     };
     let mut x = area.x + 2;
@@ -167,7 +187,13 @@ pub fn draw(model: &Model, area: Rect, buf: &mut Buffer) {
     }
     let y = area.y + area.height - 1;
     let (text, role) = message(model, rows.len());
-    buf.set_stringn(area.x + 2, y, fit(model, &text, usize::from(area.width) - 3), usize::from(area.width) - 3, model.theme.style(role));
+    buf.set_stringn(
+        area.x + 2,
+        y,
+        fit(model, &text, usize::from(area.width) - 3),
+        usize::from(area.width) - 3,
+        model.theme.style(role),
+    );
 }
 
 fn colour(model: &Model, c: &Column, d: &Deployment, selected: bool) -> Style {
@@ -197,7 +223,8 @@ fn message(model: &Model, rows: usize) -> (String, Role) {
                 crate::link::What::Step { name, .. } => Some(format!(": {name}")),
                 _ => None,
             });
-            let text = format!("{}: {} (asked {}){}", d.name, asked.doing, clock(model, asked.at), step.unwrap_or_default());
+            let text =
+                format!("{}: {} (asked {}){}", d.name, asked.doing, clock(model, asked.at), step.unwrap_or_default());
             return (words(model, &text), Role::Busy);
         }
         if !d.message.is_empty() {
