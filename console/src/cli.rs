@@ -68,6 +68,15 @@ pub struct Cli {
     /// Do not ask
     #[arg(short, long, global = true)]
     pub yes: bool,
+    /// Console: only characters of ASCII
+    #[arg(long)]
+    pub ascii: bool,
+    /// Console: no screen, appended lines; for screen readers and recordings [env: ACCESSIBLE=1]
+    #[arg(long)]
+    pub plain: bool,
+    /// Console: at most two frames a second, for slow links
+    #[arg(long)]
+    pub slow: bool,
     #[command(subcommand)]
     pub verb: Option<Verb>,
 }
