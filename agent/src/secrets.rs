@@ -350,7 +350,7 @@ impl Secrets {
     }
 
     fn of_release(&self, id: DeploymentId, team: &str, spec: &ReleaseSpec) -> Result<Vec<(Inject, SecretString)>> {
-        let missing = self.missing(Some(id), team, spec);
+        let missing = self.missing(Some(id), team, &spec.secrets);
         if !missing.is_empty() {
             return Err(SecretError::Missing(missing));
         }

@@ -7,6 +7,7 @@ mod convert;
 mod dial;
 mod error;
 mod mcp;
+pub mod port;
 mod resume;
 mod view;
 
@@ -30,7 +31,7 @@ pub use address::{Address, Pin};
 pub use dial::{HELLO, fingerprint, local, local_sockets};
 pub use error::{LinkError, Refusal};
 pub use mcp::McpSession;
-pub use resume::{DeploymentWatch, Fleet, Logs, OperationFollow, Progress};
+pub use resume::{DeploymentWatch, Fleet, Logs, OperationFollow, Progress, Update};
 #[allow(unused_imports, reason = "parts of what the screens show")]
 pub use view::{
     AgentInfo, Condition, Deployment, Detail, Engine, Event, LogBatch, LogGap, LogLine, Operation, Problem, Release,

@@ -1,4 +1,5 @@
 //! The built `sigil`, run as a person or a script runs it.
+#![allow(missing_docs)]
 
 mod fake;
 mod offline;
