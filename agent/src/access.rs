@@ -155,11 +155,11 @@ impl AccessError {
         match self {
             Self::Stranger(_) => "use root, the agent's own user, or a member of the group sigil",
             Self::NoToken | Self::BadToken => {
-                "make one on the agent's host with `sigil-agent token`, and give it as SIGIL_TOKEN"
+                "make one on the agent's host with `sigil-agent token create NAME`, and give it as SIGIL_TOKEN"
             }
             Self::BadRole(_) => "the roles are admin and reader",
             Self::BadLabel(_) => "give it a short name, such as 'laptop'",
-            Self::NotFound(_) | Self::Ambiguous(_) => "`sigil-agent token --list` shows the tokens and their ids",
+            Self::NotFound(_) | Self::Ambiguous(_) => "`sigil-agent token ls` shows the tokens and their ids",
             Self::Newer(_) => "use the newer agent",
             Self::Io { .. } => "look at the file's owner and mode",
         }

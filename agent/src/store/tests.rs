@@ -15,7 +15,8 @@ use sigil_core::model::{
 
 use super::*;
 
-fn deployment(name: &str) -> Deployment {
+/// A deployment that could be one.
+pub(crate) fn deployment(name: &str) -> Deployment {
     let now = Timestamp::now();
     let spec = ReleaseSpec {
         image: "sha256:00".into(),
