@@ -166,6 +166,11 @@ impl Ctx {
         }
     }
 
+    /// Ctrl-C is the way to end what goes on for ever: it needs no words.
+    fn quiet_interrupt(&self) {
+        self.on_interrupt(Failure::new(fail::INTERRUPTED, "INTERRUPTED", "", ""));
+    }
+
     /// Turns an error about a deployment's name into one that knows the near ones.
     async fn named(&self, link: &Link, name: &str, error: LinkError) -> Failure {
         let not_found = matches!(&error, LinkError::Refused(r) if r.exit == fail::NOT_FOUND);
@@ -240,8 +245,11 @@ pub async fn run(cli: Cli, verb: Verb) -> u8 {
     }
 }
 
-/// Writes a failure to stderr: a sentence, or one JSON object.
+/// Writes a failure to stderr: a sentence, or one JSON object; nothing when there is nothing to say.
 pub fn report(failure: &Failure, json: bool, colour: bool) {
+    if failure.message.is_empty() {
+        return;
+    }
     if json {
         output::note(&failure.json().to_string());
         return;

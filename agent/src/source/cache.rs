@@ -42,7 +42,7 @@ pub struct TreeGuard {
 
 impl TreeGuard {
     /// Guards nothing (images have no tree).
-    pub(super) fn none() -> Self {
+    pub fn none() -> Self {
         Self { held: None }
     }
 }

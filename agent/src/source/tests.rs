@@ -172,13 +172,16 @@ impl Engine for Images {
     async fn images(&self) -> engine::Result<Vec<engine::Image>> {
         not_played()
     }
+    async fn images_named(&self, _: &str) -> engine::Result<Vec<engine::Image>> {
+        not_played()
+    }
     async fn tag(&self, _: &str, _: &str) -> engine::Result<()> {
         not_played()
     }
     async fn remove_image(&self, _: &str) -> engine::Result<()> {
         not_played()
     }
-    async fn ensure_volume(&self, _: &str, _: &BTreeMap<String, String>) -> engine::Result<()> {
+    async fn ensure_volume(&self, _: &str, _: &BTreeMap<String, String>, _: &str) -> engine::Result<()> {
         not_played()
     }
     async fn remove_volume(&self, _: &str) -> engine::Result<()> {

@@ -208,6 +208,11 @@ async fn scan_gives_a_verdict_and_its_exit_code() {
         sarif["runs"][0]["results"][0]["locations"][0]["physicalLocation"]["artifactLocation"]["uri"],
         "dist/key.pem"
     );
+    home.put("blocked/tool.py", "DESCRIPTION = 'adds\u{e0041}\u{e0042}'\n");
+    let ran = home.run(&["scan", "./blocked"]).await.exits(6);
+    assert!(ran.out.starts_with("block  hidden-tag-characters  tool.py:1:"), "{}", ran.out);
+    assert!(ran.out.ends_with(")\n") && ran.out.contains("\nblocked: 1 finding in 1 file ("), "{}", ran.out);
+    assert!(!ran.out.contains('\u{e0041}'), "what is hidden is spelled out");
     home.put("empty/.gitkeep.d/x", "");
     std::fs::remove_dir_all(home.path("empty/.gitkeep.d")).unwrap();
     assert!(home.run(&["scan", "empty"]).await.exits(2).err.contains("is empty"));

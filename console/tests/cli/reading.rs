@@ -155,5 +155,8 @@ async fn a_followed_log_survives_a_cut_link_without_loss_or_repetition() {
     assert_eq!(seen, (1..=60).collect::<Vec<u64>>());
     let asked = home.fake.with(|s| s.tails.last().cloned().unwrap());
     assert_eq!(asked.resume[0].seq, 40);
-    child.kill().await.unwrap();
+    let pid = rustix::process::Pid::from_raw(i32::try_from(child.id().unwrap()).unwrap()).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
+    let ran = super::Ran::from(child.wait_with_output().await.unwrap()).exits(130);
+    assert!(!ran.err.contains("error:"), "to end a follow is no error: {}", ran.err);
 }

@@ -613,14 +613,18 @@ async fn volumes(lab: &dyn Lab) {
     let engine = lab.engine();
     let name = format!("sigil-{}-data", lab.agent().to_string().to_ascii_lowercase());
     let labels = BTreeMap::from([(label::DEPLOYMENT.to_owned(), "a".to_owned())]);
-    engine.ensure_volume(&name, &labels).await.unwrap();
-    engine.ensure_volume(&name, &labels).await.expect("there already");
+    engine.ensure_volume(&name, &labels, "1000:1000").await.unwrap();
+    engine.ensure_volume(&name, &labels, "1000:1000").await.expect("there already");
     let held = engine.volumes().await.unwrap();
     let (_, found) = held.iter().find(|(held, _)| *held == name).expect("listed");
     assert_eq!((found[label::DEPLOYMENT].as_str(), &found[label::AGENT]), ("a", &lab.agent().to_string()));
-    let mut spec = spec(lab, "volume", "exit 0");
+    let mut spec = spec(lab, "volume", "echo x >/data/written; exit $?");
     spec.mounts = vec![Mount { source: name.clone(), target: "/data".into(), read_only: false, volume: true }];
     let id = engine.create(&spec).await.unwrap();
+    engine.start(&id).await.unwrap();
+    if lab.real() {
+        assert_eq!(ended(&engine, &id).await.0, 0, "a new volume is its user's");
+    }
     let refused = engine.remove_volume(&name).await.unwrap_err();
     assert!(matches!(refused, EngineError::Conflict(_)), "{refused:?}");
     engine.remove(&id).await.unwrap();

@@ -486,9 +486,8 @@ mod tests {
         output.stream(&"x".repeat(LINE + 5)).await;
         output.stream("end").await;
         output.finish().await;
-        drop(out);
         let mut got = Vec::new();
-        while let Some(line) = lines.recv().await {
+        while let Ok(line) = lines.try_recv() {
             got.push(line);
         }
         assert_eq!(&got[..3], ["a", "bc", "20%"]);
