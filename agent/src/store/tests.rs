@@ -47,6 +47,7 @@ pub(crate) fn deployment(name: &str) -> Deployment {
         sessions_max: None,
         request_timeout_ms: 60_000,
         start_timeout_ms: 60_000,
+        user: String::new(),
     };
     Deployment {
         id: DeploymentId(ulid::Ulid::generate()),
