@@ -11,9 +11,9 @@ use tonic::{Code, Status};
 use super::*;
 use crate::build::Builds;
 use crate::engine::fake::Fake;
-use crate::upstream::RouteTable;
 use crate::initlink::InitLinks;
 use crate::store::tests::deployment;
+use crate::upstream::RouteTable;
 use crate::{operate, reconcile};
 
 struct House {
