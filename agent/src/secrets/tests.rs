@@ -80,6 +80,7 @@ fn spec(secrets: Vec<SecretUse>) -> ReleaseSpec {
         path: String::new(),
         command: vec!["x".into()],
         workdir: String::new(),
+        user: String::new(),
         env: BTreeMap::new(),
         secrets,
         resources: Resources {
@@ -322,7 +323,7 @@ async fn a_deployments_own_value_wins_over_its_teams() {
     assert_eq!(injected.len(), 1);
     assert_eq!((&injected[0].0, injected[0].1.expose_secret()), (&Inject::Header("X-Token".into()), "of the team"));
     // another team has none of it
-    assert_eq!(vault.secrets.missing(None, "other", &spec), ["SHARED", "BOTH", "SHARED"]);
+    assert_eq!(vault.secrets.missing(None, "other", &spec.secrets), ["SHARED", "BOTH", "SHARED"]);
     assert!(matches!(vault.secrets.environment(DeploymentId(ulid::Ulid::from_parts(2, 2)), "other", &spec),
         Err(SecretError::Missing(names)) if names.len() == 3));
 }

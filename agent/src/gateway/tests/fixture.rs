@@ -147,6 +147,7 @@ fn spec(transport: Transport, port: u16, command: &[&str]) -> ReleaseSpec {
         path: if transport == Transport::Sse { "/sse".into() } else { "/mcp".into() },
         command: command.iter().map(|s| (*s).to_owned()).collect(),
         workdir: String::new(),
+        user: String::new(),
         env: std::collections::BTreeMap::new(),
         secrets: Vec::new(),
         resources: Resources {
