@@ -154,10 +154,12 @@ impl AccessError {
     pub fn hint(&self) -> &'static str {
         match self {
             Self::Stranger(_) => "use root, the agent's own user, or a member of the group sigil",
-            Self::NoToken | Self::BadToken => "make one on the agent's host with `sigil-agent token`, and give it as SIGIL_TOKEN",
+            Self::NoToken | Self::BadToken => {
+                "make one on the agent's host with `sigil-agent token create NAME`, and give it as SIGIL_TOKEN"
+            }
             Self::BadRole(_) => "the roles are admin and reader",
             Self::BadLabel(_) => "give it a short name, such as 'laptop'",
-            Self::NotFound(_) | Self::Ambiguous(_) => "`sigil-agent token --list` shows the tokens and their ids",
+            Self::NotFound(_) | Self::Ambiguous(_) => "`sigil-agent token ls` shows the tokens and their ids",
             Self::Newer(_) => "use the newer agent",
             Self::Io { .. } => "look at the file's owner and mode",
         }
@@ -201,6 +203,7 @@ fn edit<T>(data_dir: &Path, change: impl FnOnce(&mut TokenFile) -> Result<T, Acc
         .create(true)
         .truncate(false)
         .mode(0o600)
+        .custom_flags(rustix::fs::OFlags::NOFOLLOW.bits() as i32)
         .open(data_dir.join("tokens.lock"))
         .map_err(io)?;
     flock(&lock, FlockOperation::LockExclusive).map_err(|e| io(e.into()))?;
@@ -208,14 +211,14 @@ fn edit<T>(data_dir: &Path, change: impl FnOnce(&mut TokenFile) -> Result<T, Acc
     let answer = change(&mut file)?;
     file.version = FORMAT;
     let text = serde_json::to_vec_pretty(&file).map_err(|e| io(io::Error::other(e)))?;
-    let owner = fs::metadata(data_dir).map_err(io)?;
-    crate::store::replace_file(&path, &text).map_err(io)?;
-    // root may make a token for an agent that runs as another user
-    if rustix::process::geteuid().is_root() && owner.uid() != 0 {
-        for made in [path.as_path(), &data_dir.join("tokens.lock")] {
-            std::os::unix::fs::chown(made, Some(owner.uid()), Some(owner.gid())).map_err(io)?;
-        }
+    // root may make a token for an agent that runs as another user; by descriptor, for that user could put links there
+    let meta = fs::metadata(data_dir).map_err(io)?;
+    let foreign = rustix::process::geteuid().is_root() && meta.uid() != 0;
+    let owner = foreign.then(|| (meta.uid(), meta.gid()));
+    if let Some((uid, gid)) = owner {
+        std::os::unix::fs::fchown(&lock, Some(uid), Some(gid)).map_err(io)?;
     }
+    crate::store::replace_file(&path, &text, owner).map_err(io)?;
     Ok(answer)
 }
 
@@ -238,10 +241,8 @@ pub fn create_token(
         return Err(AccessError::BadLabel(label.chars().filter(|c| !c.is_control()).take(LABEL_MAX).collect()));
     }
     let mut secret = zeroize::Zeroizing::new([0u8; SECRET_BYTES]);
-    getrandom::fill(&mut *secret).map_err(|e| AccessError::Io {
-        path: path_of(data_dir),
-        source: io::Error::other(e.to_string()),
-    })?;
+    getrandom::fill(&mut *secret)
+        .map_err(|e| AccessError::Io { path: path_of(data_dir), source: io::Error::other(e.to_string()) })?;
     let id = ulid::Ulid::generate().to_string().to_ascii_lowercase();
     let info = TokenInfo {
         id: id.clone(),
@@ -252,7 +253,7 @@ pub fn create_token(
         expires_at,
         hash: hash(&*secret),
     };
-    let text = SecretString::from(format!("sigil_{id}_{}", URL_SAFE_NO_PAD.encode(&*secret)));
+    let text = SecretString::from(format!("sigil_{id}_{}", URL_SAFE_NO_PAD.encode(secret.as_slice())));
     edit(data_dir, |file| {
         file.tokens.push(info.clone());
         Ok(())
@@ -428,7 +429,13 @@ mod tests {
         let text = reveal(&token);
         let secret = text.splitn(3, '_').nth(2).unwrap();
         let id = reveal(&other).split('_').nth(1).unwrap();
-        for bad in [String::new(), text[..text.len() - 1].to_owned(), format!("{text}A"), format!("sigil_{id}_{secret}"), format!("sigil_{id}_")] {
+        for bad in [
+            String::new(),
+            text[..text.len() - 1].to_owned(),
+            format!("{text}A"),
+            format!("sigil_{id}_{secret}"),
+            format!("sigil_{id}_"),
+        ] {
             assert!(access.principal(&tls(), Some(&bad)).is_err(), "{bad}");
         }
         let (old, _) = create_token(dir.path(), "old", Role::Admin, Some(Timestamp::now())).unwrap();

@@ -17,6 +17,8 @@ mod sources;
 pub mod status;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod tests_house;
 pub mod tls;
 
 use std::net::SocketAddr;
@@ -182,7 +184,11 @@ pub async fn spawn(deps: ApiDeps, stop: CancellationToken) -> Result<ApiHandle, 
         }),
         notes: Arc::new(move || {
             let mut lines = store.alarms();
-            lines.extend(notes.borrow().iter().cloned());
+            for line in notes.borrow().iter() {
+                if !lines.contains(line) {
+                    lines.push(line.clone());
+                }
+            }
             lines
         }),
         config: deps.config.clone(),

@@ -133,7 +133,11 @@ impl Job<'_> {
     }
 
     /// Runs blocking work that writes a tree, and keeps what it wrote under its digest and under `key`.
-    async fn write_tree<F>(&self, key: &str, write: F) -> Result<(String, tree::Written, PathBuf, Arc<TreeGuard>), SourceError>
+    async fn write_tree<F>(
+        &self,
+        key: &str,
+        write: F,
+    ) -> Result<(String, tree::Written, PathBuf, Arc<TreeGuard>), SourceError>
     where
         F: FnOnce(&mut tree::TreeWriter) -> Result<(), SourceError> + Send + 'static,
     {
@@ -161,7 +165,8 @@ impl Job<'_> {
     async fn say_lfs(&self, written: &tree::Written) {
         if let Some(first) = written.lfs.first() {
             let count = written.lfs.len();
-            self.say(format!("{count} file(s) are Git LFS pointers, whose content is not fetched (first: {first})")).await;
+            self.say(format!("{count} file(s) are Git LFS pointers, whose content is not fetched (first: {first})"))
+                .await;
         }
     }
 }
@@ -342,7 +347,15 @@ impl Sources {
                 (digest, tree, guard)
             }
         };
-        Ok(Fetched { pinned: path.to_owned(), digest, commit: None, tree: Some(tree), package: None, image: None, guard })
+        Ok(Fetched {
+            pinned: path.to_owned(),
+            digest,
+            commit: None,
+            tree: Some(tree),
+            package: None,
+            image: None,
+            guard,
+        })
     }
 
     async fn image(&self, job: &Job<'_>, reference: &str) -> Result<Fetched, SourceError> {
@@ -434,17 +447,21 @@ fn repository_of(reference: &str) -> String {
 }
 
 fn same_repository(a: &str, b: &str) -> bool {
-    let plain = |text: &str| {
-        text.trim_start_matches("docker.io/").trim_start_matches("library/").to_owned()
-    };
+    let plain = |text: &str| text.trim_start_matches("docker.io/").trim_start_matches("library/").to_owned();
     plain(a) == plain(b)
 }
 
 /// An entry of `[limits] registries`: a host, or a host with the beginning of a path (`ghcr.io/our-org`).
 fn permits(entry: &str, reference: &str, registry: &str) -> bool {
     let entry = entry.trim_end_matches('/');
-    let full = if reference.starts_with(&format!("{registry}/")) { reference.to_owned() } else { format!("{registry}/{reference}") };
-    full.strip_prefix(entry).is_some_and(|rest| rest.starts_with('/') || (entry.contains('/') && rest.starts_with([':', '@'])) || rest.is_empty())
+    let full = if reference.starts_with(&format!("{registry}/")) {
+        reference.to_owned()
+    } else {
+        format!("{registry}/{reference}")
+    };
+    full.strip_prefix(entry).is_some_and(|rest| {
+        rest.starts_with('/') || (entry.contains('/') && rest.starts_with([':', '@'])) || rest.is_empty()
+    })
 }
 
 fn read_tree(root: &Path, wanted: impl Fn(&str) -> bool) -> Result<Tree, SourceError> {
@@ -473,9 +490,9 @@ where
     T: Send + 'static,
     F: FnOnce() -> Result<T, SourceError> + Send + 'static,
 {
-    tokio::task::spawn_blocking(work)
-        .await
-        .unwrap_or_else(|e| Err(SourceError::failed(format!("unpacking ended early: {e}"), "try again; see the agent's log")))
+    tokio::task::spawn_blocking(work).await.unwrap_or_else(|e| {
+        Err(SourceError::failed(format!("unpacking ended early: {e}"), "try again; see the agent's log"))
+    })
 }
 
 fn disk(path: &Path, error: &std::io::Error) -> SourceError {

@@ -14,7 +14,7 @@ mod record;
 mod recover;
 mod state;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod writer;
 
 use std::path::{Path, PathBuf};
@@ -177,11 +177,13 @@ pub type Result<T> = std::result::Result<T, StoreError>;
 pub struct StoreOptions {
     /// Writes are refused when less than this percentage of the file system is free.
     pub min_free_percent: u64,
+    /// A database smaller than this is never compacted, bytes.
+    pub compact_floor: u64,
 }
 
 impl Default for StoreOptions {
     fn default() -> Self {
-        Self { min_free_percent: 5 }
+        Self { min_free_percent: 5, compact_floor: 64 << 20 }
     }
 }
 
@@ -294,6 +296,7 @@ impl Store {
             database: Some(found.database),
             paths,
             min_free_percent: options.min_free_percent,
+            compact_floor: options.compact_floor,
             lock,
         };
         thread("sigil-export", move || exporting.run())?;
@@ -371,7 +374,13 @@ impl Store {
     /// # Errors
     /// [`StoreError::NotFound`], [`StoreError::Conflict`], [`StoreError::NameTaken`], or [`StoreError::Refused`] with
     /// the text that `change` answered.
-    pub async fn update<F>(&self, id: DeploymentId, expected: Option<u64>, reason: &str, change: F) -> Result<Arc<Deployment>>
+    pub async fn update<F>(
+        &self,
+        id: DeploymentId,
+        expected: Option<u64>,
+        reason: &str,
+        change: F,
+    ) -> Result<Arc<Deployment>>
     where
         F: FnOnce(&mut Deployment) -> std::result::Result<(), String> + Send + 'static,
     {
@@ -476,7 +485,12 @@ impl Store {
     /// Sealed records whose key begins with `prefix`, by key.
     pub fn sealed_keys(&self, prefix: &str) -> Vec<Arc<SealedRecord>> {
         let state = self.shared.snapshot();
-        state.sealed.range(prefix.to_owned()..).take_while(|(k, _)| k.starts_with(prefix)).map(|(_, s)| s.clone()).collect()
+        state
+            .sealed
+            .range(prefix.to_owned()..)
+            .take_while(|(k, _)| k.starts_with(prefix))
+            .map(|(_, s)| s.clone())
+            .collect()
     }
 
     /// Removes a sealed record; false when there was none.
@@ -536,9 +550,10 @@ fn agent_id(dir: &Path, paths: &Paths) -> Result<AgentId> {
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
         Err(e) => return Err(disk::io_error(&path)(e)),
     }
-    let known = export::list(&paths.exports)?.into_iter().find_map(|(_, p)| export::read(&p).ok()).map(|e| e.header.agent_id);
+    let known =
+        export::list(&paths.exports)?.into_iter().find_map(|(_, p)| export::read(&p).ok()).map(|e| e.header.agent_id);
     let id = known.and_then(|text| text.parse().ok()).unwrap_or_else(|| AgentId(ulid::Ulid::generate()));
-    disk::replace_file(&path, format!("{id}\n").as_bytes()).map_err(disk::io_error(&path))?;
+    disk::replace_file(&path, format!("{id}\n").as_bytes(), None).map_err(disk::io_error(&path))?;
     Ok(id)
 }
 
@@ -565,7 +580,10 @@ pub fn restore(dir: &Path, file: &Path, adopt: bool) -> Result<ExportHeader> {
         && mine.trim() != id.to_string()
         && !adopt
     {
-        return Err(StoreError::Refused(format!("the export is of agent {id}, this directory belongs to {}", mine.trim())));
+        return Err(StoreError::Refused(format!(
+            "the export is of agent {id}, this directory belongs to {}",
+            mine.trim()
+        )));
     }
     // read before anything moves: the records must be ones that this build understands
     let records = found.records.iter().cloned().collect();
@@ -578,7 +596,7 @@ pub fn restore(dir: &Path, file: &Path, adopt: bool) -> Result<ExportHeader> {
         }
         disk::private_dir(path, false)?;
     }
-    disk::replace_file(&id_path, format!("{id}\n").as_bytes()).map_err(disk::io_error(&id_path))?;
+    disk::replace_file(&id_path, format!("{id}\n").as_bytes(), None).map_err(disk::io_error(&id_path))?;
     export::write(&paths.exports, &found.header.agent_id, found.header.seq, &found.records)?;
     drop(database::Database::build(&paths.state, found.header.seq, &found.records)?);
     Ok(found.header)

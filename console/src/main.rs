@@ -3,6 +3,7 @@
 mod cli;
 mod contexts;
 mod link;
+mod tui;
 
 use std::io::IsTerminal as _;
 use std::process::ExitCode;
@@ -32,9 +33,9 @@ async fn start(mut parsed: cli::Cli) -> u8 {
     if let Some(verb) = parsed.verb.take() {
         return cli::run(parsed, verb).await;
     }
-    let failure = if std::io::stdin().is_terminal() && std::io::stdout().is_terminal() {
-        // the full-screen console is called here: tui::run(contexts::resolve(parsed.host.as_deref())?)
-        Some(cli::Failure::usage("this build has no console screen", "name a verb: 'sigil --help' lists them"))
+    let options = tui::Options::new(parsed.ascii, parsed.plain, parsed.slow);
+    let failure = if options.plain || (std::io::stdin().is_terminal() && std::io::stdout().is_terminal()) {
+        console(parsed.host.as_deref(), options).await.err()
     } else {
         Some(cli::Failure::usage("the console needs a terminal", "name a verb: 'sigil --help' lists them"))
     };
@@ -42,4 +43,14 @@ async fn start(mut parsed: cli::Cli) -> u8 {
         cli::report(&failure, parsed.output.is_data(), false);
         failure.exit
     })
+}
+
+/// The full-screen console, and the task that serves it.
+async fn console(host: Option<&str>, options: tui::Options) -> Result<(), cli::Failure> {
+    let target = contexts::resolve(host)?;
+    let (port, feed) = tui::pair(target.address.to_string());
+    let link = tokio::spawn(link::port::serve(target, feed));
+    let ended = tui::run(port, options).await;
+    link.abort();
+    ended.map_err(|e| cli::Failure::new(1, "TERMINAL", format!("{e:#}"), "try 'sigil --plain', or a verb"))
 }

@@ -1,9 +1,11 @@
 //! Init in real containers: hardened, without a network, in an image that has nothing else in it than one static
 //! program, compiled here.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test's helper fails the test")]
 
 use std::io::Write;
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use sigil_agent::initlink::{Exit, InitLinks, Link, LinkError, OutputChunk, Process};
@@ -74,8 +76,10 @@ fn docker(args: &[&str]) -> String {
 /// An image of the program and nothing else.
 struct Image(String);
 
-impl Image {
-    fn make() -> Self {
+/// The program, compiled once for all tests.
+fn compiled() -> &'static [u8] {
+    static BYTES: OnceLock<Vec<u8>> = OnceLock::new();
+    BYTES.get_or_init(|| {
         let dir = tempfile::tempdir().unwrap();
         let (source, program) = (dir.path().join("program.rs"), dir.path().join("program"));
         std::fs::write(&source, PROGRAM).unwrap();
@@ -86,12 +90,18 @@ impl Image {
             .output()
             .unwrap();
         assert!(compiled.status.success(), "{}", String::from_utf8_lossy(&compiled.stderr));
+        std::fs::read(&program).unwrap()
+    })
+}
+
+impl Image {
+    fn make() -> Self {
         let mut tar = tar::Builder::new(Vec::new());
         let mut header = tar::Header::new_gnu();
-        let bytes = std::fs::read(&program).unwrap();
+        let bytes = compiled();
         header.set_mode(0o755);
         header.set_size(bytes.len() as u64);
-        tar.append_data(&mut header, "program", bytes.as_slice()).unwrap();
+        tar.append_data(&mut header, "program", bytes).unwrap();
         let bytes = tar.into_inner().unwrap();
         let tag = format!("sigil-init-test:{}", ulid::Ulid::generate().to_string().to_lowercase());
         let mut import = Command::new("docker")
@@ -115,6 +125,12 @@ impl Drop for Image {
 struct Container(String);
 
 impl Container {
+    /// What the engine logged, of both streams.
+    fn log(&self) -> String {
+        let done = Command::new("docker").args(["logs", &self.0]).output().unwrap();
+        String::from_utf8([done.stdout, done.stderr].concat()).unwrap()
+    }
+
     fn state(&self, what: &str) -> String {
         docker(&["inspect", "--format", &format!("{{{{.State.{what}}}}}"), &self.0])
     }
@@ -181,7 +197,7 @@ impl Bench {
         links.expect(id, pid);
         let link = match links.wait(id, LONG).await {
             Ok(link) => link,
-            Err(e) => panic!("{e}: {}", docker(&["logs", &container.0])),
+            Err(e) => panic!("{e}: {}", container.log()),
         };
         println!("docker start {started:?}, linked after {:?}", began.elapsed());
         (Self { container, links, output, stop, id, pid, image, dir }, link)
@@ -334,7 +350,7 @@ async fn main_that_ends_ends_the_container_with_its_code_and_its_last_words() {
     let exit = tokio::time::timeout(LONG, exit.wait_for(Option::is_some)).await.unwrap().unwrap().clone();
     assert_eq!(exit, Some(Exit { code: Some(9), signal: None }));
     assert_eq!(docker(&["wait", &bench.container.0]), "9");
-    assert_eq!(docker(&["logs", &bench.container.0]), "", "what an agent keeps is not in the engine's log");
+    assert_eq!(bench.container.log(), "", "what an agent keeps is not in the engine's log");
 
     // The same instance again, with nobody there: the engine's log has the last words.
     bench.stop.cancel();
@@ -342,11 +358,10 @@ async fn main_that_ends_ends_the_container_with_its_code_and_its_last_words() {
     bench.pid = bench.container.state("Pid").parse().unwrap();
     let link = bench.restart().await;
     assert!(link.main_exit().borrow().is_none(), "another life");
-    let mut process = program(&["exit", "8"]);
-    process.argv = vec!["/program".into(), "exit".into(), "8".into()];
-    link.start_main(process).await.unwrap();
+    link.start_main(program(&["exit", "8"])).await.unwrap();
     bench.stop.cancel();
     assert_eq!(docker(&["wait", &bench.container.0]), "8");
+    assert_eq!(bench.container.log(), "bye\n");
 }
 
 #[tokio::test(flavor = "multi_thread")]

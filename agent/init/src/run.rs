@@ -572,28 +572,28 @@ impl Init {
         self.ending = Some(Ending { code, until: Instant::now() + wait });
     }
 
-    /// The exit code, once everything is told or cannot be told.
+    /// The exit code, once everything is told or cannot be told. An agent that is being restarted is waited for.
     fn finished(&mut self, now: Instant) -> Option<u8> {
         let ending = self.ending?;
-        let up = self.link.is_up();
-        if up && now < ending.until {
-            let mut open = Vec::new();
-            for proc in self.table.procs.values().filter(|p| p.exit.is_some()) {
-                open.extend([Stream::Stdout, Stream::Stderr].map(|stream| (proc.serial, stream)));
-            }
-            let mut drained = true;
-            for (serial, stream) in open {
+        if now >= ending.until {
+            self.last_words();
+            return Some(ending.code);
+        }
+        let ended: Vec<u32> = self.table.procs.values().filter(|p| p.exit.is_some()).map(|p| p.serial).collect();
+        let mut drained = true;
+        for serial in ended {
+            for stream in [Stream::Stdout, Stream::Stderr] {
                 drained &= !self.read_output(serial, stream);
             }
-            self.pump();
-            let told =
-                self.table.procs.values().filter(|p| p.exit.is_some()).all(|proc| {
-                    (proc.exit_acked || !proc.main) && proc.outputs.iter().all(|output| output.buf.is_empty())
-                });
-            return (drained && told && self.link.is_flushed()).then_some(ending.code);
         }
-        self.last_words();
-        Some(ending.code)
+        self.pump();
+        let up = self.link.is_up();
+        let told = self.table.procs.values().filter(|p| p.exit.is_some()).all(|proc| {
+            // Without an agent the engine tells the exit.
+            (proc.exit_acked || !proc.main || !up) && proc.outputs.iter().all(|output| output.buf.is_empty())
+        });
+        let flushed = !up || self.link.is_flushed();
+        (drained && told && flushed).then_some(ending.code)
     }
 
     /// Writes to the engine's log what no agent acknowledged.

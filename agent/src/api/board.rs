@@ -206,7 +206,10 @@ mod tests {
         assert!(table.update((0..250).map(|n| row(&format!("{n:03}"), "ready")).collect()));
         let messages = table.messages("e", None);
         assert_eq!(messages.iter().map(|m| m.changed.len()).collect::<Vec<_>>(), [100, 100, 50]);
-        assert_eq!(messages.iter().map(|m| (m.resync, m.complete, m.revision)).collect::<Vec<_>>(), [(true, false, 0), (false, false, 0), (false, true, 1)]);
+        assert_eq!(
+            messages.iter().map(|m| (m.resync, m.complete, m.revision)).collect::<Vec<_>>(),
+            [(true, false, 0), (false, false, 0), (false, true, 1)]
+        );
         assert!(messages.iter().all(|m| m.epoch == "e"));
         let empty = Table::default().messages("e", None);
         assert_eq!(empty.len(), 1);

@@ -310,7 +310,9 @@ pub(super) fn streams(words: &[String]) -> Result<Vec<Stream>, Status> {
             "stderr" => Ok(Stream::Stderr),
             "build" => Ok(Stream::Build),
             "agent" => Ok(Stream::Agent),
-            other => Err(invalid(format!("'{other}' is not a stream"), "the streams are stdout, stderr, build and agent")),
+            other => {
+                Err(invalid(format!("'{other}' is not a stream"), "the streams are stdout, stderr, build and agent"))
+            }
         })
         .collect()
 }
@@ -334,7 +336,12 @@ pub(super) fn batch(batch: tail::Batch, name: impl Fn(DeploymentId) -> String) -
         gaps: batch
             .gaps
             .into_iter()
-            .map(|g| v1::LogGap { deployment: name(g.deployment), lost: g.lost, after_seq: g.after_seq, reason: g.reason })
+            .map(|g| v1::LogGap {
+                deployment: name(g.deployment),
+                lost: g.lost,
+                after_seq: g.after_seq,
+                reason: g.reason,
+            })
             .collect(),
         positions: batch
             .positions
@@ -344,7 +351,11 @@ pub(super) fn batch(batch: tail::Batch, name: impl Fn(DeploymentId) -> String) -
     }
 }
 
-pub(super) fn secret(meta: &SecretMeta, used_by: Vec<String>, name_of: impl Fn(DeploymentId) -> String) -> v1::SecretInfo {
+pub(super) fn secret(
+    meta: &SecretMeta,
+    used_by: Vec<String>,
+    name_of: impl Fn(DeploymentId) -> String,
+) -> v1::SecretInfo {
     v1::SecretInfo {
         name: meta.name.clone(),
         scope: match &meta.scope {
@@ -368,8 +379,13 @@ mod tests {
     fn a_start_request_needs_an_id_and_something_to_do() {
         let refused = |r: v1::StartRequest| start_request(r).unwrap_err().message().to_owned();
         let restart = v1::start_request::What::Restart(v1::NameRequest { name: "a".into() });
-        assert!(refused(v1::StartRequest { request_id: String::new(), what: Some(restart.clone()) }).contains("request id"));
-        assert!(refused(v1::StartRequest { request_id: "x".repeat(201), what: Some(restart.clone()) }).contains("request id"));
+        assert!(
+            refused(v1::StartRequest { request_id: String::new(), what: Some(restart.clone()) }).contains("request id")
+        );
+        assert!(
+            refused(v1::StartRequest { request_id: "x".repeat(201), what: Some(restart.clone()) })
+                .contains("request id")
+        );
         assert!(refused(v1::StartRequest { request_id: "1".into(), what: None }).contains("nothing"));
         let (request, id) = start_request(v1::StartRequest { request_id: "1".into(), what: Some(restart) }).unwrap();
         assert_eq!((request, id.as_str()), (Request::Restart { name: "a".into() }, "1"));
@@ -413,7 +429,9 @@ mod tests {
             request: serde_json::json!({"kind": "deploy", "source": {"text": "npm:x"}}),
             progress: serde_json::Value::Null,
             release: None,
-            error: Some(serde_json::json!({"code": "BUILD_FAILED", "message": "m", "hint": "h", "details": {"a": 1}, "exit_code": 1})),
+            error: Some(
+                serde_json::json!({"code": "BUILD_FAILED", "message": "m", "hint": "h", "details": {"a": 1}, "exit_code": 1}),
+            ),
             result: serde_json::Value::Null,
             summary: String::new(),
             request_id: "r".into(),
@@ -423,7 +441,10 @@ mod tests {
         let e = op.error.unwrap();
         assert_eq!((e.code.as_str(), e.details.as_str(), e.exit_code), ("BUILD_FAILED", "{\"a\":1}", 1));
         let row = building(&record, "http://127.0.0.1:7450");
-        assert_eq!((row.state.as_str(), row.source.as_str(), row.endpoint.as_str()), ("building", "npm:x", "http://127.0.0.1:7450/mcp/a"));
+        assert_eq!(
+            (row.state.as_str(), row.source.as_str(), row.endpoint.as_str()),
+            ("building", "npm:x", "http://127.0.0.1:7450/mcp/a")
+        );
     }
 
     #[test]

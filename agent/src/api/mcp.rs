@@ -11,8 +11,8 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tonic::{Request, Response, Status, Streaming};
 
-use super::status::{self, invalid};
 use super::rules;
+use super::status::{self, invalid};
 use crate::gateway::{Gateway, GatewayError};
 
 /// Messages under way in each direction.
@@ -52,7 +52,10 @@ struct Session {
 impl v1::mcp_server::Mcp for McpService {
     type SessionStream = BoxStream<'static, Result<v1::McpFrame, Status>>;
 
-    async fn session(&self, request: Request<Streaming<v1::McpFrame>>) -> Result<Response<Self::SessionStream>, Status> {
+    async fn session(
+        &self,
+        request: Request<Streaming<v1::McpFrame>>,
+    ) -> Result<Response<Self::SessionStream>, Status> {
         let caller = rules::caller(&request)?;
         let mut frames = request.into_inner();
         let first = tokio::time::timeout(FIRST, frames.message())
@@ -81,7 +84,9 @@ impl v1::mcp_server::Mcp for McpService {
             match session.running.take()?.await {
                 Ok(Ok(())) => None,
                 Ok(Err(e)) => Some((Err(status::gateway(&e)), session)),
-                Err(_) => Some((Err(status::refuse("INTERNAL", "the session broke", "look at the agent's log", 1)), session)),
+                Err(_) => {
+                    Some((Err(status::refuse("INTERNAL", "the session broke", "look at the agent's log", 1)), session))
+                }
             }
         });
         Ok(Response::new(Box::pin(out)))

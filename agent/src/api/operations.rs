@@ -54,8 +54,7 @@ impl v1::operations_server::Operations for OperationsService {
 
     async fn follow(&self, request: Request<v1::FollowRequest>) -> Result<Response<Self::FollowStream>, Status> {
         let asked = request.into_inner();
-        let follow =
-            self.operate.follow(id(&asked.id)?, asked.after).ok_or_else(|| status::no_operation(&asked.id))?;
+        let follow = self.operate.follow(id(&asked.id)?, asked.after).ok_or_else(|| status::no_operation(&asked.id))?;
         let stop = self.stop.clone();
         let events = futures::stream::unfold(Some((follow, stop)), |state| async {
             let (mut follow, stop) = state?;

@@ -156,8 +156,8 @@ mod tests {
     use std::collections::BTreeSet;
     use std::convert::Infallible;
 
-    use prost_types::FileDescriptorSet;
     use prost::Message;
+    use prost_types::FileDescriptorSet;
 
     #[test]
     fn every_rpc_has_one_rule_and_every_rule_an_rpc() {

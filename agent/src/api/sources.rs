@@ -5,8 +5,8 @@ use std::time::Duration;
 use sigil_protocol::v1;
 use tonic::{Request, Response, Status, Streaming};
 
-use super::status::{self, refuse};
 use super::convert;
+use super::status::{self, refuse};
 use crate::source::Sources;
 
 /// Longest silence within an upload.

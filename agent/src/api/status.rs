@@ -121,42 +121,37 @@ pub(super) fn store(e: &StoreError) -> Status {
 }
 
 pub(super) fn secret(e: &SecretError) -> Status {
-    match e {
-        SecretError::Store(e) => store(e),
-        SecretError::BadName(_) => invalid(e.to_string(), "use letters, digits and '_', not beginning with a digit"),
-        SecretError::Missing(_) => refuse("MISSING_SECRET", e.to_string(), "set them with `sigil secret set NAME`", USAGE),
-        SecretError::Keyring(_) => refuse("INTERNAL", e.to_string(), "look at the agent's log", 1),
-        SecretError::Broken(_) => refuse("INTERNAL", e.to_string(), "set the secret again", 1),
-        // the secrets room may learn more ways to fail than this one knows
-        #[allow(unreachable_patterns)]
-        _ => refuse("INTERNAL", e.to_string(), "look at the agent's log", 1),
-    }
+    let (code, exit) = match e {
+        SecretError::Store(e) => return store(e),
+        SecretError::BadName(_) | SecretError::BadHost(_) | SecretError::BadValue(..) => ("INVALID", USAGE),
+        SecretError::Missing(_) => ("MISSING_SECRET", USAGE),
+        SecretError::Keyring(_) | SecretError::Broken(_) => ("INTERNAL", 1),
+    };
+    refuse(code, e.to_string(), e.hint(), exit)
 }
 
 pub(super) fn source(e: &SourceError) -> Status {
-    match e {
-        SourceError::NotFound { what, hint } => refuse("NOT_FOUND", what, hint, NOT_FOUND),
-        SourceError::Refused { what, hint } => refuse("INVALID", what, hint, USAGE),
-        SourceError::Failed { what, hint } => refuse("SOURCE_FAILED", what, hint, 1),
-        SourceError::Cancelled => refuse("CANCELLED", "cancelled", "start it again when you like", 130),
-        #[allow(unreachable_patterns)]
-        _ => refuse("SOURCE_FAILED", e.to_string(), "look at the agent's log", 1),
-    }
+    let (code, exit) = match e {
+        SourceError::NotFound { .. } => ("NOT_FOUND", NOT_FOUND),
+        SourceError::Refused { .. } => ("INVALID", USAGE),
+        SourceError::Failed { .. } => ("SOURCE_FAILED", 1),
+        SourceError::Cancelled => ("CANCELLED", 130),
+    };
+    refuse(code, e.to_string(), e.hint(), exit)
 }
 
 pub(super) fn tail(e: &TailError) -> Status {
-    match e {
-        TailError::BadPattern { .. } => invalid(e.to_string(), "the syntax is that of Rust's regex crate"),
-        TailError::Io(_) => refuse("INTERNAL", e.to_string(), "look at the agent's disk and log", 1),
-        #[allow(unreachable_patterns)]
-        _ => refuse("INTERNAL", e.to_string(), "look at the agent's log", 1),
-    }
+    let (code, exit) = match e {
+        TailError::BadPattern { .. } | TailError::TooMany(_) => ("INVALID", USAGE),
+        TailError::Io(_) => ("INTERNAL", 1),
+    };
+    refuse(code, e.to_string(), e.hint(), exit)
 }
 
 pub(super) fn gateway(e: &GatewayError) -> Status {
     match e {
         GatewayError::NotFound(name) => no_deployment(name),
-        _ => refuse("GATEWAY", e.to_string(), "look at `sigil get` of the deployment", 1),
+        _ => refuse(e.code(), e.to_string(), e.hint(), 1),
     }
 }
 
@@ -181,16 +176,33 @@ mod tests {
         let s = store(&StoreError::NameTaken("a".into()));
         assert_eq!(s.code(), Code::AlreadyExists);
         let info = ErrorInfo::decode(s.details()).unwrap();
-        assert_eq!((info.code.as_str(), info.message.as_str(), info.exit_code), ("NAME_TAKEN", "the name 'a' is taken", 2));
+        assert_eq!(
+            (info.code.as_str(), info.message.as_str(), info.exit_code),
+            ("NAME_TAKEN", "the name 'a' is taken", 2)
+        );
         assert!(!info.hint.is_empty());
-        for (exit, code) in [(1, Code::Unknown), (2, Code::InvalidArgument), (3, Code::NotFound), (4, Code::PermissionDenied), (5, Code::Unavailable), (6, Code::FailedPrecondition), (7, Code::DeadlineExceeded)] {
+        for (exit, code) in [
+            (1, Code::Unknown),
+            (2, Code::InvalidArgument),
+            (3, Code::NotFound),
+            (4, Code::PermissionDenied),
+            (5, Code::Unavailable),
+            (6, Code::FailedPrecondition),
+            (7, Code::DeadlineExceeded),
+        ] {
             assert_eq!(refuse("X", "m", "h", exit).code(), code);
         }
     }
 
     #[test]
     fn long_parts_are_cut_so_that_trailers_fit() {
-        let s = status(ErrorInfo { code: "X".into(), message: "é".repeat(5000), hint: "h".repeat(9000), details: "{".repeat(9000), exit_code: 1 });
+        let s = status(ErrorInfo {
+            code: "X".into(),
+            message: "é".repeat(5000),
+            hint: "h".repeat(9000),
+            details: "{".repeat(9000),
+            exit_code: 1,
+        });
         let info = ErrorInfo::decode(s.details()).unwrap();
         assert!(info.message.ends_with('…') && info.message.len() <= MESSAGE_MAX);
         assert_eq!(info.details, "");

@@ -45,7 +45,9 @@ fn load(data_dir: &Path, config: &GrpcConfig, host: &str, now: Timestamp) -> Res
     match (&config.certificate, &config.key) {
         (Some(certificate), Some(key)) => read(certificate, key),
         (None, None) => own(data_dir, host, now),
-        (Some(path), None) | (None, Some(path)) => Err(fail(path, "[grpc] certificate and key are set together or not at all")),
+        (Some(path), None) | (None, Some(path)) => {
+            Err(fail(path, "[grpc] certificate and key are set together or not at all"))
+        }
     }
 }
 
@@ -74,7 +76,7 @@ fn own(data_dir: &Path, host: &str, now: Timestamp) -> Result<Pair, ApiError> {
         Ok(text) => rcgen::KeyPair::from_pem(&text).map_err(|e| fail(&key_path, e))?,
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
             let key = rcgen::KeyPair::generate().map_err(|e| fail(&key_path, e))?;
-            replace_file(&key_path, key.serialize_pem().as_bytes()).map_err(|e| fail(&key_path, e))?;
+            replace_file(&key_path, key.serialize_pem().as_bytes(), None).map_err(|e| fail(&key_path, e))?;
             key
         }
         Err(e) => return Err(fail(&key_path, e)),
@@ -100,7 +102,7 @@ fn own(data_dir: &Path, host: &str, now: Timestamp) -> Result<Pair, ApiError> {
         params.distinguished_name.push(rcgen::DnType::CommonName, "sigil-agent");
         let certificate = params.self_signed(&key).map_err(failed)?;
         let text = format!("Issued: {now}\n{}", certificate.pem());
-        replace_file(&cert_path, text.as_bytes()).map_err(|e| fail(&cert_path, e))?;
+        replace_file(&cert_path, text.as_bytes(), None).map_err(|e| fail(&cert_path, e))?;
         let print = fingerprint(certificate.der());
         if known.is_some() {
             tracing::warn!(fingerprint = print, "the agent's certificate was renewed: consoles must pin the new one");

@@ -94,6 +94,11 @@ impl Docker {
         Ok(Self { inner, _events: Arc::new(stop.drop_guard()) })
     }
 
+    /// Where the engine is looked for, as configured; `auto` when nothing is.
+    pub fn host(&self) -> String {
+        if self.inner.host.is_empty() { "auto".to_owned() } else { self.inner.host.clone() }
+    }
+
     /// Gives a directory of this host for the `resolv.conf` that Podman needs: unlike Docker it writes none for a
     /// container without a network, and then one of the image's would count. Without a directory such a container is
     /// refused on Podman. Set once; later calls change nothing.

@@ -186,10 +186,10 @@ impl Instance {
         let exit = process.exit.map(Exit::from);
         let key = process.key.to_owned();
         let known = state.procs.entry(process.serial).or_insert_with(|| Known { key, exit: watch::Sender::new(None) });
-        if exit.is_some() {
-            known.exit.send_if_modified(|now| now.is_none() && std::mem::replace(now, exit.clone()).is_none());
+        if let Some(exit) = exit {
+            known.exit.send_if_modified(|now| settle(now, exit.clone()));
             if known.key == MAIN {
-                self.main_exit.send_if_modified(|now| now.is_none() && std::mem::replace(now, exit).is_none());
+                self.main_exit.send_if_modified(|now| settle(now, exit));
             }
         }
         true
@@ -199,10 +199,10 @@ impl Instance {
     pub fn exited(&self, serial: u32, exit: wire::Exit) -> Option<bool> {
         let state = lock(&self.state);
         let known = state.procs.get(&serial)?;
-        known.exit.send_if_modified(|now| now.is_none() && std::mem::replace(now, Some(exit.into())).is_none());
+        known.exit.send_if_modified(|now| settle(now, exit.into()));
         let main = known.key == MAIN;
         if main {
-            self.main_exit.send_if_modified(|now| now.is_none() && std::mem::replace(now, Some(exit.into())).is_none());
+            self.main_exit.send_if_modified(|now| settle(now, exit.into()));
         }
         Some(main)
     }
@@ -222,9 +222,14 @@ impl Instance {
     }
 }
 
-/// Ends what was not known to have ended.
-fn end(exit: &mut Option<Exit>) -> bool {
-    let news = exit.is_none();
-    exit.get_or_insert(Exit { code: None, signal: None });
+/// Sets an exit once; answers whether that is news.
+fn settle(now: &mut Option<Exit>, exit: Exit) -> bool {
+    let news = now.is_none();
+    now.get_or_insert(exit);
     news
+}
+
+/// Ends what was not known to have ended.
+fn end(now: &mut Option<Exit>) -> bool {
+    settle(now, Exit { code: None, signal: None })
 }

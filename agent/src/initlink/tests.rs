@@ -283,6 +283,24 @@ fn line_numbers(text: &[u8]) -> Vec<u64> {
         .collect()
 }
 
+#[tokio::test]
+async fn main_that_ends_while_the_agent_restarts_is_told_to_the_next() {
+    let (mut bench, link) = Bench::new(&[]).await;
+    let pid = link.start_main(shell("sleep 0.3; echo late; exit 5")).await.unwrap();
+    bench.kill_agent();
+    let (process, deadline) = (format!("/proc/{pid}"), Instant::now() + LONG);
+    while Path::new(&process).exists() {
+        assert!(Instant::now() < deadline);
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let link = bench.return_agent().await;
+    assert_eq!(ended(&mut link.main_exit()).await, Exit { code: Some(5), signal: None });
+    let chunk = bench.chunk().await;
+    assert_eq!(&chunk.bytes[..], b"late\n");
+    chunk.ack();
+    assert_eq!(bench.exit_code().await, 5);
+}
+
 /// Reads what init itself prints, as the engine does.
 fn engine(mut pipe: impl Read + Send + 'static) -> Arc<Mutex<Vec<u8>>> {
     let log = Arc::new(Mutex::new(Vec::new()));
@@ -302,7 +320,9 @@ async fn no_line_is_lost_when_agents_die_in_a_flood() {
     let (mut bench, link) = Bench::new(&[]).await;
     let log = engine(bench.init.as_mut().unwrap().stdout.take().unwrap());
     // The filler makes it 8 MB, far more than any buffer holds.
-    link.start_main(shell(&format!("seq 1 {LINES} | sed 's/$/ abcdefghijklmnopqrstuvwxyz012345/'"))).await.unwrap();
+    // It stays: when main ends without an agent, init's last words go to the engine and init ends too.
+    let flood = format!("seq 1 {LINES} | sed 's/$/ abcdefghijklmnopqrstuvwxyz012345/'; sleep 1000");
+    link.start_main(shell(&flood)).await.unwrap();
     // `at` counts like init does; a machine that is slow enough sees gaps, which the engine's log fills.
     let (mut kept, mut at, mut from_log, mut restarts) = (Vec::new(), 0, 0, 0);
     'all: loop {

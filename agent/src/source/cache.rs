@@ -81,7 +81,8 @@ impl Cache {
     /// A folder of one's own, removed when dropped, and at start after a crash.
     pub(super) fn scratch(&self) -> Result<tempfile::TempDir, SourceError> {
         let tmp = self.inner.dir.join("tmp");
-        tempfile::Builder::new().prefix("f-").tempdir_in(&tmp).map_err(|e| disk(&tmp, &e))
+        let private = <fs::Permissions as std::os::unix::fs::PermissionsExt>::from_mode(0o700);
+        tempfile::Builder::new().prefix("f-").permissions(private).tempdir_in(&tmp).map_err(|e| disk(&tmp, &e))
     }
 
     /// Digest, tree and guard of what was kept under a key.

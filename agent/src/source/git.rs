@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 
 use super::near::near;
 use super::{Fetched, Job, SourceError};
-use command::{Git, Programs};
 pub(super) use command::remove_leftovers;
+use command::{Git, Programs};
 use objects::Module;
 
 /// Submodules within submodules are followed so deep.
@@ -133,7 +133,8 @@ fn choose(url: &str, refs: &[Ref], reference: Option<&str>) -> Result<Want, Sour
             )
         });
     };
-    let candidates = [asked.to_owned(), format!("refs/heads/{asked}"), format!("refs/tags/{asked}"), format!("refs/{asked}")];
+    let candidates =
+        [asked.to_owned(), format!("refs/heads/{asked}"), format!("refs/tags/{asked}"), format!("refs/{asked}")];
     if let Some(found) = candidates.into_iter().find_map(named) {
         return Ok(found);
     }
@@ -207,7 +208,8 @@ async fn gather(
     subdir: &str,
 ) -> Result<Vec<Module>, SourceError> {
     let mut modules = Vec::new();
-    let mut todo = vec![(repository.to_owned(), url.to_owned(), commit.to_owned(), subdir.to_owned(), String::new(), 0)];
+    let mut todo =
+        vec![(repository.to_owned(), url.to_owned(), commit.to_owned(), subdir.to_owned(), String::new(), 0)];
     while let Some((repository, url, commit, subdir, prefix, depth)) = todo.pop() {
         let entries = git.entries(&repository, &commit, &subdir).await?;
         let submodules: Vec<_> = entries.iter().filter(|e| e.mode == "160000").cloned().collect();
@@ -263,7 +265,9 @@ fn module_url(parent: &str, address: &str) -> Result<String, String> {
     let source: Result<sigil_core::source::Source, _> = format!("git+{address}").parse();
     let host = |authority: &str| authority.rsplit('@').next().unwrap_or_default().to_ascii_lowercase();
     match source {
-        Ok(sigil_core::source::Source::Git { scheme: own, url, reference: None, subdir: None }) if own == scheme && scheme != "file" => {
+        Ok(sigil_core::source::Source::Git { scheme: own, url, reference: None, subdir: None })
+            if own == scheme && scheme != "file" =>
+        {
             let own = url.split_once("://").and_then(|(_, r)| r.split('/').next()).unwrap_or_default();
             if host(own) == host(authority) { Ok(url) } else { Err(format!("{address} is on another host")) }
         }

@@ -75,12 +75,16 @@ impl<'a> Http<'a> {
             } else {
                 NoProxy::from_string(&config.outbound.no_proxy.join(","))
             };
-            let proxy = Proxy::all(&config.outbound.proxy)
-                .map_err(|e| SourceError::failed(format!("the proxy is not usable: {}", reason(&e)), "mend [outbound] proxy"))?;
+            let proxy = Proxy::all(&config.outbound.proxy).map_err(|e| {
+                SourceError::failed(format!("the proxy is not usable: {}", reason(&e)), "mend [outbound] proxy")
+            })?;
             builder = builder.proxy(proxy.no_proxy(no_proxy));
         }
         let client = builder.build().map_err(|e| {
-            SourceError::failed(format!("no HTTPS client: {}", reason(&e)), "are the system's CA certificates installed?")
+            SourceError::failed(
+                format!("no HTTPS client: {}", reason(&e)),
+                "are the system's CA certificates installed?",
+            )
         })?;
         Ok(Self { client, job, login, setting })
     }
@@ -101,7 +105,8 @@ impl<'a> Http<'a> {
 
     async fn try_get(&self, url: &Url, accept: &str, limit: usize) -> Result<Option<Document>, Trouble> {
         let Some(response) = self.send(url, Some(accept)).await? else { return Ok(None) };
-        let content_type = response.headers().get("content-type").and_then(|v| v.to_str().ok()).unwrap_or_default().to_owned();
+        let content_type =
+            response.headers().get("content-type").and_then(|v| v.to_str().ok()).unwrap_or_default().to_owned();
         let url = response.url().clone();
         let mut body = Vec::new();
         let mut stream = response.bytes_stream();
@@ -196,7 +201,10 @@ impl<'a> Http<'a> {
             return Ok(None);
         }
         let host = authority(response.url());
-        if matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN | StatusCode::PROXY_AUTHENTICATION_REQUIRED) {
+        if matches!(
+            status,
+            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN | StatusCode::PROXY_AUTHENTICATION_REQUIRED
+        ) {
             return Err(Trouble::Final(SourceError::refused(
                 format!("{host} refuses the request ({status})"),
                 format!("keep a login for it as a source secret named {host}, or check the one that is kept"),
@@ -244,7 +252,10 @@ enum Trouble {
 /// The certificates of a PEM file.
 fn extra_ca(path: &Path) -> Result<Vec<Certificate>, SourceError> {
     let bad = |why: String| {
-        SourceError::failed(format!("the certificates of {} cannot be used: {why}", path.display()), "mend [builder] extra_ca")
+        SourceError::failed(
+            format!("the certificates of {} cannot be used: {why}", path.display()),
+            "mend [builder] extra_ca",
+        )
     };
     let pem = fs::read(path).map_err(|e| bad(e.to_string()))?;
     let certificates = Certificate::from_pem_bundle(&pem).map_err(|e| bad(reason(&e)))?;

@@ -3,14 +3,18 @@
 /// At most `count` candidates nearest to what was asked for: the same beginning, then few changed letters.
 pub(super) fn near<'a>(asked: &str, candidates: impl IntoIterator<Item = &'a str>, count: usize) -> Vec<String> {
     let asked_lower = asked.to_lowercase();
+    // two letters that changed places count as two
+    let letters = asked.chars().count();
+    let allowed = (letters / 3).max(if letters > 3 { 2 } else { 1 });
     let mut scored: Vec<(usize, &str)> = candidates
         .into_iter()
         .take(20_000)
         .filter_map(|candidate| {
             let lower = candidate.to_lowercase();
-            let related = lower.starts_with(&asked_lower) || asked_lower.starts_with(&lower) || lower.ends_with(&asked_lower);
+            let related =
+                lower.starts_with(&asked_lower) || asked_lower.starts_with(&lower) || lower.ends_with(&asked_lower);
             let changes = distance(&asked_lower, &lower);
-            (related || changes <= (asked.chars().count() / 3).max(1)).then_some((if related { changes.min(1) } else { changes }, candidate))
+            (related || changes <= allowed).then_some((if related { changes.min(1) } else { changes }, candidate))
         })
         .collect();
     scored.sort_by(|a, b| a.0.cmp(&b.0).then_with(|| a.1.len().cmp(&b.1.len())).then_with(|| a.1.cmp(b.1)));

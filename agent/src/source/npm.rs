@@ -56,8 +56,9 @@ pub(super) async fn fetch(job: &Job<'_>, name: &str, wanted: Option<&str>) -> Re
         own => own,
     };
     let address = format!("{registry}/{}", name.replace('/', "%2f"));
-    let url = Url::parse(&address)
-        .map_err(|e| SourceError::failed(format!("'{registry}' is not a registry's address: {e}"), format!("mend {SETTING}")))?;
+    let url = Url::parse(&address).map_err(|e| {
+        SourceError::failed(format!("'{registry}' is not a registry's address: {e}"), format!("mend {SETTING}"))
+    })?;
     job.say(format!("looking up npm:{name}")).await;
     let Some(document) = http.get(&url, ACCEPT, METADATA_MAX).await? else {
         return Err(SourceError::not_found(
@@ -123,10 +124,15 @@ fn pick(name: &str, metadata: &Metadata, wanted: Option<&str>) -> Result<String,
         let plain = wanted.trim_start_matches(['^', '~', '>', '<', '=', 'v', ' ']);
         let mut close = near(plain, metadata.versions.keys().map(String::as_str), 4);
         close.extend(near(wanted, tags.iter().copied(), 2));
+        if close.is_empty() {
+            let mut all: Vec<Version> = metadata.versions.keys().filter_map(|v| Version::parse(v).ok()).collect();
+            all.sort();
+            close = all.iter().rev().take(4).map(ToString::to_string).collect();
+        }
         let latest = metadata.tags.get("latest").map(|v| format!("; the latest is {v}")).unwrap_or_default();
         let hint = match close.as_slice() {
-            [] => format!("tags are {}{latest}", tags.join(", ")),
-            close => format!("near ones are {}{latest}", close.join(", ")),
+            [] => "it has no versions at all".to_owned(),
+            close => format!("there are {}{latest}", close.join(", ")),
         };
         SourceError::not_found(what, hint)
     };
@@ -153,7 +159,10 @@ fn pick(name: &str, metadata: &Metadata, wanted: Option<&str>) -> Result<String,
 /// Mirrors often pass on the default registry's addresses; npm itself puts its own registry's host there, so do we.
 fn tarball_url(text: &str, registry: &Url) -> Result<Url, SourceError> {
     let bad = |e: url::ParseError| {
-        SourceError::failed(format!("the registry names a tarball that has no address: {e}"), format!("check {SETTING}"))
+        SourceError::failed(
+            format!("the registry names a tarball that has no address: {e}"),
+            format!("check {SETTING}"),
+        )
     };
     let mut url = registry.join(text).map_err(bad)?;
     let default = Url::parse(DEFAULT).map_err(bad)?;
@@ -189,9 +198,11 @@ impl Integrity {
         if let Some(hash) = strong {
             return Some(Self::Sha512(hash));
         }
-        let old = dist.integrity.iter().flat_map(|text| text.split_whitespace()).find_map(|part| {
-            STANDARD.decode(part.strip_prefix("sha1-")?).ok()
-        });
+        let old = dist
+            .integrity
+            .iter()
+            .flat_map(|text| text.split_whitespace())
+            .find_map(|part| STANDARD.decode(part.strip_prefix("sha1-")?).ok());
         let old = old.or_else(|| hex::decode(dist.shasum.as_deref()?).ok());
         old.filter(|hash| hash.len() == 20).map(Self::Sha1)
     }
@@ -212,7 +223,11 @@ impl Integrity {
             return Ok(());
         }
         Err(SourceError::refused(
-            format!("what was loaded for {what} is not what the registry describes ({} instead of {})", found.shown(), self.shown()),
+            format!(
+                "what was loaded for {what} is not what the registry describes ({} instead of {})",
+                found.shown(),
+                self.shown()
+            ),
             "a proxy or mirror on the way changed it; do not use it",
         ))
     }
@@ -237,9 +252,7 @@ mod tests {
     use super::*;
 
     fn metadata() -> Metadata {
-        let release = |deprecated: bool| {
-            serde_json::json!({ "dist": { "tarball": "x" }, "deprecated": if deprecated { "old".into() } else { serde_json::Value::Bool(false) } })
-        };
+        let release = |deprecated: bool| serde_json::json!({ "dist": { "tarball": "x" }, "deprecated": if deprecated { "old".into() } else { serde_json::Value::Bool(false) } });
         serde_json::from_value(serde_json::json!({
             "dist-tags": { "latest": "1.4.0", "next": "2.0.0-rc.1" },
             "versions": {
@@ -283,9 +296,15 @@ mod tests {
         let at = |registry: &str, tarball: &str| tarball_url(tarball, &Url::parse(registry).unwrap()).map(String::from);
         let default = "https://registry.npmjs.org/a/-/a-1.0.0.tgz";
         assert_eq!(at("https://registry.npmjs.org/a", default).unwrap(), default);
-        assert_eq!(at("https://npm.corp.example/repo/npm/a", default).unwrap(), "https://npm.corp.example/repo/npm/a/-/a-1.0.0.tgz");
+        assert_eq!(
+            at("https://npm.corp.example/repo/npm/a", default).unwrap(),
+            "https://npm.corp.example/repo/npm/a/-/a-1.0.0.tgz"
+        );
         assert_eq!(at("http://127.0.0.1:4873/@s%2fa", default).unwrap(), "http://127.0.0.1:4873/a/-/a-1.0.0.tgz");
-        assert_eq!(at("https://npm.corp.example/a", "https://cdn.corp.example/a.tgz").unwrap(), "https://cdn.corp.example/a.tgz");
+        assert_eq!(
+            at("https://npm.corp.example/a", "https://cdn.corp.example/a.tgz").unwrap(),
+            "https://cdn.corp.example/a.tgz"
+        );
         assert!(at("https://npm.corp.example/a", "http://cdn.corp.example/a.tgz").is_err());
     }
 

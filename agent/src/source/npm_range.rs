@@ -178,7 +178,6 @@ fn comparator(op: Op, version: Version) -> Comparator {
 
 fn partial(text: &str) -> Option<Partial> {
     let text = text.trim_start_matches(['v', '=']);
-    let all = Partial { major: None, minor: None, patch: None, pre: Prerelease::EMPTY };
     if text.is_empty() {
         return None;
     }
@@ -203,7 +202,7 @@ fn partial(text: &str) -> Option<Partial> {
     if patch.is_none() && !pre.is_empty() {
         return None;
     }
-    Some(Partial { major, minor, patch, pre, ..all })
+    Some(Partial { major, minor, patch, pre })
 }
 
 #[cfg(test)]

@@ -20,8 +20,7 @@ const DEFAULT: &str = "https://pypi.org/simple";
 const SETTING: &str = "[builder] pypi_index";
 /// Longest index page read, in bytes.
 const INDEX_MAX: usize = 64 << 20;
-const ACCEPT: &str =
-    "application/vnd.pypi.simple.v1+json, application/vnd.pypi.simple.v1+html;q=0.2, text/html;q=0.01";
+const ACCEPT: &str = "application/vnd.pypi.simple.v1+json, application/vnd.pypi.simple.v1+html;q=0.2, text/html;q=0.01";
 
 /// A file of the index.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -59,8 +58,9 @@ pub(super) async fn fetch(job: &Job<'_>, name: &str, wanted: Option<&str>) -> Re
         "" => DEFAULT,
         own => own,
     };
-    let url = Url::parse(&format!("{index}/{}/", normal(bare)))
-        .map_err(|e| SourceError::failed(format!("'{index}' is not an index's address: {e}"), format!("mend {SETTING}")))?;
+    let url = Url::parse(&format!("{index}/{}/", normal(bare))).map_err(|e| {
+        SourceError::failed(format!("'{index}' is not an index's address: {e}"), format!("mend {SETTING}"))
+    })?;
     job.say(format!("looking up pypi:{bare}")).await;
     let Some(document) = http.get(&url, ACCEPT, INDEX_MAX).await? else {
         return Err(SourceError::not_found(
@@ -77,7 +77,8 @@ pub(super) async fn fetch(job: &Job<'_>, name: &str, wanted: Option<&str>) -> Re
         None => None,
     };
     let (version, file) = pick(bare, &files, wanted_version.as_ref())?;
-    let requires = file.requires_python.as_deref().map(|r| format!(", requires Python {}", one_line(r))).unwrap_or_default();
+    let requires =
+        file.requires_python.as_deref().map(|r| format!(", requires Python {}", one_line(r))).unwrap_or_default();
     job.say(format!("{bare} {version}: {}{requires}", file.name)).await;
     if file.yanked {
         job.say(format!("{bare} {version} was yanked by its author")).await;
@@ -101,7 +102,10 @@ pub(super) async fn fetch(job: &Job<'_>, name: &str, wanted: Option<&str>) -> Re
     })?;
     if address.scheme() == "https" && from.scheme() != "https" {
         let host = super::http::authority(&from);
-        return Err(SourceError::refused(format!("the index sends to {host} without https"), format!("check {SETTING}")));
+        return Err(SourceError::refused(
+            format!("the index sends to {host} without https"),
+            format!("check {SETTING}"),
+        ));
     }
     let scratch = job.cache.scratch()?;
     let path = scratch.path().join("package");
@@ -177,10 +181,8 @@ fn rank(file: &str) -> Option<u32> {
 
 /// As pip: the highest version that is neither yanked nor a prerelease, or else the highest prerelease.
 fn pick<'a>(name: &str, files: &'a [Item], wanted: Option<&Version>) -> Result<(Version, &'a Item), SourceError> {
-    let mut known: Vec<(Version, u32, &Item)> = files
-        .iter()
-        .filter_map(|file| Some((version_of(name, &file.name)?, rank(&file.name)?, file)))
-        .collect();
+    let mut known: Vec<(Version, u32, &Item)> =
+        files.iter().filter_map(|file| Some((version_of(name, &file.name)?, rank(&file.name)?, file))).collect();
     known.sort_by(|a, b| a.0.cmp(&b.0).then_with(|| a.1.cmp(&b.1)));
     let stable = known.iter().rev().find(|(v, _, f)| !f.yanked && !v.any_prerelease());
     let newest = stable.or_else(|| known.iter().rev().find(|(_, _, f)| !f.yanked));
@@ -210,7 +212,11 @@ fn pick<'a>(name: &str, files: &'a [Item], wanted: Option<&Version>) -> Result<(
         }
         None => Err(SourceError::not_found(
             format!("pypi:{name} has no version that can be installed"),
-            if versions.is_empty() { "nothing was published".into() } else { format!("name one of {}", versions.join(", ")) },
+            if versions.is_empty() {
+                "nothing was published".into()
+            } else {
+                format!("name one of {}", versions.join(", "))
+            },
         )),
     }
 }
@@ -287,10 +293,19 @@ mod tests {
 
     #[test]
     fn the_latest_is_the_highest_final_one_that_is_not_yanked() {
-        let mut files: Vec<Item> = ["my_server-1.9.0-py3-none-any.whl", "my_server-1.10.0-py3-none-any.whl",
-            "my_server-1.10.0.tar.gz", "my_server-2.0.0rc1-py3-none-any.whl", "my_server-1.11.0-py3-none-any.whl",
-            "my_server_extra-9.0.0-py3-none-any.whl", "my_server-9.9.9-py3.9.egg", "my_server-1.10.0.tar.bz2"]
-            .into_iter().map(item).collect();
+        let mut files: Vec<Item> = [
+            "my_server-1.9.0-py3-none-any.whl",
+            "my_server-1.10.0-py3-none-any.whl",
+            "my_server-1.10.0.tar.gz",
+            "my_server-2.0.0rc1-py3-none-any.whl",
+            "my_server-1.11.0-py3-none-any.whl",
+            "my_server_extra-9.0.0-py3-none-any.whl",
+            "my_server-9.9.9-py3.9.egg",
+            "my_server-1.10.0.tar.bz2",
+        ]
+        .into_iter()
+        .map(item)
+        .collect();
         files[4].yanked = true;
         assert_eq!(picked(&files, None), ("1.10.0".into(), "my_server-1.10.0-py3-none-any.whl".into()));
         // asked for by name, yanked and prereleases are given
@@ -303,8 +318,13 @@ mod tests {
     #[test]
     fn the_file_that_every_python_runs_comes_first_then_source() {
         let here = format!("my_server-1.0-cp312-cp312-manylinux_2_17_{}.whl", std::env::consts::ARCH);
-        let all = [item(&here), item("my_server-1.0-cp312-cp312-win_amd64.whl"), item("my_server-1.0.tar.gz"),
-            item("my_server-1.0-py2-none-any.whl"), item("my_server-1.0-1-py2.py3-none-any.whl")];
+        let all = [
+            item(&here),
+            item("my_server-1.0-cp312-cp312-win_amd64.whl"),
+            item("my_server-1.0.tar.gz"),
+            item("my_server-1.0-py2-none-any.whl"),
+            item("my_server-1.0-1-py2.py3-none-any.whl"),
+        ];
         assert_eq!(picked(&all, None).1, "my_server-1.0-1-py2.py3-none-any.whl");
         assert_eq!(picked(&all[..4], None).1, "my_server-1.0.tar.gz");
         assert_eq!(picked(&all[..2], None).1, here);
@@ -313,7 +333,8 @@ mod tests {
     #[test]
     fn unknown_versions_name_what_there_is() {
         let files = [item("my_server-1.0.1.tar.gz"), item("my_server-1.0.2.tar.gz"), item("my_server-3.0.tar.gz")];
-        let Err(SourceError::NotFound { what, hint }) = pick("my-server", &files, Some(&"1.0.3".parse().unwrap())) else {
+        let Err(SourceError::NotFound { what, hint }) = pick("my-server", &files, Some(&"1.0.3".parse().unwrap()))
+        else {
             panic!("found")
         };
         assert_eq!(what, "pypi:my-server has no version 1.0.3");
@@ -329,13 +350,16 @@ mod tests {
             <a href="">nothing</a></body></html>"#;
         let items = read_html(page);
         assert_eq!(items.len(), 2);
-        assert_eq!(items[0], Item {
-            name: "my_server-1.0-py3-none-any.whl".into(),
-            url: "../../files/my_server-1.0-py3-none-any.whl".into(),
-            sha256: Some("ab12".into()),
-            requires_python: Some(">=3.10".into()),
-            yanked: false,
-        });
+        assert_eq!(
+            items[0],
+            Item {
+                name: "my_server-1.0-py3-none-any.whl".into(),
+                url: "../../files/my_server-1.0-py3-none-any.whl".into(),
+                sha256: Some("ab12".into()),
+                requires_python: Some(">=3.10".into()),
+                yanked: false,
+            }
+        );
         assert!(items[1].yanked && items[1].sha256.is_none());
     }
 

@@ -36,9 +36,19 @@ pub(super) async fn serve(handler: Arc<Handler>) -> u16 {
                     async move {
                         let (parts, body) = request.into_parts();
                         let body = body.collect().await.unwrap().to_bytes();
-                        let headers = parts.headers.iter().map(|(k, v)| (k.to_string(), v.to_str().unwrap().to_owned())).collect();
+                        let headers = parts
+                            .headers
+                            .iter()
+                            .map(|(k, v)| (k.to_string(), v.to_str().unwrap().to_owned()))
+                            .collect();
                         let answer = tokio::task::spawn_blocking(move || {
-                            handler(parts.uri.path(), parts.uri.query().unwrap_or(""), parts.method.as_str(), &headers, &body)
+                            handler(
+                                parts.uri.path(),
+                                parts.uri.query().unwrap_or(""),
+                                parts.method.as_str(),
+                                &headers,
+                                &body,
+                            )
                         });
                         let (status, headers, body) = answer.await.unwrap();
                         let mut response = hyper::Response::builder().status(status);
@@ -141,7 +151,12 @@ impl Engine for Images {
     async fn set_cpus(&self, _: &str, _: f64) -> engine::Result<()> {
         not_played()
     }
-    async fn engine_log(&self, _: &str, _: Option<jiff::Timestamp>, _: usize) -> engine::Result<Vec<engine::EngineLine>> {
+    async fn engine_log(
+        &self,
+        _: &str,
+        _: Option<jiff::Timestamp>,
+        _: usize,
+    ) -> engine::Result<Vec<engine::EngineLine>> {
         not_played()
     }
     async fn build(
@@ -211,7 +226,11 @@ impl World {
         let source: Source = source.parse().unwrap();
         let work = self.sources.fetch(&source, upload, out, self.cancel.clone());
         let result = tokio::join!(work, drained(lines));
-        assert_eq!(std::fs::read_dir(self.dir.path().join("sources/tmp")).unwrap().count(), 0, "something was left behind");
+        assert_eq!(
+            std::fs::read_dir(self.dir.path().join("sources/tmp")).unwrap().count(),
+            0,
+            "something was left behind"
+        );
         result
     }
 
@@ -289,7 +308,10 @@ async fn only_allowed_kinds_are_fetched() {
     let w = world(config, Images::default());
     for source in ["./dir", "npm:a", "pypi:a", "image:a"] {
         let error = w.fetch(source, None).await.0.unwrap_err();
-        assert!(matches!(&error, SourceError::Refused { .. }) && error.hint().contains("allowed are git"), "{source}: {error}");
+        assert!(
+            matches!(&error, SourceError::Refused { .. }) && error.hint().contains("allowed are git"),
+            "{source}: {error}"
+        );
     }
     assert!(w.sources.upload("./dir", 1).await.is_err());
 }
@@ -321,7 +343,7 @@ async fn npm_registry(tarball: Vec<u8>, integrity: String, needs: Option<&'stati
             return (401, Vec::new(), Vec::new());
         }
         // every second request fails in passing
-        if stumbles.fetch_add(1, Ordering::SeqCst) % 2 == 0 {
+        if stumbles.fetch_add(1, Ordering::SeqCst).is_multiple_of(2) {
             return (503, vec![("retry-after".into(), "0".into())], Vec::new());
         }
         match path {
@@ -355,7 +377,10 @@ async fn an_npm_package_is_resolved_checked_unpacked_and_kept() {
     config.builder.npm_registry = format!("http://127.0.0.1:{port}/npm/");
     let w = world(config, Images::default());
     let refused = w.fetch("npm:@scope/name", None).await.0;
-    assert!(matches!(&refused, Err(SourceError::Refused { hint, .. }) if hint.contains(&format!("127.0.0.1:{port}"))), "{refused:?}");
+    assert!(
+        matches!(&refused, Err(SourceError::Refused { hint, .. }) if hint.contains(&format!("127.0.0.1:{port}"))),
+        "{refused:?}"
+    );
     w.secrets.set(&Scope::Source, "127.0.0.1", "t0ken".to_owned().into(), "", "t").await.unwrap();
     let fetched = w.fetched("npm:@scope/name").await;
     assert_eq!(fetched.pinned, "npm:@scope/name@1.2.0");
@@ -383,7 +408,10 @@ async fn a_tarball_that_was_changed_on_the_way_is_refused() {
     config.builder.npm_registry = format!("http://127.0.0.1:{port}/npm");
     let w = world(config, Images::default());
     let refused = w.fetch("npm:@scope/name", None).await.0;
-    assert!(matches!(&refused, Err(SourceError::Refused { what, .. }) if what.contains("is not what the registry describes")), "{refused:?}");
+    assert!(
+        matches!(&refused, Err(SourceError::Refused { what, .. }) if what.contains("is not what the registry describes")),
+        "{refused:?}"
+    );
     assert!(w.sources.cache.find("any").await.unwrap().is_none());
 }
 
@@ -456,8 +484,12 @@ async fn pypi_packages_come_as_wheels_or_source_from_json_and_html_indexes() {
     assert_eq!(read(&fetched, "my_server/__main__.py"), "main");
     assert!(said.iter().any(|l| l.contains("requires Python >=3.10")), "{said:?}");
     assert_eq!(read(&w.fetched("pypi:my-server==1.0").await, "src/x.py"), "x");
-    assert!(matches!(w.fetch("pypi:my-server==4.0b1", None).await.0, Err(SourceError::Refused { what, .. }) if what.contains("no sha256")));
-    assert!(matches!(w.fetch("pypi:my-server==5", None).await.0, Err(SourceError::NotFound { hint, .. }) if hint.contains("the latest is 2.0")));
+    assert!(
+        matches!(w.fetch("pypi:my-server==4.0b1", None).await.0, Err(SourceError::Refused { what, .. }) if what.contains("no sha256"))
+    );
+    assert!(
+        matches!(w.fetch("pypi:my-server==5", None).await.0, Err(SourceError::NotFound { hint, .. }) if hint.contains("the latest is 2.0"))
+    );
     assert!(matches!(w.fetch("pypi:nothing", None).await.0, Err(SourceError::NotFound { .. })));
     config.builder.pypi_index = format!("http://127.0.0.1:{port}/html/");
     let w = world(config, Images::default());
@@ -471,13 +503,18 @@ async fn images_are_taken_from_here_or_pulled_with_the_login_of_their_registry()
     let remote = vec!["registry.example.org/a/b:1".into()];
     let w = world(config, Images { here: Mutex::new(vec!["local:1".into()]), remote, ..Images::default() });
     let local = w.fetched("image:local:1").await;
-    assert_eq!((local.image.as_deref(), local.pinned.as_str(), local.tree), (Some("sha256:1234"), "image:local:1", None));
+    assert_eq!(
+        (local.image.as_deref(), local.pinned.as_str(), local.tree),
+        (Some("sha256:1234"), "image:local:1", None)
+    );
     w.secrets.set(&Scope::Source, "registry.example.org", "token".to_owned().into(), "ada", "t").await.unwrap();
     let pulled = w.fetched("image:registry.example.org/a/b:1").await;
     assert_eq!(pulled.pinned, format!("image:registry.example.org/a/b@sha256:{}", "d".repeat(64)));
     assert_eq!(*w.engine.logins.lock().unwrap(), [Some("registry.example.org ada".to_owned())]);
     assert!(matches!(w.fetch("image:registry.example.org/none", None).await.0, Err(SourceError::NotFound { .. })));
-    for reference in ["evil.example/x", "x/y", "ghcr.io/theirs/x", "ghcr.io/oursnot/x", "registry.example.org.evil.example/x"] {
+    for reference in
+        ["evil.example/x", "x/y", "ghcr.io/theirs/x", "ghcr.io/oursnot/x", "registry.example.org.evil.example/x"]
+    {
         let refused = w.fetch(&format!("image:{reference}"), None).await.0;
         assert!(matches!(&refused, Err(SourceError::Refused { .. })), "{reference}: {refused:?}");
     }

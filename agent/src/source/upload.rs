@@ -59,7 +59,8 @@ impl Uploads {
             SourceError::refused(format!("{AT_ONCE} uploads are under way"), "wait for one of them to finish")
         })?;
         let path = self.dir.join(format!("{}.part", ulid_name()));
-        let file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path).map_err(|e| disk(&path, &e))?;
+        let file =
+            fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path).map_err(|e| disk(&path, &e))?;
         let temporary = tempfile::TempPath::try_from_path(path.clone()).map_err(|e| disk(&path, &e))?;
         Ok(Upload {
             label: label.to_owned(),
@@ -95,7 +96,8 @@ impl Uploads {
     /// Removes what expired.
     pub(super) fn sweep(&self) {
         for entry in fs::read_dir(&self.dir).into_iter().flatten().flatten() {
-            let old = entry.metadata().and_then(|m| m.modified()).is_ok_and(|t| t.elapsed().is_ok_and(|age| age > KEPT));
+            let old =
+                entry.metadata().and_then(|m| m.modified()).is_ok_and(|t| t.elapsed().is_ok_and(|age| age > KEPT));
             if old && entry.path().extension().is_some_and(|e| e == "zst") {
                 let _tried_again_next_time = fs::remove_file(entry.path());
             }
@@ -121,7 +123,10 @@ impl Upload {
         }
         self.hash.update(data);
         let Some(mut file) = self.file.take() else {
-            return Err(SourceError::failed(format!("the upload of '{}' failed before", self.label), "upload it again"));
+            return Err(SourceError::failed(
+                format!("the upload of '{}' failed before", self.label),
+                "upload it again",
+            ));
         };
         let (path, data) = (self.temporary.to_path_buf(), data.to_vec());
         let written = blocking(move || {

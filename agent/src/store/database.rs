@@ -13,8 +13,6 @@ use super::{Result, StoreError};
 
 /// Bytes of sled's page cache. All reads are served from memory, so it only has to hold what is being written.
 const CACHE_BYTES: u64 = 16 << 20;
-/// Below this much disk, a database is never compacted.
-const COMPACT_FLOOR: u64 = 64 << 20;
 
 #[derive(Debug, Default, PartialEq, Serialize, Deserialize)]
 struct Head {
@@ -171,7 +169,7 @@ impl Database {
     }
 
     /// True when the files hold more than four times what lives in them.
-    pub fn is_bloated(&self, live_bytes: u64) -> bool {
-        tree_size(&self.path) > COMPACT_FLOOR.max(live_bytes.saturating_mul(4))
+    pub fn is_bloated(&self, live_bytes: u64, floor: u64) -> bool {
+        tree_size(&self.path) > floor.max(live_bytes.saturating_mul(4))
     }
 }

@@ -64,7 +64,17 @@ pub(super) fn write(dir: &Path, agent_id: &str, seq: u64, records: &[(String, Ve
     let created_at = Timestamp::now();
     let stamp = created_at.strftime("%Y%m%dT%H%M%S%6fZ");
     let path = dir.join(format!("state-{seq:020}-{stamp}.jsonl.zst"));
-    write_file(&path, &ExportHeader { sigil_export: FORMAT, agent_id: agent_id.into(), seq, created_at, records: records.len() as u64 }, records)?;
+    write_file(
+        &path,
+        &ExportHeader {
+            sigil_export: FORMAT,
+            agent_id: agent_id.into(),
+            seq,
+            created_at,
+            records: records.len() as u64,
+        },
+        records,
+    )?;
     Ok(path)
 }
 
@@ -158,7 +168,8 @@ pub(super) fn list(dir: &Path) -> Result<Vec<(u64, PathBuf)>> {
     for entry in fs::read_dir(dir).map_err(io_error(dir))? {
         let path = entry.map_err(io_error(dir))?.path();
         let name = path.file_name().and_then(|n| n.to_str()).unwrap_or_default().to_owned();
-        let seq = name.strip_prefix("state-").and_then(|n| n.strip_suffix(".jsonl.zst")).and_then(|n| n.split('-').next());
+        let seq =
+            name.strip_prefix("state-").and_then(|n| n.strip_suffix(".jsonl.zst")).and_then(|n| n.split('-').next());
         if let Some(seq) = seq.and_then(|s| s.parse().ok()) {
             found.push((seq, name, path));
         }

@@ -240,7 +240,10 @@ mod tests {
     use proptest::prelude::*;
 
     fn ops(n: u64) -> Vec<Op> {
-        vec![Op { key: format!("d/{n}"), value: Some(format!("{{\"n\":{n},\"pad\":\"{}\"}}", "x".repeat((n % 37) as usize)).into_bytes()) }]
+        vec![Op {
+            key: format!("d/{n}"),
+            value: Some(format!("{{\"n\":{n},\"pad\":\"{}\"}}", "x".repeat((n % 37) as usize)).into_bytes()),
+        }]
     }
 
     fn segment(count: u64) -> (Vec<u8>, Vec<usize>) {

@@ -141,7 +141,14 @@ pub(super) fn recover(paths: &Paths) -> Result<Recovered> {
                 }
             }
             let journal = go_on(paths, seq, &found)?;
-            return Ok(Recovered { seq, records, database, journal, export_due: found.damaged > 0 || missing > 0, alarms });
+            return Ok(Recovered {
+                seq,
+                records,
+                database,
+                journal,
+                export_due: found.damaged > 0 || missing > 0,
+                alarms,
+            });
         }
         drop(database);
         return restore(paths, loaded, "it is older than the newest export", alarms);
@@ -205,7 +212,9 @@ fn rebuild(
 /// The newest segment when it is whole and short enough, else a new one.
 fn go_on(paths: &Paths, seq: u64, found: &Frames) -> Result<Journal> {
     match &found.tail {
-        Some((path, read)) if read.damaged == 0 && read.good_end > 0 && read.good_end < SEGMENT_BYTES && read.last == seq => {
+        Some((path, read))
+            if read.damaged == 0 && read.good_end > 0 && read.good_end < SEGMENT_BYTES && read.last == seq =>
+        {
             if read.torn > 0 {
                 tracing::info!(bytes = read.torn, "the journal's torn end was cut");
             }

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use jiff::{SignedDuration, Timestamp};
-use serde::{Deserialize, Serialize};
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 use sigil_core::model::{Deployment, DeploymentId, Name, OperationId};
 
 use super::record::{ANSWER, DEPLOYMENT, OPERATION, Op, REQUEST, SEALED};
@@ -174,8 +174,7 @@ impl Change {
         if !ended {
             return Ok(());
         }
-        let finished: Vec<_> =
-            self.state.operations.values().filter(|o| o.ended_at.is_some()).map(|o| o.id).collect();
+        let finished: Vec<_> = self.state.operations.values().filter(|o| o.ended_at.is_some()).map(|o| o.id).collect();
         for id in finished.iter().take(finished.len().saturating_sub(OPERATIONS_KEPT)) {
             let Some(old) = Arc::make_mut(&mut self.state.operations).remove(id) else { continue };
             self.remove(format!("{OPERATION}{id}"));

@@ -9,13 +9,14 @@ use std::time::{Duration, Instant};
 use jiff::{SignedDuration, Timestamp};
 use proptest::prelude::*;
 use sigil_core::model::{
-    AgentId, Deployment, DeploymentId, Desired, NetworkMode, OperationId, Outcome, Release, ReleaseSpec, Resources, Run,
-    Transport,
+    AgentId, Deployment, DeploymentId, Desired, NetworkMode, OperationId, Outcome, Release, ReleaseSpec, Resources,
+    Run, Transport,
 };
 
 use super::*;
 
-fn deployment(name: &str) -> Deployment {
+/// A deployment that could be one.
+pub(crate) fn deployment(name: &str) -> Deployment {
     let now = Timestamp::now();
     let spec = ReleaseSpec {
         image: "sha256:00".into(),
@@ -117,7 +118,7 @@ async fn what_was_acknowledged_is_there_after_reopening() {
     let dir = tempfile::tempdir().unwrap();
     let store = open(dir.path()).await;
     let id = store.agent_id();
-    let mut changes = store.changes();
+    let changes = store.changes();
     let a = store.create(deployment("a")).await.unwrap();
     store.create(deployment("b")).await.unwrap();
     assert!(changes.has_changed().unwrap());
@@ -160,15 +161,32 @@ async fn compare_and_set_refuses_what_does_not_fit() {
     assert_eq!(conflict, Err(StoreError::Conflict { expected: 9, found: 1 }));
     let refused = store.update(a.id, None, "x", |_| Err("no".into())).await;
     assert_eq!(refused, Err(StoreError::Refused("no".into())));
-    let taken = store.update(b.id, None, "x", |d| { d.name = "a".parse().unwrap(); Ok(()) }).await;
+    let taken = store
+        .update(b.id, None, "x", |d| {
+            d.name = "a".parse().unwrap();
+            Ok(())
+        })
+        .await;
     assert_eq!(taken, Err(StoreError::NameTaken("a".into())));
     // a panicking change is an error, and the writer lives on
     let panicked = store.update(a.id, None, "x", |_| panic!("a change that panics, on purpose")).await;
     assert!(matches!(panicked, Err(StoreError::Io(_))));
     // a changed outcome alone is no new generation
-    let a = store.update(a.id, None, "gated", |d| { d.serving = Some(1); Ok(()) }).await.unwrap();
+    let a = store
+        .update(a.id, None, "gated", |d| {
+            d.serving = Some(1);
+            Ok(())
+        })
+        .await
+        .unwrap();
     assert_eq!((a.generation, a.serving), (1, Some(1)));
-    let b = store.update(b.id, None, "renamed", |d| { d.name = "c".parse().unwrap(); Ok(()) }).await.unwrap();
+    let b = store
+        .update(b.id, None, "renamed", |d| {
+            d.name = "c".parse().unwrap();
+            Ok(())
+        })
+        .await
+        .unwrap();
     assert!(store.by_name(&"b".parse().unwrap()).is_none());
     assert_eq!(store.by_name(&"c".parse().unwrap()).unwrap().id, b.id);
     store.delete(a.id).await.unwrap();
@@ -243,12 +261,46 @@ async fn a_full_disk_refuses_before_anything_is_written() {
     let store = open(dir.path()).await;
     store.create(deployment("a")).await.unwrap();
     store.close().await;
-    let (store, _) = Store::open_with(dir.path(), &StoreOptions { min_free_percent: 100 }).unwrap();
+    let (store, _) =
+        Store::open_with(dir.path(), &StoreOptions { min_free_percent: 100, ..StoreOptions::default() }).unwrap();
     assert_eq!(store.create(deployment("b")).await, Err(StoreError::DiskFull));
     assert_eq!(store.export().await, Err(StoreError::DiskFull));
     assert_eq!(store.deployments().len(), 1);
     store.close().await;
     assert_eq!(open(dir.path()).await.deployments().len(), 1);
+}
+
+#[tokio::test]
+async fn compaction_keeps_everything_and_leaves_nothing_behind() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, _) =
+        Store::open_with(dir.path(), &StoreOptions { compact_floor: 0, ..StoreOptions::default() }).unwrap();
+    let a = store.create(deployment("a")).await.unwrap();
+    for n in 0..200u32 {
+        let scale = store.update(a.id, None, "scaled", move |d| {
+            d.desired.replicas = n + 2;
+            Ok(())
+        });
+        scale.await.unwrap();
+    }
+    let size = || disk::tree_size(&dir.path().join("state"));
+    let before = size();
+    store.writer.send(Command::Compact).await.unwrap();
+    // taken in turn: once this is answered, the database is the new one
+    store.put_sealed(secret("team/default/K")).await.unwrap();
+    store.delete(a.id).await.unwrap();
+    store.create(deployment("b")).await.unwrap();
+    assert_eq!(store.alarms(), Vec::<String>::new());
+    let content_before = content(&store);
+    store.close().await;
+    assert!(size() < before, "{} is not less than {before}", size());
+    let asides = fs::read_dir(dir.path())
+        .unwrap()
+        .filter(|e| e.as_ref().unwrap().file_name().to_string_lossy().contains("aside"));
+    assert_eq!(asides.count(), 0);
+    let store = open(dir.path()).await;
+    assert_eq!(content(&store), content_before);
+    store.close().await;
 }
 
 #[tokio::test]
@@ -424,7 +476,10 @@ async fn exports_restore_elsewhere() {
     assert_eq!(content(&other), before);
     assert_eq!(other.agent_id(), store.agent_id());
     other.close().await;
-    let kept = fs::read_dir(b.path()).unwrap().filter(|e| e.as_ref().unwrap().file_name().to_string_lossy().contains(".aside-")).count();
+    let kept = fs::read_dir(b.path())
+        .unwrap()
+        .filter(|e| e.as_ref().unwrap().file_name().to_string_lossy().contains(".aside-"))
+        .count();
     assert_eq!(kept, 3, "state, journal and exports of before");
     store.close().await;
 }
@@ -505,9 +560,7 @@ fn child_that_writes_until_killed() {
                 })
             })
             .collect();
-        for task in tasks {
-            task.await.unwrap();
-        }
+        futures::future::select_all(tasks).await.0.unwrap()
     });
 }
 
@@ -519,7 +572,13 @@ fn kill_nine_loses_nothing_acknowledged() {
     let mut acknowledged = 0;
     for round in 0..4u64 {
         let mut child = Process::new(std::env::current_exe().unwrap())
-            .args(["--exact", "store::tests::child_that_writes_until_killed", "--ignored", "--nocapture", "--test-threads=1"])
+            .args([
+                "--exact",
+                "store::tests::child_that_writes_until_killed",
+                "--ignored",
+                "--nocapture",
+                "--test-threads=1",
+            ])
             .env("SIGIL_STORE_CHILD", dir.path())
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
@@ -591,15 +650,20 @@ async fn many_writers_share_syncs_and_opening_is_quick() {
     }
     let rate = 1000.0 / start.elapsed().as_secs_f64();
     let before: Vec<Arc<Deployment>> = store.deployments();
+    // the files as a kill -9 would leave them, page cache and all
+    let killed = tempfile::tempdir().unwrap();
+    copy_dir(dir.path(), killed.path());
     store.close().await;
     let start = Instant::now();
-    let store = open(dir.path()).await;
+    let store = open(killed.path()).await;
     let took = start.elapsed();
     assert_eq!(store.deployments(), before);
-    println!("{rate:.0} acknowledged changes/s with 50 writers; opened with 1,000 deployments in {took:?}");
+    println!(
+        "{rate:.0} acknowledged changes/s with 50 writers; opened after kill -9 with 1,000 deployments in {took:?}"
+    );
     assert!(rate >= 300.0, "{rate} changes/s");
     // the bar is 300 ms in a release build
-    let bar = if cfg!(debug_assertions) { 1500 } else { 300 };
+    let bar = if cfg!(debug_assertions) { 3000 } else { 300 };
     assert!(took < Duration::from_millis(bar), "{took:?}");
     store.close().await;
 }

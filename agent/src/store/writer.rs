@@ -4,8 +4,8 @@
 use std::fs::File;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
-use std::sync::{Arc, Weak};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
@@ -55,6 +55,7 @@ pub(super) struct Writer {
     pub database: Option<Database>,
     pub paths: Paths,
     pub min_free_percent: u64,
+    pub compact_floor: u64,
     /// Held until everything is closed.
     pub lock: File,
 }
@@ -155,7 +156,7 @@ impl Writer {
     fn compact(&mut self) {
         let records = self.shared.snapshot().records();
         let live = records.map_or(u64::MAX, |r| r.iter().map(|(k, v)| (k.len() + v.len()) as u64).sum());
-        if self.database.as_ref().is_none_or(|d| d.is_bloated(live)) {
+        if self.database.as_ref().is_none_or(|d| d.is_bloated(live, self.compact_floor)) {
             self.rebuild(true);
         }
     }
@@ -179,9 +180,9 @@ impl Writer {
                             tracing::warn!(error = %e, path = %aside.display(), "the database before compaction stays");
                         }
                     }
-                    Some(aside) => self
-                        .shared
-                        .alarm(format!("the database was built anew; the old one is {}", aside.display())),
+                    Some(aside) => {
+                        self.shared.alarm(format!("the database was built anew; the old one is {}", aside.display()))
+                    }
                     None => {}
                 }
             }

@@ -28,7 +28,8 @@ pub fn run(ctx: &Ctx, args: Args) -> Outcome {
     let Given::Folder { root, .. } = source::parse(&args.dir)? else {
         return Err(Failure::usage(format!("'{}' is not a folder", args.dir), "name a folder of this machine"));
     };
-    let file = root.join("mcp.yaml");
+    // both spellings are read; the one that is there is the one that is replaced
+    let file = if root.join("mcp.yml").exists() { root.join("mcp.yml") } else { root.join("mcp.yaml") };
     if file.exists() && !args.force {
         let message = format!("{} exists already", file.display());
         return Err(Failure::new(USAGE, "EXISTS", message, "say --force to write over it"));
@@ -36,8 +37,9 @@ pub fn run(ctx: &Ctx, args: Args) -> Outcome {
     let folder = folder::walk(&root, Purpose::Build)?;
     let mut tree = folder.tree()?;
     // with --force the old manifest is what is replaced, not what is recognised
-    tree.files.retain(|path| path != "mcp.yaml");
-    tree.bodies.remove("mcp.yaml");
+    let is_manifest = |path: &str| matches!(path, "mcp.yaml" | "mcp.yml");
+    tree.files.retain(|path| !is_manifest(path));
+    tree.bodies.retain(|path, _| !is_manifest(path));
     let mut recipe = recognise(&tree, None)?;
     if recipe.manifest.name.is_none() {
         recipe.manifest.name = folder_name(&root);
@@ -79,18 +81,13 @@ pub fn folder_name(root: &Path) -> Option<String> {
 /// Recognises a tree; a failure names everything that is wrong.
 pub fn recognise(tree: &Tree, given: Option<(&str, &str)>) -> Result<Recipe, Failure> {
     recipe::recognise(tree, Origin::Tree, given).map_err(|error| {
-        let message = error.to_string();
-        match error {
-            RecipeError::Unrecognised { looked_for } => {
-                let hint = format!("looked for {}; write an mcp.yaml that says how to start it", looked_for.join(", "));
-                Failure::new(USAGE, "UNRECOGNISED", message, hint)
-            }
-            RecipeError::Manifest(flaws) => Failure::new(USAGE, "BAD_MANIFEST", message, "mend the manifest")
-                .with_details(json!({ "flaws": flaws })),
-            RecipeError::Escapes { what, path } => {
-                Failure::new(USAGE, "BAD_MANIFEST", message, "paths are relative to the folder and stay in it")
-                    .with_details(json!({ "what": what, "path": path }))
-            }
-        }
+        let (message, hint) = (error.to_string(), error.hint());
+        let (code, details) = match error {
+            RecipeError::Unrecognised { looked_for } => ("UNRECOGNISED", json!({ "looked_for": looked_for })),
+            RecipeError::Manifest(flaws) => ("BAD_MANIFEST", json!({ "flaws": flaws })),
+            RecipeError::Escapes { what, path } => ("BAD_MANIFEST", json!({ "what": what, "path": path })),
+            RecipeError::Unclear { .. } => ("UNCLEAR", json!(null)),
+        };
+        Failure::new(USAGE, code, message, hint).with_details(details)
     })
 }

@@ -271,11 +271,12 @@ impl File<'_> {
             ),
             Manager::Pnpm { with } => {
                 let pnpm = format!("npx --yes {with}");
-                let store = "--config.store-dir=/tmp/pnpm";
+                // for every step: pnpm refuses modules that came from another store
+                self.env(&[("npm_config_store_dir", "/tmp/pnpm")]);
                 (
-                    format!("{pnpm} install --frozen-lockfile --prod=false --ignore-scripts {store}"),
+                    format!("{pnpm} install --frozen-lockfile --prod=false --ignore-scripts"),
                     "npm rebuild",
-                    format!("CI=true {pnpm} install --frozen-lockfile --prod --ignore-scripts --offline {store}"),
+                    format!("CI=true {pnpm} install --frozen-lockfile --prod --ignore-scripts --offline"),
                 )
             }
             Manager::Yarn { with } => {

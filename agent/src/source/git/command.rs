@@ -3,7 +3,7 @@
 
 use std::ffi::OsString;
 use std::fs;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
@@ -66,7 +66,13 @@ pub(super) struct Git<'a> {
 }
 
 impl<'a> Git<'a> {
-    pub(super) fn new(job: &'a Job<'a>, programs: Programs, scheme: &str, url: &str, scratch: &Path) -> Result<Self, SourceError> {
+    pub(super) fn new(
+        job: &'a Job<'a>,
+        programs: Programs,
+        scheme: &str,
+        url: &str,
+        scratch: &Path,
+    ) -> Result<Self, SourceError> {
         let home = scratch.join("home");
         fs::create_dir(&home).map_err(|e| disk(&home, &e))?;
         let mut variables: Vec<(String, OsString)> = Vec::new();
@@ -107,11 +113,14 @@ impl<'a> Git<'a> {
         .map(|(key, value)| (key.to_owned(), OsString::from(value)))
         .to_vec();
 
-        let parsed = Url::parse(url).map_err(|e| SourceError::refused(format!("'{url}' is not an address: {e}"), "mend it"))?;
+        let parsed =
+            Url::parse(url).map_err(|e| SourceError::refused(format!("'{url}' is not an address: {e}"), "mend it"))?;
         let host = super::super::http::authority(&parsed);
         proxies(job, &mut set);
         certificates(job, scratch, &mut config)?;
-        let credential = if scheme == "file" { None } else {
+        let credential = if scheme == "file" {
+            None
+        } else {
             job.secrets.credential(&host).map_err(|e| SourceError::failed(e.to_string(), e.hint()))?
         };
         let mut keys = None;
@@ -129,7 +138,10 @@ impl<'a> Git<'a> {
                 command.identity(&write_key(folder.path(), secret)?);
                 keys = Some(folder);
                 let plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
-                if parsed.username().is_empty() && !credential.username.is_empty() && credential.username.chars().all(plain) {
+                if parsed.username().is_empty()
+                    && !credential.username.is_empty()
+                    && credential.username.chars().all(plain)
+                {
                     command.option(&format!("User={}", credential.username));
                 }
             }
@@ -158,7 +170,8 @@ impl<'a> Git<'a> {
 
     pub(super) async fn init(&self, repository: &Path) -> Result<(), SourceError> {
         let path = repository.as_os_str().to_owned();
-        let arguments: Vec<OsString> = ["init", "--quiet", "--bare", "--template="].map(OsString::from).into_iter().chain([path]).collect();
+        let arguments: Vec<OsString> =
+            ["init", "--quiet", "--bare", "--template="].map(OsString::from).into_iter().chain([path]).collect();
         self.run(None, &arguments, false).await.map(drop).map_err(|e| self.explain(&e).error)
     }
 
@@ -169,8 +182,21 @@ impl<'a> Git<'a> {
         Ok(String::from_utf8_lossy(&output).into_owned())
     }
 
-    pub(super) async fn fetch(&self, repository: &Path, url: &str, options: &[&str], specs: &[&str]) -> Result<(), Failure> {
-        let fixed = ["fetch", "--progress", "--no-tags", "--no-write-fetch-head", "--no-auto-maintenance", "--no-recurse-submodules"];
+    pub(super) async fn fetch(
+        &self,
+        repository: &Path,
+        url: &str,
+        options: &[&str],
+        specs: &[&str],
+    ) -> Result<(), Failure> {
+        let fixed = [
+            "fetch",
+            "--progress",
+            "--no-tags",
+            "--no-write-fetch-head",
+            "--no-auto-maintenance",
+            "--no-recurse-submodules",
+        ];
         let all = fixed.iter().chain(options).chain([&"--", &url]).chain(specs);
         let arguments: Vec<OsString> = all.map(OsString::from).collect();
         self.run(Some(repository), &arguments, true).await.map(drop).map_err(|e| self.explain(&e))
@@ -181,14 +207,21 @@ impl<'a> Git<'a> {
         let wanted = format!("{name}^{{commit}}");
         let arguments = ["rev-parse", "--verify", "--quiet", "--end-of-options", &wanted].map(OsString::from);
         let output = self.run(Some(repository), &arguments, false).await.map_err(|e| match e {
-            Ended::Code { .. } => SourceError::not_found(format!("'{name}' is not a commit"), "name a branch, a tag or a commit"),
+            Ended::Code { .. } => {
+                SourceError::not_found(format!("'{name}' is not a commit"), "name a branch, a tag or a commit")
+            }
             other => self.explain(&other).error,
         })?;
         Ok(String::from_utf8_lossy(&output).trim().to_owned())
     }
 
     /// Everything below a folder of a commit.
-    pub(super) async fn entries(&self, repository: &Path, commit: &str, folder: &str) -> Result<Vec<Entry>, SourceError> {
+    pub(super) async fn entries(
+        &self,
+        repository: &Path,
+        commit: &str,
+        folder: &str,
+    ) -> Result<Vec<Entry>, SourceError> {
         let tree = format!("{commit}:{folder}");
         let arguments = ["ls-tree", "-r", "-l", "-z", "--full-tree", &tree].map(OsString::from);
         let output = match self.run(Some(repository), &arguments, false).await {
@@ -198,8 +231,15 @@ impl<'a> Git<'a> {
                 let folders = self.run(Some(repository), &listing, false).await.map_err(|e| self.explain(&e).error)?;
                 let folders = String::from_utf8_lossy(&folders).into_owned();
                 let close = super::near(folder, folders.split('\0').filter(|f| !f.is_empty()), 4);
-                let hint = if close.is_empty() { "check the folder after '#'".to_owned() } else { format!("near ones are {}", close.join(", ")) };
-                return Err(SourceError::not_found(format!("commit {} has no folder '{folder}'", super::short(commit)), hint));
+                let hint = if close.is_empty() {
+                    "check the folder after '#'".to_owned()
+                } else {
+                    format!("near ones are {}", close.join(", "))
+                };
+                return Err(SourceError::not_found(
+                    format!("commit {} has no folder '{folder}'", super::short(commit)),
+                    hint,
+                ));
             }
             Err(ended) => return Err(self.explain(&ended).error),
         };
@@ -207,7 +247,11 @@ impl<'a> Git<'a> {
     }
 
     /// Path and address of every submodule that a commit describes.
-    pub(super) async fn module_addresses(&self, repository: &Path, commit: &str) -> Result<Vec<(String, String)>, SourceError> {
+    pub(super) async fn module_addresses(
+        &self,
+        repository: &Path,
+        commit: &str,
+    ) -> Result<Vec<(String, String)>, SourceError> {
         let blob = format!("{commit}:.gitmodules");
         let arguments = ["config", "--no-includes", "--blob", &blob, "--null", "--list"].map(OsString::from);
         let output = match self.run(Some(repository), &arguments, false).await {
@@ -246,7 +290,13 @@ impl<'a> Git<'a> {
         if let Some(repository) = repository {
             command.arg("--git-dir").arg(repository);
         }
-        command.args(arguments).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0).kill_on_drop(true);
+        command
+            .args(arguments)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .process_group(0)
+            .kill_on_drop(true);
         command.current_dir("/");
         let mut child = command.spawn().map_err(Ended::NotStarted)?;
         let group = Group::of(&child);
@@ -312,9 +362,14 @@ impl<'a> Git<'a> {
         let messages = match ended {
             Ended::Cancelled => return failure(SourceError::Cancelled),
             Ended::NotStarted(e) if e.kind() == std::io::ErrorKind::NotFound => {
-                return failure(SourceError::failed("git is not installed on the agent's host", "install it: apt-get install git"));
+                return failure(SourceError::failed(
+                    "git is not installed on the agent's host",
+                    "install it: apt-get install git",
+                ));
             }
-            Ended::NotStarted(e) => return failure(SourceError::failed(format!("git cannot be run: {e}"), "look at the agent's log")),
+            Ended::NotStarted(e) => {
+                return failure(SourceError::failed(format!("git cannot be run: {e}"), "look at the agent's log"));
+            }
             Ended::TooLarge(limit) => {
                 return failure(SourceError::refused(
                     format!("the repository is larger than {} MiB", limit >> 20),
@@ -325,41 +380,82 @@ impl<'a> Git<'a> {
         };
         let host = &self.host;
         let has = |words: &[&str]| words.iter().any(|word| messages.contains(word));
-        if has(&["not our ref", "unadvertised object", "does not support shallow", "Server does not allow request", "does not allow reachable"]) {
-            let error = SourceError::not_found("the server does not give that commit", "name a branch or tag that holds it");
+        if has(&[
+            "not our ref",
+            "unadvertised object",
+            "does not support shallow",
+            "Server does not allow request",
+            "does not allow reachable",
+        ]) {
+            let error =
+                SourceError::not_found("the server does not give that commit", "name a branch or tag that holds it");
             return Failure { error, unadvertised: true };
         }
-        let last: Vec<&str> = messages.lines().map(str::trim).filter(|l| l.starts_with("fatal:") || l.starts_with("error:") || l.starts_with("remote:")).collect();
+        let last: Vec<&str> = messages
+            .lines()
+            .map(str::trim)
+            .filter(|l| l.starts_with("fatal:") || l.starts_with("error:") || l.starts_with("remote:"))
+            .collect();
         let said = last.last().copied().or(messages.lines().last()).unwrap_or_default();
         let said = one_line(said.trim_start_matches("fatal:").trim_start_matches("error:").trim());
-        failure(if has(&["could not read Username", "Authentication failed", "Permission denied (", "error: 403", "error: 401", "terminal prompts disabled"]) {
-            SourceError::refused(
-                format!("{host} does not let the agent in: {said}"),
-                format!("a private repository needs a source secret named {host} (a token, or for git+ssh a private key), and the name of the repository must be right"),
-            )
-        } else if has(&["dubious ownership"]) {
-            SourceError::refused(
-                "the repository belongs to another user than the agent's",
-                "chown it to the agent's user, or deploy the folder itself: ./dir",
-            )
-        } else if has(&["Host key verification failed", "HOST IDENTIFICATION HAS CHANGED"]) {
-            SourceError::refused(
-                format!("the key of {host} is not the one it showed before"),
-                "if that is right, remove its line from known_hosts in the agent's data directory",
-            )
-        } else if has(&["not found", "does not appear to be a git repository", "does not exist", "No such file"]) {
-            SourceError::not_found(format!("there is no repository there: {said}"), "check the address; a private one needs a source secret for its host")
-        } else if has(&["couldn't find remote ref"]) {
-            SourceError::not_found(said, "it was there a moment ago; try again")
-        } else if has(&["certificate", "SSL"]) {
-            SourceError::failed(format!("{host} shows a certificate that is not trusted: {said}"), "name the authority's PEM file in [builder] extra_ca")
-        } else if has(&["Could not resolve", "Connection refused", "timed out", "Failed to connect", "unable to access", "Could not read from remote", "Network is unreachable", "early EOF", "RPC failed"]) {
-            SourceError::failed(format!("{host} cannot be used: {said}"), "check the network, or set a proxy in [outbound] proxy")
-        } else if has(&["No space left on device"]) {
-            SourceError::failed("the disk is full", "free some space")
-        } else {
-            SourceError::failed(format!("git failed: {said}"), "read git's messages above")
-        })
+        failure(
+            if has(&[
+                "could not read Username",
+                "Authentication failed",
+                "Permission denied (",
+                "error: 403",
+                "error: 401",
+                "terminal prompts disabled",
+            ]) {
+                SourceError::refused(
+                    format!("{host} does not let the agent in: {said}"),
+                    format!(
+                        "a private repository needs a source secret named {host} (a token, or for git+ssh a private key), and the name of the repository must be right"
+                    ),
+                )
+            } else if has(&["dubious ownership"]) {
+                SourceError::refused(
+                    "the repository belongs to another user than the agent's",
+                    "chown it to the agent's user, or deploy the folder itself: ./dir",
+                )
+            } else if has(&["Host key verification failed", "HOST IDENTIFICATION HAS CHANGED"]) {
+                SourceError::refused(
+                    format!("the key of {host} is not the one it showed before"),
+                    "if that is right, remove its line from known_hosts in the agent's data directory",
+                )
+            } else if has(&["not found", "does not appear to be a git repository", "does not exist", "No such file"]) {
+                SourceError::not_found(
+                    format!("there is no repository there: {said}"),
+                    "check the address; a private one needs a source secret for its host",
+                )
+            } else if has(&["couldn't find remote ref"]) {
+                SourceError::not_found(said, "it was there a moment ago; try again")
+            } else if has(&["certificate", "SSL"]) {
+                SourceError::failed(
+                    format!("{host} shows a certificate that is not trusted: {said}"),
+                    "name the authority's PEM file in [builder] extra_ca",
+                )
+            } else if has(&[
+                "Could not resolve",
+                "Connection refused",
+                "timed out",
+                "Failed to connect",
+                "unable to access",
+                "Could not read from remote",
+                "Network is unreachable",
+                "early EOF",
+                "RPC failed",
+            ]) {
+                SourceError::failed(
+                    format!("{host} cannot be used: {said}"),
+                    "check the network, or set a proxy in [outbound] proxy",
+                )
+            } else if has(&["No space left on device"]) {
+                SourceError::failed("the disk is full", "free some space")
+            } else {
+                SourceError::failed(format!("git failed: {said}"), "read git's messages above")
+            },
+        )
     }
 }
 
@@ -450,12 +546,20 @@ fn certificates(job: &Job<'_>, scratch: &Path, config: &mut Vec<(String, OsStrin
         }
         return Ok(());
     };
-    let known = ["/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssl/cert.pem", "/etc/ssl/ca-bundle.pem"];
+    let known = [
+        "/etc/ssl/certs/ca-certificates.crt",
+        "/etc/pki/tls/certs/ca-bundle.crt",
+        "/etc/ssl/cert.pem",
+        "/etc/ssl/ca-bundle.pem",
+    ];
     let system = own.or_else(|| known.iter().map(PathBuf::from).find(|path| path.is_file()));
     let mut bundle = Vec::new();
     for path in system.iter().chain([extra]) {
         bundle.extend(fs::read(path).map_err(|e| {
-            SourceError::failed(format!("the certificates of {} cannot be used: {e}", path.display()), "mend [builder] extra_ca")
+            SourceError::failed(
+                format!("the certificates of {} cannot be used: {e}", path.display()),
+                "mend [builder] extra_ca",
+            )
         })?);
         bundle.push(b'\n');
     }
@@ -475,9 +579,20 @@ impl SshCommand {
     fn new(program: &Path, known_hosts: &Path) -> Self {
         let mut command = Self { text: quoted(&program.to_string_lossy()) };
         command.text.push_str(" -F /dev/null");
-        for option in ["BatchMode=yes", "IdentitiesOnly=yes", "IdentityAgent=none", "StrictHostKeyChecking=accept-new",
-            "ConnectTimeout=15", "ServerAliveInterval=15", "ForwardAgent=no", "ClearAllForwardings=yes", "IdentityFile=none",
-            "PermitLocalCommand=no", "ControlPath=none", "GlobalKnownHostsFile=/dev/null"] {
+        for option in [
+            "BatchMode=yes",
+            "IdentitiesOnly=yes",
+            "IdentityAgent=none",
+            "StrictHostKeyChecking=accept-new",
+            "ConnectTimeout=15",
+            "ServerAliveInterval=15",
+            "ForwardAgent=no",
+            "ClearAllForwardings=yes",
+            "IdentityFile=none",
+            "PermitLocalCommand=no",
+            "ControlPath=none",
+            "GlobalKnownHostsFile=/dev/null",
+        ] {
             command.option(option);
         }
         command.option(&format!("UserKnownHostsFile={}", known_hosts.display()));
@@ -518,7 +633,8 @@ fn key_places(data_dir: &Path) -> Vec<PathBuf> {
     const TMPFS: u64 = 0x0102_1994;
     let runtime = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from);
     let in_memory = runtime.into_iter().chain(["/run".into(), "/dev/shm".into()]);
-    let tmpfs = |path: &PathBuf| rustix::fs::statfs(path).is_ok_and(|s| u64::try_from(s.f_type).is_ok_and(|t| t == TMPFS));
+    let tmpfs =
+        |path: &PathBuf| rustix::fs::statfs(path).is_ok_and(|s| u64::try_from(s.f_type).is_ok_and(|t| t == TMPFS));
     in_memory.filter(tmpfs).chain([data_dir.join("run")]).collect()
 }
 
@@ -527,12 +643,15 @@ fn key_folder(data_dir: &Path) -> Result<tempfile::TempDir, SourceError> {
     let prefix = key_prefix(data_dir);
     let mut last = None;
     for place in key_places(data_dir) {
-        match tempfile::Builder::new().prefix(&prefix).tempdir_in(&place) {
+        match tempfile::Builder::new().prefix(&prefix).permissions(fs::Permissions::from_mode(0o700)).tempdir_in(&place)
+        {
             Ok(folder) => return Ok(folder),
             Err(error) => last = Some(disk(&place, &error)),
         }
     }
-    Err(last.unwrap_or_else(|| SourceError::failed("there is no place for a key", "look at the data directory's permissions")))
+    Err(last.unwrap_or_else(|| {
+        SourceError::failed("there is no place for a key", "look at the data directory's permissions")
+    }))
 }
 
 fn write_key(folder: &Path, secret: &str) -> Result<PathBuf, SourceError> {
@@ -557,7 +676,10 @@ pub(in super::super) fn remove_leftovers(data_dir: &Path) {
         for entry in fs::read_dir(&place).into_iter().flatten().flatten() {
             let ours = entry.file_name().to_str().is_some_and(|name| name.starts_with(&prefix));
             let owner = entry.metadata().is_ok_and(|m| m.is_dir() && m.uid() == rustix::process::geteuid().as_raw());
-            if ours && owner && let Err(error) = fs::remove_dir_all(entry.path()) {
+            if ours
+                && owner
+                && let Err(error) = fs::remove_dir_all(entry.path())
+            {
                 tracing::warn!(%error, "a private key left by a crash could not be removed");
             }
         }

@@ -41,10 +41,12 @@ pub(super) fn parse_entries(output: &[u8]) -> Result<Vec<Entry>, SourceError> {
         let parsed = text.split_once('\t').and_then(|(head, path)| {
             let mut words = head.split_whitespace();
             let (mode, _kind, oid, size) = (words.next()?, words.next()?, words.next()?, words.next()?);
-            let entry = Entry { mode: mode.into(), oid: oid.into(), size: size.parse().unwrap_or(0), path: path.into() };
+            let entry =
+                Entry { mode: mode.into(), oid: oid.into(), size: size.parse().unwrap_or(0), path: path.into() };
             Some(entry)
         });
-        let entry = parsed.ok_or_else(|| SourceError::failed("git lists the files in an unknown way", "is it git 2.20 or later?"))?;
+        let entry = parsed
+            .ok_or_else(|| SourceError::failed("git lists the files in an unknown way", "is it git 2.20 or later?"))?;
         if entry.path.split('/').any(|part| part.eq_ignore_ascii_case(".git")) {
             return Err(SourceError::refused(
                 format!("the repository holds a file within '.git': {}", entry.path),
@@ -57,7 +59,12 @@ pub(super) fn parse_entries(output: &[u8]) -> Result<Vec<Entry>, SourceError> {
 }
 
 /// Writes every module's files.
-pub(super) fn write(environment: &Environment, modules: &[Module], limits: Limits, tree: &mut TreeWriter) -> Result<(), SourceError> {
+pub(super) fn write(
+    environment: &Environment,
+    modules: &[Module],
+    limits: Limits,
+    tree: &mut TreeWriter,
+) -> Result<(), SourceError> {
     // known before anything is written
     let total: u64 = modules.iter().flat_map(|m| &m.entries).map(|e| e.size).fold(0, u64::saturating_add);
     if total > limits.bytes {
@@ -84,7 +91,9 @@ fn write_module(environment: &Environment, module: &Module, tree: &mut TreeWrite
     command.env_clear().envs(environment.variables.iter().map(|(k, v)| (k, v)));
     command.args(&environment.options).arg("--git-dir").arg(&module.repository).args(["cat-file", "--batch"]);
     command.stdin(Stdio::from(input)).stdout(Stdio::piped()).stderr(Stdio::null()).process_group(0).current_dir("/");
-    let failed = |why: String| SourceError::failed(format!("git does not give the files: {why}"), "try again; see the agent's log");
+    let failed = |why: String| {
+        SourceError::failed(format!("git does not give the files: {why}"), "try again; see the agent's log")
+    };
     let mut child = command.spawn().map_err(|e| failed(e.to_string()))?;
     let group = Group::new(Some(child.id()));
     let result = (|| {
@@ -100,12 +109,19 @@ fn write_module(environment: &Environment, module: &Module, tree: &mut TreeWrite
     result
 }
 
-fn write_entry(module: &Module, entry: &Entry, output: &mut impl BufRead, tree: &mut TreeWriter) -> Result<(), SourceError> {
-    let failed = |why: String| SourceError::failed(format!("git does not give '{}': {why}", entry.path), "fetch it again");
+fn write_entry(
+    module: &Module,
+    entry: &Entry,
+    output: &mut impl BufRead,
+    tree: &mut TreeWriter,
+) -> Result<(), SourceError> {
+    let failed =
+        |why: String| SourceError::failed(format!("git does not give '{}': {why}", entry.path), "fetch it again");
     let mut head = String::new();
     output.by_ref().take(256).read_line(&mut head).map_err(|e| failed(e.to_string()))?;
     let mut words = head.split_whitespace();
-    let (oid, kind, size) = (words.next().unwrap_or_default(), words.next().unwrap_or_default(), words.next().unwrap_or_default());
+    let (oid, kind, size) =
+        (words.next().unwrap_or_default(), words.next().unwrap_or_default(), words.next().unwrap_or_default());
     let size: u64 = size.parse().map_err(|_| failed(head.trim().to_owned()))?;
     if oid != entry.oid || kind != "blob" {
         return Err(failed(head.trim().to_owned()));
@@ -136,7 +152,7 @@ mod tests {
 
     #[test]
     fn listings_are_read_and_attacks_on_git_refused() {
-        let listing = b"100755 blob aa      12\tbin/run me\0160000 commit bb       -\tvendor/x\0";
+        let listing = b"100755 blob aa      12\tbin/run me\x00160000 commit bb       -\tvendor/x\0";
         let entries = parse_entries(listing).unwrap();
         assert_eq!(entries.len(), 2);
         assert_eq!((entries[0].path.as_str(), entries[0].size), ("bin/run me", 12));

@@ -28,7 +28,14 @@ fn world() -> World {
     let dir = tempfile::tempdir().unwrap();
     let cache = Cache::open(&dir.path().join("data/sources")).unwrap();
     let secrets = secrets(&dir.path().join("data"));
-    World { dir, cache, secrets, config: AgentConfig::default(), cancel: CancellationToken::new(), programs: Programs::default() }
+    World {
+        dir,
+        cache,
+        secrets,
+        config: AgentConfig::default(),
+        cancel: CancellationToken::new(),
+        programs: Programs::default(),
+    }
 }
 
 impl World {
@@ -37,7 +44,16 @@ impl World {
         let path = self.dir.path().join(repository);
         std::fs::create_dir_all(&path).unwrap();
         let output = Process::new("git")
-            .args(["-c", "user.name=t", "-c", "user.email=t@example.org", "-c", "protocol.file.allow=always", "-c", "init.defaultBranch=main"])
+            .args([
+                "-c",
+                "user.name=t",
+                "-c",
+                "user.email=t@example.org",
+                "-c",
+                "protocol.file.allow=always",
+                "-c",
+                "init.defaultBranch=main",
+            ])
             .args(arguments)
             .current_dir(&path)
             .env("GIT_CONFIG_GLOBAL", "/dev/null")
@@ -64,7 +80,12 @@ impl World {
         format!("file://{}", self.dir.path().join(repository).display())
     }
 
-    async fn fetch(&self, url: &str, reference: Option<&str>, subdir: Option<&str>) -> (Result<Fetched, SourceError>, Vec<String>) {
+    async fn fetch(
+        &self,
+        url: &str,
+        reference: Option<&str>,
+        subdir: Option<&str>,
+    ) -> (Result<Fetched, SourceError>, Vec<String>) {
         let (out, lines) = mpsc::channel(64);
         let data = self.dir.path().join("data");
         let job = Job {
@@ -190,7 +211,11 @@ async fn links_lfs_and_submodules_are_judged_and_told() {
     w.git("lib", &["init", "-q"]);
     let lib = w.commit("lib", &[("lib.py", "x = 1")], "lib");
     w.git("r", &["init", "-q"]);
-    w.commit("r", &[("a.txt", "a"), ("big.bin", "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n")], "first");
+    w.commit(
+        "r",
+        &[("a.txt", "a"), ("big.bin", "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n")],
+        "first",
+    );
     w.git("r", &["submodule", "--quiet", "add", "../lib", "vendor/lib"]);
     std::os::unix::fs::symlink("a.txt", w.dir.path().join("r/link")).unwrap();
     w.commit("r", &[], "with a submodule");
@@ -220,8 +245,18 @@ fn submodules_stay_with_their_parents_host() {
     let parent = "https://git.example.org/org/repo";
     assert_eq!(module_url(parent, "../lib.git").unwrap(), "https://git.example.org/org/lib.git");
     assert_eq!(module_url(parent, "https://git.example.org/x/y").unwrap(), "https://git.example.org/x/y");
-    for other in ["https://evil.example/x", "http://127.0.0.1/x", "ssh://git@git.example.org/x", "file:///etc", "/etc", "git@h:x",
-        "../../../../x", "ext::sh -c touch", "https://a:b@git.example.org/x", "-u"] {
+    for other in [
+        "https://evil.example/x",
+        "http://127.0.0.1/x",
+        "ssh://git@git.example.org/x",
+        "file:///etc",
+        "/etc",
+        "git@h:x",
+        "../../../../x",
+        "ext::sh -c touch",
+        "https://a:b@git.example.org/x",
+        "-u",
+    ] {
         assert!(module_url(parent, other).is_err(), "{other}");
     }
     assert!(module_url("file:///srv/a", "file:///srv/b").is_err());
@@ -234,10 +269,14 @@ async fn caps_hold() {
     w.git("r", &["init", "-q"]);
     w.commit("r", &[("a", &"x".repeat(2000)), ("b", "y")], "first");
     w.config.sources.max_bytes = 1000;
-    assert!(matches!(w.fetch(&w.file_url("r"), None, None).await.0, Err(SourceError::Refused { what, .. }) if what.contains("larger")));
+    assert!(
+        matches!(w.fetch(&w.file_url("r"), None, None).await.0, Err(SourceError::Refused { what, .. }) if what.contains("larger"))
+    );
     w.config.sources.max_bytes = 1 << 20;
     w.config.sources.max_files = 1;
-    assert!(matches!(w.fetch(&w.file_url("r"), None, None).await.0, Err(SourceError::Refused { what, .. }) if what.contains("more than 1 files")));
+    assert!(
+        matches!(w.fetch(&w.file_url("r"), None, None).await.0, Err(SourceError::Refused { what, .. }) if what.contains("more than 1 files"))
+    );
 }
 
 #[tokio::test]
@@ -245,7 +284,9 @@ async fn a_missing_git_is_told_with_the_remedy() {
     let mut w = world();
     w.programs.git = "/nonexistent/git".into();
     match w.fetch("file:///x", None, None).await.0 {
-        Err(SourceError::Failed { what, hint }) => assert!(what.contains("not installed") && hint.contains("apt-get install git")),
+        Err(SourceError::Failed { what, hint }) => {
+            assert!(what.contains("not installed") && hint.contains("apt-get install git"))
+        }
         other => panic!("{other:?}"),
     }
 }
@@ -298,13 +339,18 @@ async fn http_git(root: PathBuf, login: Option<&'static str>) -> u16 {
         command.arg("http-backend").env("GIT_PROJECT_ROOT", &root).env("GIT_HTTP_EXPORT_ALL", "1");
         command.env("PATH_INFO", path).env("QUERY_STRING", query).env("REQUEST_METHOD", method);
         command.env("GIT_CONFIG_GLOBAL", "/dev/null");
-        for (name, header) in [("CONTENT_TYPE", "content-type"), ("HTTP_CONTENT_ENCODING", "content-encoding"), ("HTTP_GIT_PROTOCOL", "git-protocol")] {
+        for (name, header) in [
+            ("CONTENT_TYPE", "content-type"),
+            ("HTTP_CONTENT_ENCODING", "content-encoding"),
+            ("HTTP_GIT_PROTOCOL", "git-protocol"),
+        ] {
             if let Some(value) = headers.get(header) {
                 command.env(name, value);
             }
         }
         command.env("CONTENT_LENGTH", body.len().to_string());
-        let mut child = command.stdin(std::process::Stdio::piped()).stdout(std::process::Stdio::piped()).spawn().unwrap();
+        let mut child =
+            command.stdin(std::process::Stdio::piped()).stdout(std::process::Stdio::piped()).spawn().unwrap();
         std::io::Write::write_all(&mut child.stdin.take().unwrap(), body).unwrap();
         let output = child.wait_with_output().unwrap().stdout;
         let end = output.windows(4).position(|w| w == b"\r\n\r\n").unwrap();
@@ -332,7 +378,10 @@ async fn a_private_repository_over_http_needs_the_login_of_its_host() {
     let url = format!("http://127.0.0.1:{port}/r/.git");
     match w.fetch(&url, None, None).await.0 {
         Err(SourceError::Refused { what, hint }) => {
-            assert!(what.contains("does not let the agent in") && hint.contains(&format!("127.0.0.1:{port}")), "{what} / {hint}");
+            assert!(
+                what.contains("does not let the agent in") && hint.contains(&format!("127.0.0.1:{port}")),
+                "{what} / {hint}"
+            );
         }
         other => panic!("{other:?}"),
     }
@@ -342,7 +391,10 @@ async fn a_private_repository_over_http_needs_the_login_of_its_host() {
     let fetched = fetched.unwrap();
     assert_eq!((read(&fetched, "a").as_str(), fetched.commit.as_deref()), ("private", Some(commit.as_str())));
     assert!(!said.join("\n").contains("s3cret"), "{said:?}");
-    assert!(matches!(w.fetch(&format!("http://127.0.0.1:{port}/none/.git"), None, None).await.0, Err(SourceError::NotFound { .. })));
+    assert!(matches!(
+        w.fetch(&format!("http://127.0.0.1:{port}/none/.git"), None, None).await.0,
+        Err(SourceError::NotFound { .. })
+    ));
 }
 
 #[tokio::test]
@@ -353,7 +405,9 @@ async fn a_server_that_is_not_there_is_named() {
         listener.local_addr().unwrap().port()
     };
     match w.fetch(&format!("http://127.0.0.1:{port}/r"), None, None).await.0 {
-        Err(SourceError::Failed { what, hint }) => assert!(what.contains(&format!("127.0.0.1:{port}")) && hint.contains("network"), "{what}"),
+        Err(SourceError::Failed { what, hint }) => {
+            assert!(what.contains(&format!("127.0.0.1:{port}")) && hint.contains("network"), "{what}")
+        }
         other => panic!("{other:?}"),
     }
 }
@@ -377,7 +431,11 @@ async fn ssh_gets_the_hosts_key_in_a_private_file_and_nothing_else() {
     let url = format!("ssh://git@git.example.org{}", w.dir.path().join("r").display());
     assert_eq!(read(&w.fetched(&url, None, None).await, "a"), "over ssh");
     let without = std::fs::read_to_string(&log).unwrap();
-    assert!(without.contains("IdentityFile=none") && without.contains("BatchMode=yes") && without.contains("git@git.example.org"));
+    assert!(
+        without.contains("IdentityFile=none")
+            && without.contains("BatchMode=yes")
+            && without.contains("git@git.example.org")
+    );
     assert!(without.contains(&format!("UserKnownHostsFile={}", w.dir.path().join("data/known_hosts").display())));
 
     std::fs::remove_file(&log).unwrap();
@@ -392,7 +450,9 @@ async fn ssh_gets_the_hosts_key_in_a_private_file_and_nothing_else() {
     assert!(!Path::new(path).exists() && !Path::new(path).parent().unwrap().exists());
 
     w.secrets.set(&Scope::Source, "git.example.org", "a-token".to_owned().into(), "", "t").await.unwrap();
-    assert!(matches!(w.fetch(&url, None, None).await.0, Err(SourceError::Refused { what, .. }) if what.contains("not a private key")));
+    assert!(
+        matches!(w.fetch(&url, None, None).await.0, Err(SourceError::Refused { what, .. }) if what.contains("not a private key"))
+    );
 }
 
 #[test]

@@ -14,7 +14,7 @@ const LITTER: [&str; 4] = [".git", "node_modules", "__pycache__", ".venv"];
 /// Folders that hold built output: scanned even when they are ignored, for packages ship little else.
 const BUILT: [&str; 4] = ["dist", "build", "out", "lib"];
 /// Files of the root that a build reads whatever `.dockerignore` says, as Docker does with its own two.
-const ALWAYS: [&str; 5] = ["Dockerfile", ".dockerignore", "mcp.yaml", "mcp.yml", "smithery.yaml"];
+const ALWAYS: [&str; 5] = [".dockerignore", "mcp.yaml", "mcp.yml", "smithery.yaml", "smithery.yml"];
 
 /// Everything that belongs to a folder, relative to it.
 pub fn paths(root: &Path, purpose: Purpose) -> Result<BTreeSet<PathBuf>, ignore::Error> {
@@ -136,7 +136,9 @@ impl Docker {
     }
 
     fn ignores(&self, relative: &Path) -> bool {
-        if relative.to_str().is_some_and(|path| ALWAYS.contains(&path)) {
+        let name = relative.file_name().and_then(OsStr::to_str).unwrap_or_default().to_ascii_lowercase();
+        let dockerfile = name == "containerfile" || name.starts_with("dockerfile") || name.ends_with(".dockerfile");
+        if dockerfile || relative.to_str().is_some_and(|path| ALWAYS.contains(&path)) {
             return false;
         }
         let path = self.root.join(relative);

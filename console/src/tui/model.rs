@@ -1,0 +1,427 @@
+//! Everything the screens show. Plain data; only `update` changes it and only `view` reads it.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use jiff::Timestamp;
+
+use super::logbuf::{Buffer, Pattern};
+use super::port::Trouble;
+use super::theme::Theme;
+use crate::link::{AgentInfo, Change, Deployment, Detail, Event};
+
+/// The link's state.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Link {
+    /// The first try.
+    Connecting,
+    /// The agent answers.
+    Up {
+        /// Round trip, in milliseconds.
+        rtt_ms: u64,
+    },
+    /// It does not.
+    Down {
+        /// Why.
+        trouble: Trouble,
+        /// Since when.
+        since: Timestamp,
+        /// When it is tried again.
+        retry_at: Timestamp,
+    },
+}
+
+/// A screen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Screen {
+    /// All deployments.
+    Table,
+    /// One of them.
+    Detail,
+    /// Their output.
+    Logs,
+}
+
+/// What the table is sorted by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sort {
+    Name,
+    State,
+    Rpm,
+    P99,
+    Errors,
+    Cpu,
+    Memory,
+}
+
+impl Sort {
+    /// All, with the key that chooses it and its word.
+    pub const ALL: [(Self, char, &'static str); 7] = [
+        (Self::Name, 'n', "name"),
+        (Self::State, 's', "state"),
+        (Self::Rpm, 'r', "requests"),
+        (Self::P99, 'p', "p99"),
+        (Self::Errors, 'e', "errors"),
+        (Self::Cpu, 'c', "cpu"),
+        (Self::Memory, 'm', "memory"),
+    ];
+
+    fn key(self, d: &Deployment) -> f64 {
+        match self {
+            Self::Name => 0.0,
+            // What is wrong first.
+            Self::State => {
+                const ORDER: [&str; 8] =
+                    ["failed", "degraded", "starting", "building", "pending", "ready", "sleeping", "stopped"];
+                ORDER.iter().position(|s| *s == d.state).unwrap_or(ORDER.len()) as f64
+            }
+            // The largest first.
+            Self::Rpm => -d.rpm,
+            Self::P99 => -d.p99_ms,
+            Self::Errors => -d.error_rate,
+            Self::Cpu => -d.cpu_percent,
+            Self::Memory => -(d.memory_bytes as f64),
+        }
+    }
+}
+
+/// The table's state.
+#[derive(Debug)]
+pub struct Table {
+    /// Id under the cursor.
+    pub selected: Option<String>,
+    /// First row on the screen.
+    pub offset: usize,
+    /// Marked ids.
+    pub marked: BTreeSet<String>,
+    /// Order.
+    pub sort: Sort,
+    /// The other way round.
+    pub inverted: bool,
+    /// Which are shown.
+    pub filter: Option<Pattern>,
+}
+
+/// How a log line's time is shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TimeMode {
+    Off,
+    Absolute,
+    Relative,
+}
+
+/// Since when lines are asked for, by the digit that chooses it.
+pub const SINCE: [(&str, Option<i64>); 7] = [
+    ("last 1,000 lines", None),
+    ("1 minute", Some(60)),
+    ("5 minutes", Some(300)),
+    ("15 minutes", Some(900)),
+    ("1 hour", Some(3_600)),
+    ("6 hours", Some(21_600)),
+    ("24 hours", Some(86_400)),
+];
+
+/// The log view's state.
+#[derive(Debug)]
+pub struct Logs {
+    /// Names; empty: every deployment.
+    pub names: Vec<String>,
+    /// The watch's number.
+    pub watch: u64,
+    /// Lines.
+    pub buffer: Buffer,
+    /// Keep the newest line on the screen.
+    pub follow: bool,
+    /// The number of the entry at the top of the screen, and the row within it, when not following.
+    pub top: (u64, usize),
+    /// The entry that a jump went to.
+    pub current: Option<u64>,
+    /// Long lines go on in the next row.
+    pub wrap: bool,
+    /// Columns scrolled to the right, without wrap.
+    pub shift: usize,
+    /// How times are shown.
+    pub time: TimeMode,
+    /// Index into [`SINCE`].
+    pub since: usize,
+    /// Only replicas that are gone.
+    pub previous: bool,
+    /// What is highlighted.
+    pub search: Option<Pattern>,
+    /// The stream broke; why.
+    pub lost: Option<String>,
+    /// It ended for good.
+    pub ended: Option<Option<Trouble>>,
+    /// A first batch has come.
+    pub started: bool,
+}
+
+impl Logs {
+    /// A view that follows.
+    pub fn new(names: Vec<String>, watch: u64) -> Self {
+        Self {
+            names,
+            watch,
+            buffer: Buffer::default(),
+            follow: true,
+            top: (0, 0),
+            current: None,
+            wrap: true,
+            shift: 0,
+            time: TimeMode::Off,
+            since: 0,
+            previous: false,
+            search: None,
+            lost: None,
+            ended: None,
+            started: false,
+        }
+    }
+}
+
+/// One deployment's page.
+#[derive(Debug)]
+pub struct Page {
+    /// Whose.
+    pub name: String,
+    /// What the agent said.
+    pub detail: Option<Detail>,
+    /// Or why not.
+    pub trouble: Option<Trouble>,
+    /// When it was last asked for.
+    pub asked_at: Timestamp,
+    /// First row on the screen.
+    pub scroll: usize,
+}
+
+/// A change that was asked for.
+#[derive(Debug, Clone)]
+pub struct Asked {
+    /// Name of the deployment.
+    pub name: String,
+    /// `restarting`, `stopping` …
+    pub doing: &'static str,
+    /// When.
+    pub at: Timestamp,
+    /// The operation, once it is known.
+    pub operation: Option<String>,
+    /// Steps and notes so far.
+    pub events: Vec<Event>,
+}
+
+/// A question before a change.
+#[derive(Debug, Clone)]
+pub struct Confirm {
+    /// `Restart time?`
+    pub title: String,
+    /// What it touches.
+    pub lines: Vec<String>,
+    /// What is done on yes.
+    pub changes: Vec<Change>,
+    /// Whether the cursor is on the button that does it.
+    pub on_yes: bool,
+    /// The word to type first, and what was typed.
+    pub word: Option<(String, String)>,
+}
+
+/// What a line of input is for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Purpose {
+    /// Which rows or lines are shown.
+    Filter,
+    /// What is highlighted.
+    Search,
+    /// A command.
+    Command,
+    /// Replicas of this deployment.
+    Scale(String),
+    /// A release of this deployment to go back to.
+    Rollback(String),
+}
+
+/// A line of input at the bottom.
+#[derive(Debug, Clone)]
+pub struct Input {
+    /// What for.
+    pub purpose: Purpose,
+    /// What was typed.
+    pub text: String,
+    /// Cursor, in characters.
+    pub at: usize,
+    /// What is wrong with it.
+    pub problem: Option<String>,
+    /// How far back in the history.
+    pub history: usize,
+}
+
+/// What lies over the screen.
+#[derive(Debug, Clone)]
+pub enum Overlay {
+    Help {
+        scroll: usize,
+    },
+    Confirm(Confirm),
+    Input(Input),
+    Sort,
+    /// One log line in full.
+    Line {
+        title: String,
+        text: Vec<String>,
+        scroll: usize,
+    },
+}
+
+/// A passing word to the person.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Toast {
+    /// What.
+    pub text: String,
+    /// It went wrong.
+    pub bad: bool,
+    /// When it goes.
+    pub until: Timestamp,
+}
+
+/// Everything.
+#[derive(Debug)]
+pub struct Model {
+    /// The terminal's columns and rows.
+    pub size: (u16, u16),
+    /// Told by ticks: nothing in here reads a clock.
+    pub now: Timestamp,
+    /// For times on the screen.
+    pub zone: jiff::tz::TimeZone,
+    /// How to draw.
+    pub theme: Theme,
+    /// The agent's address.
+    pub address: String,
+    /// The link.
+    pub link: Link,
+    /// The agent, as it last said.
+    pub info: Option<AgentInfo>,
+    /// Deployments by id.
+    pub fleet: BTreeMap<String, Deployment>,
+    /// The whole fleet has been told once.
+    pub complete: bool,
+    /// Screens, the one on top last; never empty.
+    pub screens: Vec<Screen>,
+    /// The table.
+    pub table: Table,
+    /// The page.
+    pub page: Option<Page>,
+    /// The logs.
+    pub logs: Option<Logs>,
+    /// What lies over them.
+    pub overlay: Option<Overlay>,
+    /// A passing word.
+    pub toast: Option<Toast>,
+    /// Changes under way, by their number.
+    pub asked: BTreeMap<u64, Asked>,
+    /// Counts watches and changes.
+    pub counter: u64,
+    /// Commands typed before, oldest first.
+    pub history: Vec<String>,
+    /// Something that shows has changed.
+    pub dirty: bool,
+}
+
+impl Model {
+    /// The first screen, before anything is known.
+    pub fn new(address: String, theme: Theme, size: (u16, u16), now: Timestamp) -> Self {
+        Self {
+            size,
+            now,
+            zone: jiff::tz::TimeZone::UTC,
+            theme,
+            address,
+            link: Link::Connecting,
+            info: None,
+            fleet: BTreeMap::new(),
+            complete: false,
+            screens: vec![Screen::Table],
+            table: Table {
+                selected: None,
+                offset: 0,
+                marked: BTreeSet::new(),
+                sort: Sort::Name,
+                inverted: false,
+                filter: None,
+            },
+            page: None,
+            logs: None,
+            overlay: None,
+            toast: None,
+            asked: BTreeMap::new(),
+            counter: 0,
+            history: Vec::new(),
+            dirty: true,
+        }
+    }
+
+    /// The screen on top.
+    pub fn screen(&self) -> Screen {
+        self.screens.last().copied().unwrap_or(Screen::Table)
+    }
+
+    /// The table's rows in order.
+    pub fn rows(&self) -> Vec<&Deployment> {
+        let wanted = |d: &&Deployment| {
+            self.table.filter.as_ref().is_none_or(|f| {
+                // As a person sees it: name, state and source in one.
+                f.wants(format!("{} {} {} {}", d.name, d.state, d.source, d.transport).as_bytes())
+            })
+        };
+        let mut rows: Vec<&Deployment> = self.fleet.values().filter(wanted).collect();
+        let sort = self.table.sort;
+        rows.sort_by(|a, b| sort.key(a).total_cmp(&sort.key(b)).then_with(|| a.name.cmp(&b.name)));
+        if self.table.inverted {
+            rows.reverse();
+        }
+        rows
+    }
+
+    /// The deployment that actions are about.
+    pub fn subject(&self) -> Option<&Deployment> {
+        match self.screen() {
+            Screen::Table => self.table.selected.as_ref().and_then(|id| self.fleet.get(id)),
+            Screen::Detail => {
+                let name = &self.page.as_ref()?.name;
+                self.fleet.values().find(|d| d.name == *name)
+            }
+            Screen::Logs => {
+                let names = &self.logs.as_ref()?.names;
+                self.fleet.values().find(|d| names.len() == 1 && d.name == names[0])
+            }
+        }
+    }
+
+    /// All that actions are about: the marked ones, else the one under the cursor.
+    pub fn subjects(&self) -> Vec<&Deployment> {
+        if self.screen() == Screen::Table && !self.table.marked.is_empty() {
+            return self.rows().into_iter().filter(|d| self.table.marked.contains(&d.id)).collect();
+        }
+        self.subject().into_iter().collect()
+    }
+
+    /// What was asked of a deployment and is under way.
+    pub fn asked_of(&self, name: &str) -> Option<&Asked> {
+        self.asked.values().rev().find(|a| a.name == name)
+    }
+
+    /// How old what is shown is, once the link is down.
+    pub fn stale_seconds(&self) -> Option<i64> {
+        match &self.link {
+            Link::Down { since, .. } if self.complete => Some((self.now.as_second() - since.as_second()).max(0)),
+            _ => None,
+        }
+    }
+
+    /// The host, for titles and questions.
+    pub fn host(&self) -> &str {
+        self.info.as_ref().map_or(self.address.as_str(), |i| i.hostname.as_str())
+    }
+
+    /// Rows between header and footer.
+    pub fn body_rows(&self) -> usize {
+        usize::from(self.size.1).saturating_sub(2)
+    }
+}

@@ -1,0 +1,211 @@
+//! Model -> frame. Reads the model, changes nothing.
+
+pub mod detail;
+pub mod logs;
+mod overlay;
+pub mod table;
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use ratatui::buffer::Buffer;
+use ratatui::layout::Rect;
+use ratatui::text::{Line, Span};
+use unicode_width::UnicodeWidthStr as _;
+
+use super::model::{Link, Model, Overlay, Purpose, Screen};
+use super::theme::Role;
+
+/// Draws everything; answers where the cursor belongs, if anywhere.
+pub fn view(model: &Model, area: Rect, buf: &mut Buffer) -> Option<(u16, u16)> {
+    if area.height < 3 || area.width < 12 {
+        buf.set_stringn(0, 0, "too small", usize::from(area.width), model.theme.style(Role::Text));
+        return None;
+    }
+    header(model, Rect { height: 1, ..area }, buf);
+    let body = Rect { y: area.y + 1, height: area.height - 2, ..area };
+    match model.screen() {
+        Screen::Table => table::draw(model, body, buf),
+        Screen::Detail => detail::draw(model, body, buf),
+        Screen::Logs => logs::draw(model, body, buf),
+    }
+    let foot = Rect { y: area.y + area.height - 1, height: 1, ..area };
+    if let Some(Overlay::Input(input)) = &model.overlay {
+        return Some(overlay::input(model, input, body, foot, buf));
+    }
+    footer(model, foot, buf);
+    overlay::draw(model, body, buf);
+    None
+}
+
+/// A round trip in steps that an idle link does not cross: its upper bound in milliseconds.
+pub fn step(rtt: Duration) -> u64 {
+    const STEPS: [u64; 6] = [1, 5, 20, 100, 500, 2_000];
+    let ms = u64::try_from(rtt.as_micros()).unwrap_or(u64::MAX) / 1_000;
+    STEPS.into_iter().find(|s| ms < *s).unwrap_or(10_000)
+}
+
+/// Text cut to a width, the cut marked.
+pub fn fit(model: &Model, text: &str, width: usize) -> String {
+    if text.width() <= width {
+        return text.to_owned();
+    }
+    let more = model.theme.more();
+    let mut out = String::new();
+    let mut used = more.width();
+    for c in text.chars() {
+        let w = unicode_width::UnicodeWidthChar::width(c).unwrap_or(0);
+        if used + w > width {
+            break;
+        }
+        used += w;
+        out.push(c);
+    }
+    if width > 0 { out + more } else { out }
+}
+
+/// One line of other people's words: control characters made visible, in ASCII where that is asked for.
+pub fn words(model: &Model, text: &str) -> String {
+    let text = super::clean::plain(text.replace('\n', " ").as_bytes());
+    if model.theme.ascii { text.chars().map(|c| if c.is_ascii() { c } else { '?' }).collect() } else { text }
+}
+
+/// How long ago, in one unit.
+pub fn ago(now: Timestamp, then: Option<Timestamp>) -> String {
+    let Some(then) = then else { return "-".to_owned() };
+    match (now.as_second() - then.as_second()).max(0) {
+        s @ 0..60 => format!("{s}s"),
+        s @ 60..3_600 => format!("{}m", s / 60),
+        s @ 3_600..86_400 => format!("{}h", s / 3_600),
+        s => format!("{}d", s / 86_400),
+    }
+}
+
+/// A time of day.
+pub fn clock(model: &Model, time: Timestamp) -> String {
+    time.to_zoned(model.zone.clone()).strftime("%H:%M:%S").to_string()
+}
+
+fn header(model: &Model, area: Rect, buf: &mut Buffer) {
+    let theme = model.theme;
+    buf.set_style(area, theme.style(Role::Bar));
+    let bar = theme.style(Role::Bar);
+    let (glyph, link) = match &model.link {
+        Link::Connecting => (theme.glyph("◌", "."), "connecting".to_owned()),
+        Link::Up { rtt_ms: 10_000 } => (theme.glyph("●", "+"), "up, slow".to_owned()),
+        Link::Up { rtt_ms } => (theme.glyph("●", "+"), format!("up <{rtt_ms} ms")),
+        Link::Down { retry_at, .. } => {
+            let wait = (retry_at.as_second() - model.now.as_second()).max(0);
+            let next = if wait == 0 { "trying".to_owned() } else { format!("retry in {wait} s") };
+            (theme.glyph("✖", "x"), format!("no link, {next}"))
+        }
+    };
+    let mut parts =
+        vec![("sigil".to_owned(), true), (words(model, model.host()), false), (format!("{glyph} {link}"), true)];
+    if let Some(age) = model.stale_seconds() {
+        parts.push((format!("stale {age} s"), true));
+    }
+    if let Some(info) = &model.info {
+        let own = env!("CARGO_PKG_VERSION");
+        let skew = if info.version == own { String::new() } else { format!(" (console {own})") };
+        parts.push((format!("agent {}{skew}", words(model, &info.version)), false));
+        if let Some(engine) = &info.engine {
+            let dead = if engine.reachable { "" } else { " not reachable" };
+            parts.push((
+                format!("{} {}{dead}", words(model, &engine.name), words(model, &engine.version)),
+                !engine.reachable,
+            ));
+        }
+        if info.role != "admin" && !info.role.is_empty() {
+            parts.push((words(model, &info.role), true));
+        }
+    }
+    let mut x = area.x + 1;
+    let end = area.x + area.width;
+    for (i, (text, bold)) in parts.into_iter().enumerate() {
+        let left = usize::from(end.saturating_sub(x + 1));
+        // The name, the host and the link are always there; the rest as a whole or not at all.
+        if i > 2 && text.width() > left {
+            break;
+        }
+        let style = if bold { bar.add_modifier(ratatui::style::Modifier::BOLD) } else { bar };
+        let left = if i == 1 { left.saturating_sub(16).max(8).min(left) } else { left };
+        let (next, _) = buf.set_stringn(x, area.y, fit(model, &text, left), left, style);
+        x = next + 2;
+    }
+}
+
+fn footer(model: &Model, area: Rect, buf: &mut Buffer) {
+    let theme = model.theme;
+    let width = usize::from(area.width);
+    if let Some(toast) = &model.toast {
+        let role = if toast.bad { Role::Bad } else { Role::Title };
+        let sign = if toast.bad { theme.glyph("✖ ", "x ") } else { "" };
+        let text = fit(model, &format!("{sign}{}", words(model, &toast.text)), width - 1);
+        buf.set_stringn(area.x + 1, area.y, text, width - 1, theme.style(role));
+        return;
+    }
+    let keys: &[(&str, &str)] = match model.screen() {
+        Screen::Table if model.fleet.is_empty() => &[("?", "help"), (":", "command"), ("q", "quit")],
+        Screen::Table => &[
+            ("Enter", "detail"),
+            ("l", "logs"),
+            ("/", "filter"),
+            ("S", "sort"),
+            ("r", "restart"),
+            ("s", "scale"),
+            ("?", "help"),
+            ("q", "quit"),
+            (":", "command"),
+            ("Space", "mark"),
+            ("b", "rollback"),
+            ("D", "delete"),
+        ],
+        Screen::Detail => &[
+            ("Esc", "back"),
+            ("l", "logs"),
+            ("r", "restart"),
+            ("s", "scale"),
+            ("b", "rollback"),
+            ("x", "stop"),
+            ("D", "delete"),
+            ("?", "help"),
+        ],
+        Screen::Logs => &[
+            ("Esc", "back"),
+            ("f", "follow"),
+            ("/", "filter"),
+            ("*", "search"),
+            ("e", "errors"),
+            ("w", "wrap"),
+            ("t", "time"),
+            ("0-6", "since"),
+            ("?", "help"),
+            ("^S", "save"),
+            ("p", "previous"),
+        ],
+    };
+    let mut spans = Vec::new();
+    let mut used = 1;
+    for (key, what) in keys {
+        let len = key.width() + what.width() + 3;
+        if used + len > width + 1 {
+            break;
+        }
+        used += len;
+        spans.push(Span::styled(format!(" {key}"), theme.style(Role::Key)));
+        spans.push(Span::styled(format!(" {what} "), theme.style(Role::Dim)));
+    }
+    buf.set_line(area.x, area.y, &Line::from(spans), area.width);
+}
+
+/// What a line of input asks for.
+fn prompt(purpose: &Purpose) -> String {
+    match purpose {
+        Purpose::Filter => "filter: ".to_owned(),
+        Purpose::Search => "search: ".to_owned(),
+        Purpose::Command => ":".to_owned(),
+        Purpose::Scale(name) => format!("replicas of {name}: "),
+        Purpose::Rollback(name) => format!("release of {name} (empty: last good): "),
+    }
+}
