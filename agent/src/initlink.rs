@@ -51,6 +51,8 @@ pub struct OutputChunk {
     pub bytes: Bytes,
     /// The process that wrote it (`main`, or a session's key).
     pub process: String,
+    /// Which start of the container: offsets begin at 0 in each.
+    pub life: u64,
     /// What is missing right before it.
     pub gap_before: Option<OutputGap>,
     ack: Box<dyn FnOnce() + Send>,
@@ -63,7 +65,7 @@ impl std::fmt::Debug for OutputChunk {
 impl OutputChunk {
     /// A chunk of process `main` without a gap before it.
     pub fn new(instance: InstanceId, stream: Stream, offset: u64, time: jiff::Timestamp, bytes: Bytes, ack: Box<dyn FnOnce() + Send>) -> Self {
-        Self { instance, stream, offset, time, bytes, process: "main".into(), gap_before: None, ack }
+        Self { instance, stream, offset, time, bytes, process: "main".into(), life: 0, gap_before: None, ack }
     }
     /// Kept safely: init may forget everything up to here.
     pub fn ack(self) { (self.ack)() }
