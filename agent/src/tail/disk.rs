@@ -214,6 +214,8 @@ pub(super) struct Disk {
     head: Option<File>,
     head_path: Option<PathBuf>,
     head_len: u64,
+    /// Bytes of former heads of this life.
+    stale_len: u64,
     /// Former heads (and leftovers), removed once the next head is there.
     stale: Vec<PathBuf>,
     frames: Vec<Frame>,
@@ -245,6 +247,7 @@ impl Disk {
             head: None,
             head_path: None,
             head_len: 0,
+            stale_len: 0,
             stale: std::mem::take(&mut recovered.heads),
             frames_bytes: frames.iter().map(|f| f.bytes.len()).sum(),
             frames,
@@ -257,9 +260,9 @@ impl Disk {
         self.frames_bytes + self.frames.len() * super::writer::OVERHEAD
     }
 
-    /// Bytes of the head file.
+    /// Bytes of head files.
     pub(super) fn head_len(&self) -> u64 {
-        self.head_len
+        self.head_len + self.stale_len
     }
 
     /// Puts a frame into the head file. After an error nothing of it counts.
@@ -281,7 +284,7 @@ impl Disk {
 
     fn abandon(&mut self) {
         self.head = None;
-        self.head_len = 0;
+        self.stale_len += std::mem::take(&mut self.head_len);
         self.stale.extend(self.head_path.take());
     }
 
@@ -311,7 +314,7 @@ impl Disk {
                 tracing::warn!(file = %old.display(), error = %e, "a former log file stays");
             }
         }
-        (self.head, self.head_path, self.head_len) = (Some(file), Some(path), len);
+        (self.head, self.head_path, self.head_len, self.stale_len) = (Some(file), Some(path), len, 0);
         Ok(())
     }
 
