@@ -301,14 +301,6 @@ impl Tail {
         }
     }
 
-    /// The instance's container is about to be started again: its new init counts from 0.
-    pub fn instance_restarted(&self, instance: InstanceId) {
-        let deployment = lock(&self.inner.names).known.get(&instance).map(|k| k.deployment);
-        if let Some(deployment) = deployment {
-            self.push(&self.dep(deployment), Msg::Item(Item::Restarted(instance)));
-        }
-    }
-
     /// The instance is gone for good: its unfinished lines are ended and it counts as `previous`.
     pub fn instance_gone(&self, instance: InstanceId) {
         let deployment = {

@@ -111,6 +111,8 @@ pub(super) struct Recovered {
     pub(super) next: u64,
     /// How far each stream was taken in.
     pub(super) notes: HashMap<Key, Note>,
+    /// Losses that no line was written after.
+    pub(super) gaps: Vec<(u64, String)>,
     heads: Vec<PathBuf>,
 }
 
@@ -147,10 +149,12 @@ pub(super) fn recover(dir: &Path) -> io::Result<Recovered> {
     for (first, path) in heads {
         let bytes = Bytes::from(fs::read(&path)?);
         out.next = out.next.max(first);
+        // A head begins with everything that the one before it knew.
+        out.gaps.clear();
         let mut at = 0;
         while let Some(frame) = frame::check(&bytes.slice(at..)) {
             at += frame.bytes.len();
-            note_all(&mut out.notes, &frame.bytes);
+            remember(&mut out, &frame);
             if frame.meta.count > 0 && frame.meta.first >= out.next {
                 out.next = frame.meta.next();
                 // Copied, so that a kept frame does not hold the whole file in memory.
@@ -162,16 +166,25 @@ pub(super) fn recover(dir: &Path) -> io::Result<Recovered> {
     Ok(out)
 }
 
-fn note_all(notes: &mut HashMap<Key, Note>, frame: &Bytes) {
-    let mut reader = Reader::new(frame.clone());
+/// Takes in what a frame says beside lines.
+fn remember(out: &mut Recovered, frame: &Frame) {
+    if frame.meta.count > 0 {
+        out.gaps.clear();
+    }
+    let mut reader = Reader::new(frame.bytes.clone());
     while let Some(record) = reader.next() {
-        let Record::Note(mut note) = record else { continue };
-        if let (true, Some(old)) = (note.appends, notes.get_mut(&note.key)) {
-            let mut partial = std::mem::take(&mut old.partial);
-            partial.append(&mut note.partial);
-            note.partial = partial;
+        match record {
+            Record::Gap { lost, reason, .. } if frame.meta.count == 0 => out.gaps.push((lost, reason.to_owned())),
+            Record::Note(mut note) => {
+                if let (true, Some(old)) = (note.appends, out.notes.get_mut(&note.key)) {
+                    let mut partial = std::mem::take(&mut old.partial);
+                    partial.append(&mut note.partial);
+                    note.partial = partial;
+                }
+                out.notes.insert(note.key.clone(), note);
+            }
+            Record::Gap { .. } | Record::Line { .. } => {}
         }
-        notes.insert(note.key.clone(), note);
     }
 }
 
@@ -201,6 +214,8 @@ pub(super) struct Disk {
     head: Option<File>,
     head_path: Option<PathBuf>,
     head_len: u64,
+    /// Bytes of former heads of this life.
+    stale_len: u64,
     /// Former heads (and leftovers), removed once the next head is there.
     stale: Vec<PathBuf>,
     frames: Vec<Frame>,
@@ -232,6 +247,7 @@ impl Disk {
             head: None,
             head_path: None,
             head_len: 0,
+            stale_len: 0,
             stale: std::mem::take(&mut recovered.heads),
             frames_bytes: frames.iter().map(|f| f.bytes.len()).sum(),
             frames,
@@ -244,9 +260,9 @@ impl Disk {
         self.frames_bytes + self.frames.len() * super::writer::OVERHEAD
     }
 
-    /// Bytes of the head file.
+    /// Bytes of head files.
     pub(super) fn head_len(&self) -> u64 {
-        self.head_len
+        self.head_len + self.stale_len
     }
 
     /// Puts a frame into the head file. After an error nothing of it counts.
@@ -268,7 +284,7 @@ impl Disk {
 
     fn abandon(&mut self) {
         self.head = None;
-        self.head_len = 0;
+        self.stale_len += std::mem::take(&mut self.head_len);
         self.stale.extend(self.head_path.take());
     }
 
@@ -298,7 +314,7 @@ impl Disk {
                 tracing::warn!(file = %old.display(), error = %e, "a former log file stays");
             }
         }
-        (self.head, self.head_path, self.head_len) = (Some(file), Some(path), len);
+        (self.head, self.head_path, self.head_len, self.stale_len) = (Some(file), Some(path), len, 0);
         Ok(())
     }
 
@@ -311,13 +327,12 @@ impl Disk {
         }
         let mut raw = Vec::with_capacity(self.frames_bytes);
         let (mut min, mut max, mut first) = (i64::MAX, i64::MIN, None);
-        for frame in &self.frames {
+        // A frame without lines matters only to the next writer; readers see its gaps with the next line.
+        for frame in self.frames.iter().filter(|f| f.meta.count > 0) {
             raw.extend_from_slice(&frame.bytes);
-            if frame.meta.count > 0 {
-                first = first.or(Some(frame.meta.first));
-                min = min.min(frame.meta.min);
-                max = max.max(frame.meta.max);
-            }
+            first = first.or(Some(frame.meta.first));
+            min = min.min(frame.meta.min);
+            max = max.max(frame.meta.max);
         }
         let first = first.unwrap_or_default();
         let packed = zstd::bulk::compress(&raw, 1)?;

@@ -28,6 +28,8 @@ pub(super) struct Key {
     pub(super) instance: InstanceId,
     pub(super) stream: Stream,
     pub(super) process: String,
+    /// Which start of the instance's container.
+    pub(super) life: u64,
 }
 
 /// How far a stream was taken in; the newest one counts after a restart.
@@ -158,6 +160,7 @@ impl Builder {
         self.buf.put_u8(stream_code(note.key.stream) | if note.appends { 0x80 } else { 0 });
         put(&mut self.buf, note.key.process.len() as u64);
         self.buf.extend_from_slice(note.key.process.as_bytes());
+        put(&mut self.buf, note.key.life);
         put(&mut self.buf, note.end);
         put(&mut self.buf, zigzag(note.time));
         put(&mut self.buf, zigzag(note.filled));
@@ -277,12 +280,13 @@ impl Reader {
                 let flags = *c.take(1)?.first()?;
                 let len = usize::try_from(c.int()?).ok()?;
                 let process = String::from_utf8_lossy(c.take(len)?).into_owned();
+                let life = c.int()?;
                 let end = c.int()?;
                 let time = unzigzag(c.int()?);
                 let filled = unzigzag(c.int()?);
                 let len = usize::try_from(c.int()?).ok()?;
                 let partial = c.take(len)?.to_vec();
-                let key = Key { instance, stream: stream_of(flags & 3), process };
+                let key = Key { instance, stream: stream_of(flags & 3), process, life };
                 Record::Note(Note { key, end, time, filled, appends: flags & 0x80 != 0, partial })
             }
             GAP => {
@@ -383,7 +387,8 @@ mod tests {
     fn what_goes_in_comes_out() {
         let a = Source { instance: Some(InstanceId(ulid::Ulid(7))), release: 3 };
         let b = Source { instance: None, release: 0 };
-        let key = Key { instance: InstanceId(ulid::Ulid(7)), stream: Stream::Stderr, process: "main".into() };
+        let key =
+            Key { instance: InstanceId(ulid::Ulid(7)), stream: Stream::Stderr, process: "main".into(), life: 300 };
         let note = Note { key, end: 1 << 40, time: -5, filled: 9, appends: true, partial: b"half".to_vec() };
         let mut builder = Builder::new(10, 64);
         assert!(builder.is_empty());

@@ -175,6 +175,7 @@ pub(super) struct Seed {
     pub(super) disk: Disk,
     pub(super) notes: HashMap<Key, Note>,
     pub(super) next: u64,
+    pub(super) gaps: Vec<(u64, String)>,
 }
 
 #[derive(Debug)]
@@ -253,7 +254,7 @@ impl Dep {
             let newest = shared.kept.entry(note.key.instance).or_insert(note.time);
             *newest = (*newest).max(note.time);
         }
-        *load = Load::Seed(Box::new(Seed { disk, notes: found.notes, next: found.next }));
+        *load = Load::Seed(Box::new(Seed { disk, notes: found.notes, next: found.next, gaps: found.gaps }));
         Ok(())
     }
 

@@ -119,7 +119,7 @@ async fn open(dep: &Arc<Dep>, common: &Arc<Common>) -> Option<Writer> {
         match result {
             Ok(()) => {
                 let seed = dep.seed()?;
-                return Some(Writer::new(Arc::clone(dep), seed.disk, seed.notes, seed.next, config));
+                return Some(Writer::new(Arc::clone(dep), *seed, config));
             }
             Err(e) => {
                 tracing::error!(deployment = %dep.id, error = %e, "kept log lines cannot be read; trying again");

@@ -12,9 +12,9 @@ use sigil_core::model::{InstanceId, ReleaseNo, Stream};
 use sigil_core::ring::Entry;
 
 use super::disk::Disk;
-use super::frame::{Builder, Frame, Key, Note, Source};
+use super::frame::{Builder, Frame, Key, Note, Reader, Record, Source};
 use super::split::Splitter;
-use super::store::Dep;
+use super::store::{Dep, Seed};
 use crate::initlink::{OutputChunk, OutputGap};
 
 /// A frame is closed at the first chunk that passes this.
@@ -49,8 +49,6 @@ pub(super) enum Item {
     Finish(Option<InstanceId>),
     /// The instance is gone: its streams are finished and forgotten.
     Gone(InstanceId),
-    /// The instance's container starts anew: init counts from 0 again.
-    Restarted(InstanceId),
     /// Output that could not be held.
     Lost {
         bytes: u64,
@@ -67,8 +65,6 @@ struct Feed {
     time: i64,
     filled: i64,
     fed: Instant,
-    /// Set by `Restarted`: the next chunk counts from 0.
-    anew: bool,
 }
 
 /// Takes items in, in order.
@@ -80,8 +76,9 @@ pub(super) struct Writer {
     /// How far each stream is *on disk*: what a new head file begins with.
     noted: HashMap<Key, Note>,
     next: u64,
-    /// Gaps to be written before the next line.
+    /// Gaps to be written before the next line, and how many of them are on disk already, without one.
     gaps: Vec<(u64, String)>,
+    gaps_kept: usize,
     config: LogsConfig,
     failing: bool,
 }
@@ -93,7 +90,8 @@ struct Open {
 }
 
 impl Writer {
-    pub(super) fn new(dep: Arc<Dep>, disk: Disk, notes: HashMap<Key, Note>, next: u64, config: LogsConfig) -> Self {
+    pub(super) fn new(dep: Arc<Dep>, seed: Seed, config: LogsConfig) -> Self {
+        let Seed { disk, notes, next, gaps } = seed;
         let feeds = notes
             .iter()
             .map(|(key, note)| {
@@ -104,12 +102,11 @@ impl Writer {
                     time: note.time,
                     filled: note.filled,
                     fed: Instant::now(),
-                    anew: false,
                 };
                 (key.clone(), feed)
             })
             .collect();
-        Self { dep, disk, feeds, noted: notes, next, gaps: Vec::new(), config, failing: false }
+        Self { dep, disk, feeds, noted: notes, next, gaps_kept: gaps.len(), gaps, config, failing: false }
     }
 
     pub(super) fn configure(&mut self, config: &LogsConfig) {
@@ -127,9 +124,8 @@ impl Writer {
 
     /// Is the chunk wholly known already?
     pub(super) fn knows(&self, chunk: &OutputChunk) -> bool {
-        self.feeds
-            .get(&key_of(chunk))
-            .is_some_and(|f| !f.anew && !is_new_life(f, chunk) && chunk.offset + chunk.bytes.len() as u64 <= f.end)
+        let end = chunk.offset + chunk.bytes.len() as u64;
+        self.feeds.get(&key_of(chunk)).is_some_and(|f| end <= f.end)
     }
 
     /// When the next unfinished line is due.
@@ -164,12 +160,6 @@ impl Writer {
                     self.dep.shared().kept.remove(&instance);
                     self.noted.retain(|k, _| k.instance != instance);
                 }
-                Item::Restarted(instance) => {
-                    self.finish_where(&mut open, |k, _| k.instance == instance);
-                    for (_, feed) in self.feeds.iter_mut().filter(|(k, _)| k.instance == instance) {
-                        feed.anew = true;
-                    }
-                }
                 Item::Lost { bytes, reason } => self.gaps.push((0, format!("{bytes} bytes: {reason}"))),
             }
             if open.builder.len() >= FRAME {
@@ -200,9 +190,13 @@ impl Writer {
         let time = chunk.time.as_microsecond();
         let source = Source { instance: Some(chunk.instance), release };
         let max = self.config.max_line as usize;
-        if self.feeds.get(&key).is_some_and(|f| f.anew || is_new_life(f, &chunk)) {
-            self.finish_where(open, |k, _| *k == key);
-            self.feeds.remove(&key);
+        if !self.feeds.contains_key(&key) {
+            // A former life of the same stream says no more.
+            let former = |k: &Key| {
+                k.instance == key.instance && k.stream == key.stream && k.process == key.process && k.life < key.life
+            };
+            self.finish_where(open, |k, _| former(k));
+            self.feeds.retain(|k, _| !former(k));
         }
         let begin = begin_of(&chunk);
         if let Some(feed) = self.feeds.get(&key).filter(|f| f.end < begin) {
@@ -219,13 +213,6 @@ impl Writer {
         feed.end = chunk.offset + chunk.bytes.len() as u64;
         let gaps = &mut self.gaps;
         feed.splitter.feed(bytes, max, |l, cut| put(&mut open.builder, gaps, source, key.stream, time, l, cut));
-        if !gaps.is_empty() {
-            // A gap is durable only with a line behind it, so the chunk must not be acknowledged without one.
-            feed.splitter.finish(max, |l, cut| put(&mut open.builder, gaps, source, key.stream, time, l, cut));
-            if !gaps.is_empty() {
-                put(&mut open.builder, gaps, source, Stream::Agent, time, b"output was lost", false);
-            }
-        }
         touch(&mut open.touched, key);
         open.chunks.push(chunk);
     }
@@ -306,11 +293,17 @@ impl Writer {
         for note in &notes {
             builder.note(note);
         }
+        let lines = builder.count();
+        if lines == 0 {
+            // An acknowledged loss must be known to the next agent, though no reader sees it before the next line.
+            for (lost, reason) in self.gaps.iter().skip(self.gaps_kept) {
+                builder.gap(*lost, reason);
+            }
+        }
         if builder.is_empty() {
             acknowledge(chunks);
             return;
         }
-        let lines = builder.count();
         let frame = builder.finish();
         match self.write(&frame) {
             Ok(()) => {
@@ -323,6 +316,8 @@ impl Writer {
                     }
                     self.noted.insert(note.key.clone(), note);
                 }
+                // Lines carry the gaps before them; what came behind the last line is still to be kept.
+                self.gaps_kept = if lines == 0 { self.gaps.len() } else { 0 };
                 acknowledge(chunks);
                 // Before readers see the line: what the ring may drop must be in a segment.
                 self.next = frame.meta.next().max(self.next);
@@ -335,6 +330,16 @@ impl Writer {
                     tracing::error!(deployment = %self.dep.id, error = %e, "log lines cannot be written and are lost");
                 }
                 self.failing = true;
+                if lines > 0 {
+                    // The gaps that the frame carried are still to be told.
+                    let mut reader = Reader::new(frame.bytes.clone());
+                    while let Some(record) = reader.next() {
+                        if let Record::Gap { lost, reason, .. } = record {
+                            self.gaps.push((lost, reason.to_owned()));
+                        }
+                    }
+                    self.gaps_kept = 0;
+                }
                 self.lose(u64::from(lines), &format!("could not be written: {e}"));
                 // A full disk must not stop a server: what cannot be kept is counted, not held.
                 acknowledge(chunks);
@@ -371,9 +376,10 @@ impl Writer {
     fn write(&mut self, frame: &Frame) -> std::io::Result<()> {
         self.make_room(frame.bytes.len() as u64);
         loop {
-            let noted = &self.noted;
+            let (noted, gaps) = (&self.noted, &self.gaps[..self.gaps_kept.min(self.gaps.len())]);
             let snapshot = || {
                 let mut builder = Builder::new(0, 256);
+                gaps.iter().for_each(|(lost, reason)| builder.gap(*lost, reason));
                 noted.values().for_each(|note| builder.note(&Note { appends: false, ..note.clone() }));
                 builder.finish()
             };
@@ -473,7 +479,7 @@ impl Writer {
 
 impl Feed {
     fn new(end: u64, release: ReleaseNo) -> Self {
-        Self { release, splitter: Splitter::default(), end, time: 0, filled: 0, fed: Instant::now(), anew: false }
+        Self { release, splitter: Splitter::default(), end, time: 0, filled: 0, fed: Instant::now() }
     }
 }
 
@@ -487,18 +493,12 @@ fn is_full(e: &std::io::Error) -> bool {
 }
 
 fn key_of(chunk: &OutputChunk) -> Key {
-    Key { instance: chunk.instance, stream: chunk.stream, process: chunk.process.clone() }
+    Key { instance: chunk.instance, stream: chunk.stream, process: chunk.process.clone(), life: chunk.life }
 }
 
 /// Where the chunk, or the gap before it, begins.
 fn begin_of(chunk: &OutputChunk) -> u64 {
     chunk.offset.saturating_sub(chunk.gap_before.as_ref().map_or(0, |g| g.bytes))
-}
-
-/// A container that is started again has a new init, which counts from 0; what an init sends again after an agent's
-/// restart was read before what we have of it.
-fn is_new_life(feed: &Feed, chunk: &OutputChunk) -> bool {
-    begin_of(chunk) == 0 && feed.end > 0 && chunk.time.as_microsecond() > feed.time
 }
 
 fn put(

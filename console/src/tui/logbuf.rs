@@ -229,6 +229,7 @@ impl Buffer {
     }
 
     /// Bytes held, as counted against [`BUDGET`].
+    #[cfg(test)]
     pub fn bytes(&self) -> usize {
         self.bytes
     }

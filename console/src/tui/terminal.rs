@@ -129,12 +129,11 @@ impl Drop for Terminal {
     }
 }
 
+/// What to write, what is shown then, and where the cursor is.
+pub type Frame = (Vec<u8>, Buffer, Option<(u16, u16)>);
+
 /// The bytes that turn what is shown into the model's picture, in synchronized output.
-pub fn frame(
-    shown: &Buffer,
-    cursor: Option<(u16, u16)>,
-    model: &Model,
-) -> io::Result<(Vec<u8>, Buffer, Option<(u16, u16)>)> {
+pub fn frame(shown: &Buffer, cursor: Option<(u16, u16)>, model: &Model) -> io::Result<Frame> {
     let area = Rect::new(0, 0, model.size.0, model.size.1);
     let mut next = Buffer::empty(area);
     let wanted = view::view(model, area, &mut next);
