@@ -5,6 +5,7 @@
 
 pub mod docker;
 pub mod fake;
+mod user;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -171,7 +172,7 @@ pub struct ContainerSpec {
     pub env: BTreeMap<String, String>,
     /// Labels.
     pub labels: BTreeMap<String, String>,
-    /// `uid:gid`, numeric; root is refused.
+    /// `uid:gid`, or what [`Engine::resolve_user`] makes one of; root is refused.
     pub user: String,
     /// Working directory.
     pub workdir: String,
@@ -370,6 +371,12 @@ pub trait Engine: Send + Sync + std::fmt::Debug {
     async fn inspect(&self, id: &str) -> Result<Container>;
     /// Makes a container; the name is idempotent: an existing one of ours with that name and instance is answered.
     async fn create(&self, spec: &ContainerSpec) -> Result<String>;
+    /// The numeric `uid:gid` behind an image's USER: a number stands for itself, a name is looked up in the image's
+    /// `/etc/passwd` and `/etc/group`. `Failed` when it is root's, or unknown there.
+    async fn resolve_user(&self, image: &str, user: &str) -> Result<String> {
+        let _ = image;
+        user::numeric(user)?.ok_or_else(|| EngineError::Failed(format!("user '{user}' is not numeric")))
+    }
     /// Starts it; already running is fine.
     async fn start(&self, id: &str) -> Result<()>;
     /// SIGTERM, grace in seconds, SIGKILL; already stopped or gone is fine.

@@ -237,7 +237,8 @@ impl Engine for Docker {
     async fn create(&self, spec: &ContainerSpec) -> Result<String> {
         let conn = self.inner.conn().await?;
         text::safe_name(&spec.name)?;
-        let mut body = create::body(spec, self.inner.labels(&spec.labels), &conn.caps)?;
+        let user = create::user(&self.inner, &conn, &spec.image, &spec.user).await?;
+        let mut body = create::body(spec, &user, self.inner.labels(&spec.labels), &conn.caps)?;
         if conn.podman() {
             create::resolver(&mut body, spec, self.inner.files.get().map(PathBuf::as_path)).await?;
         }
@@ -260,6 +261,11 @@ impl Engine for Docker {
             Ok(Whose::Foreign) => Err(not_ours("container", &spec.name)),
             Ok(Whose::Gone) | Err(_) => Err(error),
         }
+    }
+
+    async fn resolve_user(&self, image: &str, user: &str) -> Result<String> {
+        let conn = self.inner.conn().await?;
+        create::user(&self.inner, &conn, image, user).await
     }
 
     async fn start(&self, id: &str) -> Result<()> {

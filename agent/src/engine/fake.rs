@@ -236,6 +236,14 @@ fn not_ours(name: &str) -> EngineError {
     EngineError::Conflict(format!("{name} does not carry this agent's label and is left alone"))
 }
 
+/// Every image of the fake knows root and one user, `node`.
+fn fake_user(user: &str) -> Result<String> {
+    match super::user::numeric(user)? {
+        Some(numeric) => Ok(numeric),
+        None => super::user::named(user, "root:x:0:0\nnode:x:1000:1000\n", "node:x:1000:\n"),
+    }
+}
+
 fn missing(id: &str) -> EngineError {
     EngineError::NotFound(format!("container {id}"))
 }
@@ -313,9 +321,7 @@ impl Engine for Fake {
 
     async fn create(&self, spec: &ContainerSpec) -> Result<String> {
         let mut state = self.enter("create")?;
-        if spec.user.split_once(':').is_none_or(|(uid, _)| !uid.parse::<u32>().is_ok_and(|uid| uid != 0)) {
-            return Err(EngineError::Failed(format!("user {:?} is not numeric and not root", spec.user)));
-        }
+        fake_user(&spec.user)?;
         if let Some(held) = self.find(&mut state, &spec.name)? {
             return if held.container.labels.get(label::INSTANCE) == spec.labels.get(label::INSTANCE) {
                 Ok(held.container.id.clone())
@@ -347,6 +353,11 @@ impl Engine for Fake {
         drop(state);
         self.bump();
         Ok(id)
+    }
+
+    async fn resolve_user(&self, _image: &str, user: &str) -> Result<String> {
+        drop(self.enter("resolve_user")?);
+        fake_user(user)
     }
 
     async fn start(&self, id: &str) -> Result<()> {

@@ -38,6 +38,7 @@ const CASES: &[(&str, Case)] = all![
     removal_is_repeatable,
     a_missing_image_is_named,
     root_is_refused,
+    a_users_name_is_the_images,
     events_are_a_reason_to_look,
     images_tags_and_repositories,
     a_build_succeeds,
@@ -400,6 +401,36 @@ async fn root_is_refused(lab: &dyn Lab) {
         let error = lab.engine().create(&wrong).await.unwrap_err();
         assert!(matches!(error, EngineError::Failed(_)), "{error:?}");
     }
+}
+
+async fn a_users_name_is_the_images(lab: &dyn Lab) {
+    let engine = lab.engine();
+    let tag = tag(lab, "users");
+    let dockerfile = format!(
+        "FROM {}\nUSER 0\nRUN echo root:x:0:0::/: >/etc/passwd; echo node:x:1000:1000::/: >>/etc/passwd; \
+         echo evil:x:0:7::/: >>/etc/passwd\nUSER node\n",
+        lab.image()
+    );
+    let image = built(lab, &dockerfile, &tag, |_| ()).await.unwrap();
+    assert_eq!(engine.resolve_user(&image, "node").await.unwrap(), "1000:1000");
+    assert_eq!(engine.resolve_user(&image, "77").await.unwrap(), "77:77");
+    for bad in ["root", "evil", "nobody", "0", ""] {
+        let error = engine.resolve_user(&image, bad).await.unwrap_err();
+        assert!(matches!(error, EngineError::Failed(_)), "{bad}: {error:?}");
+    }
+    let mut spec = spec(lab, "users", "busybox id; exit 0");
+    spec.image = image;
+    spec.user = "node".into();
+    let id = engine.create(&spec).await.unwrap();
+    engine.start(&id).await.unwrap();
+    ended(&engine, &id).await;
+    if lab.real() {
+        let lines = printed(lab, &id).await;
+        assert!(lines.iter().any(|(_, line)| line.starts_with("uid=1000") && line.contains("gid=1000")), "{lines:?}");
+    }
+    engine.remove(&id).await.unwrap();
+    engine.remove_image(&tag).await.unwrap();
+    assert!(engine.observe().await.unwrap().iter().all(|c| c.labels.get(label::ROLE).is_none_or(|r| r != "look")));
 }
 
 async fn events_are_a_reason_to_look(lab: &dyn Lab) {

@@ -1,6 +1,7 @@
 //! From a [`ContainerSpec`] to the engine's words, with the hardening that every container of ours has.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
+use std::io::Read;
 use std::path::Path;
 
 use bollard::models::{
@@ -8,12 +9,19 @@ use bollard::models::{
     MountType, ResourcesUlimits, RestartPolicy, RestartPolicyNameEnum,
 };
 
+use bollard::query_parameters as query;
+use futures::StreamExt;
 use sha2::{Digest, Sha256};
 
 use super::connect::{Extra, Shared, most_processes};
-use super::{CHANGE, Inner};
-use crate::engine::{Capabilities, Container, ContainerSpec, EngineError, Network, Result};
+use super::{CHANGE, Inner, READ, objects, text};
+use crate::engine::user::{named, numeric};
+use crate::engine::{Capabilities, Container, ContainerSpec, EngineError, Network, Result, label};
 
+/// Tries to look into an image.
+const LOOKS: u32 = 3;
+/// Longest archive read for one file, bytes.
+const FILE: usize = 1 << 20;
 /// Billionths of a core, the unit of `NanoCpus`.
 const NANO: f64 = 1e9;
 /// CPU weight of one core.
@@ -23,13 +31,82 @@ pub(super) const PERIOD: i64 = 100_000;
 /// One file of the capped log; there are two.
 const LOG_SIZE: &str = "4m";
 
+/// See [`Engine::resolve_user`](crate::engine::Engine::resolve_user).
+pub(super) async fn user(inner: &Inner, conn: &Shared, image: &str, user: &str) -> Result<String> {
+    if let Some(numeric) = numeric(user)? {
+        return Ok(numeric);
+    }
+    text::safe_name(image)?;
+    let mut tries = 0;
+    loop {
+        tries += 1;
+        match look(inner, conn, image).await {
+            Ok((passwd, group)) => return named(user, &passwd, &group),
+            // The reconciler may take it for a leftover, which it is soon.
+            Err(EngineError::NotFound(what)) if tries == LOOKS || what.contains("image") => {
+                return Err(EngineError::NotFound(what));
+            }
+            Err(EngineError::NotFound(_)) => {}
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// `/etc/passwd` and `/etc/group` of an image, read from a container that is never started.
+async fn look(inner: &Inner, conn: &Shared, image: &str) -> Result<(String, String)> {
+    let body = ContainerCreateBody {
+        image: Some(image.to_owned()),
+        entrypoint: Some(vec!["never-started".into()]),
+        labels: Some(inner.labels(&BTreeMap::from([(label::ROLE.to_owned(), "look".to_owned())]))),
+        host_config: Some(HostConfig { network_mode: Some("none".into()), ..Default::default() }),
+        ..Default::default()
+    };
+    let options: Option<query::CreateContainerOptions> = None;
+    let made = inner.call(conn, "create container", CHANGE, conn.docker.create_container(options, body)).await?;
+    let passwd = file(inner, conn, &made.id, "/etc/passwd").await;
+    let group = file(inner, conn, &made.id, "/etc/group").await;
+    objects::remove_container(inner, conn, &made.id).await?;
+    Ok((passwd?, group?))
+}
+
+/// A small text file of a container; empty when there is none.
+async fn file(inner: &Inner, conn: &Shared, id: &str, path: &str) -> Result<String> {
+    let read = async {
+        let options = query::DownloadFromContainerOptions { path: path.to_owned() };
+        let mut pieces = std::pin::pin!(conn.docker.download_from_container(id, Some(options)));
+        let mut tar = Vec::new();
+        while let Some(piece) = pieces.next().await {
+            tar.extend_from_slice(&piece?);
+            if tar.len() > FILE {
+                break;
+            }
+        }
+        Ok(tar)
+    };
+    let tar = match inner.call(conn, "read file", READ, read).await {
+        Ok(tar) => tar,
+        // The same answer as for a missing container: that one shows when the next file is asked for, or on removal.
+        Err(EngineError::NotFound(what)) if !what.contains("container:") => return Ok(String::new()),
+        Err(error) => return Err(error),
+    };
+    let mut archive = tar::Archive::new(tar.as_slice());
+    let entry = archive.entries().ok().and_then(|mut entries| entries.next());
+    let mut text = String::new();
+    if let Some(Ok(mut entry)) = entry
+        && let Err(error) = entry.read_to_string(&mut text)
+    {
+        return Err(EngineError::Failed(format!("{path} of the image: {error}")));
+    }
+    Ok(text)
+}
+
 /// The body of a create call.
 pub(super) fn body(
     spec: &ContainerSpec,
+    user: &str,
     labels: HashMap<String, String>,
     caps: &Capabilities,
 ) -> Result<ContainerCreateBody> {
-    numeric_non_root(&spec.user)?;
     let podman = caps.name == "podman";
     let memory = i64::try_from(spec.resources.memory).unwrap_or(i64::MAX);
     let shared = matches!(spec.network, Network::Container(_));
@@ -47,7 +124,7 @@ pub(super) fn body(
     // `exec`: some servers unpack and run helpers in /tmp; both engines forbid it unless asked.
     // Owned by the user: runc before 1.1.13 gives a tmpfs the mode of the image's directory below, whatever is asked,
     // and most are writable for their owner only.
-    let (uid, gid) = spec.user.split_once(':').unwrap_or_default();
+    let (uid, gid) = user.split_once(':').unwrap_or_default();
     let owner = if podman { "U,notmpcopyup".to_owned() } else { format!("uid={uid},gid={gid}") };
     let tmpfs = spec.tmpfs.iter().map(|(path, size)| {
         let options = format!("rw,exec,nosuid,nodev,size={size},mode=1777,{owner}");
@@ -90,7 +167,7 @@ pub(super) fn body(
     };
     Ok(ContainerCreateBody {
         hostname: (!shared && !spec.hostname.is_empty()).then(|| spec.hostname.clone()),
-        user: Some(spec.user.clone()),
+        user: Some(user.to_owned()),
         env: Some(spec.env.iter().map(|(name, value)| format!("{name}={value}")).collect()),
         image: Some(spec.image.clone()),
         entrypoint: Some(spec.entrypoint.clone()),
@@ -152,13 +229,6 @@ pub(super) async fn set_cpus(inner: &Inner, conn: &Shared, held: &Container, cpu
     inner.call(conn, "update container", CHANGE, docker.update_container(&held.id, update)).await
 }
 
-fn numeric_non_root(user: &str) -> Result<()> {
-    let refused = |why: &str| Err(EngineError::Failed(format!("user {user:?} {why}")));
-    let Some((uid, gid)) = user.split_once(':') else { return refused("is not uid:gid") };
-    let (Ok(uid), Ok(_)) = (uid.parse::<u32>(), gid.parse::<u32>()) else { return refused("is not numeric uid:gid") };
-    if uid == 0 { refused("is root") } else { Ok(()) }
-}
-
 /// A quota the host can give: engines refuse more cores than there are, and less than a hundredth.
 fn nano(cpus: f64, host: u64) -> i64 {
     (cpus.clamp(0.01, host as f64) * NANO) as i64
@@ -191,14 +261,6 @@ pub(super) fn network(network: &Network) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn users_are_numeric_and_not_root() {
-        assert!(numeric_non_root("1000:1000").is_ok());
-        for bad in ["0:0", "0:1000", "root", "app:app", "1000", "", "1000:", "+1:x"] {
-            assert!(numeric_non_root(bad).is_err(), "{bad}");
-        }
-    }
 
     #[test]
     fn more_cores_than_there_are_is_all_of_them() {
