@@ -1,1 +1,257 @@
-//! stub
+//! The only file that knows every room. Wiring, no logic.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use async_trait::async_trait;
+use bytes::Bytes;
+use jiff::Timestamp;
+use sigil_config::reload::Reload;
+use sigil_core::model::InstanceId;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use crate::api::{self, ApiDeps, ApiHandle};
+use crate::build::Builds;
+use crate::engine::docker::Docker;
+use crate::engine::{Engine, label};
+use crate::gateway::Gateway;
+use crate::initlink::InitLinks;
+use crate::operate::{self, Operate};
+use crate::reconcile::{self, Reconcile};
+use crate::secrets::Secrets;
+use crate::source::Sources;
+use crate::store::Store;
+use crate::tail::{GapSource, Tail};
+use crate::upstream::RouteTable;
+
+/// Lines read back from the engine's log for one gap.
+const GAP_LINES: usize = 1_000_000;
+
+/// All rooms of an agent, running.
+#[derive(Debug)]
+pub struct App {
+    stops: Stops,
+    store: Store,
+    tail: Tail,
+    reconcile: Reconcile,
+    operate: Operate,
+    gateway: Gateway,
+    api: ApiHandle,
+}
+
+/// What is told to stop, in this order.
+#[derive(Debug, Default)]
+struct Stops {
+    /// Listeners: gateway and gRPC.
+    edge: CancellationToken,
+    /// Operations and the reconciler.
+    loops: CancellationToken,
+    /// Links and log files.
+    floor: CancellationToken,
+}
+
+impl App {
+    /// Opens the state in `data_dir` and starts every room.
+    ///
+    /// # Errors
+    /// Another agent on the same directory, an address in use, a directory that cannot be written.
+    pub async fn start(data_dir: &Path, reload: &Reload) -> anyhow::Result<Self> {
+        let stops = Stops::default();
+        let config = reload.config();
+        let now = config.borrow().clone();
+        let (store, report) = Store::open(data_dir)?;
+        for alarm in &report.alarms {
+            tracing::error!(alarm, "state");
+        }
+        let agent = store.agent_id();
+        let docker = Docker::connect(&now.engine, agent)?.files(data_dir);
+        let engine_host = docker.host();
+        let engine: Arc<dyn Engine> = Arc::new(docker);
+        let secrets = Secrets::open(data_dir, store.clone())?;
+        let (links, output) = InitLinks::spawn(data_dir, now.outbound.clone(), stops.floor.clone()).await?;
+        let tail = Tail::spawn(data_dir, now.logs.clone(), output, stops.floor.clone()).await?;
+        tail.set_gap_source(Arc::new(EngineLog { engine: engine.clone() }));
+        let sources = Sources::spawn(data_dir, config.clone(), secrets.clone(), engine.clone(), stops.loops.clone())?;
+        let builds =
+            Builds::spawn(config.clone(), engine.clone(), links.clone(), agent, data_dir, stops.loops.clone());
+
+        let (routes, routes_seen) = watch::channel(Arc::new(RouteTable::default()));
+        let gateway = Gateway::spawn(config.clone(), routes_seen, tail.clone(), data_dir, stops.edge.clone()).await?;
+        let load = gateway.clone();
+        let reconcile = Reconcile::spawn(
+            reconcile::Deps {
+                store: store.clone(),
+                engine: engine.clone(),
+                links,
+                secrets: secrets.clone(),
+                tail: tail.clone(),
+                in_flight: Arc::new(move |instance| load.in_flight(instance)),
+                agent,
+                routes,
+            },
+            stops.loops.clone(),
+        );
+        gateway.tell(Pages { store: store.clone(), reconcile: reconcile.clone() });
+        let operate = Operate::spawn(
+            operate::Deps {
+                store: store.clone(),
+                engine: engine.clone(),
+                sources: sources.clone(),
+                builds,
+                secrets: secrets.clone(),
+                tail: tail.clone(),
+                reconcile: reconcile.clone(),
+                config: config.clone(),
+                data_dir: data_dir.to_owned(),
+                gateway_url: format!("http://{}", gateway.address()),
+            },
+            stops.loops.clone(),
+        )
+        .context("operations cannot be kept")?;
+        let api = api::spawn(
+            ApiDeps {
+                data_dir: data_dir.to_owned(),
+                store: store.clone(),
+                operate: operate.clone(),
+                reconcile: reconcile.clone(),
+                tail: tail.clone(),
+                gateway: gateway.clone(),
+                sources,
+                secrets,
+                engine,
+                engine_host,
+                config: config.clone(),
+                started_at: Timestamp::now(),
+                notes: notes(report.alarms, reload, stops.loops.clone()),
+            },
+            stops.edge.clone(),
+        )
+        .await?;
+        follow_logs_config(tail.clone(), config, stops.loops.clone());
+        Ok(Self { stops, store, tail, reconcile, operate, gateway, api })
+    }
+
+    /// Where the gateway listens.
+    pub fn gateway(&self) -> std::net::SocketAddr {
+        self.gateway.address()
+    }
+
+    /// Where gRPC listens.
+    pub fn api(&self) -> &ApiHandle {
+        &self.api
+    }
+
+    /// Stops accepting, lets calls under way finish, lets loops finish their step, writes everything down. Containers
+    /// stay up. Takes at most `limit`.
+    pub async fn stop(self, limit: Duration) {
+        let deadline = tokio::time::Instant::now() + limit;
+        let left = || deadline.saturating_duration_since(tokio::time::Instant::now());
+        self.stops.edge.cancel();
+        if tokio::time::timeout(left() / 2, self.api.done()).await.is_err() {
+            tracing::warn!("gRPC streams were cut");
+        }
+        self.stops.loops.cancel();
+        for (name, ended) in
+            [("operations", self.operate.closed(left() / 2).await), ("the reconciler", self.reconcile.closed(left() / 2).await)]
+        {
+            if !ended {
+                tracing::warn!("{name} did not finish their step in time; the next agent goes on");
+            }
+        }
+        self.tail.flush().await;
+        self.stops.floor.cancel();
+        self.store.close().await;
+    }
+}
+
+/// What `sigil info` warns about: the state's alarms, and a configuration that waits or was refused.
+fn notes(alarms: Vec<String>, reload: &Reload, stop: CancellationToken) -> watch::Receiver<Vec<String>> {
+    let mut status = reload.watch_status();
+    let lines = move |status: &sigil_config::reload::ReloadStatus| {
+        let mut lines = alarms.clone();
+        lines.extend(status.last_error.as_ref().map(|e| format!("the configuration file was not taken: {e}")));
+        lines.extend(status.needs_restart.iter().map(|key| format!("{key} changes with the next start")));
+        lines
+    };
+    let (tx, rx) = watch::channel(lines(&status.borrow()));
+    tokio::spawn(async move {
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => break,
+                changed = status.changed() => if changed.is_err() { break },
+            }
+            let now = lines(&status.borrow_and_update());
+            tx.send_replace(now);
+        }
+    });
+    rx
+}
+
+/// `[logs]` is live.
+fn follow_logs_config(
+    tail: Tail,
+    mut config: watch::Receiver<Arc<sigil_config::agent::AgentConfig>>,
+    stop: CancellationToken,
+) {
+    tokio::spawn(async move {
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => break,
+                changed = config.changed() => if changed.is_err() { break },
+            }
+            let logs = config.borrow_and_update().logs.clone();
+            tail.configure(logs);
+        }
+    });
+}
+
+/// The engine's capped log, for what init wrote there while no agent listened.
+#[derive(Debug)]
+struct EngineLog {
+    engine: Arc<dyn Engine>,
+}
+
+#[async_trait]
+impl GapSource for EngineLog {
+    async fn lines(&self, instance: InstanceId, since: Timestamp, until: Timestamp) -> Vec<(Timestamp, bool, Bytes)> {
+        let read = async {
+            let all = self.engine.observe().await?;
+            let id = instance.to_string();
+            let Some(container) = all.into_iter().find(|c| c.labels.get(label::INSTANCE) == Some(&id)) else {
+                return Ok(Vec::new());
+            };
+            self.engine.engine_log(&container.id, Some(since), GAP_LINES).await
+        };
+        match read.await {
+            Ok(lines) => lines.into_iter().filter(|l| l.time <= until).map(|l| (l.time, l.stderr, l.line)).collect(),
+            Err(error) => {
+                tracing::warn!(%error, %instance, "the engine's log of a gap cannot be read");
+                Vec::new()
+            }
+        }
+    }
+}
+
+/// What `/readyz` and `/metrics` show.
+struct Pages {
+    store: Store,
+    reconcile: Reconcile,
+}
+
+impl crate::web::Status for Pages {
+    fn ready(&self) -> Result<(), String> {
+        self.reconcile.engine_trouble().map_or(Ok(()), Err)
+    }
+
+    fn deployments(&self) -> Vec<(&'static str, u64)> {
+        let mut counts = std::collections::BTreeMap::new();
+        for deployment in self.store.deployments() {
+            let state = self.reconcile.status(deployment.id).map_or("pending", |s| s.state.as_str());
+            *counts.entry(state).or_insert(0u64) += 1;
+        }
+        counts.into_iter().collect()
+    }
+}

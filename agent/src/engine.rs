@@ -38,6 +38,10 @@ pub mod label {
     pub const ROLE: &str = "sigil.role";
 }
 
+/// First part of the repository that holds stages of finished builds, followed by `/<agent id, lower case>`: the builder
+/// puts no label on a stage, so their tag says whose they are.
+pub const CACHE_REPOSITORY: &str = "sigil-cache";
+
 /// What the engine can do, asked once per connection.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Capabilities {
@@ -167,7 +171,7 @@ pub struct ContainerSpec {
     pub env: BTreeMap<String, String>,
     /// Labels.
     pub labels: BTreeMap<String, String>,
-    /// `uid:gid`, numeric; never root unless `allow_root`.
+    /// `uid:gid`, numeric; root is refused.
     pub user: String,
     /// Working directory.
     pub workdir: String,
@@ -243,6 +247,9 @@ pub struct BuildSpec {
     pub no_cache: bool,
     /// Extra `/etc/hosts` entries `host:ip`.
     pub extra_hosts: Vec<String>,
+    /// Repository ([`CACHE_REPOSITORY`]`/<agent id>`) under which stages before the last are kept as the cache of later
+    /// builds, tagged with their short id. Empty: they are removed after the build.
+    pub cache: String,
 }
 
 /// A registry login.
@@ -402,13 +409,15 @@ pub trait Engine: Send + Sync + std::fmt::Debug {
     async fn image(&self, reference: &str) -> Result<Option<Image>>;
     /// Images with our agent label.
     async fn images(&self) -> Result<Vec<Image>>;
-    /// Adds a tag.
+    /// Every image, whosever, with a tag in a repository (`sigil-base/python`).
+    async fn images_named(&self, repository: &str) -> Result<Vec<Image>>;
+    /// Adds a tag; a tag that names another's image is not moved.
     async fn tag(&self, image: &str, reference: &str) -> Result<()>;
     /// Removes an image or a tag; gone is fine, in use is `Conflict`.
     async fn remove_image(&self, reference: &str) -> Result<()>;
 
-    /// Makes sure a volume of ours exists.
-    async fn ensure_volume(&self, name: &str, labels: &BTreeMap<String, String>) -> Result<()>;
+    /// Makes sure a volume of ours exists; a new one is given to `user` (`uid:gid`).
+    async fn ensure_volume(&self, name: &str, labels: &BTreeMap<String, String>, user: &str) -> Result<()>;
     /// Removes a volume of ours; gone is fine.
     async fn remove_volume(&self, name: &str) -> Result<()>;
     /// Volumes of ours by name, with their labels.

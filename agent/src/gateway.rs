@@ -1,52 +1,368 @@
-//! Owns: MCP sessions and the HTTP front. May touch: upstream. Never: starts containers. Tested by: `tests/docker`, conformance.
-use std::collections::BTreeMap;
-use std::net::SocketAddr;
-use std::sync::Arc;
-use sigil_config::agent::AgentConfig;
-use sigil_core::model::DeploymentId;
-use tokio::sync::{mpsc, watch};
-use tokio_util::sync::CancellationToken;
-use bytes::Bytes;
-use crate::upstream::Replica;
+//! Owns: MCP sessions and the HTTP front for MCP clients.
+//! May touch: upstream, `<data>/gateway.key`.
+//! Never: starts containers, sends a call twice, or keeps a session only in memory.
+//! Tested by: unit tests here (against local servers), `tests/docker`, conformance.
 
-/// What reconcile lets the gateway see. A new table replaces the old one whole.
-#[derive(Debug, Default, Clone)]
-pub struct RouteTable { pub routes: BTreeMap<String, Arc<Route>> }
-#[derive(Debug, Clone)]
-pub struct Route {
-    pub id: DeploymentId,
-    pub name: String,
-    /// Replicas that serve new sessions and calls.
-    pub ready: Vec<Replica>,
-    /// Replicas that only finish what they have (draining).
-    pub draining: Vec<Replica>,
-    /// A replica is expected soon: hold calls (bounded) instead of refusing them.
-    pub expected: bool,
-    /// Why nothing is ready, for the caller.
-    pub message: String,
-    /// Header, query and body secrets.
-    pub injected: Arc<Vec<(sigil_core::model::Inject, secrecy::SecretString)>>,
-}
+pub(crate) mod body;
+pub(crate) mod bridge;
+pub(crate) mod bridged;
+pub(crate) mod direct;
+pub(crate) mod error;
+pub(crate) mod listen;
+pub(crate) mod load;
+pub(crate) mod proxy;
+pub(crate) mod seal;
+pub(crate) mod serve;
+pub(crate) mod table;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use sigil_config::agent::AgentConfig;
+use sigil_core::model::{DeploymentId, InstanceId};
+use tokio::sync::{Semaphore, mpsc, watch};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+pub use error::GatewayError;
+
+use crate::tail::Tail;
+use crate::upstream::RouteTable;
+use crate::web;
+use bridge::Session;
+use error::Refusal;
+use table::{Registry, Table};
+
+
 /// Load of a deployment as the gateway sees it.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct Load { pub rpm: f64, pub p99_ms: f64, pub error_rate: f64, pub in_flight: u64, pub sessions: u64 }
-
-#[derive(Debug, thiserror::Error)]
-pub enum GatewayError {
-    #[error("cannot listen on {0}: {1}")]
-    Listen(String, String),
-    #[error("no deployment '{0}'")]
-    NotFound(String),
+pub struct Load {
+    /// Requests of the last 60 s.
+    pub rpm: f64,
+    /// 99th percentile of their time, milliseconds (an upper bound, 19 % wide at most).
+    pub p99_ms: f64,
+    /// Share of them that failed, 0 to 1.
+    pub error_rate: f64,
+    /// Requests without an answer now.
+    pub in_flight: u64,
+    /// Open sessions now.
+    pub sessions: u64,
 }
+
+/// Calls that may wait for a deployment to start, all together.
+const WAITING: usize = 256;
+/// How long a call waits for a deployment to start.
+const HOLD: Duration = Duration::from_secs(30);
+/// How often idle sessions are looked for.
+const SWEEP: Duration = Duration::from_secs(5);
+/// A request whose client left is forgotten after this.
+const ABANDONED: Duration = Duration::from_secs(600);
+
+/// What all requests share.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) config: watch::Receiver<Arc<AgentConfig>>,
+    pub(crate) table: watch::Receiver<Arc<Table>>,
+    pub(crate) registry: Registry,
+    pub(crate) sealer: seal::Sealer,
+    sessions: Mutex<HashMap<String, Arc<Session>>>,
+    /// Keys of direct conversations' processes.
+    direct: Mutex<HashSet<String>>,
+    pub(crate) http_sessions: proxy::HttpSessions,
+    pub(crate) resuming: tokio::sync::Mutex<()>,
+    pub(crate) waiting: Semaphore,
+    pub(crate) hold: Duration,
+    pub(crate) turn: AtomicUsize,
+    /// Bound on a loopback address: only loopback names may be asked for.
+    pub(crate) loopback: bool,
+    pub(crate) tasks: TaskTracker,
+    pub(crate) stop: CancellationToken,
+    pub(crate) dropped: Arc<AtomicU64>,
+    pub(crate) counters: Counters,
+    status: OnceLock<Arc<dyn StatusDebug>>,
+}
+
+/// [`web::Status`] that a `Debug` struct can hold.
+trait StatusDebug: Send + Sync + std::fmt::Debug {
+    fn status(&self) -> &dyn web::Status;
+}
+
+struct Told<S>(S);
+
+impl<S> std::fmt::Debug for Told<S> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Status")
+    }
+}
+
+impl<S: web::Status> StatusDebug for Told<S> {
+    fn status(&self) -> &dyn web::Status {
+        &self.0
+    }
+}
+
+/// Counters of the front.
+#[derive(Debug, Default)]
+pub(crate) struct Counters {
+    pub(crate) connections: AtomicU64,
+    pub(crate) connections_refused: AtomicU64,
+    refusals: Mutex<BTreeMap<&'static str, u64>>,
+}
+
+impl Counters {
+    pub(crate) fn refused(&self, refusal: &Refusal) {
+        *self.refusals.lock().unwrap_or_else(PoisonError::into_inner).entry(refusal.code).or_default() += 1;
+    }
+}
+
+/// The gateway. Clones are one gateway.
 #[derive(Clone, Debug)]
-pub struct Gateway {}
+pub struct Gateway {
+    shared: Arc<Shared>,
+    address: SocketAddr,
+}
+
 impl Gateway {
-    pub async fn spawn(_config: watch::Receiver<Arc<AgentConfig>>, _routes: watch::Receiver<Arc<RouteTable>>, _tail: crate::tail::Tail, _data_dir: &std::path::Path, _stop: CancellationToken) -> Result<Self, GatewayError> { todo!() }
-    pub fn address(&self) -> SocketAddr { todo!() }
-    pub fn load(&self, _id: DeploymentId) -> Load { todo!() }
-    /// Requests, streams and sessions that an instance still carries (drain waits for requests).
-    pub fn in_flight(&self, _instance: sigil_core::model::InstanceId) -> u64 { todo!() }
-    pub fn sessions(&self, _instance: sigil_core::model::InstanceId) -> u64 { todo!() }
-    /// One raw JSON-RPC conversation (the gRPC `Mcp.Session`): behind the listener, through the same pipeline.
-    pub async fn session(&self, _deployment: &str, _principal: &str, _from_client: mpsc::Receiver<Bytes>, _to_client: mpsc::Sender<Bytes>) -> Result<(), GatewayError> { todo!() }
+    /// Listens on `gateway.listen` and serves what `routes` holds until `stop`. Sessions of stdio servers outlive it.
+    pub async fn spawn(
+        config: watch::Receiver<Arc<AgentConfig>>,
+        mut routes: watch::Receiver<Arc<RouteTable>>,
+        tail: Tail,
+        data_dir: &Path,
+        stop: CancellationToken,
+    ) -> Result<Self, GatewayError> {
+        let first = routes.borrow_and_update().clone();
+        let (publish, table) = watch::channel(Arc::default());
+        let gateway = Self::start(config, table, data_dir, stop, HOLD).await?;
+        let shared = gateway.shared.clone();
+        let update = move |shared: &Shared, publish: &watch::Sender<Arc<Table>>, new: &RouteTable| {
+            let next = table::build(new, &publish.borrow(), &shared.registry, &tail, &shared.tasks);
+            shared.registry.prune(&next);
+            publish.send_replace(Arc::new(next));
+        };
+        update(&shared, &publish, &first);
+        let tasks = shared.tasks.clone();
+        tasks.spawn(async move {
+            loop {
+                tokio::select! {
+                    () = shared.stop.cancelled() => return,
+                    changed = routes.changed() => match changed {
+                        Ok(()) => {
+                            let new = routes.borrow_and_update().clone();
+                            update(&shared, &publish, &new);
+                        }
+                        // reconcile is gone: what is known is served until the end
+                        Err(_) => return shared.stop.cancelled().await,
+                    },
+                }
+            }
+        });
+        Ok(gateway)
+    }
+
+    /// The listener and the sweeper, on a table that somebody else keeps.
+    pub(crate) async fn start(
+        config: watch::Receiver<Arc<AgentConfig>>,
+        table: watch::Receiver<Arc<Table>>,
+        data_dir: &Path,
+        stop: CancellationToken,
+        hold: Duration,
+    ) -> Result<Self, GatewayError> {
+        let listener = listen::bind(&config.borrow().gateway.listen).await?;
+        let address = listener
+            .local_addr()
+            .map_err(|e| GatewayError::Listen(config.borrow().gateway.listen.clone(), e.to_string()))?;
+        let shared = Arc::new(Shared {
+            config,
+            table,
+            registry: Registry::default(),
+            sealer: seal::Sealer::open(data_dir)?,
+            sessions: Mutex::default(),
+            direct: Mutex::default(),
+            http_sessions: proxy::HttpSessions::default(),
+            resuming: tokio::sync::Mutex::default(),
+            waiting: Semaphore::new(WAITING),
+            hold,
+            turn: AtomicUsize::new(0),
+            loopback: address.ip().is_loopback(),
+            tasks: TaskTracker::new(),
+            stop,
+            dropped: Arc::default(),
+            counters: Counters::default(),
+            status: OnceLock::new(),
+        });
+        shared.tasks.spawn(listen::accept(shared.clone(), listener));
+        shared.tasks.spawn(sweep(shared.clone()));
+        tracing::info!(%address, "the gateway listens");
+        Ok(Self { shared, address })
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Gives `/readyz` and `/metrics` what the rest of the agent knows; until then the agent is not ready. Only the
+    /// first call counts.
+    pub fn tell(&self, status: impl web::Status + 'static) {
+        self.shared.status.set(Arc::new(Told(status))).ok();
+    }
+
+    /// A deployment's last minute.
+    pub fn load(&self, id: DeploymentId) -> Load {
+        let table = self.shared.table.borrow().clone();
+        let sum = self.shared.registry.recorder(id).map(|r| r.sum()).unwrap_or_default();
+        let mut load = Load {
+            rpm: sum.calls as f64,
+            p99_ms: sum.p99_ms,
+            error_rate: if sum.calls == 0 { 0.0 } else { sum.errors as f64 / sum.calls as f64 },
+            ..Load::default()
+        };
+        for entry in table.routes.values().filter(|e| e.id == id) {
+            for burden in entry.ready.iter().chain(&entry.draining).map(table::Live::burden) {
+                load.in_flight += burden.in_flight;
+                load.sessions += burden.sessions;
+            }
+        }
+        load
+    }
+
+    /// Requests that an instance has not answered wholly (what a drain waits for). Idle event streams are not requests.
+    pub fn in_flight(&self, instance: InstanceId) -> u64 {
+        self.shared.registry.stats(instance).map_or(0, |s| s.in_flight.load(Relaxed))
+    }
+
+    /// Sessions that an instance holds (of HTTP servers: those used lately).
+    pub fn sessions(&self, instance: InstanceId) -> u64 {
+        self.shared.registry.stats(instance).map_or(0, |s| s.sessions.load(Relaxed))
+    }
+
+    /// One raw JSON-RPC conversation (the gRPC `Mcp.Session`): behind the listener, through the same pipeline. Each
+    /// item is one message. Returns when the client or the server has ended it.
+    pub async fn session(
+        &self,
+        deployment: &str,
+        principal: &str,
+        from_client: mpsc::Receiver<Bytes>,
+        to_client: mpsc::Sender<Bytes>,
+    ) -> Result<(), GatewayError> {
+        direct::run(&self.shared, deployment, principal, from_client, to_client).await
+    }
+}
+
+impl Shared {
+    pub(crate) fn sessions(&self) -> MutexGuard<'_, HashMap<String, Arc<Session>>> {
+        self.sessions.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn direct(&self) -> MutexGuard<'_, HashSet<String>> {
+        self.direct.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What the pages of [`web`] show.
+    pub(crate) fn facts(&self) -> web::Facts {
+        let table = self.table.borrow().clone();
+        let traffic = table.routes.values().map(|entry| {
+            let mut traffic = web::Traffic {
+                deployment: entry.name.clone(),
+                requests: entry.recorder.calls.load(Relaxed),
+                errors: entry.recorder.errors.load(Relaxed),
+                seconds: entry.recorder.micros.load(Relaxed) as f64 / 1e6,
+                ready: entry.ready.len() as u64,
+                ..web::Traffic::default()
+            };
+            for burden in entry.ready.iter().chain(&entry.draining).map(table::Live::burden) {
+                traffic.in_flight += burden.in_flight;
+                traffic.sessions += burden.sessions;
+            }
+            traffic
+        });
+        let status = self.status.get().map(|s| s.status());
+        let refusals = self.counters.refusals.lock().unwrap_or_else(PoisonError::into_inner);
+        web::Facts {
+            not_ready: if self.stop.is_cancelled() {
+                Some("the agent is stopping".into())
+            } else {
+                status.map_or_else(|| Some("the agent is starting".into()), |s| s.ready().err())
+            },
+            deployments: status.map(web::Status::deployments).unwrap_or_default(),
+            traffic: traffic.collect(),
+            connections: self.counters.connections.load(Relaxed),
+            connections_refused: self.counters.connections_refused.load(Relaxed),
+            refusals: refusals.iter().map(|(code, count)| (*code, *count)).collect(),
+            dropped: self.dropped.load(Relaxed),
+        }
+    }
+}
+
+/// Ends sessions that nobody uses, and processes of a former agent whose clients never came back.
+async fn sweep(shared: Arc<Shared>) {
+    let mut strangers: HashMap<(InstanceId, String), std::time::Instant> = HashMap::new();
+    let mut every = tokio::time::interval(SWEEP);
+    every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut turn = 0_u64;
+    loop {
+        tokio::select! {
+            () = shared.stop.cancelled() => return,
+            _ = every.tick() => {}
+        }
+        let idle = Duration::from_secs(shared.config.borrow().gateway.session_idle_seconds.max(1));
+        let table = shared.table.borrow().clone();
+        let all: Vec<Arc<Session>> = shared.sessions().values().cloned().collect();
+        for session in all {
+            session.sweep(ABANDONED);
+            // a session of a replica that is gone ends by itself: its process's output ends
+            if session.idle().is_some_and(|d| d > idle) {
+                tracing::debug!(deployment = session.name, "an idle session ended");
+                shared.close(&session);
+            }
+        }
+        shared.http_sessions.sweep(idle);
+        turn += 1;
+        // init is asked seldom: strangers exist only after a restart
+        if turn % 12 == 1 {
+            strangers = reap_strangers(&shared, &table, strangers, idle.max(Duration::from_secs(300))).await;
+        }
+    }
+}
+
+async fn reap_strangers(
+    shared: &Shared,
+    table: &Table,
+    before: HashMap<(InstanceId, String), std::time::Instant>,
+    after: Duration,
+) -> HashMap<(InstanceId, String), std::time::Instant> {
+    let mut now = HashMap::new();
+    let mut replicas: Vec<table::Live> = Vec::new();
+    for entry in table.routes.values() {
+        replicas.extend(entry.ready.iter().chain(&entry.draining).cloned());
+    }
+    for live in replicas {
+        if live.endpoint.spec.transport != sigil_core::model::Transport::Stdio {
+            continue;
+        }
+        let Ok(keys) = live.endpoint.wire.keys().await else { continue };
+        for key in keys {
+            // a gate that still runs is a stranger here too, but never for that long
+            let ours = ["s-", "d-", "gate-"].iter().any(|p| key.starts_with(p));
+            if !ours || shared.session_of(&key).is_some() {
+                continue;
+            }
+            let id = (live.endpoint.instance, key);
+            let since = before.get(&id).copied().unwrap_or_else(std::time::Instant::now);
+            if since.elapsed() > after && !shared.direct().contains(&id.1) {
+                live.endpoint.wire.close(&id.1, Duration::from_secs(2)).await;
+            } else {
+                now.insert(id, since);
+            }
+        }
+    }
+    now
 }

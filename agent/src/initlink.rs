@@ -1,137 +1,442 @@
 //! Owns: the sockets that inits connect to, dialling into containers, their outbound connections and DNS.
-//! May touch: `<data>/init`, `<data>/run`. Never: plans. Tested by: `tests/docker`, unit tests with a bare init.
-use std::collections::BTreeMap;
+//! May touch: `<data>/init`, `<data>/run`. Never: plans, or believes what comes over a link: PID 1 and the server
+//! share a uid, so every frame is checked, bounded and answered by closing the link when it makes no sense.
+//! Tested by: unit tests with a bare init, `tests/tests/init.rs` (real engine).
+
+mod connection;
+mod embedded;
+mod instance;
+mod outbound;
+mod output;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, HashMap};
+use std::fmt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use bytes::Bytes;
-use secrecy::SecretString;
-use sigil_core::model::{InstanceId, Stream};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use secrecy::{ExposeSecret, SecretString};
+use sigil_core::model::InstanceId;
+use sigil_init::MAIN;
+use sigil_init::wire::ToInit;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
-use crate::engine::Mount;
 
+use crate::engine::Mount;
+use connection::Reply;
+use instance::Instance;
+pub use outbound::Policy;
+pub use output::{OutputChunk, OutputGap};
+
+/// Where the instance's socket directory is seen inside.
+const RUN_INSIDE: &str = "/.sigil/run";
+/// Where init is seen inside.
+const BIN_INSIDE: &str = "/.sigil/bin";
+/// Chunks on the way to whoever keeps output.
+const OUTPUT_CHANNEL: usize = 256;
+/// Longest wait for init to do a small thing.
+const ANSWER: Duration = Duration::from_secs(10);
+/// Longest wait for the server to take a connection.
+const DIAL: Duration = Duration::from_secs(5);
+
+/// Why something did not happen inside a container.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum LinkError {
+    /// No link at the moment.
     #[error("init is not connected")]
     Away,
+    /// The server does not listen (yet).
     #[error("nothing listens on port {0} in the container")]
     Refused(u16),
+    /// The command is wrong for this image.
     #[error("'{argv0}' could not be started: {why}")]
-    Spawn { argv0: String, why: String },
+    Spawn {
+        /// First word of the command.
+        argv0: String,
+        /// In words.
+        why: String,
+    },
+    /// Init or the server is stuck, or the container is paused.
     #[error("no answer within {0} ms")]
     Timeout(u64),
+    /// Files, sockets, and what init says about anything else.
     #[error("link: {0}")]
     Io(String),
 }
+
+impl LinkError {
+    /// What to do about it.
+    pub fn hint(&self) -> &'static str {
+        match self {
+            Self::Away => "the container is starting, stopping or paused; try again",
+            Self::Refused(_) => "the server has not started to listen, or listens on another port than its PORT",
+            Self::Spawn { .. } => "check the command in the manifest against what the image contains",
+            Self::Timeout(_) => "the server is overloaded or hung; look at its logs",
+            Self::Io(_) => "look at the agent's log",
+        }
+    }
+}
+
+/// Result of something done inside a container.
 pub type Result<T> = std::result::Result<T, LinkError>;
+
+fn io_error(what: impl fmt::Display, error: &std::io::Error) -> LinkError {
+    LinkError::Io(format!("{what}: {error}"))
+}
+
+/// A lock whose holder cannot leave it half changed: a panic elsewhere is no reason to stop.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 /// A process to start in a container. Environment values are secret until proven otherwise.
 #[derive(Debug, Clone)]
-pub struct Process { pub argv: Vec<String>, pub env: Vec<(String, SecretString)>, pub workdir: String }
+pub struct Process {
+    /// Command line, not empty.
+    pub argv: Vec<String>,
+    /// The whole environment; nothing else is inherited.
+    pub env: Vec<(String, SecretString)>,
+    /// Working directory, `/` when empty.
+    pub workdir: String,
+}
 
-/// Output that init had to write to the engine's log because no agent was there.
+/// How a process ended. Both `None`: its container ended first.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct OutputGap {
-    /// How much.
-    pub bytes: u64,
-    /// When init began to write it there.
-    pub since: jiff::Timestamp,
-    /// When it stopped.
-    pub until: jiff::Timestamp,
+pub struct Exit {
+    /// What it returned.
+    pub code: Option<i32>,
+    /// What killed it.
+    pub signal: Option<i32>,
 }
 
-/// Output that init read, in order per (instance, stream). Dropping it without `ack` leaves it with init, to be sent again.
-pub struct OutputChunk {
-    pub instance: InstanceId,
-    pub stream: Stream,
-    /// Position of the first byte in this stream of this container's life (counted by init from 0).
-    pub offset: u64,
-    /// When init read it.
-    pub time: jiff::Timestamp,
-    pub bytes: Bytes,
-    /// The process that wrote it (`main`, or a session's key).
-    pub process: String,
-    /// Which start of the container: offsets begin at 0 in each.
-    pub life: u64,
-    /// What is missing right before it.
-    pub gap_before: Option<OutputGap>,
-    ack: Box<dyn FnOnce() + Send>,
-}
-impl std::fmt::Debug for OutputChunk {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("OutputChunk").field("instance", &self.instance).field("offset", &self.offset).finish_non_exhaustive()
-    }
-}
-impl OutputChunk {
-    /// A chunk of process `main` without a gap before it.
-    pub fn new(instance: InstanceId, stream: Stream, offset: u64, time: jiff::Timestamp, bytes: Bytes, ack: Box<dyn FnOnce() + Send>) -> Self {
-        Self { instance, stream, offset, time, bytes, process: "main".into(), life: 0, gap_before: None, ack }
-    }
-    /// Kept safely: init may forget everything up to here.
-    pub fn ack(self) { (self.ack)() }
-}
-
-/// How a process ended.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Exit { pub code: Option<i32>, pub signal: Option<i32> }
-
-/// A process that init runs.
+/// A process that init knows.
 #[derive(Debug, Clone)]
-pub struct Running { pub key: String, pub pid: u32 }
+pub struct Running {
+    /// Its name in the container.
+    pub key: String,
+    /// Process id inside the container.
+    pub pid: u32,
+    /// Set when it ended and nobody closed it yet.
+    pub exit: Option<Exit>,
+}
 
 /// Pipes of a session process; init keeps duplicates, so dropping these ends nothing (`Link::close` does).
 #[derive(Debug)]
 pub struct Pipes {
+    /// Its stdin. Drop it before `Link::close`, or the process sees no end of input.
     pub stdin: tokio::net::unix::pipe::Sender,
+    /// Its stdout.
     pub stdout: tokio::net::unix::pipe::Receiver,
+    /// Process id inside the container.
     pub pid: u32,
     /// Set once when it ended.
     pub exit: watch::Receiver<Option<Exit>>,
 }
 
-/// One container's init.
-#[derive(Clone, Debug)]
-pub struct Link {}
-impl Link {
-    pub fn instance(&self) -> InstanceId { todo!() }
-    /// Still connected?
-    pub fn is_up(&self) -> bool { todo!() }
-    /// Starts the container's main process (HTTP servers); its exit ends the container. Repeating it is harmless.
-    pub async fn start_main(&self, _process: Process) -> Result<u32> { todo!() }
-    /// Exit of the main process, when it has ended.
-    pub fn main_exit(&self) -> watch::Receiver<Option<Exit>> { todo!() }
-    /// Starts a process with pipes for stdin and stdout; stderr is log. `key` names it within the container.
-    pub async fn spawn(&self, _key: &str, _process: Process) -> Result<Pipes> { todo!() }
-    /// Takes the pipes of a process that a former agent started.
-    pub async fn resume(&self, _key: &str) -> Result<Pipes> { todo!() }
-    /// Every process that init runs (main has key `main`).
-    pub async fn processes(&self) -> Result<Vec<Running>> { todo!() }
-    /// Closes its stdin, then TERM after `grace`, KILL after twice that, and forgets it.
-    pub async fn close(&self, _key: &str, _grace: std::time::Duration) -> Result<()> { todo!() }
-    pub async fn signal(&self, _key: &str, _signal: i32) -> Result<()> { todo!() }
-    /// Connects to 127.0.0.1:port (then ::1) inside; the socket itself is passed out, so that no byte goes through init.
-    pub async fn dial(&self, _port: u16) -> Result<tokio::net::TcpStream> { todo!() }
+/// One container's init. Outlives connections: after a break the same handle works again.
+#[derive(Clone)]
+pub struct Link {
+    instance: Arc<Instance>,
 }
 
-#[derive(Clone, Debug)]
-pub struct InitLinks {}
+impl fmt::Debug for Link {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Link").field("instance", &self.instance.id).field("up", &self.is_up()).finish()
+    }
+}
+
+impl Link {
+    /// Whose it is.
+    pub fn instance(&self) -> InstanceId {
+        self.instance.id
+    }
+
+    /// Still connected?
+    pub fn is_up(&self) -> bool {
+        self.instance.is_up()
+    }
+
+    async fn start(&self, key: &str, main: bool, process: &Process) -> Result<Reply> {
+        let argv: Vec<&str> = process.argv.iter().map(String::as_str).collect();
+        let argv0 = argv.first().copied().unwrap_or_default().to_owned();
+        let spawn_error = |why: String| LinkError::Spawn { argv0: argv0.clone(), why };
+        if argv0.is_empty() {
+            return Err(spawn_error("the command is empty".to_owned()));
+        }
+        if !sigil_init::wire::is_key(key) {
+            return Err(LinkError::Io(format!("'{key}' is no name for a process")));
+        }
+        let env: Vec<(&str, &str)> = process.env.iter().map(|(n, v)| (n.as_str(), v.expose_secret())).collect();
+        let size = argv.iter().map(|a| a.len() + 4).sum::<usize>()
+            + env.iter().map(|(n, v)| n.len() + v.len() + 8).sum::<usize>()
+            + process.workdir.len()
+            + 256;
+        if size > sigil_init::wire::TO_INIT_MAX || argv.len().max(env.len()) > sigil_init::wire::LIST_MAX {
+            return Err(spawn_error("its arguments and environment are too large".to_owned()));
+        }
+        let workdir = process.workdir.as_str();
+        let frame = |req| ToInit::Start { req, main, key, argv: argv.clone(), env: env.clone(), workdir };
+        match self.instance.ask(ANSWER, frame).await? {
+            Reply::Failed(sigil_init::wire::Why::Spawn, why) => Err(spawn_error(why)),
+            other => Ok(other),
+        }
+    }
+
+    /// Starts the container's main process (HTTP servers); its exit ends the container. Repeating it is harmless.
+    /// Answers its process id inside.
+    pub async fn start_main(&self, process: Process) -> Result<u32> {
+        match self.start(MAIN, true, &process).await? {
+            Reply::Started { pid, .. } => Ok(pid),
+            other => Err(other.unexpected()),
+        }
+    }
+
+    /// Exit of the main process, when it has ended.
+    pub fn main_exit(&self) -> watch::Receiver<Option<Exit>> {
+        self.instance.main_exit()
+    }
+
+    /// Starts a process with pipes for stdin and stdout; stderr is log. `key` names it within the container: up to
+    /// 128 visible ASCII characters, not used before in this container.
+    pub async fn spawn(&self, key: &str, process: Process) -> Result<Pipes> {
+        let reply = self.start(key, false, &process).await?;
+        self.pipes(reply)
+    }
+
+    /// Takes the pipes of a process that a former agent started.
+    pub async fn resume(&self, key: &str) -> Result<Pipes> {
+        let reply = self.instance.ask(ANSWER, |req| ToInit::Resume { req, key }).await?;
+        self.pipes(reply)
+    }
+
+    fn pipes(&self, reply: Reply) -> Result<Pipes> {
+        let Reply::Started { serial, pid, fds } = reply else { return Err(reply.unexpected()) };
+        let mut fds = fds.into_iter();
+        let (Some(stdin), Some(stdout)) = (fds.next(), fds.next()) else {
+            return Err(LinkError::Io("a process came without pipes".to_owned()));
+        };
+        // Both constructors check that it is a pipe, open in the right direction.
+        let stdin = tokio::net::unix::pipe::Sender::from_owned_fd(stdin).map_err(|e| io_error("stdin", &e))?;
+        let stdout = tokio::net::unix::pipe::Receiver::from_owned_fd(stdout).map_err(|e| io_error("stdout", &e))?;
+        Ok(Pipes { stdin, stdout, pid, exit: self.instance.exit_of(serial) })
+    }
+
+    /// Every process that init knows (main has key `main`), ended ones that nobody closed included.
+    pub async fn processes(&self) -> Result<Vec<Running>> {
+        match self.instance.ask(ANSWER, |req| ToInit::List { req }).await? {
+            Reply::Processes(list) => Ok(list),
+            other => Err(other.unexpected()),
+        }
+    }
+
+    /// Closes its stdin, then TERM after `grace`, KILL after twice that, and forgets it. Answers once init knows;
+    /// `Pipes::exit` tells the end. A key that is not known is fine.
+    pub async fn close(&self, key: &str, grace: Duration) -> Result<()> {
+        let grace_ms = u32::try_from(grace.as_millis()).unwrap_or(u32::MAX);
+        self.instance.ask(ANSWER, |req| ToInit::Close { req, key, grace_ms }).await?.done()
+    }
+
+    /// Sends a signal (1 to 31) to the process and what it started.
+    pub async fn signal(&self, key: &str, signal: i32) -> Result<()> {
+        self.instance.ask(ANSWER, |req| ToInit::Signal { req, key, signal }).await?.done()
+    }
+
+    /// Connects to 127.0.0.1:port (then ::1) inside; the socket itself is passed out, so that no byte goes through init.
+    pub async fn dial(&self, port: u16) -> Result<tokio::net::TcpStream> {
+        let timeout_ms = u32::try_from(DIAL.as_millis()).unwrap_or(u32::MAX);
+        let reply = self.instance.ask(DIAL + ANSWER, |req| ToInit::Dial { req, port, timeout_ms }).await?;
+        match reply {
+            Reply::Dialled(fd) => connection::stream(fd).map_err(|e| io_error("dial", &e)),
+            Reply::Failed(sigil_init::wire::Why::Refused, _) => Err(LinkError::Refused(port)),
+            Reply::Failed(sigil_init::wire::Why::Timeout, _) => Err(LinkError::Timeout(u64::from(timeout_ms))),
+            other => Err(other.unexpected()),
+        }
+    }
+}
+
+/// What every instance shares.
+struct Shared {
+    data_dir: PathBuf,
+    binary: PathBuf,
+    instances: Mutex<HashMap<InstanceId, Arc<Instance>>>,
+    output: mpsc::Sender<OutputChunk>,
+    changes: watch::Sender<u64>,
+    outbound: outbound::Outbound,
+    stop: CancellationToken,
+}
+
+impl Shared {
+    fn changed(&self) {
+        self.changes.send_modify(|n| *n += 1);
+    }
+    fn directory(&self, instance: InstanceId) -> PathBuf {
+        self.data_dir.join("run").join(instance.to_string())
+    }
+}
+
+/// All inits of this agent.
+#[derive(Clone)]
+pub struct InitLinks {
+    shared: Arc<Shared>,
+}
+
+impl fmt::Debug for InitLinks {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("InitLinks").field("binary", &self.shared.binary).finish_non_exhaustive()
+    }
+}
+
 impl InitLinks {
     /// Writes the embedded init binary, listens for all instances found in `<data>/run`, and gives out what they print.
-    pub async fn spawn(_data_dir: &Path, _outbound: sigil_config::agent::OutboundConfig, _stop: CancellationToken) -> Result<(Self, mpsc::Receiver<OutputChunk>)> { todo!() }
-    /// Makes the instance's socket directory and listens. Answers the mounts and PID 1's command line.
-    /// `outbound`: whether init answers DNS and forwards connections (containers without an engine network).
-    pub async fn prepare(&self, _instance: InstanceId, _outbound: bool) -> Result<(Vec<Mount>, Vec<String>, BTreeMap<String, String>)> { todo!() }
-    /// PID 1 of the instance as the engine tells it: connections from any other process are refused. Call after start and after every adoption.
-    pub fn expect(&self, _instance: InstanceId, _pid: u32) { todo!() }
+    pub async fn spawn(
+        data_dir: &Path,
+        outbound: sigil_config::agent::OutboundConfig,
+        stop: CancellationToken,
+    ) -> Result<(Self, mpsc::Receiver<OutputChunk>)> {
+        let data_dir = std::path::absolute(data_dir).map_err(|e| io_error(data_dir.display(), &e))?;
+        let run = data_dir.join("run");
+        // Blocking, but small and before anything else runs.
+        let binary = embedded::install(&data_dir)?;
+        embedded::directory(&run, 0o700)?;
+        let (output, chunks) = mpsc::channel(OUTPUT_CHANNEL);
+        let shared = Arc::new(Shared {
+            data_dir,
+            binary,
+            instances: Mutex::default(),
+            output,
+            changes: watch::Sender::new(0),
+            outbound: outbound::Outbound::new(outbound),
+            stop,
+        });
+        let links = Self { shared };
+        for entry in std::fs::read_dir(&run).map_err(|e| io_error(run.display(), &e))?.flatten() {
+            let Some(id) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
+            links.listen(id)?;
+        }
+        Ok((links, chunks))
+    }
+
+    /// The instance, listened for.
+    fn listen(&self, id: InstanceId) -> Result<Arc<Instance>> {
+        let mut instances = lock(&self.shared.instances);
+        if let Some(known) = instances.get(&id) {
+            return Ok(known.clone());
+        }
+        let directory = self.shared.directory(id);
+        // Any uid inside connects; nobody else gets past `<data>/run`.
+        embedded::directory(&directory, 0o755)?;
+        let listener = embedded::listen(&directory)?;
+        let instance = Instance::new(id, self.shared.stop.child_token());
+        connection::serve(self.shared.clone(), instance.clone(), listener);
+        instances.insert(id, instance.clone());
+        Ok(instance)
+    }
+
+    fn find(&self, id: InstanceId) -> Option<Arc<Instance>> {
+        lock(&self.shared.instances).get(&id).cloned()
+    }
+
+    /// Makes the instance's socket directory and listens. Answers the mounts, PID 1's command line and its environment.
+    /// `outbound`: whether init answers DNS and forwards connections (containers without an engine network); such a
+    /// container needs `dns = 127.0.0.1` and `net.ipv4.ip_unprivileged_port_start=0`. Build steps that join its
+    /// network use the same. Repeating it is harmless.
+    pub async fn prepare(
+        &self,
+        instance: InstanceId,
+        outbound: bool,
+    ) -> Result<(Vec<Mount>, Vec<String>, BTreeMap<String, String>)> {
+        self.listen(instance)?;
+        let mount = |source: &Path, target: &str| Mount {
+            source: source.to_string_lossy().into_owned(),
+            target: target.to_owned(),
+            read_only: true,
+            volume: false,
+        };
+        let binary = self.shared.binary.parent().unwrap_or(&self.shared.binary);
+        let mounts = vec![mount(&self.shared.directory(instance), RUN_INSIDE), mount(binary, BIN_INSIDE)];
+        let mut argv = vec![format!("{BIN_INSIDE}/{}", embedded::NAME)];
+        argv.extend(["--socket".to_owned(), format!("{RUN_INSIDE}/{}", embedded::SOCKET)]);
+        if outbound {
+            argv.push("--outbound".to_owned());
+            let ports = self.shared.outbound.ports();
+            if !ports.is_empty() {
+                argv.extend(["--ports".to_owned(), ports.iter().map(u16::to_string).collect::<Vec<_>>().join(",")]);
+            }
+        }
+        // Makes the C library overwrite what is freed: no secret outlives its use in init's memory.
+        let env = BTreeMap::from([("GLIBC_TUNABLES".to_owned(), "glibc.malloc.perturb=85".to_owned())]);
+        Ok((mounts, argv, env))
+    }
+
+    /// PID 1 of the instance as the engine tells it: connections from any other process are refused. Call after
+    /// every start and every adoption; connections that came earlier have waited for it.
+    pub fn expect(&self, instance: InstanceId, pid: u32) {
+        if let Some(instance) = self.find(instance) {
+            instance.expect(pid);
+        }
+    }
+
     /// Waits until the instance's init is connected.
-    pub async fn wait(&self, _instance: InstanceId, _timeout: std::time::Duration) -> Result<Link> { todo!() }
-    pub fn link(&self, _instance: InstanceId) -> Option<Link> { todo!() }
+    pub async fn wait(&self, instance: InstanceId, timeout: Duration) -> Result<Link> {
+        let found = self.find(instance).ok_or(LinkError::Away)?;
+        tokio::select! {
+            () = found.connected() => Ok(Link { instance: found }),
+            () = found.stop.cancelled() => Err(LinkError::Away),
+            () = tokio::time::sleep(timeout) => {
+                Err(LinkError::Timeout(u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX)))
+            }
+        }
+    }
+
+    /// The instance's link while it is connected.
+    pub fn link(&self, instance: InstanceId) -> Option<Link> {
+        self.find(instance).filter(|i| i.is_up()).map(|instance| Link { instance })
+    }
+
     /// Changes whenever an init connects, disconnects or reports an exit.
-    pub fn changes(&self) -> watch::Receiver<u64> { todo!() }
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.shared.changes.subscribe()
+    }
+
     /// Stops listening and removes the directory.
-    pub async fn forget(&self, _instance: InstanceId) { todo!() }
-    /// Directories of instances that nobody asked for.
-    pub fn known(&self) -> Vec<InstanceId> { todo!() }
-    pub fn binary(&self) -> PathBuf { todo!() }
-    #[doc(hidden)] pub fn _unused(_: Arc<()>) {}
+    pub async fn forget(&self, instance: InstanceId) {
+        let known = lock(&self.shared.instances).remove(&instance);
+        if let Some(known) = known {
+            known.stop.cancel();
+        }
+        let directory = self.shared.directory(instance);
+        match tokio::fs::remove_dir_all(&directory).await {
+            Ok(()) => {}
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
+            Err(e) => tracing::warn!(directory = %directory.display(), error = %e, "a socket directory stays behind"),
+        }
+        self.shared.changed();
+    }
+
+    /// Instances that have a directory, whether anybody asked for them or not.
+    pub fn known(&self) -> Vec<InstanceId> {
+        lock(&self.shared.instances).keys().copied().collect()
+    }
+
+    /// The init binary on disk.
+    pub fn binary(&self) -> PathBuf {
+        self.shared.binary.clone()
+    }
+
+    /// New settings: the proxy holds for new connections, the ports for new containers.
+    pub fn set_outbound(&self, config: sigil_config::agent::OutboundConfig) {
+        self.shared.outbound.set(config);
+    }
+
+    /// Who may connect where; asked for every outbound connection. Without one everything is allowed.
+    pub fn set_policy(&self, policy: Policy) {
+        self.shared.outbound.set_policy(policy);
+    }
+
+    /// Outbound connections: open now, made so far, refused or failed so far.
+    pub fn outbound_counts(&self) -> (u64, u64, u64) {
+        self.shared.outbound.counts()
+    }
 }

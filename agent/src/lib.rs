@@ -1,6 +1,7 @@
 //! The daemon that hosts MCP servers on its machine. The binary is a thin shell around this library, so that
 //! `tests` can run a whole agent in process.
 
+pub mod access;
 pub mod api;
 pub mod app;
 pub mod build;

@@ -1,44 +1,188 @@
-//! Owns: observed instances, conditions, the last plan, the route table. May touch: engine, initlink, secrets, tail, upstream. Never: desired state. Tested by: `tests/sim`, `tests/docker`.
-use std::sync::Arc;
-use jiff::Timestamp;
-use sigil_core::model::{DeploymentId, InstanceId, ReleaseNo, State};
-use tokio::sync::watch;
+//! Owns: observed instances, conditions, the last plan, the route table.
+//! May touch: engine, initlink, secrets, tail, upstream; of the store only what a gate proves (a release's outcome, and
+//! the return to the last good one).
+//! Never: invents desired state, or forgets what it started.
+//! Tested by: `tests/sim` (fake engine), `tests/docker`.
+//!
+//! One task holds all slots and is level-triggered: whatever woke it, it observes, plans (in `sigil_core::plan`) and
+//! starts what is missing. Slow things (create, start, gate, stop) run in tasks of their own, one per instance, whose
+//! results come back over one bounded channel, so that a hung engine call holds up one instance only.
 
-/// A deployment as observed, for api and operate.
-#[derive(Debug, Clone)]
+mod act;
+mod slots;
+mod status;
+
+use std::collections::HashMap;
+use std::sync::{Arc, RwLock};
+use std::time::Duration;
+
+use jiff::Timestamp;
+use sigil_core::model::{AgentId, DeploymentId, InstanceId, ReleaseNo, State};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::engine::Engine;
+use crate::initlink::InitLinks;
+use crate::secrets::Secrets;
+use crate::store::Store;
+use crate::tail::Tail;
+use crate::upstream::RouteTable;
+
+/// A deployment as observed.
+#[derive(Debug, Clone, PartialEq)]
 pub struct Status {
+    /// Which one.
     pub id: DeploymentId,
+    /// The word for it.
     pub state: State,
+    /// Replicas that serve.
     pub ready: u32,
+    /// Restarts of its replicas since the agent started.
     pub restarts: u32,
     /// The release that serves, if any.
     pub serving: Option<ReleaseNo>,
+    /// What a person should know, one line; empty when all is well.
     pub message: String,
     /// healthy, degraded, unhealthy, unknown
     pub health: String,
+    /// What holds and what does not.
     pub conditions: Vec<Condition>,
+    /// Its instances.
     pub replicas: Vec<ReplicaStatus>,
+    /// What would be done now, and why something is not.
     pub plan: Vec<String>,
-    /// Generation this status was computed from.
+    /// Generation this was computed from.
     pub generation: u64,
+    /// What is desired is there, and nothing is left to do.
+    pub settled: bool,
+    /// When `state` last changed.
     pub changed_at: Timestamp,
-    /// Verdict on the newest release: None while gating.
-    pub gate: Option<(ReleaseNo, Result<(), String>)>,
+    /// The last failed start or gate, and the generation it happened under.
+    pub failure: Option<(u64, String)>,
     /// Last output of the last failed instance.
     pub last_output: Vec<String>,
-    /// Total of replicas' CPU, percent of one core, and memory, bytes.
+    /// CPU of all replicas, percent of one core.
     pub cpu_percent: f64,
+    /// Memory of all replicas, bytes.
     pub memory_bytes: u64,
 }
-#[derive(Debug, Clone)]
-pub struct Condition { pub kind: String, pub ok: bool, pub reason: String, pub since: Timestamp }
-#[derive(Debug, Clone)]
-pub struct ReplicaStatus { pub instance: InstanceId, pub release: ReleaseNo, pub state: String, pub container: String, pub started_at: Option<Timestamp>, pub restarts: u32, pub message: String }
 
+/// One thing that holds or does not.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Condition {
+    /// `Available`, `Progressing`, `EngineReachable`.
+    pub kind: String,
+    /// Whether it holds.
+    pub ok: bool,
+    /// Why.
+    pub reason: String,
+    /// Since when.
+    pub since: Timestamp,
+}
+
+/// One instance.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ReplicaStatus {
+    /// Which one.
+    pub instance: InstanceId,
+    /// Its release.
+    pub release: ReleaseNo,
+    /// creating, starting, gating, ready, draining, backing-off, stopping
+    pub state: String,
+    /// The engine's id, empty while it is made.
+    pub container: String,
+    /// When its container last started.
+    pub started_at: Option<Timestamp>,
+    /// How often it was started again.
+    pub restarts: u32,
+    /// Why it is where it is.
+    pub message: String,
+}
+
+/// What the room needs.
+pub struct Deps {
+    /// Desired state.
+    pub store: Store,
+    /// The engine.
+    pub engine: Arc<dyn Engine>,
+    /// Links to the inits.
+    pub links: InitLinks,
+    /// Plaintext at the moment of create.
+    pub secrets: Secrets,
+    /// Who prints what.
+    pub tail: Tail,
+    /// Requests that an instance still carries; told by the gateway.
+    pub in_flight: Arc<dyn Fn(InstanceId) -> u64 + Send + Sync>,
+    /// Our id, for labels and names.
+    pub agent: AgentId,
+    /// Where routes go.
+    pub routes: watch::Sender<Arc<RouteTable>>,
+}
+
+impl std::fmt::Debug for Deps {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Deps").field("agent", &self.agent).finish_non_exhaustive()
+    }
+}
+
+/// The room's handle.
 #[derive(Clone, Debug)]
-pub struct Reconcile {}
+pub struct Reconcile {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    statuses: RwLock<HashMap<DeploymentId, Arc<Status>>>,
+    engine_trouble: RwLock<Option<String>>,
+    changes: watch::Sender<u64>,
+    tasks: TaskTracker,
+}
+
 impl Reconcile {
-    pub fn status(&self, _id: DeploymentId) -> Option<Arc<Status>> { todo!() }
+    /// Starts the loop. It ends with `stop`; containers stay as they are.
+    pub fn spawn(deps: Deps, stop: CancellationToken) -> Self {
+        let shared = Arc::new(Shared {
+            statuses: RwLock::default(),
+            engine_trouble: RwLock::default(),
+            changes: watch::channel(0).0,
+            tasks: TaskTracker::new(),
+        });
+        let room = slots::Room::new(deps, shared.clone(), stop);
+        shared.tasks.spawn(room.run());
+        shared.tasks.close();
+        Self { shared }
+    }
+
+    /// One deployment as observed; `None` before the first pass saw it.
+    pub fn status(&self, id: DeploymentId) -> Option<Arc<Status>> {
+        self.shared.statuses.read().ok()?.get(&id).cloned()
+    }
+
     /// Changes with every change of any status.
-    pub fn changes(&self) -> watch::Receiver<u64> { todo!() }
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.shared.changes.subscribe()
+    }
+
+    /// Why the engine cannot be seen, while it cannot.
+    pub fn engine_trouble(&self) -> Option<String> {
+        self.shared.engine_trouble.read().ok()?.clone()
+    }
+
+    /// Waits until the loop and its tasks have ended, at most this long.
+    pub async fn closed(&self, limit: Duration) -> bool {
+        tokio::time::timeout(limit, self.shared.tasks.wait()).await.is_ok()
+    }
+}
+
+impl Shared {
+    fn set_engine_trouble(&self, trouble: Option<String>) {
+        if let Ok(mut slot) = self.engine_trouble.write()
+            && *slot != trouble
+        {
+            *slot = trouble;
+            self.changes.send_modify(|n| *n += 1);
+        }
+    }
 }

@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use async_trait::async_trait;
 use jiff::Timestamp;
 use secrecy::{ExposeSecret, SecretString};
-use sigil_core::model::{DeploymentId, Inject, ReleaseSpec};
+use sigil_core::model::{DeploymentId, Inject, ReleaseSpec, SecretUse};
 use zeroize::Zeroizing;
 
 use crate::store::{SealedRecord, Store, StoreError};
@@ -51,7 +51,8 @@ impl SecretError {
     pub fn hint(&self) -> String {
         match self {
             Self::Keyring(_) => {
-                "restore <data>/keyring and its key from the same backup; both belong to the agent's user, mode 0600".into()
+                "restore <data>/keyring and its key from the same backup; both belong to the agent's user, mode 0600"
+                    .into()
             }
             Self::Store(_) => "see the agent's log".into(),
             Self::Broken(name) => {
@@ -212,10 +213,18 @@ impl Secrets {
         if made {
             let orphans = records.all("").len();
             if orphans > 0 {
-                tracing::error!(records = orphans, "the keyring was missing and has been made anew: kept secrets cannot be read");
+                tracing::error!(
+                    records = orphans,
+                    "the keyring was missing and has been made anew: kept secrets cannot be read"
+                );
             }
         }
-        let inner = Inner { records, keyring: Mutex::new(keyring), changing: tokio::sync::Mutex::new(()), redactor: RwLock::new(None) };
+        let inner = Inner {
+            records,
+            keyring: Mutex::new(keyring),
+            changing: tokio::sync::Mutex::new(()),
+            redactor: RwLock::new(None),
+        };
         Ok(Self { inner: Arc::new(inner) })
     }
 
@@ -223,7 +232,14 @@ impl Secrets {
     ///
     /// # Errors
     /// [`SecretError::BadName`], [`SecretError::BadHost`], [`SecretError::BadValue`], the store's and keyring's.
-    pub async fn set(&self, scope: &Scope, name: &str, value: SecretString, username: &str, who: &str) -> Result<SecretMeta> {
+    pub async fn set(
+        &self,
+        scope: &Scope,
+        name: &str,
+        value: SecretString,
+        username: &str,
+        who: &str,
+    ) -> Result<SecretMeta> {
         let name = checked_name(scope, name)?;
         let text = value.expose_secret();
         if text.is_empty() {
@@ -246,11 +262,15 @@ impl Secrets {
         plain.extend_from_slice(&u32::try_from(username.len()).unwrap_or(u32::MAX).to_be_bytes());
         plain.extend_from_slice(username.as_bytes());
         plain.extend_from_slice(text.as_bytes());
-        let sealed = lock(&self.inner.keyring)
-            .seal(&parts(scope, &name, version), &plain)
-            .map_err(SecretError::Keyring)?;
-        let record =
-            SealedRecord { key: key.clone(), version, changed_at: Timestamp::now(), changed_by: who.to_owned(), sealed };
+        let sealed =
+            lock(&self.inner.keyring).seal(&parts(scope, &name, version), &plain).map_err(SecretError::Keyring)?;
+        let record = SealedRecord {
+            key: key.clone(),
+            version,
+            changed_at: Timestamp::now(),
+            changed_by: who.to_owned(),
+            sealed,
+        };
         let meta = meta(&record).ok_or_else(|| SecretError::BadName(name.clone()))?;
         // the record first: a floor above every record there is would make the old value unreadable
         self.inner.records.put(record).await?;
@@ -261,7 +281,8 @@ impl Secrets {
 
     /// Everything that is kept, by key; never a value.
     pub fn list(&self) -> Vec<SecretMeta> {
-        let mut all: Vec<_> = self.inner.records.all("").iter().filter_map(|r| Some((r.key.clone(), meta(r)?))).collect();
+        let mut all: Vec<_> =
+            self.inner.records.all("").iter().filter_map(|r| Some((r.key.clone(), meta(r)?))).collect();
         all.sort_by(|a, b| a.0.cmp(&b.0));
         all.into_iter().map(|(_, meta)| meta).collect()
     }
@@ -293,11 +314,12 @@ impl Secrets {
     }
 
     /// Names that a release requires and that are nowhere, in the release's order.
-    pub fn missing(&self, id: Option<DeploymentId>, team: &str, spec: &ReleaseSpec) -> Vec<String> {
+    pub fn missing(&self, id: Option<DeploymentId>, team: &str, uses: &[SecretUse]) -> Vec<String> {
         let there = |scope: &Scope, name: &str| self.inner.records.get(&format!("{}{name}", scope.prefix())).is_some();
-        let required = spec.secrets.iter().filter(|s| s.required);
+        let required = uses.iter().filter(|s| s.required);
         let nowhere = required.filter(|s| {
-            !(id.is_some_and(|id| there(&Scope::Deployment(id), &s.name)) || there(&Scope::Team(team.to_owned()), &s.name))
+            !(id.is_some_and(|id| there(&Scope::Deployment(id), &s.name))
+                || there(&Scope::Team(team.to_owned()), &s.name))
         });
         nowhere.map(|s| s.name.clone()).collect()
     }
@@ -328,7 +350,7 @@ impl Secrets {
     }
 
     fn of_release(&self, id: DeploymentId, team: &str, spec: &ReleaseSpec) -> Result<Vec<(Inject, SecretString)>> {
-        let missing = self.missing(Some(id), team, spec);
+        let missing = self.missing(Some(id), team, &spec.secrets);
         if !missing.is_empty() {
             return Err(SecretError::Missing(missing));
         }
@@ -427,7 +449,12 @@ fn checked_name(scope: &Scope, name: &str) -> Result<String> {
         let lower = name.to_ascii_lowercase();
         let fine = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || ".-:[]".contains(c);
         let ends = |c: char| c.is_ascii_alphanumeric() || c == '[' || c == ']';
-        if lower.is_empty() || lower.len() > 260 || !lower.chars().all(fine) || !lower.starts_with(ends) || !lower.ends_with(ends) {
+        if lower.is_empty()
+            || lower.len() > 260
+            || !lower.chars().all(fine)
+            || !lower.starts_with(ends)
+            || !lower.ends_with(ends)
+        {
             return Err(SecretError::BadHost(name.to_owned()));
         }
         return Ok(lower);
@@ -438,7 +465,11 @@ fn checked_name(scope: &Scope, name: &str) -> Result<String> {
         return Err(SecretError::BadName(format!("{team}/{name}")));
     }
     let fine = |c: char| c.is_ascii_alphanumeric() || c == '_';
-    if name.is_empty() || name.len() > NAME_MAX || !name.chars().all(fine) || name.starts_with(|c: char| c.is_ascii_digit()) {
+    if name.is_empty()
+        || name.len() > NAME_MAX
+        || !name.chars().all(fine)
+        || name.starts_with(|c: char| c.is_ascii_digit())
+    {
         return Err(SecretError::BadName(name.to_owned()));
     }
     Ok(name.to_owned())
@@ -464,6 +495,16 @@ fn candidates(host: &str) -> Vec<String> {
         rest = parent;
     }
     found
+}
+
+#[cfg(test)]
+impl Secrets {
+    /// A vault whose records live in memory, for tests of other rooms.
+    #[allow(clippy::unwrap_used)]
+    pub(crate) fn in_memory(data_dir: &Path) -> Self {
+        std::fs::create_dir_all(data_dir).unwrap();
+        Self::open_with(data_dir, Box::new(tests::Map::default()), None).unwrap()
+    }
 }
 
 #[cfg(test)]

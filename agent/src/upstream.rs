@@ -1,37 +1,349 @@
-//! Owns: MCP to one replica, over HTTP or stdio. May touch: initlink. Never: routes or authenticates. Tested by: unit tests, `tests/docker`.
-use sigil_core::model::{DeploymentId, InstanceId, ReleaseNo, ReleaseSpec};
+//! Owns: MCP to one replica, over HTTP or stdio.
+//! May touch: initlink, and tail for what a stdio server prints beside the protocol.
+//! Never: routes or authenticates.
+//! Tested by: unit tests here and in `gateway`, `tests/docker`.
+
+pub(crate) mod gate;
+pub(crate) mod http;
+#[cfg(test)]
+pub(crate) mod local;
+pub(crate) mod sse;
+pub(crate) mod stdio;
+
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
+
+use bytes::Bytes;
 use secrecy::SecretString;
-use crate::{initlink::Link, tail::Tail};
+use sigil_core::model::{DeploymentId, InstanceId, ReleaseNo, ReleaseSpec, Stream, Transport};
+use tokio::sync::{mpsc, watch};
+use tokio_util::task::TaskTracker;
+
+use crate::initlink::{Exit, Link, LinkError, Pipes, Process};
+use crate::tail::Tail;
+
+/// Longest message of a stdio server, bytes; a longer line is dropped and said so in the log.
+pub const MAX_LINE: usize = 16 << 20;
+
+/// What reconcile lets the gateway see. A new table replaces the old one whole.
+#[derive(Debug, Default, Clone)]
+pub struct RouteTable {
+    /// Deployments by name.
+    pub routes: BTreeMap<String, Arc<Route>>,
+}
+
+/// One deployment, as the gateway may know it.
+#[derive(Debug, Clone)]
+pub struct Route {
+    /// Its identity.
+    pub id: DeploymentId,
+    /// Its name.
+    pub name: String,
+    /// Replicas that serve new sessions and calls.
+    pub ready: Vec<Replica>,
+    /// Replicas that only finish what they have (draining).
+    pub draining: Vec<Replica>,
+    /// A replica is expected soon: hold calls (bounded) instead of refusing them.
+    pub expected: bool,
+    /// Why nothing is ready, for the caller.
+    pub message: String,
+    /// Header, query and body secrets.
+    pub injected: Arc<Vec<(sigil_core::model::Inject, secrecy::SecretString)>>,
+}
 
 /// One replica that can be called.
 #[derive(Debug, Clone)]
 pub struct Replica {
+    /// Its deployment.
     pub deployment: DeploymentId,
+    /// The release it runs.
     pub release: ReleaseNo,
+    /// The replica itself.
     pub instance: InstanceId,
+    /// How its server is started and spoken to.
     pub spec: Arc<ReleaseSpec>,
+    /// Its init.
     pub link: Link,
     /// Environment of stdio processes (plain and secret).
     pub env: Arc<Vec<(String, SecretString)>>,
 }
+
+/// Why a replica did not answer as an MCP server.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum UpstreamError {
+    /// It is no MCP server, or not one that works.
     #[error("{what}")]
-    Gate { what: String, hint: String },
+    Gate {
+        /// What was seen; may have several lines (the server's last output).
+        what: String,
+        /// What to do about it.
+        hint: String,
+    },
+    /// Its init could not be reached.
     #[error(transparent)]
-    Link(#[from] crate::initlink::LinkError),
+    Link(#[from] LinkError),
 }
+
+impl UpstreamError {
+    /// What to do about it.
+    pub fn hint(&self) -> String {
+        match self {
+            Self::Gate { hint, .. } => hint.clone(),
+            Self::Link(LinkError::Spawn { .. }) => "check the command in the manifest: it runs inside the image".into(),
+            Self::Link(_) => "the container's init did not answer; see `sigil logs`".into(),
+        }
+    }
+}
+
 /// What the gate learnt.
 #[derive(Debug, Clone)]
 pub struct Handshake {
-    pub server_name: String, pub server_version: String, pub protocol_version: String,
-    /// The `tools` array, as the server sent it.
+    /// The server's name for itself; may be empty.
+    pub server_name: String,
+    /// Its version; may be empty.
+    pub server_version: String,
+    /// The revision of MCP that was agreed on.
+    pub protocol_version: String,
+    /// The `tools` array, as the server sent it (all pages joined).
     pub tools: Box<serde_json::value::RawValue>,
+    /// How many tools that is.
     pub tool_count: usize,
+    /// From the gate's start to its end.
     pub elapsed: Duration,
 }
-/// The gate: a real handshake (initialize, notifications/initialized) and `tools/list` (all pages), retried until the server
-/// listens or `timeout` ends. For stdio it starts a process of its own, ends it afterwards, and keeps garbage on stdout as marked log lines.
-pub async fn gate(_replica: &Replica, _tail: &Tail, _timeout: Duration) -> Result<Handshake, UpstreamError> { todo!() }
+
+/// The gate: a real handshake (`initialize`, `notifications/initialized`; or `server/discover` where a server speaks
+/// only the stateless era) and `tools/list` (all pages), retried until the server listens or `timeout` ends. For stdio
+/// it starts a process of its own, ends it afterwards, and keeps garbage on stdout as marked log lines.
+pub async fn gate(replica: &Replica, tail: &Tail, timeout: Duration) -> Result<Handshake, UpstreamError> {
+    let endpoint = Endpoint::new(replica, tail, TaskTracker::new());
+    gate::run(&Arc::new(endpoint), timeout).await
+}
+
+/// How bytes get to a replica.
+#[derive(Debug, Clone)]
+pub(crate) enum Wire {
+    /// Through the container's init.
+    Link(Link),
+    /// Processes and ports of this host, for tests.
+    #[cfg(test)]
+    Local(Arc<local::Local>),
+}
+
+/// A process with its pipes; dropping them ends nothing ([`Wire::close`] does).
+#[derive(Debug)]
+pub(crate) struct Piped {
+    pub(crate) stdin: tokio::net::unix::pipe::Sender,
+    pub(crate) stdout: tokio::net::unix::pipe::Receiver,
+    pub(crate) exit: watch::Receiver<Option<Exit>>,
+}
+
+impl From<Pipes> for Piped {
+    fn from(pipes: Pipes) -> Self {
+        Self { stdin: pipes.stdin, stdout: pipes.stdout, exit: pipes.exit }
+    }
+}
+
+impl Wire {
+    pub(crate) async fn dial(&self, port: u16) -> Result<tokio::net::TcpStream, LinkError> {
+        let stream = match self {
+            Self::Link(link) => link.dial(port).await?,
+            #[cfg(test)]
+            Self::Local(local) => local.dial(port).await?,
+        };
+        // Nagle and delayed acknowledgement together cost 40 ms a message
+        stream.set_nodelay(true).map_err(|e| LinkError::Io(e.to_string()))?;
+        Ok(stream)
+    }
+
+    pub(crate) async fn spawn(&self, key: &str, process: Process) -> Result<Piped, LinkError> {
+        match self {
+            Self::Link(link) => link.spawn(key, process).await.map(Piped::from),
+            #[cfg(test)]
+            Self::Local(local) => local.spawn(key, &process),
+        }
+    }
+
+    /// The pipes of a process of an earlier agent; `None` when init has no such process.
+    pub(crate) async fn resume(&self, key: &str) -> Result<Option<Piped>, LinkError> {
+        match self {
+            Self::Link(link) => {
+                if !link.processes().await?.iter().any(|p| p.key == key) {
+                    return Ok(None);
+                }
+                link.resume(key).await.map(|pipes| Some(pipes.into()))
+            }
+            #[cfg(test)]
+            Self::Local(local) => local.resume(key),
+        }
+    }
+
+    pub(crate) async fn close(&self, key: &str, grace: Duration) {
+        let closed = match self {
+            Self::Link(link) => link.close(key, grace).await,
+            #[cfg(test)]
+            Self::Local(local) => local.close(key),
+        };
+        if let Err(error) = closed {
+            tracing::debug!(key, %error, "a process was not closed");
+        }
+    }
+
+    /// Keys of the processes that run.
+    pub(crate) async fn keys(&self) -> Result<Vec<String>, LinkError> {
+        match self {
+            Self::Link(link) => Ok(link.processes().await?.into_iter().map(|p| p.key).collect()),
+            #[cfg(test)]
+            Self::Local(local) => Ok(local.keys()),
+        }
+    }
+
+    /// How the container's main process ended, if it did.
+    pub(crate) fn main_exit(&self) -> Option<Exit> {
+        match self {
+            Self::Link(link) => link.main_exit().borrow().clone(),
+            #[cfg(test)]
+            Self::Local(_) => None,
+        }
+    }
+}
+
+/// Where lines of a stdio server's stdout go that are no protocol.
+#[derive(Debug, Clone)]
+pub(crate) enum Stray {
+    /// The deployment's log.
+    Tail(Tail),
+    /// A test.
+    #[cfg(test)]
+    Test(mpsc::Sender<Bytes>),
+}
+
+/// A replica with what its callers share.
+#[derive(Debug)]
+pub(crate) struct Endpoint {
+    pub(crate) deployment: DeploymentId,
+    pub(crate) release: ReleaseNo,
+    pub(crate) instance: InstanceId,
+    pub(crate) spec: Arc<ReleaseSpec>,
+    pub(crate) env: Arc<Vec<(String, SecretString)>>,
+    pub(crate) wire: Wire,
+    pub(crate) stray: Stray,
+    pub(crate) pool: http::Pool,
+    pub(crate) tasks: TaskTracker,
+}
+
+impl Endpoint {
+    pub(crate) fn new(replica: &Replica, tail: &Tail, tasks: TaskTracker) -> Self {
+        Self {
+            deployment: replica.deployment,
+            release: replica.release,
+            instance: replica.instance,
+            spec: replica.spec.clone(),
+            env: replica.env.clone(),
+            wire: Wire::Link(replica.link.clone()),
+            stray: Stray::Tail(tail.clone()),
+            pool: http::Pool::default(),
+            tasks,
+        }
+    }
+
+    /// Keeps a line that is no protocol.
+    pub(crate) async fn stray(&self, line: Bytes) {
+        match &self.stray {
+            Stray::Tail(tail) => {
+                let now = jiff::Timestamp::now();
+                tail.append(self.deployment, self.release, Some(self.instance), Stream::Stdout, now, line).await;
+            }
+            #[cfg(test)]
+            Stray::Test(tx) => drop(tx.send(line).await),
+        }
+    }
+
+    /// The server's last words on stderr, for an error; they may come a moment after its end.
+    pub(crate) async fn last_words(&self) -> Vec<String> {
+        #[cfg(test)]
+        let Stray::Tail(tail) = &self.stray else { return Vec::new() };
+        #[cfg(not(test))]
+        let Stray::Tail(tail) = &self.stray;
+        for attempt in 0..6 {
+            if attempt > 0 {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+            let lines = tail.last(self.deployment, Some(self.instance), 8).await;
+            let lines: Vec<String> = lines
+                .iter()
+                .filter(|l| l.stream != Stream::Agent)
+                .map(|l| String::from_utf8_lossy(&l.bytes).trim_end().to_owned())
+                .filter(|l| !l.is_empty())
+                .collect();
+            if !lines.is_empty() {
+                return lines;
+            }
+        }
+        Vec::new()
+    }
+
+    /// A process of the server, for stdio.
+    pub(crate) fn process(&self) -> Process {
+        Process { argv: self.spec.command.clone(), env: self.env.as_ref().clone(), workdir: self.spec.workdir.clone() }
+    }
+}
+
+/// A two-way stream of whole JSON-RPC messages with one server process (stdio) or one connection (legacy SSE).
+#[derive(Debug)]
+pub(crate) struct Conversation {
+    /// Messages to the server. A message must not hold a line break (see [`one_line`]).
+    pub(crate) input: mpsc::Sender<Bytes>,
+    /// Messages from it.
+    pub(crate) output: Output,
+}
+
+/// What a server sends.
+#[derive(Debug)]
+pub(crate) enum Output {
+    Stdio(stdio::Lines),
+    Sse(sse::Channel),
+}
+
+impl Output {
+    /// The next thing that may be a message (begins with `{` or `[`); everything else went to the log. `Err` tells how
+    /// the conversation ended. Cancel-safe.
+    pub(crate) async fn next(&mut self, endpoint: &Endpoint) -> Result<Bytes, String> {
+        match self {
+            Self::Stdio(lines) => lines.next(endpoint).await,
+            Self::Sse(channel) => channel.next().await,
+        }
+    }
+}
+
+/// Opens a conversation. `key` names the process within the container.
+pub(crate) async fn converse(endpoint: &Arc<Endpoint>, key: &str) -> Result<Conversation, UpstreamError> {
+    match endpoint.spec.transport {
+        Transport::Sse => sse::connect(endpoint).await,
+        Transport::Stdio | Transport::Http => {
+            let piped = endpoint.wire.spawn(key, endpoint.process()).await?;
+            Ok(stdio::conversation(endpoint, piped, false))
+        }
+    }
+}
+
+/// A message without line breaks, for a transport of lines. JSON allows raw line breaks only between tokens, so a
+/// space for each keeps the meaning; every other byte stays.
+pub(crate) fn one_line(message: Bytes) -> Bytes {
+    let trimmed = message.trim_ascii();
+    if !trimmed.iter().any(|b| matches!(b, b'\n' | b'\r')) {
+        return message.slice_ref(trimmed);
+    }
+    trimmed.iter().map(|b| if matches!(b, b'\n' | b'\r') { b' ' } else { *b }).collect()
+}
+
+/// How a process ended, in words.
+pub(crate) fn describe(exit: &Exit) -> String {
+    match (exit.code, exit.signal) {
+        (Some(code), _) => format!("exited with code {code}"),
+        (None, Some(9)) => "was killed (signal 9; out of memory?)".into(),
+        (None, Some(signal)) => format!("was ended by signal {signal}"),
+        (None, None) => "ended".into(),
+    }
+}

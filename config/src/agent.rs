@@ -10,6 +10,7 @@ mod load;
 mod show;
 
 pub use keys::{Change, KEYS, Key, Kind, diff, with_live};
+pub(crate) use load::xdg;
 pub use load::{ConfigErrors, Loaded, Override, data_dir, default_path, find, load, parse};
 pub use show::{check_text, show};
 

@@ -4,10 +4,10 @@
 //! once with line and column, whatever the format.
 
 pub mod agent;
-//pub mod console;
+pub mod console;
 pub mod flaw;
 pub mod manifest;
 pub mod node;
-//pub mod reload;
+pub mod reload;
 pub mod size;
 pub mod smithery;

@@ -6,8 +6,8 @@
 mod parse;
 mod values;
 
-pub(crate) use parse::{schema, tree_path, words};
 pub use parse::{camel_keys, parse, safe_path, volume};
+pub(crate) use parse::{schema, tree_path, words};
 pub use values::{BadConfig, check_config};
 
 use std::collections::BTreeMap;

@@ -268,11 +268,7 @@ impl<'t> Yaml<'t> {
     }
 
     fn place(&self, marker: &serde_saphyr::granit_parser::Marker) -> At {
-        At {
-            origin: self.origin.clone(),
-            line: marker.line().max(1) as u32,
-            column: marker.col() as u32 + 1,
-        }
+        At { origin: self.origin.clone(), line: marker.line().max(1) as u32, column: marker.col() as u32 + 1 }
     }
 
     fn document(&mut self) -> Option<Node> {
@@ -557,7 +553,8 @@ mod tests {
 
     #[test]
     fn yaml_scalars_follow_the_core_schema_and_keep_their_text() {
-        let (node, flaws) = yaml("f", "a: yes\nb: 1.10\nc: '8'\nd: 0x10\ne:\nf: -3\ng: 1.2.3\nh: 1e3\ni: e3\nj: True\n");
+        let (node, flaws) =
+            yaml("f", "a: yes\nb: 1.10\nc: '8'\nd: 0x10\ne:\nf: -3\ng: 1.2.3\nh: 1e3\ni: e3\nj: True\n");
         assert_eq!(flaws, []);
         assert_eq!(
             node.to_json(),

@@ -56,14 +56,14 @@ use crate::link::{Link, LinkError};
     disable_help_subcommand = true,
     subcommand_required = false,
     max_term_width = 100,
-    after_help = "Without a verb, on a terminal, the console opens.\n\nExample:\n  sigil deploy pypi:mcp-server-time --name time\n  sigil call time get_current_time --arg timezone=Europe/Berlin\n\nExit codes: 0 done, 1 failed, 2 wrong usage or bad input, 3 not found, 4 not allowed, 5 agent not reachable,\n6 blocked, 7 timed out while waiting, 130 interrupted"
+    after_help = "Without a verb, on a terminal, the console opens.\n\nExample:\n  sigil deploy pypi:mcp-server-time --name time\n  sigil call time get_current_time --arg timezone=Europe/Berlin\n\nExit codes: 0 done, 1 failed, 2 wrong usage or bad input, 3 not found, 4 not allowed,\n5 agent not reachable, 6 blocked, 7 timed out while waiting, 130 interrupted"
 )]
 pub struct Cli {
     /// The agent: unix:///path, tls://host:port, ssh://user@host[:port] or a context's name [env: SIGIL_HOST]
     #[arg(long, global = true, value_name = "ADDRESS")]
     pub host: Option<String>,
-    /// How data is written
-    #[arg(short, long, global = true, value_enum, default_value_t = Format::Table, value_name = "FORMAT")]
+    /// How data is written: table, wide, json or yaml
+    #[arg(short, long, global = true, value_enum, hide_possible_values = true, default_value_t = Format::Table, value_name = "FORMAT")]
     pub output: Format,
     /// Do not ask
     #[arg(short, long, global = true)]
@@ -166,6 +166,11 @@ impl Ctx {
         }
     }
 
+    /// Ctrl-C is the way to end what goes on for ever: it needs no words.
+    fn quiet_interrupt(&self) {
+        self.on_interrupt(Failure::new(fail::INTERRUPTED, "INTERRUPTED", "", ""));
+    }
+
     /// Turns an error about a deployment's name into one that knows the near ones.
     async fn named(&self, link: &Link, name: &str, error: LinkError) -> Failure {
         let not_found = matches!(&error, LinkError::Refused(r) if r.exit == fail::NOT_FOUND);
@@ -240,8 +245,11 @@ pub async fn run(cli: Cli, verb: Verb) -> u8 {
     }
 }
 
-/// Writes a failure to stderr: a sentence, or one JSON object.
+/// Writes a failure to stderr: a sentence, or one JSON object; nothing when there is nothing to say.
 pub fn report(failure: &Failure, json: bool, colour: bool) {
+    if failure.message.is_empty() {
+        return;
+    }
     if json {
         output::note(&failure.json().to_string());
         return;

@@ -269,6 +269,9 @@ impl Link {
             .http2_keep_alive_interval(Duration::from_secs(15))
             .keep_alive_timeout(Duration::from_secs(10))
             .keep_alive_while_idle(true)
+            // a log over a slow, long line: 64 KiB a round trip would be the limit
+            .initial_stream_window_size(1 << 20)
+            .initial_connection_window_size(2 << 20)
             .user_agent(concat!("sigil/", env!("CARGO_PKG_VERSION")))
             .map_err(|e| LinkError::Broken { why: e.to_string() })?
             .connect_with_connector(connector)

@@ -1,8 +1,12 @@
 //! Decides, never acts: no file system, network, environment, threads or clock in here.
 
+pub mod jsonrpc;
 pub mod model;
+pub mod plan;
 pub mod recipe;
 pub mod ring;
+pub mod route;
 pub mod scan;
+pub mod session;
 pub mod source;
 pub mod tier;

@@ -278,6 +278,8 @@ pub struct ReleaseSpec {
     pub command: Vec<String>,
     /// Working directory, from the image.
     pub workdir: String,
+    /// User of the container, never root: `uid:gid`, or a name that the image knows.
+    pub user: String,
     /// Plain environment. Secrets are never here.
     pub env: BTreeMap<String, String>,
     /// Secrets asked for.

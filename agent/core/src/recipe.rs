@@ -39,10 +39,11 @@ impl Tree {
     pub fn wanted(path: &str) -> bool {
         const ROOT: &[&str] =
             &["mcp.yaml", "mcp.yml", "smithery.yaml", "smithery.yml", "requirements.txt", "go.mod", ".yarnrc.yml"];
-        const NEAR: &[&str] = &["package.json", "pyproject.toml", "setup.py", "setup.cfg", "entry_points.txt", "METADATA"];
+        const NEAR: &[&str] =
+            &["package.json", "pyproject.toml", "setup.py", "setup.cfg", "entry_points.txt", "METADATA"];
         let depth = path.matches('/').count();
         let name = path.rsplit('/').next().unwrap_or(path);
-        (depth == 0 && ROOT.contains(&name))
+        (depth == 0 && (ROOT.contains(&name) || python::USUAL.contains(&name)))
             || (depth <= 1 && NEAR.contains(&name))
             || (depth <= 3 && (name == "Cargo.toml" || is_dockerfile(name)))
     }
@@ -221,7 +222,14 @@ pub(crate) struct Found {
 }
 
 const LOOKED_FOR: &[&str] = &[
-    "mcp.yaml", "smithery.yaml", "package.json", "pyproject.toml", "requirements.txt", "setup.py", "go.mod", "Cargo.toml",
+    "mcp.yaml",
+    "smithery.yaml",
+    "package.json",
+    "pyproject.toml",
+    "requirements.txt",
+    "setup.py",
+    "go.mod",
+    "Cargo.toml",
     "Dockerfile",
 ];
 
@@ -281,7 +289,8 @@ pub fn recognise(tree: &Tree, origin: Origin, given: Option<(&str, &str)>) -> Re
         container(tree, &path, &manifest, &mut found);
         own = Some(path);
     } else if dockerfile.is_some() && manifest.build.dockerfile.is_none() {
-        let line = format!("Dockerfile: not used, the image is made for {}; runtime: container uses it", runtime.as_str());
+        let line =
+            format!("Dockerfile: not used, the image is made for {}; runtime: container uses it", runtime.as_str());
         found.why.push(line);
     }
     Ok(finish(origin, runtime, manifest, found, own))
@@ -437,8 +446,8 @@ fn container(tree: &Tree, path: &str, manifest: &Manifest, found: &mut Found) {
         return;
     };
     let word = |name: &str| {
-        let lines = text.lines().map(str::trim);
-        lines.filter_map(|l| Some(l.split_once(char::is_whitespace)?)).filter(|(w, _)| w.eq_ignore_ascii_case(name)).last()
+        let mut lines = text.lines().rev().filter_map(|l| l.trim().split_once(char::is_whitespace));
+        lines.find(|(w, _)| w.eq_ignore_ascii_case(name))
     };
     let start = match word("ENTRYPOINT").or_else(|| word("CMD")) {
         Some((_, start)) => format!(", starts {}", start.trim()),
@@ -542,7 +551,11 @@ pub(crate) mod tests {
         assert_eq!((r.transport.as_deref(), r.port, r.path.as_str()), (Some("http"), 3000, "/mcp"));
         assert_eq!(r.command, ["node", "server.js", "--http"]);
         assert_eq!(r.manifest.env["A"], "b");
-        let given = recognise(&tree(&[("package.json", NODE), ("mcp.yaml", "name: [")]), Origin::Tree, Some(("x.yaml", "name: g\n")));
+        let given = recognise(
+            &tree(&[("package.json", NODE), ("mcp.yaml", "name: [")]),
+            Origin::Tree,
+            Some(("x.yaml", "name: g\n")),
+        );
         assert_eq!(given.unwrap().manifest.name.as_deref(), Some("g"));
     }
 
@@ -552,13 +565,20 @@ pub(crate) mod tests {
         assert_eq!((r.runtime, r.dockerfile.as_deref(), r.transport), (Runtime::Container, Some("Dockerfile"), None));
         assert!(r.command.is_empty() && r.why[0].contains("starts [\"/s\"]"), "{:?}", r.why);
         assert_eq!(r.port, 9000);
-        let r = recipe(&[("package.json", NODE), ("docker/Dockerfile", "FROM c\n"), ("mcp.yaml", "build: {dockerfile: docker/Dockerfile, context: docker}\n")]);
+        let r = recipe(&[
+            ("package.json", NODE),
+            ("docker/Dockerfile", "FROM c\n"),
+            ("mcp.yaml", "build: {dockerfile: docker/Dockerfile, context: docker}\n"),
+        ]);
         assert_eq!((r.dockerfile.as_deref(), r.context.as_str()), (Some("docker/Dockerfile"), "docker"));
         // smithery's default with a commandFunction is the container
         let r = recipe(&[
             ("package.json", NODE),
             ("Dockerfile", "FROM c\n"),
-            ("smithery.yaml", "startCommand:\n  type: stdio\n  commandFunction: |-\n    (c) => ({command:'node',args:['d.js', c.x || 'y']})\n"),
+            (
+                "smithery.yaml",
+                "startCommand:\n  type: stdio\n  commandFunction: |-\n    (c) => ({command:'node',args:['d.js', c.x || 'y']})\n",
+            ),
         ]);
         assert_eq!((r.runtime, r.command.join(" ").as_str()), (Runtime::Container, "node d.js y"));
         assert_eq!(r.start(&serde_json::json!({"x":"z"})).unwrap().0, ["node", "d.js", "z"]);
@@ -593,7 +613,14 @@ pub(crate) mod tests {
 
     #[test]
     fn only_small_files_near_the_root_are_read() {
-        for path in ["mcp.yaml", "package.json", "package/package.json", "x-1.dist-info/entry_points.txt", "crates/a/Cargo.toml", "docker/Dockerfile.prod"] {
+        for path in [
+            "mcp.yaml",
+            "package.json",
+            "package/package.json",
+            "x-1.dist-info/entry_points.txt",
+            "crates/a/Cargo.toml",
+            "docker/Dockerfile.prod",
+        ] {
             assert!(Tree::wanted(path), "{path}");
         }
         for path in ["package-lock.json", "node_modules/a/package.json", "src/index.ts", "a/mcp.yaml", "uv.lock"] {

@@ -1,1 +1,610 @@
-//! stub
+//! Owns: an engine in memory, for tests. Same contract as the real ones, plus faults on demand.
+//! May touch: nothing. Never: used by the agent itself. Tested by: `tests/contract`.
+
+mod build;
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use jiff::Timestamp;
+use sigil_core::model::AgentId;
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    BuildSpec, CACHE_REPOSITORY, Capabilities, Container, ContainerSpec, ContainerState, Context, Engine, EngineError,
+    EngineLine, Image, RegistryLogin, Result, label,
+};
+
+/// Exit code of a process ended by SIGKILL.
+const KILLED: i64 = 137;
+
+/// What a container's process does.
+#[derive(Clone, Debug)]
+pub struct Behaviour {
+    /// Ends by itself with this code, so long after it was started.
+    pub exits: Option<(Duration, i64)>,
+    /// Code it ends with on SIGTERM; `None` ignores the signal.
+    pub on_term: Option<i64>,
+    /// Whether its own end counts as killed for memory.
+    pub oom: bool,
+    /// What it prints once started: (stderr, line).
+    pub prints: Vec<(bool, String)>,
+}
+
+impl Default for Behaviour {
+    fn default() -> Self {
+        Self { exits: None, on_term: Some(0), oom: false, prints: Vec::new() }
+    }
+}
+
+type Behave = Arc<dyn Fn(&ContainerSpec) -> Behaviour + Send + Sync>;
+
+/// An engine in memory. Clones share it.
+#[derive(Clone)]
+pub struct Fake {
+    agent: String,
+    state: Arc<Mutex<State>>,
+    changes: Arc<watch::Sender<u64>>,
+}
+
+struct State {
+    containers: BTreeMap<String, Held>,
+    images: BTreeMap<String, Image>,
+    volumes: BTreeMap<String, BTreeMap<String, String>>,
+    networks: BTreeMap<String, BTreeMap<String, String>>,
+    behave: Behave,
+    away: Option<EngineError>,
+    faults: BTreeMap<&'static str, VecDeque<EngineError>>,
+    calls: BTreeMap<&'static str, u64>,
+    made: u64,
+    pids: u32,
+}
+
+struct Held {
+    container: Container,
+    /// `None` for containers of others.
+    spec: Option<ContainerSpec>,
+    behaviour: Behaviour,
+    cpus: f64,
+    log: Vec<EngineLine>,
+    /// Counts starts, so that the timer of an earlier life ends nothing.
+    life: u64,
+}
+
+impl std::fmt::Debug for Fake {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Fake").field("agent", &self.agent).finish_non_exhaustive()
+    }
+}
+
+impl Fake {
+    /// An empty engine as the agent of that id sees it.
+    pub fn new(agent: AgentId) -> Self {
+        let state = State {
+            containers: BTreeMap::new(),
+            images: BTreeMap::new(),
+            volumes: BTreeMap::new(),
+            networks: BTreeMap::new(),
+            behave: Arc::new(|_| Behaviour::default()),
+            away: None,
+            faults: BTreeMap::new(),
+            calls: BTreeMap::new(),
+            made: 0,
+            pids: 1_000_000,
+        };
+        Self { agent: agent.to_string(), state: Arc::new(Mutex::new(state)), changes: Arc::new(watch::channel(1).0) }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Counts the call, then fails as asked for.
+    fn enter(&self, call: &'static str) -> Result<MutexGuard<'_, State>> {
+        let mut state = self.state();
+        *state.calls.entry(call).or_default() += 1;
+        if let Some(error) = &state.away {
+            return Err(error.clone());
+        }
+        if let Some(error) = state.faults.get_mut(call).and_then(VecDeque::pop_front) {
+            return Err(error);
+        }
+        Ok(state)
+    }
+
+    fn bump(&self) {
+        self.changes.send_modify(|count| *count = count.wrapping_add(1));
+    }
+
+    /// Decides what each container's process does from now on, by its spec.
+    pub fn behave(&self, behave: impl Fn(&ContainerSpec) -> Behaviour + Send + Sync + 'static) {
+        self.state().behave = Arc::new(behave);
+    }
+
+    /// Puts an image into the engine. Its `id` is made from its tags when empty.
+    pub fn add_image(&self, mut image: Image) -> String {
+        if image.id.is_empty() {
+            image.id = digest(image.tags.join(" ").as_bytes());
+        }
+        image.created_at.get_or_insert_with(Timestamp::now);
+        let id = image.id.clone();
+        self.state().images.insert(id.clone(), image);
+        id
+    }
+
+    /// Puts a running container of somebody else into the engine.
+    pub fn add_foreign(&self, name: &str) -> String {
+        let mut state = self.state();
+        let id = state.id(name);
+        let pid = state.pid();
+        let container = Container {
+            id: id.clone(),
+            name: name.to_owned(),
+            labels: BTreeMap::new(),
+            image: String::new(),
+            state: ContainerState::Running { pid, started_at: Timestamp::now() },
+            created_at: Timestamp::now(),
+        };
+        let held = Held { container, spec: None, behaviour: Behaviour::default(), cpus: 0.0, log: Vec::new(), life: 0 };
+        state.containers.insert(id.clone(), held);
+        id
+    }
+
+    /// The next call of that name (`create`, `start`, `stop`, `build`, …: the trait's names) fails so. May be asked for
+    /// several times; a hung call is an [`EngineError::Timeout`].
+    pub fn fail_next(&self, call: &'static str, error: EngineError) {
+        self.state().faults.entry(call).or_default().push_back(error);
+    }
+
+    /// The engine goes away (every call fails so), or comes back.
+    pub fn away(&self, error: Option<EngineError>) {
+        let back = error.is_none();
+        self.state().away = error;
+        if back {
+            self.bump();
+        }
+    }
+
+    /// A running container's process ends by itself.
+    pub fn crash(&self, id: &str, code: i64, oom: bool) {
+        if let Some(held) = self.state().containers.get_mut(id) {
+            held.end(code, oom);
+        }
+        self.bump();
+    }
+
+    /// A container vanishes, as if removed by hand.
+    pub fn vanish(&self, id: &str) {
+        self.state().containers.remove(id);
+        self.bump();
+    }
+
+    /// Whether a container, anybody's, is there and runs.
+    pub fn has(&self, id: &str) -> bool {
+        let state = self.state();
+        state.containers.get(id).is_some_and(|held| matches!(held.container.state, ContainerState::Running { .. }))
+    }
+
+    /// What a container was made from, and its CPU quota now, in cores.
+    pub fn spec(&self, id: &str) -> Option<(ContainerSpec, f64)> {
+        let state = self.state();
+        let held = state.containers.get(id)?;
+        Some((held.spec.clone()?, held.cpus))
+    }
+
+    /// How often a call of the trait was made.
+    pub fn calls(&self, call: &str) -> u64 {
+        self.state().calls.get(call).copied().unwrap_or(0)
+    }
+
+    fn ours(&self, labels: &BTreeMap<String, String>) -> bool {
+        labels.get(label::AGENT) == Some(&self.agent)
+    }
+
+    fn labels(&self, given: &BTreeMap<String, String>) -> BTreeMap<String, String> {
+        let mut labels = given.clone();
+        labels.insert(label::AGENT.to_owned(), self.agent.clone());
+        labels
+    }
+
+    /// A container of ours by id or name; `None` when there is none.
+    fn find<'a>(&self, state: &'a mut State, id: &str) -> Result<Option<&'a mut Held>> {
+        let held = state.containers.values_mut().find(|held| held.container.id == id || held.container.name == id);
+        match held {
+            Some(held) if !self.ours(&held.container.labels) => Err(not_ours(id)),
+            other => Ok(other),
+        }
+    }
+
+    fn end_later(&self, id: &str, life: u64, after: Duration, code: i64, oom: bool) {
+        let (fake, id) = (self.clone(), id.to_owned());
+        tokio::spawn(async move {
+            tokio::time::sleep(after).await;
+            if let Some(held) = fake.state().containers.get_mut(&id).filter(|held| held.life == life) {
+                held.end(code, oom);
+            }
+            fake.bump();
+        });
+    }
+}
+
+fn not_ours(name: &str) -> EngineError {
+    EngineError::Conflict(format!("{name} does not carry this agent's label and is left alone"))
+}
+
+fn missing(id: &str) -> EngineError {
+    EngineError::NotFound(format!("container {id}"))
+}
+
+fn digest(bytes: &[u8]) -> String {
+    use sha2::Digest;
+    format!("sha256:{}", hex::encode(sha2::Sha256::digest(bytes)))
+}
+
+impl State {
+    fn id(&mut self, name: &str) -> String {
+        self.made += 1;
+        digest(format!("{name} {}", self.made).as_bytes()).trim_start_matches("sha256:").to_owned()
+    }
+
+    fn pid(&mut self) -> u32 {
+        self.pids += 1;
+        self.pids
+    }
+
+    fn image(&self, reference: &str) -> Option<&Image> {
+        let tagged = if reference.rsplit('/').next().is_some_and(|last| last.contains(':')) {
+            reference.to_owned()
+        } else {
+            format!("{reference}:latest")
+        };
+        self.images.values().find(|image| image.id == reference || image.tags.contains(&tagged))
+    }
+}
+
+impl Held {
+    fn end(&mut self, code: i64, oom: bool) {
+        if matches!(self.container.state, ContainerState::Running { .. } | ContainerState::Paused { .. }) {
+            self.container.state =
+                ContainerState::Exited { code, oom, finished_at: Some(Timestamp::now()), error: String::new() };
+        }
+    }
+}
+
+#[async_trait]
+impl Engine for Fake {
+    async fn capabilities(&self) -> Result<Capabilities> {
+        let _state = self.enter("capabilities")?;
+        Ok(Capabilities {
+            name: "fake".into(),
+            version: "1".into(),
+            api_version: "1.41".into(),
+            cgroup_version: 2,
+            log_driver: "local".into(),
+            pause: true,
+            cpus: 8,
+            memory: 16 << 30,
+            architecture: "amd64".into(),
+            root_dir: None,
+        })
+    }
+
+    fn events(&self) -> watch::Receiver<u64> {
+        self.changes.subscribe()
+    }
+
+    async fn observe(&self) -> Result<Vec<Container>> {
+        let state = self.enter("observe")?;
+        let all = state.containers.values().map(|held| &held.container);
+        Ok(all.filter(|container| self.ours(&container.labels)).cloned().collect())
+    }
+
+    async fn inspect(&self, id: &str) -> Result<Container> {
+        let mut state = self.enter("inspect")?;
+        match self.find(&mut state, id) {
+            Ok(Some(held)) => Ok(held.container.clone()),
+            Ok(None) | Err(_) => Err(missing(id)),
+        }
+    }
+
+    async fn create(&self, spec: &ContainerSpec) -> Result<String> {
+        let mut state = self.enter("create")?;
+        if spec.user.split_once(':').is_none_or(|(uid, _)| !uid.parse::<u32>().is_ok_and(|uid| uid != 0)) {
+            return Err(EngineError::Failed(format!("user {:?} is not numeric and not root", spec.user)));
+        }
+        if let Some(held) = self.find(&mut state, &spec.name)? {
+            return if held.container.labels.get(label::INSTANCE) == spec.labels.get(label::INSTANCE) {
+                Ok(held.container.id.clone())
+            } else {
+                Err(EngineError::Conflict(format!("the name {} belongs to another instance", spec.name)))
+            };
+        }
+        let image = state.image(&spec.image).ok_or_else(|| EngineError::NotFound(format!("image {}", spec.image)))?;
+        let image = image.id.clone();
+        let id = state.id(&spec.name);
+        let container = Container {
+            id: id.clone(),
+            name: spec.name.clone(),
+            labels: self.labels(&spec.labels),
+            image,
+            state: ContainerState::Created,
+            created_at: Timestamp::now(),
+        };
+        let behaviour = (state.behave.clone())(spec);
+        let held = Held {
+            container,
+            spec: Some(spec.clone()),
+            behaviour,
+            cpus: spec.start_cpus.min(8.0),
+            log: Vec::new(),
+            life: 0,
+        };
+        state.containers.insert(id.clone(), held);
+        drop(state);
+        self.bump();
+        Ok(id)
+    }
+
+    async fn start(&self, id: &str) -> Result<()> {
+        let mut state = self.enter("start")?;
+        let pid = state.pid();
+        let held = self.find(&mut state, id)?.ok_or_else(|| missing(id))?;
+        match held.container.state {
+            ContainerState::Running { .. } => return Ok(()),
+            ContainerState::Paused { .. } => return Err(EngineError::Conflict(format!("container {id} is paused"))),
+            _ => {}
+        }
+        held.life += 1;
+        held.container.state = ContainerState::Running { pid, started_at: Timestamp::now() };
+        let lines = held.behaviour.prints.iter().map(|(stderr, line)| EngineLine {
+            time: Timestamp::now(),
+            stderr: *stderr,
+            line: Bytes::from(line.clone()),
+        });
+        held.log.extend(lines);
+        let later = held
+            .behaviour
+            .exits
+            .map(|(after, code)| (held.container.id.clone(), held.life, after, code, held.behaviour.oom));
+        drop(state);
+        if let Some((id, life, after, code, oom)) = later {
+            self.end_later(&id, life, after, code, oom);
+        }
+        self.bump();
+        Ok(())
+    }
+
+    async fn stop(&self, id: &str, grace: u32) -> Result<()> {
+        let wait = {
+            let mut state = self.enter("stop")?;
+            let Some(held) = self.find(&mut state, id)? else { return Ok(()) };
+            match held.behaviour.on_term {
+                Some(code) => {
+                    held.end(code, false);
+                    None
+                }
+                None => Some((held.container.id.clone(), held.life)),
+            }
+        };
+        if let Some((id, life)) = wait {
+            tokio::time::sleep(Duration::from_secs(u64::from(grace))).await;
+            if let Some(held) = self.state().containers.get_mut(&id).filter(|held| held.life == life) {
+                held.end(KILLED, false);
+            }
+        }
+        self.bump();
+        Ok(())
+    }
+
+    async fn kill(&self, id: &str, signal: &str) -> Result<()> {
+        let mut state = self.enter("kill")?;
+        let held = self.find(&mut state, id)?.ok_or_else(|| missing(id))?;
+        if !matches!(held.container.state, ContainerState::Running { .. } | ContainerState::Paused { .. }) {
+            return Err(EngineError::Conflict(format!("container {id} is not running")));
+        }
+        match (signal, held.behaviour.on_term) {
+            ("SIGKILL" | "KILL" | "9", _) => held.end(KILLED, false),
+            ("SIGTERM" | "TERM" | "15", Some(code)) => held.end(code, false),
+            _ => {}
+        }
+        drop(state);
+        self.bump();
+        Ok(())
+    }
+
+    async fn pause(&self, id: &str) -> Result<()> {
+        let mut state = self.enter("pause")?;
+        let held = self.find(&mut state, id)?.ok_or_else(|| missing(id))?;
+        match held.container.state {
+            ContainerState::Paused { .. } => return Ok(()),
+            ContainerState::Running { pid, .. } => held.container.state = ContainerState::Paused { pid },
+            _ => return Err(EngineError::Conflict(format!("container {id} is not running"))),
+        }
+        drop(state);
+        self.bump();
+        Ok(())
+    }
+
+    async fn unpause(&self, id: &str) -> Result<()> {
+        let mut state = self.enter("unpause")?;
+        let held = self.find(&mut state, id)?.ok_or_else(|| missing(id))?;
+        match held.container.state {
+            ContainerState::Running { .. } => return Ok(()),
+            ContainerState::Paused { pid } => {
+                held.container.state = ContainerState::Running { pid, started_at: Timestamp::now() };
+            }
+            _ => return Err(EngineError::Conflict(format!("container {id} is not paused"))),
+        }
+        drop(state);
+        self.bump();
+        Ok(())
+    }
+
+    async fn remove(&self, id: &str) -> Result<()> {
+        let mut state = self.enter("remove")?;
+        let Some(held) = self.find(&mut state, id)? else { return Ok(()) };
+        let id = held.container.id.clone();
+        state.containers.remove(&id);
+        drop(state);
+        self.bump();
+        Ok(())
+    }
+
+    async fn set_cpus(&self, id: &str, cpus: f64) -> Result<()> {
+        let mut state = self.enter("set_cpus")?;
+        self.find(&mut state, id)?.ok_or_else(|| missing(id))?.cpus = cpus.min(8.0);
+        Ok(())
+    }
+
+    async fn engine_log(&self, id: &str, since: Option<Timestamp>, limit: usize) -> Result<Vec<EngineLine>> {
+        let mut state = self.enter("engine_log")?;
+        let held = self.find(&mut state, id)?.ok_or_else(|| missing(id))?;
+        let lines: Vec<_> = held.log.iter().filter(|line| since.is_none_or(|since| line.time >= since)).collect();
+        Ok(lines[lines.len().saturating_sub(limit)..].iter().map(|line| (*line).clone()).collect())
+    }
+
+    async fn build(
+        &self,
+        context: Context,
+        spec: &BuildSpec,
+        _logins: &[RegistryLogin],
+        out: mpsc::Sender<String>,
+        cancel: CancellationToken,
+    ) -> Result<String> {
+        drop(self.enter("build")?);
+        tokio::select! {
+            () = cancel.cancelled() => Err(EngineError::Cancelled),
+            built = build::run(self, context, spec, &out) => built,
+        }
+    }
+
+    async fn pull(
+        &self,
+        reference: &str,
+        _login: Option<&RegistryLogin>,
+        out: mpsc::Sender<String>,
+        cancel: CancellationToken,
+    ) -> Result<String> {
+        let held = self.enter("pull")?.image(reference).map(|image| image.id.clone());
+        if cancel.is_cancelled() {
+            return Err(EngineError::Cancelled);
+        }
+        let _gone = out.send(format!("Pulling {reference}")).await;
+        held.ok_or_else(|| EngineError::Failed(format!("manifest for {reference} not found")))
+    }
+
+    async fn image(&self, reference: &str) -> Result<Option<Image>> {
+        Ok(self.enter("image")?.image(reference).cloned())
+    }
+
+    async fn images(&self) -> Result<Vec<Image>> {
+        let state = self.enter("images")?;
+        Ok(state.images.values().filter(|image| self.ours(&image.labels)).cloned().collect())
+    }
+
+    async fn images_named(&self, repository: &str) -> Result<Vec<Image>> {
+        let state = self.enter("images_named")?;
+        let named = |image: &&Image| {
+            image.tags.iter().any(|tag| tag.rsplit_once(':').is_some_and(|(before, _)| before == repository))
+        };
+        Ok(state.images.values().filter(named).cloned().collect())
+    }
+
+    async fn tag(&self, image: &str, reference: &str) -> Result<()> {
+        let mut state = self.enter("tag")?;
+        let id = state.image(image).ok_or_else(|| EngineError::NotFound(format!("image {image}")))?.id.clone();
+        if state.image(reference).is_some_and(|old| old.id != id && !self.ours(&old.labels)) {
+            return Err(not_ours(reference));
+        }
+        state.move_tag(&id, reference);
+        Ok(())
+    }
+
+    async fn remove_image(&self, reference: &str) -> Result<()> {
+        let mut state = self.enter("remove_image")?;
+        let Some(image) = state.image(reference) else { return Ok(()) };
+        let id = image.id.clone();
+        let cached = reference.starts_with(&format!("{CACHE_REPOSITORY}/{}:", self.agent.to_ascii_lowercase()));
+        if !self.ours(&image.labels) && !cached {
+            return Err(not_ours(reference));
+        }
+        let last = reference == id || image.tags.len() <= 1;
+        if last && state.containers.values().any(|held| held.container.image == id) {
+            return Err(EngineError::Conflict(format!("image {reference} is used by a container")));
+        }
+        if last {
+            state.images.remove(&id);
+        } else if let Some(image) = state.images.get_mut(&id) {
+            image.tags.retain(|tag| tag != reference);
+        }
+        Ok(())
+    }
+
+    async fn ensure_volume(&self, name: &str, labels: &BTreeMap<String, String>, _user: &str) -> Result<()> {
+        let labels = self.labels(labels);
+        let mut state = self.enter("ensure_volume")?;
+        match state.volumes.get(name) {
+            Some(held) if !self.ours(held) => Err(not_ours(name)),
+            Some(_) => Ok(()),
+            None => {
+                state.volumes.insert(name.to_owned(), labels);
+                Ok(())
+            }
+        }
+    }
+
+    async fn remove_volume(&self, name: &str) -> Result<()> {
+        let mut state = self.enter("remove_volume")?;
+        match state.volumes.get(name) {
+            Some(held) if !self.ours(held) => return Err(not_ours(name)),
+            _ => {}
+        }
+        let used = |held: &Held| {
+            held.spec.as_ref().is_some_and(|spec| spec.mounts.iter().any(|mount| mount.volume && mount.source == name))
+        };
+        if state.containers.values().any(used) {
+            return Err(EngineError::Conflict(format!("volume {name} is in use")));
+        }
+        state.volumes.remove(name);
+        Ok(())
+    }
+
+    async fn volumes(&self) -> Result<Vec<(String, BTreeMap<String, String>)>> {
+        let state = self.enter("volumes")?;
+        let ours = state.volumes.iter().filter(|(_, labels)| self.ours(labels));
+        Ok(ours.map(|(name, labels)| (name.clone(), labels.clone())).collect())
+    }
+
+    async fn ensure_network(&self, name: &str, labels: &BTreeMap<String, String>) -> Result<()> {
+        let labels = self.labels(labels);
+        let mut state = self.enter("ensure_network")?;
+        match state.networks.get(name) {
+            Some(held) if !self.ours(held) => Err(not_ours(name)),
+            Some(_) => Ok(()),
+            None => {
+                state.networks.insert(name.to_owned(), labels);
+                Ok(())
+            }
+        }
+    }
+
+    async fn remove_network(&self, name: &str) -> Result<()> {
+        let mut state = self.enter("remove_network")?;
+        match state.networks.get(name) {
+            Some(held) if !self.ours(held) => return Err(not_ours(name)),
+            _ => {}
+        }
+        state.networks.remove(name);
+        Ok(())
+    }
+
+    async fn networks(&self) -> Result<Vec<String>> {
+        let state = self.enter("networks")?;
+        let ours: BTreeSet<_> = state.networks.iter().filter(|(_, labels)| self.ours(labels)).map(|(n, _)| n).collect();
+        Ok(ours.into_iter().cloned().collect())
+    }
+}

@@ -53,7 +53,10 @@ impl Redactor {
                 Ok(pattern) => Some(Arc::new(pattern)),
                 Err(_) => {
                     // the error would quote the pattern
-                    tracing::error!(forms = forms.len(), "too many secret values to mask them in output; the last table stays");
+                    tracing::error!(
+                        forms = forms.len(),
+                        "too many secret values to mask them in output; the last table stays"
+                    );
                     return;
                 }
             }

@@ -7,7 +7,7 @@ use sigil_core::model::{NetworkMode, Resources, SecretUse, Transport};
 use super::*;
 
 #[derive(Default, Clone)]
-struct Map(Arc<Mutex<BTreeMap<String, Arc<SealedRecord>>>>);
+pub(super) struct Map(Arc<Mutex<BTreeMap<String, Arc<SealedRecord>>>>);
 
 #[async_trait]
 impl Records for Map {
@@ -168,7 +168,9 @@ async fn swapped_renamed_and_rescoped_records_are_noticed() {
     // another scope
     let key = format!("deployment/{}/A", deployment());
     vault.place(&key, SealedRecord { key: key.clone(), ..a.clone() });
-    assert!(matches!(vault.secrets.get(&Scope::Deployment(deployment()), "A"), Err(SecretError::Broken(n)) if n == key));
+    assert!(
+        matches!(vault.secrets.get(&Scope::Deployment(deployment()), "A"), Err(SecretError::Broken(n)) if n == key)
+    );
     vault.place("source/A", SealedRecord { key: "source/a".into(), ..a });
     assert!(vault.secrets.credential("a").unwrap().is_none());
 }
@@ -291,7 +293,10 @@ async fn names_and_values_are_checked() {
         assert!(matches!(error, SecretError::BadHost(_)), "{host}");
     }
     for value in [String::new(), "a\0b".into(), "x".repeat(VALUE_MAX + 1)] {
-        assert!(matches!(vault.secrets.set(&team(), "A", value.into(), "", "ada").await, Err(SecretError::BadValue(..))));
+        assert!(matches!(
+            vault.secrets.set(&team(), "A", value.into(), "", "ada").await,
+            Err(SecretError::BadValue(..))
+        ));
     }
     assert!(vault.secrets.set(&Scope::Team("a/b".into()), "A", "v".to_owned().into(), "", "ada").await.is_err());
     assert!(vault.secrets.list().is_empty());
@@ -325,7 +330,9 @@ async fn a_deployments_own_value_wins_over_its_teams() {
 #[tokio::test]
 async fn a_login_is_found_by_the_longest_matching_host() {
     let vault = vault();
-    for (host, user) in [("example.org", "wide"), ("Git.Example.org", "narrow"), ("localhost:8080", "port"), ("gitlab", "single")] {
+    for (host, user) in
+        [("example.org", "wide"), ("Git.Example.org", "narrow"), ("localhost:8080", "port"), ("gitlab", "single")]
+    {
         vault.secrets.set(&Scope::Source, host, "token".to_owned().into(), user, "ada").await.unwrap();
     }
     let user = |host: &str| vault.secrets.credential(host).unwrap().map(|c| c.username);

@@ -237,7 +237,9 @@ fn tidy(path: &str) -> Result<String, SourceError> {
     let tidy = parts.join("/");
     if tidy.len() > PATH_MAX || parts.iter().any(|part| part.len() > NAME_MAX) {
         let start: String = tidy.chars().take(60).collect();
-        return Err(refused(format!("a path longer than {PATH_MAX} bytes, or a name longer than {NAME_MAX}: {start}…")));
+        return Err(refused(format!(
+            "a path longer than {PATH_MAX} bytes, or a name longer than {NAME_MAX}: {start}…"
+        )));
     }
     Ok(tidy)
 }
@@ -310,7 +312,10 @@ pub(super) fn walk(root: &Path, each: &mut dyn FnMut(String, &fs::Metadata) -> i
             let entry = entry?;
             let name = entry.file_name();
             let Some(name) = name.to_str() else {
-                return Err(io::Error::new(io::ErrorKind::InvalidData, format!("a name that is not UTF-8 in '{folder}'")));
+                return Err(io::Error::new(
+                    io::ErrorKind::InvalidData,
+                    format!("a name that is not UTF-8 in '{folder}'"),
+                ));
             };
             let path = if folder.is_empty() { name.to_owned() } else { format!("{folder}/{name}") };
             let meta = entry.metadata()?;
@@ -359,7 +364,10 @@ impl<D: Digest> Write for HashWriter<'_, D> {
 }
 
 fn refused(what: String) -> SourceError {
-    SourceError::Refused { what: format!("the source is not safe to unpack: {what}"), hint: "mend the source and try again".into() }
+    SourceError::Refused {
+        what: format!("the source is not safe to unpack: {what}"),
+        hint: "mend the source and try again".into(),
+    }
 }
 
 /// The cap on unpacked bytes was passed.

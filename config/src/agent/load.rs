@@ -548,7 +548,8 @@ fn origin(text: &str) -> bool {
 }
 
 fn level(text: &str) -> bool {
-    let word = |w: &str| matches!(w.to_ascii_lowercase().as_str(), "off" | "error" | "warn" | "info" | "debug" | "trace");
+    let word =
+        |w: &str| matches!(w.to_ascii_lowercase().as_str(), "off" | "error" | "warn" | "info" | "debug" | "trace");
     text.split(',').map(str::trim).all(|directive| match directive.rsplit_once('=') {
         Some((target, level)) => !target.is_empty() && !target.contains(char::is_whitespace) && word(level),
         None => word(directive),
@@ -617,7 +618,8 @@ mod tests {
             lines(&loaded.warnings),
             "SIGIL_GATEWY_LISTEN: names no key of the configuration; ignored; did you mean 'SIGIL_GATEWAY_LISTEN'?"
         );
-        let bad = pairs(&[("SIGIL_BUILDER_CONCURRENCY", "many"), ("SIGIL_BUILDER_ARGS", "x"), ("SIGIL_BUILDER_CPUS", "NaN")]);
+        let bad =
+            pairs(&[("SIGIL_BUILDER_CONCURRENCY", "many"), ("SIGIL_BUILDER_ARGS", "x"), ("SIGIL_BUILDER_CPUS", "NaN")]);
         assert_eq!(
             parse(None, bad, &[]).unwrap_err().to_string(),
             "SIGIL_BUILDER_ARGS: 'builder.args' is a map; set one of its entries with SIGIL_BUILDER_ARGS__NAME\n\

@@ -43,7 +43,9 @@ fn toml(value: &Json) -> String {
             let entry = |(k, v): (&String, &Json)| format!("{} = {}", Json::String(k.clone()), toml(v));
             format!("{{ {} }}", map.iter().map(entry).collect::<Vec<_>>().join(", "))
         }
-        Json::Number(n) if n.is_f64() => n.as_f64().map_or_else(|| n.to_string(), |f| toml::Value::Float(f).to_string()),
+        Json::Number(n) if n.is_f64() => {
+            n.as_f64().map_or_else(|| n.to_string(), |f| toml::Value::Float(f).to_string())
+        }
         other => other.to_string(),
     }
 }
@@ -84,7 +86,8 @@ mod tests {
 
     #[test]
     fn what_is_shown_can_be_read_back() {
-        let text = "name = \"a\\\"b\"\n[builder]\ncpus = 3\nargs = { A = \"1\", B = \"x y\" }\n[outbound]\nports = [1, 2]\n";
+        let text =
+            "name = \"a\\\"b\"\n[builder]\ncpus = 3\nargs = { A = \"1\", B = \"x y\" }\n[outbound]\nports = [1, 2]\n";
         let loaded = parse(Some(("agent.toml", text)), [], &[]).unwrap();
         let shown = show(&loaded);
         assert!(shown.contains("cpus = 3.0  # agent.toml:3:8"), "{shown}");
@@ -97,7 +100,8 @@ mod tests {
 
     #[test]
     fn passwords_are_never_shown() {
-        let text = "[outbound]\nproxy = \"http://me:hunter2@proxy:3128\"\n[builder]\nargs = {P = \"http://a:hunter2@b/\"}\n";
+        let text =
+            "[outbound]\nproxy = \"http://me:hunter2@proxy:3128\"\n[builder]\nargs = {P = \"http://a:hunter2@b/\"}\n";
         let shown = show(&parse(Some(("f", text)), [], &[]).unwrap());
         assert!(!shown.contains("hunter2"), "{shown}");
         assert!(shown.contains("http://me:***@proxy:3128"), "{shown}");

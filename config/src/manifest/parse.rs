@@ -13,15 +13,45 @@ use crate::node::{self, Node, Value, Walk};
 use crate::size;
 
 const KEYS: &[&str] = &[
-    "name", "description", "version", "category", "tags", "runtime", "transport", "port", "path", "entrypoint",
-    "command", "build", "env", "tools", "secrets", "config", "resources", "scaling", "health", "network", "volumes",
+    "name",
+    "description",
+    "version",
+    "category",
+    "tags",
+    "runtime",
+    "transport",
+    "port",
+    "path",
+    "entrypoint",
+    "command",
+    "build",
+    "env",
+    "tools",
+    "secrets",
+    "config",
+    "resources",
+    "scaling",
+    "health",
+    "network",
+    "volumes",
     "sessions",
 ];
 
 /// Fields of a scaling policy that a later version reads: naming them is no spelling mistake.
 const LATER: &[&str] = &[
-    "targetCpu", "targetMemory", "targetResponseTime", "targetErrorRate", "requestsUp", "requestsDown", "cooldownUp",
-    "cooldownDown", "idleTimeout", "interval", "weights", "cpu", "memory",
+    "targetCpu",
+    "targetMemory",
+    "targetResponseTime",
+    "targetErrorRate",
+    "requestsUp",
+    "requestsDown",
+    "cooldownUp",
+    "cooldownDown",
+    "idleTimeout",
+    "interval",
+    "weights",
+    "cpu",
+    "memory",
 ];
 
 /// Reads a manifest of our own format. `file` is its name for messages.
@@ -133,7 +163,11 @@ fn manifest(walk: &mut Walk, root: &Node) -> Manifest {
         m.name = walk.text(n, "name", false);
         let name = m.name.as_deref().unwrap_or("x");
         if name.len() > 200 || !name.contains(|c: char| c.is_ascii_alphanumeric()) || name.contains(char::is_control) {
-            walk.flaw_hint(n, format!("name cannot be '{name}'"), "at least one letter or digit, at most 200 characters");
+            walk.flaw_hint(
+                n,
+                format!("name cannot be '{name}'"),
+                "at least one letter or digit, at most 200 characters",
+            );
         }
     }
     m.description = get("description").and_then(|n| walk.text(n, "description", false));
@@ -415,14 +449,21 @@ fn inject(walk: &mut Walk, node: &Node) -> Option<InjectAs> {
     };
     let place = walk.word(place, "inject.as", PLACES)?;
     if let (Some(text), Some(n)) = (&name, f.get("name")) {
-        let token = |t: &str| !t.is_empty() && t.bytes().all(|b| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b));
+        let token =
+            |t: &str| !t.is_empty() && t.bytes().all(|b| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b));
         let fine = match place.as_str() {
             "environment" => is_env_name(text),
             "header" => token(text),
             _ => !text.is_empty(),
         };
         if !fine {
-            walk.flaw(n, format!("'{text}' is no name of an {place} value").replace("an h", "a h").replace("an q", "a q").replace("an b", "a b"));
+            walk.flaw(
+                n,
+                format!("'{text}' is no name of an {place} value")
+                    .replace("an h", "a h")
+                    .replace("an q", "a q")
+                    .replace("an b", "a b"),
+            );
         }
     }
     Some(InjectAs { place, name })
@@ -433,7 +474,8 @@ fn resources(walk: &mut Walk, node: &Node) -> Option<Resources> {
         return walk.word(node, "resources", &TIERS).map(Resources::Tier);
     }
     let f = walk.fields(node, "resources", &["tier", "cpu", "memory", "storage", "processes"]);
-    let mut limits = Limits { tier: f.get("tier").and_then(|n| walk.word(n, "resources.tier", &TIERS)), ..Limits::default() };
+    let mut limits =
+        Limits { tier: f.get("tier").and_then(|n| walk.word(n, "resources.tier", &TIERS)), ..Limits::default() };
     if let Some(n) = f.get("cpu") {
         let cores = match &n.value {
             Value::Int(i) => Some(*i as f64),
@@ -453,7 +495,9 @@ fn resources(walk: &mut Walk, node: &Node) -> Option<Resources> {
             Value::Int(_) | Value::Text(_) => match size::bytes(&n.raw) {
                 Some(bytes) if bytes >= least => return Some(serde_json::Value::from(bytes)),
                 Some(_) => walk.flaw(n, format!("resources.{key} is less than {least} bytes")),
-                None => walk.flaw_hint(n, format!("resources.{key} cannot be '{}'", n.raw), "as in 256Mi, 1G, or bytes"),
+                None => {
+                    walk.flaw_hint(n, format!("resources.{key} cannot be '{}'", n.raw), "as in 256Mi, 1G, or bytes")
+                }
             },
             _ => walk.wrong(n, &format!("resources.{key}"), "a size such as 256Mi"),
         }
@@ -476,7 +520,9 @@ fn scaling(walk: &mut Walk, node: &Node) -> Option<Scaling> {
         entries.retain(|e| {
             let later = LATER.contains(&e.key.as_str());
             if later {
-                walk.flaws.push(Flaw::new(&e.at, format!("scaling.{} is not used by this version", e.key)).hint("leave it out"));
+                walk.flaws.push(
+                    Flaw::new(&e.at, format!("scaling.{} is not used by this version", e.key)).hint("leave it out"),
+                );
             }
             !later
         });
@@ -529,7 +575,8 @@ fn is_egress(text: &str) -> bool {
         None => (text, true),
     };
     let host = host.strip_prefix("*.").unwrap_or(host);
-    let label = |l: &str| !l.is_empty() && l.len() <= 63 && l.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_".contains(&b));
+    let label =
+        |l: &str| !l.is_empty() && l.len() <= 63 && l.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_".contains(&b));
     port && host.len() <= 253 && host.split('.').all(label)
 }
 
@@ -671,7 +718,8 @@ sessions: { max: 0 }
         assert_eq!(flaws("- a\n"), "mcp.yaml:1:1: a manifest must be a map, this is a list");
         assert!(flaws("name: [a\n").starts_with("mcp.yaml:"));
         assert!(
-            flaws("transport: http\nsecrets: [{name: A, per: user}]\n").contains("mcp.yaml:2:26: a secret of each user"),
+            flaws("transport: http\nsecrets: [{name: A, per: user}]\n")
+                .contains("mcp.yaml:2:26: a secret of each user"),
         );
     }
 
@@ -699,12 +747,30 @@ sessions: { max: 0 }
         let sample = include_str!("../../samples/mcp.yaml");
         parse("mcp.yaml", sample).map_err(|f| lines(&f)).unwrap();
         let (tree, _) = node::yaml("mcp.yaml", sample);
-        let all: Vec<&str> = KEYS.iter().copied().chain([
-            "build.dockerfile", "build.context", "build.args", "build.baseImage", "build.packages",
-            "resources.tier", "resources.cpu", "resources.memory", "resources.storage", "resources.processes",
-            "scaling.preset", "scaling.min", "scaling.max", "health.startTimeout", "health.requestTimeout",
-            "network.mode", "network.egress", "sessions.max",
-        ]).collect();
+        let all: Vec<&str> = KEYS
+            .iter()
+            .copied()
+            .chain([
+                "build.dockerfile",
+                "build.context",
+                "build.args",
+                "build.baseImage",
+                "build.packages",
+                "resources.tier",
+                "resources.cpu",
+                "resources.memory",
+                "resources.storage",
+                "resources.processes",
+                "scaling.preset",
+                "scaling.min",
+                "scaling.max",
+                "health.startTimeout",
+                "health.requestTimeout",
+                "network.mode",
+                "network.egress",
+                "sessions.max",
+            ])
+            .collect();
         for key in all {
             assert!(tree.at_path(key).is_some(), "the sample lacks {key}");
         }

@@ -4,9 +4,13 @@
 //! An arrow (or function) of one parameter, with a body that is an expression or `const`, `if`, `push`, assignments
 //! and `return`. Running such text in a real engine on the host would be running a stranger's code there.
 
+mod lex;
+
 use std::collections::BTreeMap;
 
 use serde_json::{Map, Value as Json};
+
+use lex::{Token, lex, unsupported};
 
 /// Longest function, bytes; most bytes made or copied while it is evaluated; deepest nesting.
 const LONGEST: usize = 64 << 10;
@@ -72,143 +76,6 @@ fn truthy(value: &Json) -> bool {
         Json::String(s) => !s.is_empty(),
         _ => true,
     }
-}
-
-#[derive(Clone, Debug, PartialEq)]
-enum Token {
-    Name(String),
-    Text(String),
-    Number(f64),
-    /// Literal parts and the sources of what stands between them.
-    Template(Vec<String>, Vec<String>),
-    Mark(&'static str),
-    End,
-}
-
-const MARKS: &[&str] = &[
-    "...", "===", "!==", "=>", "==", "!=", "&&", "||", "??", "?.", "+=", "(", ")", "{", "}", "[", "]", ",", ":", ";", "?",
-    "!", ".", "+", "=", ">", "<",
-];
-
-fn unsupported<T>(what: &str, near: &str) -> Result<T, JsError> {
-    let near: String = near.trim().chars().take(30).collect();
-    Err(JsError::Unsupported { what: what.to_owned(), near })
-}
-
-fn lex(text: &str) -> Result<Vec<(Token, usize)>, JsError> {
-    let mut tokens = Vec::new();
-    let mut rest = text;
-    loop {
-        rest = rest.trim_start();
-        let at = text.len() - rest.len();
-        if let Some(after) = rest.strip_prefix("//") {
-            rest = after.split_once('\n').map_or("", |(_, rest)| rest);
-            continue;
-        }
-        if let Some(after) = rest.strip_prefix("/*") {
-            rest = after.split_once("*/").map_or("", |(_, rest)| rest);
-            continue;
-        }
-        let Some(first) = rest.chars().next() else {
-            tokens.push((Token::End, at));
-            return Ok(tokens);
-        };
-        let (token, len) = if first.is_alphabetic() || first == '_' || first == '$' {
-            let end = rest.find(|c: char| !c.is_alphanumeric() && c != '_' && c != '$').unwrap_or(rest.len());
-            (Token::Name(rest[..end].to_owned()), end)
-        } else if first.is_ascii_digit() {
-            let end = rest.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(rest.len());
-            match rest[..end].parse() {
-                Ok(number) => (Token::Number(number), end),
-                Err(_) => return unsupported("this number", rest),
-            }
-        } else if first == '"' || first == '\'' {
-            let (text, len) = quoted(rest, first)?;
-            (Token::Text(text), len)
-        } else if first == '`' {
-            template(rest)?
-        } else if let Some(mark) = MARKS.iter().find(|m| rest.starts_with(**m)) {
-            (Token::Mark(mark), mark.len())
-        } else {
-            return unsupported("this", rest);
-        };
-        tokens.push((token, at));
-        rest = &rest[len..];
-    }
-}
-
-/// One escaped character after the backslash, and how many bytes it took.
-fn escape(rest: &str) -> Result<(String, usize), JsError> {
-    let Some(c) = rest.chars().next() else { return unsupported("a text without its end", rest) };
-    let plain = match c {
-        'n' => "\n".into(),
-        't' => "\t".into(),
-        'r' => "\r".into(),
-        '\n' => String::new(),
-        'u' | 'x' | '0'..='9' => return unsupported("this escape", rest),
-        c => c.to_string(),
-    };
-    Ok((plain, c.len_utf8()))
-}
-
-fn quoted(rest: &str, quote: char) -> Result<(String, usize), JsError> {
-    let mut out = String::new();
-    let mut at = 1;
-    while let Some(c) = rest[at..].chars().next() {
-        at += c.len_utf8();
-        match c {
-            c if c == quote => return Ok((out, at)),
-            '\\' => {
-                let (text, len) = escape(&rest[at..])?;
-                out.push_str(&text);
-                at += len;
-            }
-            '\n' => break,
-            c => out.push(c),
-        }
-    }
-    unsupported("a text without its end", rest)
-}
-
-fn template(rest: &str) -> Result<(Token, usize), JsError> {
-    let (mut parts, mut holes, mut part) = (Vec::new(), Vec::new(), String::new());
-    let mut at = 1;
-    while let Some(c) = rest[at..].chars().next() {
-        at += c.len_utf8();
-        match c {
-            '`' => {
-                parts.push(part);
-                return Ok((Token::Template(parts, holes), at));
-            }
-            '\\' => {
-                let (text, len) = escape(&rest[at..])?;
-                part.push_str(&text);
-                at += len;
-            }
-            '$' if rest[at..].starts_with('{') => {
-                let inner = &rest[at + 1..];
-                let mut depth = 0_usize;
-                let end = inner.char_indices().find(|(_, c)| match c {
-                    '{' => {
-                        depth += 1;
-                        false
-                    }
-                    '}' if depth == 0 => true,
-                    '}' => {
-                        depth -= 1;
-                        false
-                    }
-                    _ => false,
-                });
-                let Some((end, _)) = end else { break };
-                parts.push(std::mem::take(&mut part));
-                holes.push(inner[..end].to_owned());
-                at += end + 2;
-            }
-            c => part.push(c),
-        }
-    }
-    unsupported("a template without its end", rest)
 }
 
 struct Js<'t> {
@@ -659,7 +526,7 @@ impl Js<'_> {
                 }
                 Ok(Json::Array(items))
             }
-            (Json::Array(items), "filter") if first == Json::from("Boolean") => {
+            (Json::Array(items), "filter") if first.as_str() == Some("Boolean") => {
                 Ok(Json::Array(items.iter().filter(|v| truthy(v)).cloned().collect()))
             }
             _ => {
@@ -845,20 +712,35 @@ mod tests {
     fn shapes_seen_in_the_wild() {
         let config = json!({"apiKey": "k", "port": 8080, "dirs": ["/a", "/b"], "debug": false, "deep": {"x": "y"}});
         for (text, expected) in [
-            ("config => ({ command: 'node', args: ['dist/index.js'] })", json!({"command":"node","args":["dist/index.js"]})),
+            (
+                "config => ({ command: 'node', args: ['dist/index.js'] })",
+                json!({"command":"node","args":["dist/index.js"]}),
+            ),
             (
                 "(config) => ({command: 'npx', args: ['-y', `x@${config.port}`], env: {\"KEY\": config.apiKey, P: config.port.toString()}})",
                 json!({"command":"npx","args":["-y","x@8080"],"env":{"KEY":"k","P":"8080"}}),
             ),
             ("({apiKey, host = 'h', port: p}) => ({command: apiKey + host + p})", json!({"command":"kh8080"})),
-            ("(c) => { return { command: 'a', args: [...c.dirs, c.debug ? '--debug' : '--quiet'] }; }", json!({"command":"a","args":["/a","/b","--quiet"]})),
+            (
+                "(c) => { return { command: 'a', args: [...c.dirs, c.debug ? '--debug' : '--quiet'] }; }",
+                json!({"command":"a","args":["/a","/b","--quiet"]}),
+            ),
             (
                 "(config) => {\n  // flags\n  const args = ['x'];\n  if (config.apiKey) { args.push('--key', config.apiKey); }\n  if (config.debug) args.push('--debug');\n  else args.push('--calm')\n  const env = {};\n  env.A = config.missing || 'd';\n  env['B'] = config.deep?.x ?? 'z';\n  return { command: 'node', args, env };\n}",
                 json!({"command":"node","args":["x","--key","k","--calm"],"env":{"A":"d","B":"y"}}),
             ),
-            ("(config) => ({command:'a', args: ['b'].concat(config.dirs), env: {...(config.no && {Z: 1}), ...(config.apiKey ? {K: config.apiKey} : {})}})", json!({"command":"a","args":["b","/a","/b"],"env":{"K":"k"}})),
-            ("function (config) { let x = 'a'; x += 'b'; if (config.port === 8080) { return {command: x} } return {command: 'no'} }", json!({"command":"ab"})),
-            ("((config) => ({command: config.dirs.join(' '), args: [config.a, 'b'].filter(Boolean)}))", json!({"command":"/a /b","args":["b"]})),
+            (
+                "(config) => ({command:'a', args: ['b'].concat(config.dirs), env: {...(config.no && {Z: 1}), ...(config.apiKey ? {K: config.apiKey} : {})}})",
+                json!({"command":"a","args":["b","/a","/b"],"env":{"K":"k"}}),
+            ),
+            (
+                "function (config) { let x = 'a'; x += 'b'; if (config.port === 8080) { return {command: x} } return {command: 'no'} }",
+                json!({"command":"ab"}),
+            ),
+            (
+                "((config) => ({command: config.dirs.join(' '), args: [config.a, 'b'].filter(Boolean)}))",
+                json!({"command":"/a /b","args":["b"]}),
+            ),
             ("() => ({command: \"it's\", args: [JSON.stringify({a:1}), String(1 + 2), config_like(1)]})", json!(null)),
         ] {
             if expected.is_null() {

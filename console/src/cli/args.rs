@@ -90,7 +90,7 @@ pub fn usage_failure(error: &clap::Error) -> Failure {
     }
     let mut failure = Failure::new(USAGE, "USAGE", message, hints.join("; "));
     if failure.hint.is_empty() {
-        failure.hint = "'--help' shows what is possible".to_owned();
+        failure.hint = "'--help' after the command shows what is possible".to_owned();
     }
     if let Some(ContextValue::String(argument)) = error.get(ContextKind::InvalidArg) {
         failure = failure.with_details(serde_json::json!({ "argument": argument }));

@@ -120,7 +120,7 @@ async fn pin_for(address: &Address, pin: Option<String>, trust: bool) -> Result<
         (Address::Tls { host, port }, None, true) => {
             let pin = link::fingerprint(host, *port).await?;
             output::note(&format!("the agent at {address} shows certificate {pin}"));
-            output::note("compare it with the agent's own: 'sigil-agent token' there prints it");
+            output::note("compare it with the one in the agent's own log there ('gRPC over TLS')");
             Ok(Some(pin))
         }
         (Address::Tls { .. }, None, false) => Err(Failure::new(

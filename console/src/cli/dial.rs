@@ -1,7 +1,7 @@
 //! `sigil dial` (hidden): stdin and stdout become the local agent's socket. The far end of `ssh://` contexts.
 
 use std::fs::File;
-use std::io::{self, Write as _};
+use std::io::{self, Read, Write};
 use std::net::Shutdown;
 use std::os::fd::AsFd as _;
 
@@ -31,13 +31,27 @@ pub async fn run(args: Args) -> Outcome {
     let mut to_agent = socket.try_clone().map_err(failed)?;
     // ends with stdin, or with the process
     std::thread::spawn(move || {
-        drop(io::copy(&mut stdin, &mut to_agent));
+        drop(copy(&mut stdin, &mut to_agent));
         drop(to_agent.shutdown(Shutdown::Write));
     });
     let mut from_agent = socket;
-    let copied = tokio::task::spawn_blocking(move || io::copy(&mut from_agent, &mut stdout)).await;
+    let copied = tokio::task::spawn_blocking(move || copy(&mut from_agent, &mut stdout)).await;
     match copied {
         Ok(Err(e)) if e.kind() != io::ErrorKind::BrokenPipe => Err(failed(e)),
         _ => Ok(DONE),
+    }
+}
+
+/// Hands on what is there at once. `io::copy` splices between pipes and sockets, which may hold bytes back until the
+/// far side has sent more: two sides that wait for each other never would.
+fn copy(from: &mut impl Read, to: &mut impl Write) -> io::Result<()> {
+    let mut buffer = vec![0; 64 << 10];
+    loop {
+        match from.read(&mut buffer) {
+            Ok(0) => return Ok(()),
+            Ok(n) => to.write_all(&buffer[..n])?,
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            Err(e) => return Err(e),
+        }
     }
 }

@@ -119,7 +119,9 @@ pub fn walk(root: &Path, purpose: Purpose) -> Result<Folder, Failure> {
             "replace them by what they point to, or ignore them in .dockerignore",
         ));
     }
-    let bytes = found.values().map(length).sum();
+    // a scan reads small files only: what a build could not take, it may well look at
+    let counted = |length: &u64| purpose == Purpose::Build || *length <= sigil_core::scan::MAX_FILE as u64;
+    let bytes = found.values().map(length).filter(counted).sum();
     if bytes > BYTES_MAX {
         return Err(too_large(format!("the folder has {}, the most is {}", size(bytes), size(BYTES_MAX)), &found));
     }

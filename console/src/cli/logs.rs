@@ -69,6 +69,9 @@ pub async fn run(ctx: &Ctx, args: Args) -> Outcome {
         streams: args.stream,
     };
     let link = ctx.link().await?;
+    if args.follow {
+        ctx.quiet_interrupt();
+    }
     let mut printer = Printer::new(ctx, args.all || args.names.len() > 1);
     let mut logs = link.logs(query);
     loop {

@@ -25,6 +25,7 @@ pub async fn run(ctx: &Ctx, args: Args) -> Outcome {
         show(ctx, &all.iter().collect::<Vec<_>>())?;
         return Ok(DONE);
     }
+    ctx.quiet_interrupt();
     let mut fleet = Fleet::default();
     let mut complete = false;
     let mut watch = link.watch();

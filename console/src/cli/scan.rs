@@ -54,7 +54,7 @@ struct Finding {
 }
 
 /// A file beyond this is data; the rules skip it too.
-const FILE_MAX: u64 = 16 << 20;
+const FILE_MAX: u64 = sigil_core::scan::MAX_FILE as u64;
 
 pub async fn run(ctx: &Ctx, args: Args) -> Outcome {
     let report = match source::parse(&args.source)? {
@@ -121,11 +121,12 @@ fn page(ctx: &Ctx, report: &Report) -> String {
         out.push('\n');
     }
     out.push_str(&format!(
-        "{}: {} finding{} in {} files ({})\n",
+        "{}: {} finding{} in {} file{} ({})\n",
         paint(&report.verdict, state_paint(&report.verdict), colour),
         report.findings.len(),
         if report.findings.len() == 1 { "" } else { "s" },
         report.files,
+        if report.files == 1 { "" } else { "s" },
         time::took(report.elapsed_ms)
     ));
     out

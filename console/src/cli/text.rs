@@ -87,6 +87,7 @@ fn visible(c: char, out: &mut String) {
         | '\u{202a}'..='\u{202e}'
         | '\u{2060}'..='\u{2069}'
         | '\u{feff}'
+        | '\u{e0000}'..='\u{e007f}'
         | '\u{2028}'
         | '\u{2029}' => out.push_str(&format!("<U+{:04X}>", u32::from(c))),
         c => out.push(c),

@@ -54,13 +54,16 @@ pub fn refusal(code: tonic::Code, info: v1::ErrorInfo) -> Status {
 }
 
 fn not_found(name: &str) -> Status {
-    refusal(tonic::Code::NotFound, v1::ErrorInfo {
-        code: "NOT_FOUND".into(),
-        message: format!("there is no deployment '{name}'"),
-        hint: "'sigil ls' lists what there is".into(),
-        details: String::new(),
-        exit_code: 3,
-    })
+    refusal(
+        tonic::Code::NotFound,
+        v1::ErrorInfo {
+            code: "NOT_FOUND".into(),
+            message: format!("there is no deployment '{name}'"),
+            hint: "'sigil ls' lists what there is".into(),
+            details: String::new(),
+            exit_code: 3,
+        },
+    )
 }
 
 pub fn deployment(name: &str, state: &str) -> v1::Deployment {
@@ -158,7 +161,9 @@ impl Fake {
         let wanted = self.with(|s| s.token.clone());
         let given = request.metadata().get("authorization").and_then(|v| v.to_str().ok());
         match wanted {
-            Some(token) if given != Some(&format!("Bearer {token}")) => Err(Status::unauthenticated("the key is not known")),
+            Some(token) if given != Some(&format!("Bearer {token}")) => {
+                Err(Status::unauthenticated("the key is not known"))
+            }
             _ => Ok(()),
         }
     }
@@ -271,10 +276,7 @@ impl v1::operations_server::Operations for Fake {
         }
     }
 
-    async fn list(
-        &self,
-        _: Request<v1::ListOperationsRequest>,
-    ) -> Result<Response<v1::ListOperationsReply>, Status> {
+    async fn list(&self, _: Request<v1::ListOperationsRequest>) -> Result<Response<v1::ListOperationsReply>, Status> {
         let operations = self.with(|s| s.operations.keys().cloned().collect::<Vec<_>>());
         let operations = operations
             .into_iter()
@@ -304,7 +306,8 @@ impl v1::operations_server::Operations for Fake {
                 Ok(event)
             }
         });
-        let rest: Reply<v1::OperationEvent> = if ends { Box::pin(stream::empty()) } else { Box::pin(stream::pending()) };
+        let rest: Reply<v1::OperationEvent> =
+            if ends { Box::pin(stream::empty()) } else { Box::pin(stream::pending()) };
         Ok(Response::new(Box::pin(gated.chain(rest))))
     }
 
@@ -388,7 +391,8 @@ impl v1::logs_server::Logs for Fake {
                 Ok(v1::TailBatch { lines: vec![line], gaps, positions: vec![position] })
             }
         });
-        let rest: Reply<v1::TailBatch> = if request.follow { Box::pin(stream::pending()) } else { Box::pin(stream::empty()) };
+        let rest: Reply<v1::TailBatch> =
+            if request.follow { Box::pin(stream::pending()) } else { Box::pin(stream::empty()) };
         Ok(Response::new(Box::pin(batches.chain(rest))))
     }
 }
@@ -401,7 +405,10 @@ pub const TOOLS_TWO: &str = r#"{"name":"slow","inputSchema":{"type":"object"}}"#
 impl v1::mcp_server::Mcp for Fake {
     type SessionStream = Reply<v1::McpFrame>;
 
-    async fn session(&self, request: Request<Streaming<v1::McpFrame>>) -> Result<Response<Self::SessionStream>, Status> {
+    async fn session(
+        &self,
+        request: Request<Streaming<v1::McpFrame>>,
+    ) -> Result<Response<Self::SessionStream>, Status> {
         let mut frames = request.into_inner();
         let first = frames.message().await?.ok_or_else(|| Status::invalid_argument("no frame"))?;
         self.find(&first.deployment)?;
@@ -424,6 +431,9 @@ impl v1::mcp_server::Mcp for Fake {
                         let ask = json!({ "jsonrpc": "2.0", "id": "ask-1", "method": "sampling/createMessage" });
                         let frame = v1::McpFrame { message: ask.to_string().into_bytes(), ..Default::default() };
                         drop(send.send(Ok(frame)).await);
+                        if let Ok(Some(answer)) = frames.message().await {
+                            fake.with(|s| s.frames.push(serde_json::from_slice(&answer.message).unwrap()));
+                        }
                         let tool = message["params"]["name"].as_str().unwrap();
                         fake.with(|s| s.results.get(tool).cloned())
                     }
@@ -453,15 +463,24 @@ impl v1::secrets_server::Secrets for Fake {
 
     async fn list(&self, _: Request<v1::ListSecretsRequest>) -> Result<Response<v1::ListSecretsReply>, Status> {
         let secrets = self.with(|s| s.secrets.iter().map(|r| r.name.clone()).collect::<Vec<_>>());
-        let secrets =
-            secrets.into_iter().map(|name| v1::SecretInfo { name, scope: "team".into(), ..Default::default() }).collect();
+        let secrets = secrets
+            .into_iter()
+            .map(|name| v1::SecretInfo { name, scope: "team".into(), ..Default::default() })
+            .collect();
         Ok(Response::new(v1::ListSecretsReply { secrets }))
     }
 
-    async fn remove(&self, request: Request<v1::RemoveSecretRequest>) -> Result<Response<v1::RemoveSecretReply>, Status> {
+    async fn remove(
+        &self,
+        request: Request<v1::RemoveSecretRequest>,
+    ) -> Result<Response<v1::RemoveSecretReply>, Status> {
         let name = request.into_inner().name;
         let known = self.with(|s| s.secrets.iter().any(|r| r.name == name));
-        if known { Ok(Response::new(v1::RemoveSecretReply {})) } else { Err(Status::not_found(format!("no secret {name}"))) }
+        if known {
+            Ok(Response::new(v1::RemoveSecretReply {}))
+        } else {
+            Err(Status::not_found(format!("no secret {name}")))
+        }
     }
 }
 

@@ -8,13 +8,36 @@ async fn help_names_every_verb_and_each_has_an_example() {
     let help = home.run(&["--help"]).await.exits(0).out;
     insta::assert_snapshot!("help", help);
     for verb in [
-        "init", "scan", "build", "deploy", "ls", "get", "releases", "plan", "logs", "restart", "stop", "start", "scale",
-        "rollback", "rm", "tools", "call", "run", "ops", "secret", "context", "info", "completions", "version",
+        "init",
+        "scan",
+        "build",
+        "deploy",
+        "ls",
+        "get",
+        "releases",
+        "plan",
+        "logs",
+        "restart",
+        "stop",
+        "start",
+        "scale",
+        "rollback",
+        "rm",
+        "tools",
+        "call",
+        "run",
+        "ops",
+        "secret",
+        "context",
+        "info",
+        "completions",
+        "version",
     ] {
         assert!(help.contains(&format!("\n  {verb} ")), "{verb} is not in the help");
         let own = home.run(&[verb, "--help"]).await.exits(0).out;
         assert!(own.contains("Example"), "{verb} --help has no example");
-        let long = own.lines().filter(|l| l.chars().count() > 100 && !l.contains("sigil ") && !l.contains("mcpServers"));
+        let long =
+            own.lines().filter(|l| l.chars().count() > 100 && !l.contains("sigil ") && !l.contains("mcpServers"));
         assert_eq!(long.count(), 0, "{verb} --help is too wide:\n{own}");
     }
     for (group, verbs) in [("secret", &["set", "ls", "rm"][..]), ("context", &["ls", "add", "use", "rm"])] {
@@ -95,7 +118,9 @@ async fn no_agent_names_the_places_that_were_tried() {
     assert!(ran.err.contains("no such socket") && ran.err.contains("hint: start the agent"), "{}", ran.err);
     let ran = home.run_with(&["ls", "-o", "json"], &[("SIGIL_HOST", "tls://127.0.0.1:1?")]).await.exits(2);
     assert_eq!(ran.error()["code"], "BAD_ADDRESS");
-    if !std::path::Path::new("/run/sigil/agent.sock").exists() && !std::path::Path::new("/var/lib/sigil/agent.sock").exists() {
+    if !std::path::Path::new("/run/sigil/agent.sock").exists()
+        && !std::path::Path::new("/var/lib/sigil/agent.sock").exists()
+    {
         let ran = home.run(&["ls"]).await.exits(5);
         let own = home.socket().display().to_string();
         assert!(ran.err.contains(&own) && ran.err.contains("/run/sigil/agent.sock"), "{}", ran.err);
@@ -124,7 +149,7 @@ async fn init_writes_a_manifest_once_and_it_is_understood() {
     home.run(&["build", "server", "--dry-run"]).await.exits(0);
     home.put("nothing/readme.txt", "hello");
     let ran = home.run(&["init", "nothing"]).await.exits(2);
-    assert!(ran.err.contains("looked for"), "{}", ran.err);
+    assert!(ran.err.contains("has none of mcp.yaml"), "{}", ran.err);
 }
 
 #[tokio::test]
@@ -159,7 +184,11 @@ async fn scan_gives_a_verdict_and_its_exit_code() {
     let report = ran.json();
     assert_eq!((report["verdict"].as_str(), report["files"].as_u64()), (Some("safe"), Some(1)));
     assert!(report["findings"].as_array().unwrap().is_empty() && report["elapsed_ms"].is_u64());
-    let key: String = ["-----BEGIN RSA PRIVATE", "KEY-----\nMIIEpAIBAAKCAQEA7bq3\n-----END RSA PRIVATE KEY-----\n"].join(" ");
+    let key: String = [
+        "-----BEGIN RSA PRIVATE",
+        "KEY-----\nMIIEpAIBAAKCAQEA7bq3kZ0Vh1Jx9QeTt2mLr8WcYpNs5UoXa4Gd\n-----END RSA PRIVATE KEY-----\n",
+    ]
+    .join(" ");
     home.put("bad/dist/key.pem", &key);
     home.put("bad/.gitignore", "dist\n");
     let ran = home.run(&["scan", "bad", "-o", "json"]).await;
@@ -175,7 +204,15 @@ async fn scan_gives_a_verdict_and_its_exit_code() {
     assert!(table.out.contains("dist/key.pem"), "{}", table.out);
     let sarif = home.run(&["scan", "bad", "-o", "sarif"]).await.json();
     assert_eq!(sarif["version"], "2.1.0");
-    assert_eq!(sarif["runs"][0]["results"][0]["locations"][0]["physicalLocation"]["artifactLocation"]["uri"], "dist/key.pem");
+    assert_eq!(
+        sarif["runs"][0]["results"][0]["locations"][0]["physicalLocation"]["artifactLocation"]["uri"],
+        "dist/key.pem"
+    );
+    home.put("blocked/tool.py", "DESCRIPTION = 'adds\u{e0041}\u{e0042}'\n");
+    let ran = home.run(&["scan", "./blocked"]).await.exits(6);
+    assert!(ran.out.starts_with("block  hidden-tag-characters  tool.py:1:"), "{}", ran.out);
+    assert!(ran.out.ends_with(")\n") && ran.out.contains("\nblocked: 1 finding in 1 file ("), "{}", ran.out);
+    assert!(!ran.out.contains('\u{e0041}'), "what is hidden is spelled out");
     home.put("empty/.gitkeep.d/x", "");
     std::fs::remove_dir_all(home.path("empty/.gitkeep.d")).unwrap();
     assert!(home.run(&["scan", "empty"]).await.exits(2).err.contains("is empty"));

@@ -26,11 +26,48 @@ async fn deploy_follows_to_ready_and_says_what_is_next() {
     let home = Home::with_agent();
     home.fake.with(|s| s.script = happy());
     let args = [
-        "deploy", "pypi:mcp-server-time", "--name", "time", "--tier", "micro", "--transport", "stdio", "--port", "9000",
-        "--env", "A=1", "--env", "B=x=y", "--secret", "KEY", "--secret", "TOKEN=GH_TOKEN", "--config", "server.host=h",
-        "--volume", "data:/data:ro", "--egress", "example.org:443", "--access", "key", "--scaling", "router",
-        "--replicas", "2", "--force", "--timeout", "2m", "--waive", "rule-a", "--reason", "known", "--until", "2027-01-01",
-        "--", "--local-timezone", "UTC",
+        "deploy",
+        "pypi:mcp-server-time",
+        "--name",
+        "time",
+        "--tier",
+        "micro",
+        "--transport",
+        "stdio",
+        "--port",
+        "9000",
+        "--env",
+        "A=1",
+        "--env",
+        "B=x=y",
+        "--secret",
+        "KEY",
+        "--secret",
+        "TOKEN=GH_TOKEN",
+        "--config",
+        "server.host=h",
+        "--volume",
+        "data:/data:ro",
+        "--egress",
+        "example.org:443",
+        "--access",
+        "key",
+        "--scaling",
+        "router",
+        "--replicas",
+        "2",
+        "--force",
+        "--timeout",
+        "2m",
+        "--waive",
+        "rule-a",
+        "--reason",
+        "known",
+        "--until",
+        "2027-01-01",
+        "--",
+        "--local-timezone",
+        "UTC",
     ];
     let ran = home.run(&args).await.exits(0);
     insta::assert_snapshot!("deploy_out", ran.out);
@@ -39,26 +76,29 @@ async fn deploy_follows_to_ready_and_says_what_is_next() {
     let source = v1::SourceRef { text: "pypi:mcp-server-time".into(), upload_id: String::new() };
     let pairs = |list: &[(&str, &str)]| list.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
     let waiver = v1::Waiver { finding: "rule-a".into(), reason: "known".into(), until: "2027-01-01".into() };
-    assert_eq!(asked, v1::DeployRequest {
-        name: "time".into(),
-        source: Some(source),
-        tier: "micro".into(),
-        transport: "stdio".into(),
-        port: 9000,
-        env: pairs(&[("A", "1"), ("B", "x=y")]),
-        secrets: pairs(&[("KEY", "KEY"), ("TOKEN", "GH_TOKEN")]),
-        config: pairs(&[("server.host", "h")]),
-        volumes: vec!["data:/data:ro".into()],
-        egress: vec!["example.org:443".into()],
-        access: "key".into(),
-        scaling: "router".into(),
-        replicas: Some(2),
-        force: true,
-        args: vec!["--local-timezone".into(), "UTC".into()],
-        waivers: vec![waiver],
-        timeout_ms: 120_000,
-        ..Default::default()
-    });
+    assert_eq!(
+        asked,
+        v1::DeployRequest {
+            name: "time".into(),
+            source: Some(source),
+            tier: "micro".into(),
+            transport: "stdio".into(),
+            port: 9000,
+            env: pairs(&[("A", "1"), ("B", "x=y")]),
+            secrets: pairs(&[("KEY", "KEY"), ("TOKEN", "GH_TOKEN")]),
+            config: pairs(&[("server.host", "h")]),
+            volumes: vec!["data:/data:ro".into()],
+            egress: vec!["example.org:443".into()],
+            access: "key".into(),
+            scaling: "router".into(),
+            replicas: Some(2),
+            force: true,
+            args: vec!["--local-timezone".into(), "UTC".into()],
+            waivers: vec![waiver],
+            timeout_ms: 120_000,
+            ..Default::default()
+        }
+    );
 }
 
 #[tokio::test]
@@ -82,6 +122,7 @@ async fn a_folder_is_uploaded_whole_and_named() {
     let home = Home::with_agent();
     home.fake.with(|s| s.script = happy());
     home.put("My Server/pyproject.toml", "[project]\nname = \"x\"\nversion = \"1\"\ndependencies = [\"mcp\"]\n");
+    home.put("My Server/server.py", "");
     home.put("My Server/big.bin", &"0123456789abcdef".repeat(200_000));
     home.put("My Server/.dockerignore", "secret.txt\n");
     home.put("My Server/secret.txt", "no");
@@ -90,11 +131,15 @@ async fn a_folder_is_uploaded_whole_and_named() {
     let (label, archive) = home.fake.with(|s| s.uploads.pop().unwrap());
     assert_eq!(label, "./My Server");
     let mut tar = tar::Archive::new(zstd::stream::read::Decoder::new(&archive[..]).unwrap());
-    let mut sizes: Vec<(String, u64)> =
-        tar.entries().unwrap().map(|e| e.unwrap()).map(|e| (e.path().unwrap().display().to_string(), e.size())).collect();
+    let mut sizes: Vec<(String, u64)> = tar
+        .entries()
+        .unwrap()
+        .map(|e| e.unwrap())
+        .map(|e| (e.path().unwrap().display().to_string(), e.size()))
+        .collect();
     sizes.sort();
     let names: Vec<&str> = sizes.iter().map(|(n, _)| n.as_str()).collect();
-    assert_eq!(names, [".dockerignore", "big.bin", "pyproject.toml"]);
+    assert_eq!(names, [".dockerignore", "big.bin", "pyproject.toml", "server.py"]);
     assert_eq!(sizes[1].1, 3_200_000);
     let Some(What::Deploy(asked)) = home.fake.with(|s| s.started[0].what.clone()) else { panic!("no deploy") };
     assert_eq!(asked.source.unwrap().upload_id, "sha256:up");
@@ -105,6 +150,7 @@ async fn a_folder_is_uploaded_whole_and_named() {
 async fn a_flaw_in_a_folder_is_said_before_the_agent_hears_of_it() {
     let home = Home::with_agent();
     home.put("server/pyproject.toml", "[project]\nname = \"x\"\nversion = \"1\"\ndependencies = [\"mcp\"]\n");
+    home.put("server/server.py", "");
     home.put("server/mcp.yaml", "runtime: cobol\n");
     assert!(home.run(&["deploy", "./server"]).await.exits(2).err.contains("mcp.yaml:1:"));
     std::fs::remove_file(home.path("server/mcp.yaml")).unwrap();
@@ -119,13 +165,17 @@ async fn a_failed_operation_has_the_agents_words_and_exit_code() {
     home.fake.with(|s| {
         s.script = vec![
             step(1, "scan", "failed", 40),
-            done(2, "", Some(v1::ErrorInfo {
-                code: "BLOCKED".into(),
-                message: "2 findings block this source".into(),
-                hint: "see them with 'sigil scan', or waive each".into(),
-                details: r#"{"findings":2}"#.into(),
-                exit_code: 6,
-            })),
+            done(
+                2,
+                "",
+                Some(v1::ErrorInfo {
+                    code: "BLOCKED".into(),
+                    message: "2 findings block this source".into(),
+                    hint: "see them with 'sigil scan', or waive each".into(),
+                    details: r#"{"findings":2}"#.into(),
+                    exit_code: 6,
+                }),
+            ),
         ];
     });
     let ran = home.run(&["deploy", "pypi:x", "--name", "time"]).await.exits(6);
@@ -158,7 +208,11 @@ async fn waiting_ends_with_a_way_to_follow() {
     rustix::process::kill_process(rustix::process::Pid::from_raw(pid).unwrap(), rustix::process::Signal::INT).unwrap();
     let waited = tokio::time::timeout(Duration::from_secs(20), child.wait_with_output()).await.unwrap();
     let ran = super::Ran::from(waited.unwrap()).exits(130);
-    assert!(ran.err.contains("interrupted; operation 01OP goes on. hint: follow it with 'sigil ops 01OP -f'"), "{}", ran.err);
+    assert!(
+        ran.err.contains("interrupted; operation 01OP goes on. hint: follow it with 'sigil ops 01OP -f'"),
+        "{}",
+        ran.err
+    );
 }
 
 #[tokio::test]

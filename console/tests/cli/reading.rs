@@ -14,7 +14,8 @@ async fn ls_fits_80_columns_and_its_json_is_the_promised_one() {
         let mut broken = deployment("weather", "failed");
         broken.message = "the server exits at once with code 1: ModuleNotFoundError: no module named weather".into();
         broken.desired_release = 4;
-        s.deployments = vec![broken, deployment("time", "ready"), deployment("a-name-of-forty-characters-aaaaaaaaaaaaaa", "ready")];
+        s.deployments =
+            vec![broken, deployment("time", "ready"), deployment("a-name-of-forty-characters-aaaaaaaaaaaaaa", "ready")];
     });
     let table = home.run(&["ls"]).await.exits(0).out;
     assert!(table.lines().all(|l| l.chars().count() <= 80), "{table}");
@@ -26,8 +27,23 @@ async fn ls_fits_80_columns_and_its_json_is_the_promised_one() {
     let all = home.run(&["ls", "-o", "json"]).await.exits(0).json();
     let keys: Vec<&String> = all[1].as_object().unwrap().keys().collect();
     let promised = [
-        "name", "state", "ready", "desired", "release", "source", "transport", "endpoint", "health", "rpm", "p99_ms",
-        "error_rate", "cpu_percent", "memory_bytes", "restarts", "created_at", "message",
+        "name",
+        "state",
+        "ready",
+        "desired",
+        "release",
+        "source",
+        "transport",
+        "endpoint",
+        "health",
+        "rpm",
+        "p99_ms",
+        "error_rate",
+        "cpu_percent",
+        "memory_bytes",
+        "restarts",
+        "created_at",
+        "message",
     ];
     assert_eq!(keys[..promised.len()], promised);
     assert_eq!(all[1]["created_at"], "2023-11-14T22:13:20Z");
@@ -40,7 +56,9 @@ async fn get_plan_and_releases_show_one_deployment_and_near_names() {
     let home = Home::with_agent();
     home.fake.with(|s| s.deployments = vec![deployment("time", "ready")]);
     let page = home.run(&["get", "time"]).await.exits(0).out;
-    for part in ["endpoint    http://127.0.0.1:7450/mcp/time", "CONDITION", "INSTANCE", "start one replica", "generation 7"] {
+    for part in
+        ["endpoint    http://127.0.0.1:7450/mcp/time", "CONDITION", "INSTANCE", "start one replica", "generation 7"]
+    {
         assert!(page.contains(part), "{part} is not in\n{page}");
     }
     assert!(!page.contains('\x1b') && page.contains("^[]0;pwned^Gboom"), "a server does not steer the terminal");
@@ -51,7 +69,14 @@ async fn get_plan_and_releases_show_one_deployment_and_near_names() {
     assert_eq!(releases[1]["serving"], true);
     assert!(home.run(&["releases", "time"]).await.exits(0).out.lines().nth(1).unwrap().starts_with('3'));
     assert!(home.run(&["plan", "time"]).await.exits(0).out.contains("stop 01OLD"));
-    for args in [&["get", "tmie"][..], &["plan", "tmie"], &["releases", "tmie"], &["logs", "tmie"], &["tools", "tmie"], &["restart", "tmie"]] {
+    for args in [
+        &["get", "tmie"][..],
+        &["plan", "tmie"],
+        &["releases", "tmie"],
+        &["logs", "tmie"],
+        &["tools", "tmie"],
+        &["restart", "tmie"],
+    ] {
         let ran = home.run(args).await.exits(3);
         assert_eq!(ran.err, "error: there is no deployment 'tmie'. hint: did you mean 'time'?\n", "{args:?}");
     }
@@ -85,7 +110,8 @@ async fn log_lines_are_raw_in_a_pipe_and_objects_for_scripts() {
     let output = home.command(&["logs", "time"]).output().await.unwrap();
     let first = output.stdout.split(|b| *b == b'\n').next().unwrap();
     assert_eq!(first, b"2023-11-14T22:13:20.001Z stderr \x1b[31mred\x1b[0m \xff");
-    let both = home.run(&["logs", "time", "weather", "--tail", "7", "--since", "2023-11-14", "--grep", "e"]).await.exits(0);
+    let both =
+        home.run(&["logs", "time", "weather", "--tail", "7", "--since", "2023-11-14", "--grep", "e"]).await.exits(0);
     assert!(both.out.contains("Z weather stderr five\n"), "{}", both.out);
     assert!(both.out.contains("--- 3 lines of weather lost: rotated ---\n2023"), "{}", both.out);
     let asked = home.fake.with(|s| s.tails.last().cloned().unwrap());
@@ -129,5 +155,8 @@ async fn a_followed_log_survives_a_cut_link_without_loss_or_repetition() {
     assert_eq!(seen, (1..=60).collect::<Vec<u64>>());
     let asked = home.fake.with(|s| s.tails.last().cloned().unwrap());
     assert_eq!(asked.resume[0].seq, 40);
-    child.kill().await.unwrap();
+    let pid = rustix::process::Pid::from_raw(i32::try_from(child.id().unwrap()).unwrap()).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
+    let ran = super::Ran::from(child.wait_with_output().await.unwrap()).exits(130);
+    assert!(!ran.err.contains("error:"), "to end a follow is no error: {}", ran.err);
 }

@@ -49,7 +49,8 @@ async fn a_call_types_its_arguments_and_prints_the_answer() {
 #[tokio::test]
 async fn a_call_fails_with_the_right_code() {
     let home = home();
-    home.fake.with(|s| s.results.insert("now".into(), r#"{"content":[{"type":"text","text":"no"}],"isError":true}"#.into()));
+    home.fake
+        .with(|s| s.results.insert("now".into(), r#"{"content":[{"type":"text","text":"no"}],"isError":true}"#.into()));
     let ran = home.run(&["call", "time", "now", "--arg", "zone=x"]).await.exits(1);
     assert_eq!(ran.out, "no\n");
     let ran = home.run(&["call", "time", "nwo"]).await.exits(3);
@@ -87,7 +88,8 @@ async fn run_bridges_lines_and_ends_with_stdin() {
 #[tokio::test]
 async fn run_answers_open_requests_when_there_is_no_such_server() {
     let home = home();
-    let ran = home.run_stdin(&["run", "tmie"], b"{\"jsonrpc\":\"2.0\",\"id\":7,\"method\":\"initialize\"}\n").await.exits(3);
+    let ran =
+        home.run_stdin(&["run", "tmie"], b"{\"jsonrpc\":\"2.0\",\"id\":7,\"method\":\"initialize\"}\n").await.exits(3);
     let answer = ran.json();
     assert_eq!((&answer["id"], &answer["error"]["code"]), (&json!(7), &json!(-32000)));
     assert!(answer["error"]["message"].as_str().unwrap().contains("did you mean 'time'?"));

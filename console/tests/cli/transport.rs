@@ -52,7 +52,10 @@ async fn tls_accepts_the_pinned_certificate_and_no_other() {
     home.run(&["context", "add", "lab", &address, "--pin", &wrong]).await.exits(0);
     let error = home.run(&["--host", "lab", "ls", "-o", "json"]).await.exits(5).error();
     assert_eq!(error["code"], "WRONG_PIN");
-    assert_eq!((error["details"]["expected"].as_str(), error["details"]["found"].as_str()), (Some(wrong.as_str()), Some(pin.as_str())));
+    assert_eq!(
+        (error["details"]["expected"].as_str(), error["details"]["found"].as_str()),
+        (Some(wrong.as_str()), Some(pin.as_str()))
+    );
 
     let ran = home.run(&["context", "add", "lab", &address, "--trust"]).await.exits(0);
     assert!(ran.err.contains(&pin), "the fingerprint is shown: {}", ran.err);

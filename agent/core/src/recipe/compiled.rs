@@ -27,7 +27,9 @@ pub(super) fn go_package(tree: &Tree, manifest: &Manifest) -> Result<String, Rec
     let mut commands: Vec<&str> = tree
         .files
         .iter()
-        .filter_map(|f| f.strip_prefix("cmd/")?.split_once('/').filter(|(_, rest)| *rest == "main.go").map(|(name, _)| name))
+        .filter_map(|f| {
+            f.strip_prefix("cmd/")?.split_once('/').filter(|(_, rest)| *rest == "main.go").map(|(name, _)| name)
+        })
         .collect();
     commands.dedup();
     // v2 and later end in their major version
@@ -62,7 +64,8 @@ pub(super) fn go_package(tree: &Tree, manifest: &Manifest) -> Result<String, Rec
 
 pub(super) fn go(tree: &Tree, manifest: &Manifest) -> Result<Found, RecipeError> {
     let text = tree.text("go.mod").unwrap_or_default();
-    let module = text.lines().find_map(|l| l.trim().strip_prefix("module ")).map(|m| m.trim().trim_matches('"').to_owned());
+    let module =
+        text.lines().find_map(|l| l.trim().strip_prefix("module ")).map(|m| m.trim().trim_matches('"').to_owned());
     let package = go_package(tree, manifest)?;
     let mut found = Found { name: module.clone(), command: vec![PROGRAM.into()], ..Found::default() };
     found.command.extend(manifest.entrypoint.iter().skip(1).cloned());
@@ -111,7 +114,14 @@ fn members(tree: &Tree) -> Result<(Vec<Member>, bool), RecipeError> {
         let Some(name) = at(&root, "package.name") else { continue };
         root_is_package |= file == "Cargo.toml";
         let folder = file.strip_suffix("Cargo.toml").unwrap_or_default();
-        let mut bins: Vec<String> = root.get("bin").map(Node::items).unwrap_or_default().iter().filter_map(|b| at(b, "name")).map(str::to_owned).collect();
+        let mut bins: Vec<String> = root
+            .get("bin")
+            .map(Node::items)
+            .unwrap_or_default()
+            .iter()
+            .filter_map(|b| at(b, "name"))
+            .map(str::to_owned)
+            .collect();
         if bins.is_empty() && tree.has(&format!("{folder}src/main.rs")) {
             bins.push(name.to_owned());
         }
@@ -143,10 +153,9 @@ fn chosen(tree: &Tree, manifest: &Manifest) -> Result<(Member, Crate), RecipeErr
         let package = if root_is_package && members_is_root(tree, &m.name) { None } else { Some(m.name.clone()) };
         Ok((m, Crate { package, bin }))
     };
-    let unclear = |what: String| {
-        Err(RecipeError::unclear(what, "choose one with 'entrypoint: NAME' in an mcp.yaml"))
-    };
-    let asked = manifest.entrypoint.first().map(|e| e.rsplit('/').next().unwrap_or(e).trim_end_matches(".rs").to_owned());
+    let unclear = |what: String| Err(RecipeError::unclear(what, "choose one with 'entrypoint: NAME' in an mcp.yaml"));
+    let asked =
+        manifest.entrypoint.first().map(|e| e.rsplit('/').next().unwrap_or(e).trim_end_matches(".rs").to_owned());
     if let Some(asked) = asked {
         return match members.into_iter().find(|m| m.bins.contains(&asked)) {
             Some(m) => named(m, asked),
@@ -246,7 +255,9 @@ mod tests {
         let root = ("Cargo.toml", "[package]\nname = \"w\"\n[dependencies]\nrmcp = \"1\"\n");
         let c = of(&[root, ("src/main.rs", "")], "").unwrap();
         assert_eq!(c, Crate { package: None, bin: "w".into() });
-        assert!(of(&[root, ("src/bin/a.rs", ""), ("src/bin/b/main.rs", "")], "").unwrap_err().to_string().contains("a, b"));
+        assert!(
+            of(&[root, ("src/bin/a.rs", ""), ("src/bin/b/main.rs", "")], "").unwrap_err().to_string().contains("a, b")
+        );
         assert_eq!(of(&[root, ("src/bin/a.rs", ""), ("src/bin/b/main.rs", "")], "entrypoint: b\n").unwrap().bin, "b");
         let workspace = [
             ("Cargo.toml", "[workspace]\nmembers = [\"crates/*\"]\n"),

@@ -71,6 +71,18 @@ fn value(text: &str) -> String {
     format!("\"{escaped}\"")
 }
 
+/// An address without a user and password in it: what is written here stays in the image's history.
+fn bare(url: &str) -> String {
+    match url.split_once("://") {
+        Some((scheme, rest)) => {
+            let authority = rest.find('/').unwrap_or(rest.len());
+            let host = rest[..authority].rfind('@').map_or(0, |at| at + 1);
+            format!("{scheme}://{}", &rest[host..])
+        }
+        None => url.to_owned(),
+    }
+}
+
 /// The exec form of a command line.
 fn exec(command: &[String]) -> String {
     serde_json::Value::from(command.to_vec()).to_string()
@@ -90,7 +102,8 @@ impl File<'_> {
 
     /// Names of build arguments; their values are given to the engine.
     fn args(&mut self) {
-        let names: BTreeSet<&String> = self.settings.args.keys().chain(self.recipe.manifest.build.args.keys()).collect();
+        let names: BTreeSet<&String> =
+            self.settings.args.keys().chain(self.recipe.manifest.build.args.keys()).collect();
         let names: Vec<String> = names
             .into_iter()
             .filter(|n| sigil_config::manifest::is_env_name(n) && !PREDEFINED.contains(&n.to_uppercase().as_str()))
@@ -110,10 +123,7 @@ impl File<'_> {
         let _ = writeln!(self.out, "FROM {image} AS base\nUSER 0");
         self.args();
         if self.settings.extra_ca {
-            let _ = writeln!(
-                self.out,
-                "COPY {EXTRA_CA} {CA}\nRUN mkdir -p /etc/ssl/certs && cat {CA} >> {BUNDLE}"
-            );
+            let _ = writeln!(self.out, "COPY {EXTRA_CA} {CA}\nRUN mkdir -p /etc/ssl/certs && cat {CA} >> {BUNDLE}");
             self.env(&[
                 ("NODE_EXTRA_CA_CERTS", CA),
                 ("SSL_CERT_FILE", BUNDLE),
@@ -126,7 +136,7 @@ impl File<'_> {
         let packages = &self.recipe.manifest.build.packages;
         if !packages.is_empty() {
             if !self.settings.apt_mirror.is_empty() {
-                let mirror = self.settings.apt_mirror.trim_end_matches('/');
+                let mirror = bare(self.settings.apt_mirror.trim_end_matches('/'));
                 let sed = format!(
                     "s|https\\?://[^ ]*/debian-security/\\?|{mirror}-security|; t; s|https\\?://[^ ]*/debian/\\?|{mirror}|"
                 );
@@ -187,14 +197,15 @@ impl File<'_> {
             ("npm_config_fund", "false"),
             ("npm_config_audit", "false"),
         ];
-        let registry = self.settings.npm_registry.clone();
+        let registry = bare(&self.settings.npm_registry);
         if !registry.is_empty() {
             // npm, pnpm and Yarn 1 read the first, Yarn 2 and later the second
             env.push(("npm_config_registry", &registry));
             env.push(("YARN_NPM_REGISTRY_SERVER", &registry));
         }
         self.env(&env);
-        let run = [("NODE_ENV", "production"), ("npm_config_cache", "/tmp/npm"), ("npm_config_update_notifier", "false")];
+        let run =
+            [("NODE_ENV", "production"), ("npm_config_cache", "/tmp/npm"), ("npm_config_update_notifier", "false")];
         if let Origin::Npm { name, version } = &self.recipe.origin {
             let _ = writeln!(self.out, "WORKDIR {INSTALLED}");
             let package = sh(&format!("{name}@{version}"));
@@ -227,8 +238,15 @@ impl File<'_> {
             self.line("COPY . .");
         } else {
             let known = [
-                "package.json", "package-lock.json", "npm-shrinkwrap.json", "pnpm-lock.yaml", "yarn.lock", ".npmrc",
-                ".yarnrc", ".yarnrc.yml", ".pnpmfile.cjs",
+                "package.json",
+                "package-lock.json",
+                "npm-shrinkwrap.json",
+                "pnpm-lock.yaml",
+                "yarn.lock",
+                ".npmrc",
+                ".yarnrc",
+                ".yarnrc.yml",
+                ".pnpmfile.cjs",
             ];
             let files: Vec<&str> = known.into_iter().filter(|f| tree.has(f)).collect();
             let _ = writeln!(self.out, "COPY {} ./", files.join(" "));
@@ -241,29 +259,51 @@ impl File<'_> {
         }
         // scripts wait until the sources are there: 'prepare' and 'postinstall' often build
         let (install, scripts, prune) = match &manager {
-            Manager::Npm { locked: true } => ("npm ci --include=dev --ignore-scripts".to_owned(), "npm rebuild", "npm prune --omit=dev --ignore-scripts".to_owned()),
-            Manager::Npm { locked: false } => ("npm install --include=dev --ignore-scripts".to_owned(), "npm rebuild", "npm prune --omit=dev --ignore-scripts".to_owned()),
+            Manager::Npm { locked: true } => (
+                "npm ci --include=dev --ignore-scripts".to_owned(),
+                "npm rebuild",
+                "npm prune --omit=dev --ignore-scripts".to_owned(),
+            ),
+            Manager::Npm { locked: false } => (
+                "npm install --include=dev --ignore-scripts".to_owned(),
+                "npm rebuild",
+                "npm prune --omit=dev --ignore-scripts".to_owned(),
+            ),
             Manager::Pnpm { with } => {
                 let pnpm = format!("npx --yes {with}");
-                let store = "--config.store-dir=/tmp/pnpm";
+                // for every step: pnpm refuses modules that came from another store
+                self.env(&[("npm_config_store_dir", "/tmp/pnpm")]);
                 (
-                    format!("{pnpm} install --frozen-lockfile --prod=false --ignore-scripts {store}"),
+                    format!("{pnpm} install --frozen-lockfile --prod=false --ignore-scripts"),
                     "npm rebuild",
-                    format!("CI=true {pnpm} install --frozen-lockfile --prod --ignore-scripts --offline {store}"),
+                    format!("CI=true {pnpm} install --frozen-lockfile --prod --ignore-scripts --offline"),
                 )
             }
             Manager::Yarn { with } => {
                 let yarn = format!("npx --yes {with}");
                 (
-                    format!("{yarn} install --frozen-lockfile --production=false --ignore-scripts --non-interactive --cache-folder /tmp/yarn"),
+                    format!(
+                        "{yarn} install --frozen-lockfile --production=false --ignore-scripts --non-interactive --cache-folder /tmp/yarn"
+                    ),
                     "npm rebuild",
-                    format!("{yarn} install --frozen-lockfile --production --ignore-scripts --offline --non-interactive --cache-folder /tmp/yarn"),
+                    format!(
+                        "{yarn} install --frozen-lockfile --production --ignore-scripts --offline --non-interactive --cache-folder /tmp/yarn"
+                    ),
                 )
             }
             Manager::Berry { with } => {
-                self.env(&[("YARN_NODE_LINKER", "node-modules"), ("YARN_ENABLE_GLOBAL_CACHE", "true"), ("YARN_GLOBAL_FOLDER", "/tmp/yarn"), ("YARN_ENABLE_TELEMETRY", "0")]);
+                self.env(&[
+                    ("YARN_NODE_LINKER", "node-modules"),
+                    ("YARN_ENABLE_GLOBAL_CACHE", "true"),
+                    ("YARN_GLOBAL_FOLDER", "/tmp/yarn"),
+                    ("YARN_ENABLE_TELEMETRY", "0"),
+                ]);
                 let yarn = format!("npx --yes -p {with} yarn");
-                (format!("{yarn} install --immutable --mode=skip-build"), "npm rebuild", format!("{yarn} workspaces focus --production --all"))
+                (
+                    format!("{yarn} install --immutable --mode=skip-build"),
+                    "npm rebuild",
+                    format!("{yarn} workspaces focus --production --all"),
+                )
             }
         };
         let _ = writeln!(self.out, "RUN {install}");
@@ -296,8 +336,9 @@ impl File<'_> {
 
     fn python(&mut self, tree: &Tree) {
         self.stage("build");
-        let mut env = vec![("PIP_DISABLE_PIP_VERSION_CHECK", "1"), ("PIP_NO_CACHE_DIR", "1"), ("PIP_ROOT_USER_ACTION", "ignore")];
-        let index = self.settings.pypi_index.clone();
+        let mut env =
+            vec![("PIP_DISABLE_PIP_VERSION_CHECK", "1"), ("PIP_NO_CACHE_DIR", "1"), ("PIP_ROOT_USER_ACTION", "ignore")];
+        let index = bare(&self.settings.pypi_index);
         if !index.is_empty() {
             env.push(("PIP_INDEX_URL", &index));
             env.push(("UV_DEFAULT_INDEX", &index));
@@ -323,8 +364,9 @@ impl File<'_> {
         } else {
             self.line("WORKDIR /home/app");
         }
-        let path = format!("{VENV}/bin:/usr/local/bin:/usr/bin:/bin");
-        self.end(&[("PATH", &path), ("VIRTUAL_ENV", VENV), ("PYTHONUNBUFFERED", "1"), ("PYTHONDONTWRITEBYTECODE", "1")]);
+        // its own line: here the base image's own PATH is meant to be expanded
+        let _ = writeln!(self.out, "ENV PATH=\"{VENV}/bin:$PATH\"");
+        self.end(&[("VIRTUAL_ENV", VENV), ("PYTHONUNBUFFERED", "1"), ("PYTHONDONTWRITEBYTECODE", "1")]);
     }
 
     fn install_python(&mut self, tree: &Tree, plan: &Install, pip: &str) {
@@ -384,7 +426,7 @@ impl File<'_> {
     fn go(&mut self, tree: &Tree) {
         self.stage("build");
         let mut env = vec![("CGO_ENABLED", "0"), ("GOCACHE", "/tmp/go-build"), ("GOMODCACHE", "/tmp/go-mod")];
-        let proxy = self.settings.go_proxy.clone();
+        let proxy = self.settings.go_proxy.split(',').map(bare).collect::<Vec<_>>().join(",");
         if !proxy.is_empty() {
             env.push(("GOPROXY", &proxy));
         }
@@ -401,11 +443,7 @@ impl File<'_> {
         let package = compiled::go_package(tree, &self.recipe.manifest).unwrap_or_else(|_| ".".into());
         // without go.sum nothing can be checked: it is made here, once
         let tidy = if sum.is_empty() && !vendored { "go mod tidy && " } else { "" };
-        let _ = writeln!(
-            self.out,
-            "RUN {tidy}go build -trimpath -ldflags='-s -w' -o {PROGRAM} {}",
-            sh(&package)
-        );
+        let _ = writeln!(self.out, "RUN {tidy}go build -trimpath -ldflags='-s -w' -o {PROGRAM} {}", sh(&package));
         self.program();
     }
 
@@ -415,7 +453,7 @@ impl File<'_> {
         self.line("WORKDIR /src");
         let locked = if tree.has("Cargo.lock") { " --locked" } else { "" };
         let mut cargo = "cargo".to_owned();
-        let registry = &self.settings.cargo_registry;
+        let registry = bare(&self.settings.cargo_registry);
         if !registry.is_empty() {
             let replace = sh("source.crates-io.replace-with=\"mirror\"");
             let mirror = sh(&format!("source.mirror.registry=\"{registry}\""));
@@ -429,7 +467,9 @@ impl File<'_> {
             && tree.has("src/main.rs")
             && !tree.has("build.rs")
             && !tree.files.iter().any(|f| f.ends_with("/Cargo.toml"))
-            && tree.text("Cargo.toml").is_some_and(|t| !t.contains("[[") && !t.contains("[lib]") && !t.contains("path"));
+            && tree
+                .text("Cargo.toml")
+                .is_some_and(|t| !t.contains("[[") && !t.contains("[lib]") && !t.contains("path"));
         if plain {
             let _ = writeln!(
                 self.out,
@@ -482,23 +522,31 @@ mod tests {
     fn full() -> BuildSettings {
         BuildSettings {
             base_image: "sigil-base/any:1".into(),
-            npm_registry: "https://npm.example.org/".into(),
+            npm_registry: "https://me:hunter2@npm.example.org/".into(),
             pypi_index: "https://pypi.example.org/simple".into(),
             go_proxy: "https://go.example.org".into(),
             cargo_registry: "sparse+https://crates.example.org/".into(),
             apt_mirror: "http://deb.example.org/debian/".into(),
             extra_ca: true,
-            args: [("VARIANT", "small"), ("http_proxy", "http://user:hunter2@p:1")].map(|(k, v)| (k.into(), v.into())).into(),
+            args: [("VARIANT", "small"), ("http_proxy", "http://user:hunter2@p:1")]
+                .map(|(k, v)| (k.into(), v.into()))
+                .into(),
         }
     }
 
     const TS: &str = r#"{"name":"w","version":"1.0.0","bin":"dist/i.js","scripts":{"build":"tsc"},
         "dependencies":{"@modelcontextprotocol/sdk":"^1"},"devDependencies":{"typescript":"5"}}"#;
-    const PY: &str = "[build-system]\nrequires=['hatchling']\n[project]\nname='w'\nscripts={w='w:main'}\ndependencies=['mcp']\n";
+    const PY: &str =
+        "[build-system]\nrequires=['hatchling']\n[project]\nname='w'\nscripts={w='w:main'}\ndependencies=['mcp']\n";
 
     #[test]
     fn node_tree() {
-        insta::assert_snapshot!(plain(&[("package.json", TS), ("package-lock.json", ""), ("src/i.ts", ""), (".npmrc", "")]));
+        insta::assert_snapshot!(plain(&[
+            ("package.json", TS),
+            ("package-lock.json", ""),
+            ("src/i.ts", ""),
+            (".npmrc", "")
+        ]));
     }
 
     #[test]
@@ -552,7 +600,14 @@ mod tests {
             made(&[("package.json", TS), ("yarn.lock", "")], Origin::Tree, &full()),
             made(&[("package.json", TS)], npm, &full()),
             made(&[("requirements.txt", "mcp\n"), ("server.py", "")], Origin::Tree, &full()),
-            made(&[("pyproject.toml", "[project]\nname='w'\ndependencies=['mcp>=1; python_version > \"3\"']\n"), ("server.py", "")], Origin::Tree, &full()),
+            made(
+                &[
+                    ("pyproject.toml", "[project]\nname='w'\ndependencies=['mcp>=1; python_version > \"3\"']\n"),
+                    ("server.py", ""),
+                ],
+                Origin::Tree,
+                &full(),
+            ),
             made(&[("go.mod", "module w\n"), ("main.go", "")], Origin::Tree, &full()),
             made(&[("Cargo.toml", "[package]\nname='w'\n"), ("src/main.rs", "")], Origin::Tree, &full()),
         ];
@@ -572,6 +627,8 @@ mod tests {
         assert_eq!(sh("a b"), "'a b'");
         assert_eq!(sh("it's"), "'it'\\''s'");
         assert_eq!(sh("$(x)"), "'$(x)'");
+        assert_eq!(bare("https://u:p@h/x@y"), "https://h/x@y");
+        assert_eq!((bare("direct"), bare("https://h")), ("direct".into(), "https://h".into()));
         assert_eq!(value("a\"b$c\\\nd"), "\"a\\\"b\\$c\\\\ d\"");
     }
 

@@ -11,7 +11,14 @@ pub(super) const APP: &str = "/app";
 /// Where npm packages are installed in the image.
 pub(super) const INSTALLED: &str = "/opt/app";
 
-const SDKS: &[&str] = &["@modelcontextprotocol/sdk", "@modelcontextprotocol/server", "fastmcp", "mcp-framework", "@smithery/sdk", "mcp-handler"];
+const SDKS: &[&str] = &[
+    "@modelcontextprotocol/sdk",
+    "@modelcontextprotocol/server",
+    "fastmcp",
+    "mcp-framework",
+    "@smithery/sdk",
+    "mcp-handler",
+];
 /// With one of these a server may speak HTTP: found out by asking.
 const HTTP: &[&str] = &["express", "fastify", "hono", "@hono/node-server", "koa", "next", "@modelcontextprotocol/node"];
 
@@ -27,7 +34,11 @@ impl Package {
         let text = text.trim_start_matches('\u{feff}');
         // YAML's flow style holds JSON, but not what only JavaScript would take; positions are worth it
         if let Err(error) = serde_json::from_str::<serde::de::IgnoredAny>(text) {
-            return Err(RecipeError::Manifest(vec![format!("{file}:{}:{}: no valid JSON: {error}", error.line(), error.column())]));
+            return Err(RecipeError::Manifest(vec![format!(
+                "{file}:{}:{}: no valid JSON: {error}",
+                error.line(),
+                error.column()
+            )]));
         }
         let (root, flaws) = node::yaml(&file, &text.replace('\t', " "));
         if let Some(flaw) = flaws.first() {
@@ -50,9 +61,14 @@ impl Package {
     pub(super) fn needs_tree(&self) -> bool {
         let local = |section: &str| {
             let entries = self.root.get(section).map(Node::entries).unwrap_or_default();
-            entries.iter().any(|e| e.value.as_text().is_some_and(|v| ["file:", "link:", "workspace:", "portal:"].iter().any(|p| v.starts_with(p))))
+            entries.iter().any(|e| {
+                e.value
+                    .as_text()
+                    .is_some_and(|v| ["file:", "link:", "workspace:", "portal:"].iter().any(|p| v.starts_with(p)))
+            })
         };
-        self.root.get("workspaces").is_some() || ["dependencies", "devDependencies", "optionalDependencies"].into_iter().any(local)
+        self.root.get("workspaces").is_some()
+            || ["dependencies", "devDependencies", "optionalDependencies"].into_iter().any(local)
     }
 
     pub(super) fn manager(&self) -> Option<&str> {
@@ -77,7 +93,8 @@ impl Package {
     /// A module that only Smithery's command line turns into a server.
     fn is_smithery(&self) -> bool {
         let builds = self.script("build").is_some_and(|b| b.contains("smithery"));
-        at(&self.root, "module").is_some() && (self.depends("@smithery/sdk", true) || self.depends("@smithery/cli", true) || builds)
+        at(&self.root, "module").is_some()
+            && (self.depends("@smithery/sdk", true) || self.depends("@smithery/cli", true) || builds)
     }
 }
 
@@ -124,7 +141,9 @@ pub(super) fn found(tree: &Tree, origin: &Origin, manifest: &Manifest) -> Result
     }
     if manifest.transport.is_none() {
         match HTTP.iter().find(|h| package.depends(h, false)) {
-            Some(http) => found.why.push(format!("{file}: depends on {http}, so it may speak HTTP: found out by asking")),
+            Some(http) => {
+                found.why.push(format!("{file}: depends on {http}, so it may speak HTTP: found out by asking"))
+            }
             None => found.transport = Some("stdio".to_owned()),
         }
     }
@@ -156,10 +175,14 @@ fn without_package(tree: &Tree, origin: &Origin, manifest: &Manifest) -> Result<
         let entry = match manifest.entrypoint.first() {
             Some(entry) => checked("entrypoint", entry)?,
             None => tree.first(&["index.js", "server.js", "index.mjs"]).ok_or_else(|| {
-                RecipeError::unclear("runtime: node, but there is no package.json", "add one, or 'entrypoint' to mcp.yaml")
+                RecipeError::unclear(
+                    "runtime: node, but there is no package.json",
+                    "add one, or 'entrypoint' to mcp.yaml",
+                )
             })?,
         };
-        found.command = ["node".to_owned(), entry].into_iter().chain(manifest.entrypoint.iter().skip(1).cloned()).collect();
+        found.command =
+            ["node".to_owned(), entry].into_iter().chain(manifest.entrypoint.iter().skip(1).cloned()).collect();
     }
     found.why.push("no package.json: nothing is installed".to_owned());
     Ok(found)
@@ -176,7 +199,13 @@ fn installs(tree: &Tree, package: &Package, found: &mut Found) {
     found.why.push(line);
 }
 
-fn start(tree: &Tree, package: &Package, manifest: &Manifest, file: &str, found: &mut Found) -> Result<(), RecipeError> {
+fn start(
+    tree: &Tree,
+    package: &Package,
+    manifest: &Manifest,
+    file: &str,
+    found: &mut Found,
+) -> Result<(), RecipeError> {
     let build = build_step(tree, package);
     if let Some(build) = &build {
         found.why.push(format!("{file}: built with '{build}'"));
@@ -186,13 +215,16 @@ fn start(tree: &Tree, package: &Package, manifest: &Manifest, file: &str, found:
     }
     if let Some(entry) = manifest.entrypoint.first() {
         let entry = checked("entrypoint", entry)?;
-        found.command = ["node".to_owned(), entry].into_iter().chain(manifest.entrypoint.iter().skip(1).cloned()).collect();
+        found.command =
+            ["node".to_owned(), entry].into_iter().chain(manifest.entrypoint.iter().skip(1).cloned()).collect();
         return Ok(());
     }
     if package.is_smithery() {
         if package.script("build").is_none() {
             return Err(RecipeError::unclear(
-                format!("{file} exports a module that only Smithery's own command line turns into a server, and has no build script"),
+                format!(
+                    "{file} exports a module that only Smithery's own command line turns into a server, and has no build script"
+                ),
                 "add a script \"build\": \"smithery build\" with a version of @smithery/cli that has it, or an mcp.yaml with 'command'",
             ));
         }
@@ -253,7 +285,8 @@ pub(super) fn build_step(tree: &Tree, package: &Package) -> Option<String> {
         return Some("npm run prepare".into());
     }
     let typescript = tree.has("tsconfig.json") && package.depends("typescript", true);
-    let ran_from_source = package.script("start").is_some_and(|s| ["tsx", "ts-node", "bun "].iter().any(|t| s.contains(t)));
+    let ran_from_source =
+        package.script("start").is_some_and(|s| ["tsx", "ts-node", "bun "].iter().any(|t| s.contains(t)));
     (typescript && !ran_from_source).then(|| "npx tsc".to_owned())
 }
 
@@ -278,7 +311,9 @@ pub(super) enum Manager {
 impl Manager {
     pub(super) fn of(tree: &Tree, package: &Package) -> Self {
         let named = package.manager();
-        let version = |of: &str| named.and_then(|m| m.strip_prefix(of)).and_then(|m| m.strip_prefix('@')).filter(|v| is_version(v));
+        let version = |of: &str| {
+            named.and_then(|m| m.strip_prefix(of)).and_then(|m| m.strip_prefix('@')).filter(|v| is_version(v))
+        };
         if tree.has("package-lock.json") || tree.has("npm-shrinkwrap.json") {
             return Self::Npm { locked: true };
         }
@@ -321,7 +356,10 @@ mod tests {
             (r#"{"scripts":{"start":"tsx src/i.ts"}}"#, "npm run --silent start"),
             (r#"{"scripts":{"start":"node a.js && node b.js"}}"#, "npm run --silent start"),
             (r#"{"main":"m.js"}"#, "node m.js"),
-            (r#"{"module":"src/i.ts","scripts":{"build":"smithery build"},"devDependencies":{"@smithery/cli":"^1"}}"#, "node .smithery/index.cjs"),
+            (
+                r#"{"module":"src/i.ts","scripts":{"build":"smithery build"},"devDependencies":{"@smithery/cli":"^1"}}"#,
+                "node .smithery/index.cjs",
+            ),
         ] {
             assert_eq!(command(package), expected, "{package}");
         }
@@ -364,11 +402,17 @@ mod tests {
         assert_eq!(of(&[("package.json", "{}")]), Manager::Npm { locked: false });
         assert_eq!(of(&[("package.json", "{}"), ("package-lock.json", "")]), Manager::Npm { locked: true });
         let pinned = r#"{"packageManager":"pnpm@9.1.0+sha512.abc"}"#;
-        assert_eq!(of(&[("package.json", pinned), ("pnpm-lock.yaml", "")]), Manager::Pnpm { with: "pnpm@9.1.0".into() });
+        assert_eq!(
+            of(&[("package.json", pinned), ("pnpm-lock.yaml", "")]),
+            Manager::Pnpm { with: "pnpm@9.1.0".into() }
+        );
         let evil = r#"{"packageManager":"pnpm@9; curl x"}"#;
         assert_eq!(of(&[("package.json", evil), ("pnpm-lock.yaml", "")]), Manager::Pnpm { with: "pnpm@9".into() });
         assert_eq!(of(&[("package.json", "{}"), ("yarn.lock", "")]), Manager::Yarn { with: "yarn@1.22.22".into() });
         let berry = r#"{"packageManager":"yarn@4.2.1"}"#;
-        assert_eq!(of(&[("package.json", berry), ("yarn.lock", "")]), Manager::Berry { with: "@yarnpkg/cli-dist@4.2.1".into() });
+        assert_eq!(
+            of(&[("package.json", berry), ("yarn.lock", "")]),
+            Manager::Berry { with: "@yarnpkg/cli-dist@4.2.1".into() }
+        );
     }
 }

@@ -9,7 +9,9 @@ use super::{Origin, Recipe};
 /// command, runtime and transport.
 pub fn manifest_yaml(recipe: &Recipe) -> String {
     let m = &recipe.manifest;
-    let mut out = String::from("# Describes this MCP server and how to build and run it. Every key is optional.\n# Recognised:\n");
+    let mut out = String::from(
+        "# Describes this MCP server and how to build and run it. Every key is optional.\n# Recognised:\n",
+    );
     for line in &recipe.why {
         let _ = writeln!(out, "#   {}", line.replace(['\n', '\r'], " "));
     }
@@ -91,7 +93,13 @@ mod tests {
             &[("go.mod", "module example.org/x\n"), ("main.go", "")],
             &[("Cargo.toml", "[package]\nname='r'\n"), ("src/main.rs", "")],
             &[("Dockerfile", "FROM x\nEXPOSE 80\n")],
-            &[("package.json", r#"{"name":"s","main":"i.js"}"#), ("smithery.yaml", "runtime: typescript\nstartCommand: {type: http, configSchema: {type: object, properties: {a: {type: string}}}}\nenv: {A: '1'}\n")],
+            &[
+                ("package.json", r#"{"name":"s","main":"i.js"}"#),
+                (
+                    "smithery.yaml",
+                    "runtime: typescript\nstartCommand: {type: http, configSchema: {type: object, properties: {a: {type: string}}}}\nenv: {A: '1'}\n",
+                ),
+            ],
         ];
         for files in trees {
             let before = recognise(&tree(files), Origin::Tree, None).unwrap();
@@ -99,8 +107,15 @@ mod tests {
             let mut with: Vec<(&str, &str)> = files.iter().copied().filter(|(f, _)| *f != "smithery.yaml").collect();
             with.push(("mcp.yaml", &text));
             let after = recognise(&tree(&with), Origin::Tree, None).unwrap_or_else(|e| panic!("{e}\n{text}"));
-            assert_eq!((&after.command, after.runtime, &after.transport), (&before.command, before.runtime, &before.transport), "{text}");
-            assert_eq!((&after.manifest.name, &after.dockerfile, &after.manifest.config), (&before.manifest.name, &before.dockerfile, &before.manifest.config));
+            assert_eq!(
+                (&after.command, after.runtime, &after.transport),
+                (&before.command, before.runtime, &before.transport),
+                "{text}"
+            );
+            assert_eq!(
+                (&after.manifest.name, &after.dockerfile, &after.manifest.config),
+                (&before.manifest.name, &before.dockerfile, &before.manifest.config)
+            );
             assert_eq!((&after.manifest.env, &after.manifest.description.is_some()), (&before.manifest.env, &true));
         }
     }

@@ -13,6 +13,26 @@ pub(super) const VENV: &str = "/opt/venv";
 
 const SDKS: &[&str] = &["mcp", "fastmcp", "smithery", "mcp-server", "arcade-mcp-server"];
 
+/// With one of these a server may speak HTTP: found out by asking.
+const HTTP: &[&str] = &["uvicorn", "starlette", "fastapi", "flask", "aiohttp", "hypercorn", "gunicorn", "smithery"];
+/// Programs that lie in the root of small trees; recognition reads them.
+pub(super) const USUAL: &[&str] = &["server.py", "main.py", "app.py"];
+
+/// `stdio` unless something hints at HTTP. In a tree only its own files can tell: without them, it is asked.
+fn transport(tree: &Tree, dependencies: &[String], in_tree: bool, why: &mut Vec<String>) -> Option<String> {
+    if let Some(http) = HTTP.iter().find(|h| dependencies.iter().any(|d| normal(d) == **h)) {
+        why.push(format!("depends on {http}, so it may speak HTTP: found out by asking"));
+        return None;
+    }
+    if !in_tree {
+        return Some("stdio".to_owned());
+    }
+    let programs: Vec<String> = USUAL.iter().filter_map(|f| tree.text(f)).collect();
+    let http =
+        programs.iter().any(|t| ["streamable", "\"sse\"", "'sse'", "\"http\"", "'http'"].iter().any(|w| t.contains(w)));
+    (!programs.is_empty() && !http).then(|| "stdio".to_owned())
+}
+
 /// How the project's dependencies are installed.
 #[derive(Debug, PartialEq)]
 pub(super) enum Install {
@@ -37,7 +57,9 @@ impl Project {
     pub(super) fn read(tree: &Tree, origin: &Origin) -> Result<Self, RecipeError> {
         let within = |name: &str| match origin {
             // the archive of a source distribution has one folder at its root
-            Origin::Pypi { .. } => tree.files.iter().find(|f| f.ends_with(&format!("/{name}")) && f.matches('/').count() == 1).cloned(),
+            Origin::Pypi { .. } => {
+                tree.files.iter().find(|f| f.ends_with(&format!("/{name}")) && f.matches('/').count() == 1).cloned()
+            }
             _ => None,
         };
         let file = tree.first(&["pyproject.toml"]).or_else(|| within("pyproject.toml"));
@@ -140,11 +162,15 @@ pub(super) fn found(tree: &Tree, origin: &Origin, manifest: &Manifest) -> Result
     };
     let mut dependencies = project.dependencies();
     if let Some(text) = tree.text("requirements.txt") {
-        dependencies.extend(text.lines().map(str::trim).filter(|l| !l.starts_with(['#', '-']) && !l.is_empty()).map(str::to_owned));
+        dependencies.extend(
+            text.lines().map(str::trim).filter(|l| !l.starts_with(['#', '-']) && !l.is_empty()).map(str::to_owned),
+        );
     }
     let setup = tree.text("setup.py").unwrap_or_default();
     let sdk = SDKS.iter().find(|s| {
-        dependencies.iter().any(|d| normal(d) == **s) || setup.contains(&format!("\"{s}")) || setup.contains(&format!("'{s}"))
+        dependencies.iter().any(|d| normal(d) == **s)
+            || setup.contains(&format!("\"{s}"))
+            || setup.contains(&format!("'{s}"))
     });
     let label = found.name.clone().unwrap_or_else(|| "a project without a name".to_owned());
     match sdk {
@@ -161,9 +187,14 @@ pub(super) fn found(tree: &Tree, origin: &Origin, manifest: &Manifest) -> Result
         }
         Install::Project { .. } => "no lock file: pip chooses versions when it is built".to_owned(),
         Install::Requirements => "requirements.txt: installed with pip".to_owned(),
-        Install::Listed(_) => "pyproject.toml: its dependencies are installed, the server runs from its files".to_owned(),
+        Install::Listed(_) => {
+            "pyproject.toml: its dependencies are installed, the server runs from its files".to_owned()
+        }
         Install::Nothing => "no dependencies to install".to_owned(),
     });
+    if manifest.transport.is_none() {
+        found.transport = transport(tree, &dependencies, true, &mut found.why);
+    }
     if !manifest.command.is_empty() {
         return Ok(found);
     }
@@ -191,7 +222,9 @@ fn start(
     let scripts = project.scripts();
     if project.text("tool.smithery.server").is_some() {
         // Smithery's own runner is a dependency of such projects and their script
-        return match scripts.iter().find(|(name, call)| *name == "start" || call.starts_with("smithery.") && *name != "dev" && *name != "playground") {
+        return match scripts.iter().find(|(name, call)| {
+            *name == "start" || call.starts_with("smithery.") && *name != "dev" && *name != "playground"
+        }) {
             Some((name, call)) => {
                 why.push(format!("{file}: [tool.smithery], started with its script '{name}' ({call})"));
                 Ok(vec![format!("{VENV}/bin/{name}")])
@@ -259,7 +292,11 @@ fn distribution(
     let metadata = ends(".dist-info/METADATA").and_then(|f| tree.text(&f)).unwrap_or_default();
     let header = |key: &str| {
         let lines = metadata.lines().take_while(|l| !l.is_empty());
-        lines.filter_map(|l| l.split_once(": ")).filter(|(k, _)| *k == key).map(|(_, v)| v.trim().to_owned()).collect::<Vec<_>>()
+        lines
+            .filter_map(|l| l.split_once(": "))
+            .filter(|(k, _)| *k == key)
+            .map(|(_, v)| v.trim().to_owned())
+            .collect::<Vec<_>>()
     };
     found.description = header("Summary").into_iter().next();
     let project = Project::read(tree, origin)?;
@@ -268,6 +305,11 @@ fn distribution(
     match SDKS.iter().find(|s| dependencies.iter().any(|d| normal(d) == **s)) {
         Some(sdk) => found.why.push(format!("PyPI: {name} {version}, Python with {sdk}")),
         None => found.why.push(format!("PyPI: {name} {version}, Python; no MCP SDK found in dependencies")),
+    }
+    if manifest.transport.is_none() {
+        // 'extra == "http"' is no dependency of everybody
+        dependencies.retain(|d| !d.contains("extra =="));
+        found.transport = transport(tree, &dependencies, false, &mut found.why);
     }
     if !manifest.command.is_empty() {
         return Ok(found);
@@ -335,9 +377,16 @@ mod tests {
         let bare = "[project]\nname = \"a-b\"\n";
         assert_eq!(command(&[("pyproject.toml", bare), ("src/a_b/__main__.py", "")]), "/opt/venv/bin/python -m a_b");
         assert_eq!(command(&[("requirements.txt", "fastmcp\n"), ("server.py", "")]), "/opt/venv/bin/python server.py");
-        assert_eq!(command(&[("setup.py", ""), ("mcp.yaml", "entrypoint: a/b.py -v\n")]), "/opt/venv/bin/python a/b.py -v");
+        assert_eq!(
+            command(&[("setup.py", ""), ("mcp.yaml", "entrypoint: a/b.py -v\n")]),
+            "/opt/venv/bin/python a/b.py -v"
+        );
         assert_eq!(command(&[("setup.py", ""), ("mcp.yaml", "entrypoint: a.b\n")]), "/opt/venv/bin/python -m a.b");
         assert_eq!(command(&[("setup.py", ""), ("mcp.yaml", "command: uv run srv --x\n")]), "srv --x");
+        let of = |body: &str| recipe(&[("requirements.txt", "mcp\n"), ("server.py", body)]).transport;
+        assert_eq!(of("FastMCP('x').run()"), Some("stdio".into()));
+        assert_eq!(of("run(transport='streamable-http')"), None);
+        assert_eq!(recipe(&[("requirements.txt", "mcp\nuvicorn\n"), ("server.py", "")]).transport, None);
         let smithery = "[project]\nname='s'\nscripts={dev='smithery.cli.dev:main', start='smithery.cli.start:main'}\n[tool.smithery]\nserver='s.server:create_server'\n";
         assert_eq!(command(&[("pyproject.toml", smithery)]), "/opt/venv/bin/start");
     }
@@ -347,7 +396,10 @@ mod tests {
         for (files, part) in [
             (&[("pyproject.toml", "[project]\nname = \"x\"\n")][..], "does not say how to start"),
             (&[("pyproject.toml", "[project]\nname='x'\nscripts = {a='a:a', b='b:b'}\n")], "several programs: a, b"),
-            (&[("pyproject.toml", "[project]\nname='x'\n[tool.smithery]\nserver='s:c'\n")], "only Smithery's own runner"),
+            (
+                &[("pyproject.toml", "[project]\nname='x'\n[tool.smithery]\nserver='s:c'\n")],
+                "only Smithery's own runner",
+            ),
             (&[("pyproject.toml", "[project\n")], "pyproject.toml:1:"),
         ] {
             let error = recognise(&tree(files), Origin::Tree, None).unwrap_err();
@@ -362,14 +414,23 @@ mod tests {
         };
         let wheel = [
             ("mcp_server_time/__main__.py", ""),
-            ("mcp_server_time-1.dist-info/METADATA", "Name: x\nSummary: Tells the time\nRequires-Dist: mcp>=1.0\n\nRequires-Dist: no\n"),
-            ("mcp_server_time-1.dist-info/entry_points.txt", "[gui_scripts]\ng = g:g\n[console_scripts]\nmcp-server-time = mcp_server_time:main\n"),
+            (
+                "mcp_server_time-1.dist-info/METADATA",
+                "Name: x\nSummary: Tells the time\nRequires-Dist: mcp>=1.0\n\nRequires-Dist: no\n",
+            ),
+            (
+                "mcp_server_time-1.dist-info/entry_points.txt",
+                "[gui_scripts]\ng = g:g\n[console_scripts]\nmcp-server-time = mcp_server_time:main\n",
+            ),
         ];
         let r = pypi("mcp-server-time", &wheel).unwrap();
         assert_eq!(r.command, ["/opt/venv/bin/mcp-server-time"]);
         assert_eq!(r.manifest.description.as_deref(), Some("Tells the time"));
         assert!(r.why[0].contains("Python with mcp"));
-        assert_eq!(pypi("mcp-server-time", &wheel[..2]).unwrap().command, ["/opt/venv/bin/python", "-m", "mcp_server_time"]);
+        assert_eq!(
+            pypi("mcp-server-time", &wheel[..2]).unwrap().command,
+            ["/opt/venv/bin/python", "-m", "mcp_server_time"]
+        );
         let sdist = [("x-1/pyproject.toml", "[project]\nname='x'\nscripts={x='x:m'}\n")];
         assert_eq!(pypi("x", &sdist).unwrap().command, ["/opt/venv/bin/x"]);
         let two = [("x-1.dist-info/entry_points.txt", "[console_scripts]\na = a:a\nb = b:b\n")];

@@ -1,5 +1,7 @@
 //! What else comes in with the source: install scripts, and versions that nobody fixed.
 
+use std::collections::BTreeSet;
+
 use serde_json::Value;
 
 use super::{File, Findings, Rule, Severity, line_at};
@@ -39,15 +41,16 @@ pub(super) fn check_file(file: &File<'_>, findings: &mut Findings) {
 }
 
 pub(super) fn check_tree(files: &[File<'_>], paths: &[&str], findings: &mut Findings) {
+    let paths: BTreeSet<&str> = paths.iter().copied().collect();
     // a lock file counts in the manifest's own folder and in those above it (workspaces)
     let locked = |manifest: &str, names: &[&str]| {
         let mut folder = manifest.rsplit_once('/').map_or("", |(folder, _)| folder);
         loop {
             let here = |name: &&str| {
                 let path = if folder.is_empty() { (*name).to_owned() } else { format!("{folder}/{name}") };
-                paths.contains(&path.as_str())
+                paths.contains(path.as_str())
             };
-            if names.iter().any(|name| here(name)) {
+            if names.iter().any(here) {
                 return true;
             }
             match folder.rsplit_once('/') {

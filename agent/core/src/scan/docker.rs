@@ -79,11 +79,9 @@ pub(super) fn check(file: &File<'_>, findings: &mut Findings) {
                 user = None;
             }
             "USER" => user = Some((instruction.at, rest.trim().to_owned())),
-            "RUN" => {
-                if PIPE.as_ref().is_some_and(|p| p.is_match(rest)) {
-                    let message = "a script is fetched and run unseen".to_owned();
-                    findings.add(&PIPE_TO_SHELL, file, instruction.at, message, line_at(file.text, instruction.at));
-                }
+            "RUN" if PIPE.as_ref().is_some_and(|p| p.is_match(rest)) => {
+                let message = "a script is fetched and run unseen".to_owned();
+                findings.add(&PIPE_TO_SHELL, file, instruction.at, message, line_at(file.text, instruction.at));
             }
             _ => {}
         }

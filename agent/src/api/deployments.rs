@@ -1,0 +1,114 @@
+//! `Deployments`: the table, watched, and one of them in full.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use futures::stream::BoxStream;
+use sigil_core::model::{Deployment, Name};
+use sigil_protocol::v1;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tonic::{Request, Response, Status};
+
+use super::board::{Board, Table};
+use super::{convert, status};
+use crate::gateway::Gateway;
+use crate::operate::Operate;
+use crate::reconcile::Reconcile;
+use crate::store::Store;
+
+pub(super) struct DeploymentsService {
+    pub store: Store,
+    pub operate: Operate,
+    pub reconcile: Reconcile,
+    pub gateway: Gateway,
+    pub gateway_url: String,
+    pub board: Board,
+    pub stop: CancellationToken,
+}
+
+/// A deployment by name, or the status that says there is none.
+pub(super) fn find(store: &Store, name: &str) -> Result<Arc<Deployment>, Status> {
+    let parsed: Option<Name> = name.parse().ok();
+    parsed.and_then(|name| store.by_name(&name)).ok_or_else(|| status::no_deployment(name))
+}
+
+struct Watcher {
+    table: watch::Receiver<Arc<Table>>,
+    epoch: Arc<str>,
+    pending: VecDeque<v1::WatchEvent>,
+    /// Where the watcher is once `pending` is sent.
+    at: u64,
+    stop: CancellationToken,
+}
+
+impl Watcher {
+    async fn next(&mut self) -> Option<Result<v1::WatchEvent, Status>> {
+        loop {
+            if let Some(message) = self.pending.pop_front() {
+                return Some(Ok(message));
+            }
+            // what happened while the last messages were under way comes as one delta
+            tokio::select! {
+                changed = self.table.changed() => if changed.is_err() { return Some(Err(status::stopping())) },
+                () = self.stop.cancelled() => return Some(Err(status::stopping())),
+            }
+            let table = self.table.borrow_and_update().clone();
+            if table.revision() != self.at {
+                self.pending = table.messages(&self.epoch, Some(self.at)).into();
+                self.at = table.revision();
+            }
+        }
+    }
+}
+
+#[tonic::async_trait]
+impl v1::deployments_server::Deployments for DeploymentsService {
+    type WatchStream = BoxStream<'static, Result<v1::WatchEvent, Status>>;
+
+    async fn watch(&self, request: Request<v1::WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
+        let asked = request.into_inner();
+        let mut table = self.board.subscribe();
+        let current = table.borrow_and_update().clone();
+        // a revision means something under the epoch that gave it only
+        let from = (*asked.epoch == *self.board.epoch).then_some(asked.revision);
+        let watcher = Watcher {
+            pending: current.messages(&self.board.epoch, from).into(),
+            at: current.revision(),
+            epoch: self.board.epoch.clone(),
+            table,
+            stop: self.stop.clone(),
+        };
+        let events = futures::stream::unfold(Some(watcher), |watcher| async {
+            let mut watcher = watcher?;
+            let event = watcher.next().await?;
+            let rest = event.is_ok().then_some(watcher);
+            Some((event, rest))
+        });
+        Ok(Response::new(Box::pin(events)))
+    }
+
+    async fn get(&self, request: Request<v1::NameRequest>) -> Result<Response<v1::DeploymentDetail>, Status> {
+        let d = find(&self.store, &request.into_inner().name)?;
+        let observed = self.reconcile.status(d.id);
+        let last = self.operate.list(Some(d.name.as_str()), 1).into_iter().next();
+        let busy = last.as_ref().is_some_and(|op| op.kind == "deploy" && op.ended_at.is_none());
+        let row = convert::deployment(&d, observed.as_deref(), self.gateway.load(d.id), &self.gateway_url, busy);
+        let serving = observed.as_ref().and_then(|s| s.serving).or(d.serving);
+        Ok(Response::new(v1::DeploymentDetail {
+            deployment: Some(row),
+            conditions: observed.iter().flat_map(|s| &s.conditions).map(convert::condition).collect(),
+            replicas: observed
+                .iter()
+                .flat_map(|s| &s.replicas)
+                .map(|r| convert::replica(r, self.gateway.sessions(r.instance)))
+                .collect(),
+            releases: d.releases.iter().map(|r| convert::release(r, serving == Some(r.number))).collect(),
+            last_operation: last.map(|op| convert::operation(&op)),
+            plan: observed.as_ref().map(|s| s.plan.join("\n")).unwrap_or_default(),
+            generation: d.generation,
+            reason: d.reason.clone(),
+            last_output: observed.as_ref().map(|s| s.last_output.clone()).unwrap_or_default(),
+        }))
+    }
+}

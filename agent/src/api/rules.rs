@@ -1,0 +1,220 @@
+//! Who may call what: one table, one place that asks it. An RPC without a rule is refused, and a test fails.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use http::{Request, Response};
+use tonic::body::Body;
+use tower::{Layer, Service};
+
+use super::status;
+use crate::access::{Access, Peer, Principal, Role};
+
+/// Longest time from a request's first header to its answer's, streams that the client feeds exempt.
+const CALL_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// What an RPC asks of its caller.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Rule {
+    /// `/package.Service/Method`
+    pub path: &'static str,
+    /// The least role.
+    pub role: Role,
+    /// The client sends a stream: its length is its own affair (it has limits of its own).
+    pub feeds: bool,
+}
+
+const fn rule(path: &'static str, role: Role) -> Rule {
+    Rule { path, role, feeds: false }
+}
+
+const fn fed(path: &'static str, role: Role) -> Rule {
+    Rule { path, role, feeds: true }
+}
+
+/// Every RPC of the contract. Calling a tool may change things, so `Session` is no reading.
+pub(super) const RULES: &[Rule] = &[
+    rule("/sigil.v1.Agent/Info", Role::Reader),
+    fed("/sigil.v1.Sources/Upload", Role::Admin),
+    rule("/sigil.v1.Operations/Start", Role::Admin),
+    rule("/sigil.v1.Operations/Get", Role::Reader),
+    rule("/sigil.v1.Operations/List", Role::Reader),
+    rule("/sigil.v1.Operations/Follow", Role::Reader),
+    rule("/sigil.v1.Operations/Cancel", Role::Admin),
+    rule("/sigil.v1.Deployments/Watch", Role::Reader),
+    rule("/sigil.v1.Deployments/Get", Role::Reader),
+    rule("/sigil.v1.Logs/Tail", Role::Reader),
+    fed("/sigil.v1.Mcp/Session", Role::Admin),
+    rule("/sigil.v1.Secrets/Set", Role::Admin),
+    rule("/sigil.v1.Secrets/List", Role::Reader),
+    rule("/sigil.v1.Secrets/Remove", Role::Admin),
+];
+
+/// Puts [`Guarded`] around the services.
+#[derive(Clone, Debug)]
+pub(super) struct Guard {
+    access: Access,
+}
+
+impl Guard {
+    pub fn new(access: Access) -> Self {
+        Self { access }
+    }
+
+    /// Who calls, when that one may call this.
+    fn admit(&self, request: &Request<Body>) -> Result<(Principal, &'static Rule), tonic::Status> {
+        let path = request.uri().path();
+        let Some(rule) = RULES.iter().find(|r| r.path == path) else {
+            return Err(tonic::Status::unimplemented("this agent has no such call; it may be older than the console"));
+        };
+        let Some(peer) = request.extensions().get::<Peer>() else {
+            return Err(tonic::Status::internal("a connection without a peer"));
+        };
+        let bearer = request
+            .headers()
+            .get(http::header::AUTHORIZATION)
+            .and_then(|v| v.to_str().ok())
+            .and_then(|v| v.split_once(' '))
+            .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"))
+            .map(|(_, token)| token.trim());
+        let principal = self.access.principal(peer, bearer).map_err(|e| {
+            tracing::info!(?peer, path, why = %e, "call refused");
+            status::access(&e)
+        })?;
+        if principal.role < rule.role {
+            tracing::info!(who = principal.who, path, "call refused: reader");
+            return Err(status::refuse(
+                "FORBIDDEN",
+                format!("{} may only read", principal.who),
+                "ask an admin of this agent, or use a token of role admin",
+                status::FORBIDDEN,
+            ));
+        }
+        Ok((principal, rule))
+    }
+}
+
+impl<S> Layer<S> for Guard {
+    type Service = Guarded<S>;
+    fn layer(&self, inner: S) -> Guarded<S> {
+        Guarded { guard: self.clone(), inner }
+    }
+}
+
+/// Services behind the table.
+#[derive(Clone, Debug)]
+pub(super) struct Guarded<S> {
+    guard: Guard,
+    inner: S,
+}
+
+impl<S> Service<Request<Body>> for Guarded<S>
+where
+    S: Service<Request<Body>, Response = Response<Body>>,
+    S::Future: Send + 'static,
+{
+    type Response = Response<Body>;
+    type Error = S::Error;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, S::Error>> + Send>>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, mut request: Request<Body>) -> Self::Future {
+        match self.guard.admit(&request) {
+            Err(refusal) => Box::pin(async move { Ok(refusal.into_http()) }),
+            Ok((principal, rule)) => {
+                // the token has done its work: nothing behind here needs it, or could log it
+                request.headers_mut().remove(http::header::AUTHORIZATION);
+                request.extensions_mut().insert(principal);
+                let answer = self.inner.call(request);
+                if rule.feeds {
+                    return Box::pin(answer);
+                }
+                Box::pin(async move {
+                    tokio::time::timeout(CALL_TIMEOUT, answer).await.unwrap_or_else(|_| {
+                        let late = status::refuse("TIMEOUT", "the call took longer than 30 s", "try again", 7);
+                        Ok(late.into_http())
+                    })
+                })
+            }
+        }
+    }
+}
+
+/// Who calls, as the guard found.
+pub(super) fn caller<T>(request: &tonic::Request<T>) -> Result<Principal, tonic::Status> {
+    request.extensions().get().cloned().ok_or_else(|| tonic::Status::internal("a call that nobody admitted"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+    use std::convert::Infallible;
+
+    use prost::Message;
+    use prost_types::FileDescriptorSet;
+
+    #[test]
+    fn every_rpc_has_one_rule_and_every_rule_an_rpc() {
+        let set = FileDescriptorSet::decode(sigil_protocol::DESCRIPTORS).unwrap();
+        let mut rpcs = BTreeSet::new();
+        for file in &set.file {
+            for service in &file.service {
+                for method in &service.method {
+                    let path = format!("/{}.{}/{}", file.package(), service.name(), method.name());
+                    let rule = RULES.iter().find(|r| r.path == path).unwrap_or_else(|| panic!("{path} has no rule"));
+                    assert_eq!(rule.feeds, method.client_streaming(), "{path}");
+                    rpcs.insert(path);
+                }
+            }
+        }
+        assert_eq!(RULES.iter().map(|r| r.path.to_owned()).collect::<BTreeSet<_>>(), rpcs);
+        assert_eq!(RULES.len(), rpcs.len(), "a rule is there twice");
+    }
+
+    async fn ask(access: &Access, path: &str, peer: Option<Peer>, token: Option<&str>) -> (i32, Option<Principal>) {
+        let seen = std::sync::Arc::new(std::sync::Mutex::new(None));
+        let noted = seen.clone();
+        let inner = tower::service_fn(move |r: Request<Body>| {
+            assert!(!r.headers().contains_key(http::header::AUTHORIZATION));
+            *noted.lock().unwrap() = r.extensions().get::<Principal>().cloned();
+            std::future::ready(Ok::<_, Infallible>(Response::new(Body::default())))
+        });
+        let mut request = Request::builder().uri(format!("http://agent{path}"));
+        if let Some(token) = token {
+            request = request.header("authorization", format!("Bearer {token}"));
+        }
+        let mut request = request.body(Body::default()).unwrap();
+        if let Some(peer) = peer {
+            request.extensions_mut().insert(peer);
+        }
+        let answer = Guard::new(access.clone()).layer(inner).call(request).await.unwrap();
+        let code = answer.headers().get("grpc-status").map_or(0, |v| v.to_str().unwrap().parse().unwrap());
+        let seen = seen.lock().unwrap().take();
+        (code, seen)
+    }
+
+    #[tokio::test]
+    async fn readers_read_and_strangers_do_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let access = Access::new(dir.path());
+        let (token, _) = crate::access::create_token(dir.path(), "r", Role::Reader, None).unwrap();
+        let tls = || Some(Peer::Tls { address: "192.0.2.1:1".parse().unwrap() });
+        let token = Some(crate::access::reveal(&token));
+        for rule in RULES {
+            let (code, seen) = ask(&access, rule.path, tls(), token).await;
+            let may = rule.role == Role::Reader;
+            assert_eq!((code, seen.is_some()), if may { (0, true) } else { (7, false) }, "{}", rule.path);
+            assert_eq!(ask(&access, rule.path, tls(), None).await, (16, None));
+            assert_eq!(ask(&access, rule.path, None, token).await, (13, None));
+        }
+        assert_eq!(ask(&access, "/sigil.v1.Agent/Other", tls(), token).await, (12, None));
+        let root = Some(Peer::Unix { uid: 0, group_socket: false });
+        assert_eq!(ask(&access, "/sigil.v1.Secrets/Set", root, None).await.1.unwrap().who, "root");
+    }
+}

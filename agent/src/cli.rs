@@ -1,0 +1,274 @@
+//! The daemon's own command line (`cli.md`): `run`, `init`, `token`, `config`, `version`.
+
+use std::io::IsTerminal;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::{Parser, Subcommand};
+use sigil_agent::access;
+use sigil_agent::api::ApiError;
+use sigil_agent::app::App;
+use sigil_agent::gateway::GatewayError;
+use sigil_agent::store::StoreError;
+use sigil_config::agent::{self, Loaded, Override};
+use sigil_config::reload;
+use tokio_util::sync::CancellationToken;
+
+/// From the first signal to the end.
+const STOP_LIMIT: Duration = Duration::from_secs(10);
+
+/// Hosts MCP servers on this machine.
+#[derive(Parser, Debug)]
+#[command(name = "sigil-agent", version, about, after_help = "Example: sigil-agent run --data-dir /srv/sigil")]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand, Debug)]
+enum Command {
+    /// Runs in the foreground until SIGTERM or SIGINT; containers stay up.
+    #[command(after_help = "Example: sigil-agent run --config /etc/sigil/agent.toml")]
+    Run(Places),
+    /// Writes an annotated configuration with all defaults.
+    #[command(after_help = "Example: sigil-agent init --config /etc/sigil/agent.toml")]
+    Init(Places),
+    /// Makes, lists and revokes tokens for consoles that come over TLS.
+    #[command(after_help = "Example: sigil-agent token create laptop --role admin")]
+    Token {
+        #[command(flatten)]
+        places: Places,
+        #[command(subcommand)]
+        what: Token,
+    },
+    /// Checks or shows the configuration.
+    #[command(after_help = "Example: sigil-agent config check --config ./agent.toml")]
+    Config {
+        #[command(flatten)]
+        places: Places,
+        #[command(subcommand)]
+        what: Config,
+    },
+    /// Prints the version.
+    #[command(after_help = "Example: sigil-agent version")]
+    Version,
+}
+
+#[derive(clap::Args, Debug, Clone)]
+struct Places {
+    /// Configuration file (default: /etc/sigil/agent.toml as root, else $XDG_CONFIG_HOME/sigil/agent.toml).
+    #[arg(long, global = true, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Where state lives (default: /var/lib/sigil as root, else $XDG_STATE_HOME/sigil).
+    #[arg(long, global = true, value_name = "DIR")]
+    data_dir: Option<PathBuf>,
+}
+
+#[derive(Subcommand, Debug)]
+enum Token {
+    /// Makes one and prints it once.
+    Create {
+        /// What it is called in lists.
+        label: String,
+        /// admin or reader
+        #[arg(long, default_value = "admin")]
+        role: String,
+        /// Days until it expires; 0 means never.
+        #[arg(long, default_value_t = 90)]
+        days: u32,
+    },
+    /// Lists labels, roles, expiry and last use; never tokens.
+    Ls,
+    /// Takes one back.
+    Revoke {
+        /// Its label.
+        label: String,
+    },
+}
+
+#[derive(Subcommand, Debug)]
+enum Config {
+    /// Names every flaw with file, line and column; exit code 2 when there is one.
+    Check,
+    /// Prints the configuration in force: defaults, file and environment together.
+    Show,
+}
+
+/// Carries out a command line.
+pub fn main(cli: Cli) -> ExitCode {
+    let result = match cli.command {
+        Command::Run(places) => run(&places),
+        Command::Init(places) => init(&places),
+        Command::Token { places, what } => token(&places, what),
+        Command::Config { places, what } => config(&places, &what),
+        Command::Version => {
+            println!("sigil-agent {}", env!("CARGO_PKG_VERSION"));
+            Ok(ExitCode::SUCCESS)
+        }
+    };
+    result.unwrap_or_else(|error| {
+        eprintln!("error: {error:#}");
+        if let Some(hint) = hint(&error) {
+            eprintln!("hint: {hint}");
+        }
+        ExitCode::FAILURE
+    })
+}
+
+fn hint(error: &anyhow::Error) -> Option<&'static str> {
+    if let Some(StoreError::Locked(_)) = error.downcast_ref::<StoreError>() {
+        return Some("stop that agent, or give this one another --data-dir");
+    }
+    if let Some(error) = error.downcast_ref::<ApiError>() {
+        return Some(error.hint());
+    }
+    if let Some(GatewayError::Listen(..)) = error.downcast_ref::<GatewayError>() {
+        return Some("set [gateway] listen (or SIGIL_GATEWAY_LISTEN) to a free address");
+    }
+    None
+}
+
+fn flags(places: &Places) -> Vec<Override> {
+    places.data_dir.iter().map(|dir| Override::new("--data-dir", "data_dir", dir.display().to_string())).collect()
+}
+
+fn load(places: &Places) -> Result<Loaded, agent::ConfigErrors> {
+    let file = agent::find(places.config.clone());
+    agent::load(file.as_deref(), std::env::vars(), &flags(places))
+}
+
+fn run(places: &Places) -> anyhow::Result<ExitCode> {
+    let loaded = match load(places) {
+        Ok(loaded) => loaded,
+        Err(errors) => {
+            eprint!("{}", agent::check_text(&Err(errors)));
+            return Ok(ExitCode::from(2));
+        }
+    };
+    logging(&loaded.config.logs)?;
+    for warning in &loaded.warnings {
+        tracing::warn!("{warning}");
+    }
+    // the process-wide provider for everything that speaks TLS
+    if rustls::crypto::ring::default_provider().install_default().is_err() {
+        tracing::debug!("a TLS provider was there already");
+    }
+    let data_dir = agent::data_dir(&loaded.config);
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    runtime.block_on(serve(&loaded, &data_dir, flags(places)))?;
+    // a blocking read that nobody waits for must not hold up the exit
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn serve(loaded: &Loaded, data_dir: &std::path::Path, flags: Vec<Override>) -> anyhow::Result<()> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let (mut term, mut int, mut hup) =
+        (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?, signal(SignalKind::hangup())?);
+    let stop = CancellationToken::new();
+    let reload = reload::watch(loaded, std::env::vars(), flags, stop.clone());
+    let app = App::start(data_dir, &reload).await?;
+    tracing::info!(data_dir = %data_dir.display(), gateway = %app.gateway(), sockets = ?app.api().sockets(), "ready");
+    if let Some((address, fingerprint)) = app.api().tls() {
+        tracing::info!(%address, fingerprint, "gRPC over TLS");
+    }
+    // told only where a service manager asks to be told
+    if let Err(error) = sd_notify::notify(&[sd_notify::NotifyState::Ready]) {
+        tracing::debug!(%error, "no service manager");
+    }
+    loop {
+        tokio::select! {
+            _ = term.recv() => break,
+            _ = int.recv() => break,
+            _ = hup.recv() => reload.again(),
+        }
+    }
+    tracing::info!("stopping; containers stay up; a second signal ends it at once");
+    stop.cancel();
+    tokio::select! {
+        () = app.stop(STOP_LIMIT) => {}
+        _ = term.recv() => tracing::warn!("ended at once"),
+        _ = int.recv() => tracing::warn!("ended at once"),
+    }
+    Ok(())
+}
+
+fn logging(config: &sigil_config::agent::LogsConfig) -> anyhow::Result<()> {
+    let filter = tracing_subscriber::EnvFilter::try_new(&config.level)?;
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    if config.format == "json" {
+        builder.json().init();
+    } else {
+        builder.with_ansi(std::io::stderr().is_terminal()).init();
+    }
+    Ok(())
+}
+
+fn init(places: &Places) -> anyhow::Result<ExitCode> {
+    let path = places.config.clone().unwrap_or_else(agent::default_path);
+    if path.exists() {
+        eprintln!("error: {} is there already", path.display());
+        eprintln!("hint: `sigil-agent config check` says whether it is right");
+        return Ok(ExitCode::from(2));
+    }
+    if let Some(dir) = path.parent() {
+        std::fs::create_dir_all(dir)?;
+    }
+    std::fs::write(&path, agent::SAMPLE)?;
+    println!("{}", path.display());
+    Ok(ExitCode::SUCCESS)
+}
+
+fn token(places: &Places, what: Token) -> anyhow::Result<ExitCode> {
+    let loaded = match load(places) {
+        Ok(loaded) => loaded,
+        Err(errors) => {
+            eprint!("{}", agent::check_text(&Err(errors)));
+            return Ok(ExitCode::from(2));
+        }
+    };
+    let data_dir = agent::data_dir(&loaded.config);
+    match what {
+        Token::Create { label, role, days } => {
+            let role = match role.as_str() {
+                "admin" => access::Role::Admin,
+                "reader" => access::Role::Reader,
+                other => {
+                    eprintln!("error: '{other}' is not a role");
+                    eprintln!("hint: admin or reader");
+                    return Ok(ExitCode::from(2));
+                }
+            };
+            let expires = match days {
+                0 => None,
+                days => Some(jiff::Timestamp::now() + jiff::SignedDuration::from_hours(24 * i64::from(days))),
+            };
+            let (token, info) = access::create_token(&data_dir, &label, role, expires)?;
+            println!("{}", access::reveal(&token));
+            eprintln!("'{}' is shown this once; give it to the console as SIGIL_TOKEN", info.label);
+        }
+        Token::Ls => {
+            for token in access::list_tokens(&data_dir)? {
+                let expires = token.expires_at.map_or_else(|| "never".to_owned(), |t| t.to_string());
+                let used = token.last_used_at.map_or_else(|| "never".to_owned(), |t| t.to_string());
+                println!("{}\t{}\t{}\texpires {expires}\tlast used {used}", token.id, token.label, token.role.as_str());
+            }
+        }
+        Token::Revoke { label } => {
+            let gone = access::revoke_token(&data_dir, &label)?;
+            println!("{} revoked", gone.label);
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn config(places: &Places, what: &Config) -> anyhow::Result<ExitCode> {
+    let result = load(places);
+    match (what, &result) {
+        (Config::Show, Ok(loaded)) => print!("{}", agent::show(loaded)),
+        _ => print!("{}", agent::check_text(&result)),
+    }
+    Ok(if result.is_ok() { ExitCode::SUCCESS } else { ExitCode::from(2) })
+}

@@ -1,0 +1,243 @@
+//! Bodies of answers: whole, passed on as they arrive, or written as server-sent events.
+
+use std::collections::VecDeque;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::{BufMut, Bytes, BytesMut};
+use hyper::body::{Body, Frame, SizeHint};
+use tokio::sync::mpsc;
+use tokio::time::{Instant, Sleep};
+
+use super::load::Call;
+use crate::upstream::http;
+
+/// Proxies and browsers drop a stream that is silent for long.
+const KEEP_ALIVE: Duration = Duration::from_secs(15);
+/// Events up to this are written as one piece.
+const JOINED: usize = 16 << 10;
+
+/// What hyper gets to write.
+#[derive(Debug)]
+pub(crate) enum Out {
+    Full(Option<Bytes>),
+    Proxied(Box<Proxied>),
+    Events(Box<Events>),
+}
+
+impl Out {
+    pub(crate) fn empty() -> Self {
+        Self::Full(None)
+    }
+
+    pub(crate) fn full(bytes: impl Into<Bytes>) -> Self {
+        let bytes = bytes.into();
+        Self::Full((!bytes.is_empty()).then_some(bytes))
+    }
+}
+
+/// A server's answer on its way through. Its call ends with it.
+#[derive(Debug)]
+pub(crate) struct Proxied {
+    inner: http::Body,
+    call: Option<Call>,
+    /// Event streams: what to say when the server breaks off, taken when said.
+    farewell: Option<Bytes>,
+    /// The last two bytes that went through: an event may only be added between events.
+    last: [u8; 2],
+}
+
+impl Proxied {
+    pub(crate) fn new(inner: http::Body, call: Option<Call>, farewell: Option<Bytes>) -> Self {
+        // a stream that breaks before its first event is at a boundary
+        Self { inner, call, farewell, last: *b"\n\n" }
+    }
+}
+
+/// One event to a client.
+#[derive(Debug, Clone)]
+pub(crate) struct Event {
+    /// Its id, when the stream can be resumed.
+    pub(crate) id: Option<String>,
+    /// One JSON-RPC message in one line; empty for a priming event.
+    pub(crate) data: Bytes,
+    /// The last one of its stream for one request.
+    pub(crate) last: bool,
+    /// A sign of life about the stream's own request, not something that waited for any stream.
+    pub(crate) related: bool,
+}
+
+/// A stream of events to a client.
+#[derive(Debug)]
+pub(crate) struct Events {
+    ready: VecDeque<Bytes>,
+    from: Option<mpsc::Receiver<Event>>,
+    keep_alive: Pin<Box<Sleep>>,
+    /// Until the server says anything about the request.
+    deadline: Option<(Pin<Box<Sleep>>, Timeout)>,
+    call: Option<Call>,
+}
+
+/// What happens when a server says nothing in time.
+pub(crate) struct Timeout {
+    /// The event that tells.
+    pub(crate) event: Bytes,
+    /// Gives the request up.
+    pub(crate) abandon: Box<dyn FnOnce() + Send + Sync>,
+}
+
+impl std::fmt::Debug for Timeout {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Timeout")
+    }
+}
+
+impl Events {
+    pub(crate) fn new(first: impl IntoIterator<Item = Event>, from: mpsc::Receiver<Event>, call: Option<Call>) -> Self {
+        let mut events = Self {
+            ready: VecDeque::new(),
+            from: Some(from),
+            keep_alive: Box::pin(tokio::time::sleep(KEEP_ALIVE)),
+            deadline: None,
+            call,
+        };
+        for event in first {
+            events.write(&event);
+        }
+        events
+    }
+
+    pub(crate) fn with_deadline(mut self, at: Instant, timeout: Timeout) -> Self {
+        self.deadline = Some((Box::pin(tokio::time::sleep_until(at)), timeout));
+        self
+    }
+
+    fn write(&mut self, event: &Event) {
+        let id = event.id.as_deref().map_or_else(String::new, |id| format!("id: {id}\n"));
+        if event.data.len() > JOINED {
+            self.ready.push_back(Bytes::from(format!("{id}data: ")));
+            self.ready.push_back(event.data.clone());
+            self.ready.push_back(Bytes::from_static(b"\n\n"));
+            return;
+        }
+        let mut out = BytesMut::with_capacity(id.len() + event.data.len() + 8);
+        out.put(id.as_bytes());
+        out.put(&b"data: "[..]);
+        out.put(event.data.as_ref());
+        out.put(&b"\n\n"[..]);
+        self.ready.push_back(out.freeze());
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Bytes>> {
+        loop {
+            if let Some(bytes) = self.ready.pop_front() {
+                return Poll::Ready(Some(bytes));
+            }
+            let Some(from) = &mut self.from else {
+                self.call = None;
+                return Poll::Ready(None);
+            };
+            match from.poll_recv(cx) {
+                Poll::Ready(Some(event)) => {
+                    if event.related {
+                        self.deadline = None;
+                    }
+                    self.keep_alive.as_mut().reset(Instant::now() + KEEP_ALIVE);
+                    if event.last
+                        && is_error(&event.data)
+                        && let Some(call) = &mut self.call
+                    {
+                        call.fail();
+                    }
+                    self.write(&event);
+                    continue;
+                }
+                Poll::Ready(None) => {
+                    self.from = None;
+                    continue;
+                }
+                Poll::Pending => {}
+            }
+            if let Some((sleep, _)) = &mut self.deadline
+                && sleep.as_mut().poll(cx).is_ready()
+                && let Some((_, timeout)) = self.deadline.take()
+            {
+                (timeout.abandon)();
+                if let Some(call) = &mut self.call {
+                    call.fail();
+                }
+                self.from = None;
+                self.write(&Event { id: None, data: timeout.event, last: true, related: true });
+                continue;
+            }
+            ready!(self.keep_alive.as_mut().poll(cx));
+            self.keep_alive.as_mut().reset(Instant::now() + KEEP_ALIVE);
+            return Poll::Ready(Some(Bytes::from_static(b": keep-alive\n\n")));
+        }
+    }
+}
+
+/// Whether a response is an error that the caller will count as one.
+fn is_error(message: &[u8]) -> bool {
+    sigil_core::jsonrpc::parse_one(message).is_ok_and(|head| head.error.is_some())
+}
+
+impl Body for Out {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        match &mut *self {
+            Self::Full(bytes) => Poll::Ready(bytes.take().map(|b| Ok(Frame::data(b)))),
+            Self::Events(events) => events.poll(cx).map(|bytes| bytes.map(|b| Ok(Frame::data(b)))),
+            Self::Proxied(proxied) => {
+                let frame = ready!(Pin::new(&mut proxied.inner).poll_frame(cx));
+                match &frame {
+                    Some(Ok(frame)) => {
+                        if let Some(data) = frame.data_ref() {
+                            if let [.., a, b] = data.as_ref() {
+                                proxied.last = [*a, *b];
+                            } else if let [b] = data.as_ref() {
+                                proxied.last = [proxied.last[1], *b];
+                            }
+                        }
+                        if proxied.inner.is_end_stream() {
+                            proxied.call = None;
+                        }
+                    }
+                    Some(Err(error)) => {
+                        if let Some(call) = &mut proxied.call {
+                            call.fail();
+                        }
+                        proxied.call = None;
+                        let boundary = matches!(&proxied.last, b"\n\n" | b"\r\r" | b"\r\n");
+                        if let Some(farewell) = proxied.farewell.take().filter(|_| boundary) {
+                            tracing::debug!(%error, "a server broke its event stream off");
+                            // hyper asks once more and the broken body then answers its end
+                            return Poll::Ready(Some(Ok(Frame::data(farewell))));
+                        }
+                    }
+                    None => proxied.call = None,
+                }
+                Poll::Ready(frame)
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Full(bytes) => bytes.is_none(),
+            Self::Proxied(proxied) => proxied.inner.is_end_stream(),
+            Self::Events(_) => false,
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Full(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, |b| b.len() as u64)),
+            Self::Proxied(proxied) => proxied.inner.size_hint(),
+            Self::Events(_) => SizeHint::default(),
+        }
+    }
+}

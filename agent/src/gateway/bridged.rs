@@ -1,0 +1,373 @@
+//! The HTTP face of bridged sessions: streamable HTTP towards the client, a process or a legacy SSE connection behind.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use hyper::header::{self, HeaderValue};
+use hyper::{Response, StatusCode};
+use serde_json::value::RawValue;
+use sigil_core::jsonrpc::{self, Head, Kind, Params};
+use sigil_core::model::Transport;
+use sigil_core::session::Ticket;
+use tokio::time::Instant;
+
+use super::Shared;
+use super::body::{Events, Out, Timeout};
+use super::bridge::{Session, halves};
+use super::error::Refusal;
+use super::load::{Call, Place};
+use super::proxy::{SESSION_LIFE, inject_body};
+use super::seal::random_key;
+use super::serve::{ANONYMOUS, Asked, accepts, now};
+use super::table::{Entry, Live};
+use crate::upstream::{Conversation, UpstreamError, converse, stdio};
+
+/// An answer that comes this soon goes out as plain JSON; a later one gets a stream, so that the client sees a sign of
+/// life and can come back to it.
+const PLAIN: Duration = Duration::from_secs(1);
+/// A session without a stream may make room for a new one after this.
+const EVICTABLE: Duration = Duration::from_secs(10);
+/// From end of input to SIGTERM.
+const GRACE: Duration = Duration::from_secs(2);
+
+pub(crate) async fn post(
+    shared: &Arc<Shared>,
+    asked: Asked<'_>,
+    heads: &[&Head<'_>],
+    body: &Bytes,
+) -> Result<Response<Out>, Refusal> {
+    if !accepts(asked.headers, "text/event-stream") {
+        return Err(Refusal::not_acceptable());
+    }
+    let piece = |head: &Head<'_>| match inject_body(&asked.entry.injected, head) {
+        Some(changed) => Bytes::from(changed),
+        None => body.slice_ref(head.text.as_bytes()),
+    };
+    if let [head] = heads
+        && head.kind == Kind::Request
+        && head.method == "initialize"
+    {
+        // with an old session id too: a client that starts over means a new session
+        return initialize(shared, &asked, head, piece(head)).await;
+    }
+    let session = session(shared, &asked).await?;
+    session.touch();
+    let requests: Vec<&Head<'_>> = heads.iter().filter(|h| h.kind == Kind::Request).copied().collect();
+    let waiting = if requests.is_empty() { None } else { Some(session.register(&requests)?) };
+    let mut call = waiting.as_ref().map(|_| call(shared, &session, asked.entry));
+    for head in heads {
+        if let Err(refusal) = session.send(piece(head)).await {
+            call.iter_mut().for_each(Call::fail);
+            return Err(refusal);
+        }
+        if head.kind == Kind::Notification && head.method == "notifications/cancelled" {
+            session.cancelled(head).await;
+        }
+    }
+    let Some(mut waiting) = waiting else { return Ok(accepted()) };
+    let limit = Duration::from_millis(session.endpoint.spec.request_timeout_ms);
+    let deadline = Instant::now() + limit;
+    let first = tokio::time::timeout(PLAIN.min(limit), waiting.events.recv()).await;
+    let first = match first {
+        Ok(Some(event)) if event.last && requests.len() == 1 => {
+            if jsonrpc::parse_one(&event.data).is_ok_and(|h| h.error.is_some()) {
+                call.iter_mut().for_each(Call::fail);
+            }
+            return Ok(json(event.data));
+        }
+        Ok(Some(event)) => Some(event),
+        Ok(None) => {
+            call.iter_mut().for_each(Call::fail);
+            let why = session.ended().unwrap_or_else(|| "was closed".into());
+            let what = format!("the server process of this session {why} during the call");
+            return Err(Refusal::failed(asked.name, what));
+        }
+        Err(_) => None,
+    };
+    let alive = first.as_ref().is_some_and(|e| e.related);
+    let priming = session.upgrade(waiting.stream);
+    let events = Events::new(priming.into_iter().chain(first), waiting.events, call);
+    let id = match requests.as_slice() {
+        [head] if !alive => head.id.clone(),
+        _ => None,
+    };
+    let Some(id) = id else { return Ok(stream(events)) };
+    let event = Refusal::timeout(asked.name, session.endpoint.spec.request_timeout_ms).to_json(Some(&id));
+    let abandon = Box::new(move || session.abandon(&id));
+    Ok(stream(events.with_deadline(deadline, Timeout { event, abandon })))
+}
+
+pub(crate) async fn listen(shared: &Arc<Shared>, asked: Asked<'_>) -> Result<Response<Out>, Refusal> {
+    if !accepts(asked.headers, "text/event-stream") {
+        return Err(Refusal::not_acceptable());
+    }
+    let session = session(shared, &asked).await?;
+    session.touch();
+    let last = asked.headers.get("last-event-id").and_then(|v| v.to_str().ok());
+    let (missed, events) = session.listen(last)?;
+    Ok(stream(Events::new(missed, events, None)))
+}
+
+pub(crate) async fn delete(shared: &Arc<Shared>, asked: Asked<'_>) -> Result<Response<Out>, Refusal> {
+    let session = session(shared, &asked).await?;
+    shared.close(&session);
+    let mut response = Response::new(Out::empty());
+    *response.status_mut() = StatusCode::NO_CONTENT;
+    Ok(response)
+}
+
+fn call(shared: &Shared, session: &Session, entry: &Entry) -> Call {
+    Call::begin(&shared.registry.stats_of(session.endpoint.instance), &entry.recorder)
+}
+
+/// The session of a request, resumed from init when a former agent began it.
+async fn session(shared: &Arc<Shared>, asked: &Asked<'_>) -> Result<Arc<Session>, Refusal> {
+    let Some((_, ticket)) = &asked.ticket else {
+        let hint = "send initialize first, then its Mcp-Session-Id with every request";
+        return Err(Refusal::bad_request("the Mcp-Session-Id header is missing", hint));
+    };
+    if let Some(session) = shared.session_of(&ticket.upstream) {
+        return Ok(session);
+    }
+    let gone = || Refusal::expired("this session is over: its server process has ended");
+    if ticket.transport != Transport::Stdio {
+        return Err(gone());
+    }
+    let live = shared.replica_of(asked.entry, ticket)?;
+    let _one_at_a_time = shared.resuming.lock().await;
+    if let Some(session) = shared.session_of(&ticket.upstream) {
+        return Ok(session);
+    }
+    let resumed = live.endpoint.wire.resume(&ticket.upstream).await;
+    let piped = resumed.map_err(|e| Refusal::failed(asked.name, format!("the session cannot be resumed: {e}")))?;
+    let piped = piped.ok_or_else(gone)?;
+    let conversation = stdio::conversation(&live.endpoint, piped, true);
+    let place = Place::take(&live.stats, u64::MAX).ok_or_else(gone)?;
+    let session = shared.begin(live, ticket.upstream.clone(), asked.name, conversation, place);
+    session.version.set(ticket.version.clone()).ok();
+    Ok(session)
+}
+
+async fn initialize(
+    shared: &Arc<Shared>,
+    asked: &Asked<'_>,
+    head: &Head<'_>,
+    message: Bytes,
+) -> Result<Response<Out>, Refusal> {
+    let entry = shared.ready(asked.name).await?;
+    let Opened { live, key, conversation, place } = open(shared, &entry, asked.name, "s").await?;
+    let spec = &live.endpoint.spec;
+    let session = shared.begin(&live, key, asked.name, conversation, place);
+    // until the handshake is done a failure, or a client that leaves, ends the session
+    let unfinished = Unfinished { shared, session: Some(session.clone()) };
+    let mut waiting = session.register(&[head])?;
+    let mut call = call(shared, &session, &entry);
+    let ms = spec.request_timeout_ms.max(spec.start_timeout_ms);
+    let answered = async {
+        session.send(message).await?;
+        Ok::<_, Refusal>(waiting.events.recv().await)
+    };
+    let outcome = tokio::time::timeout(Duration::from_millis(ms), answered).await;
+    let event = match outcome {
+        Ok(Ok(Some(event))) => event,
+        Ok(Ok(None)) => {
+            call.fail();
+            let why = session.ended().unwrap_or_else(|| "was closed".into());
+            return Err(Refusal::failed(asked.name, format!("the server process {why} before it answered initialize")));
+        }
+        Ok(Err(refusal)) => {
+            call.fail();
+            return Err(refusal);
+        }
+        Err(_) => {
+            call.fail();
+            return Err(Refusal::timeout(asked.name, ms));
+        }
+    };
+    if let Some(why) = session.ended() {
+        call.fail();
+        let what = format!("the server process {why} before it answered initialize");
+        return Err(Refusal::failed(asked.name, what));
+    }
+    let version = jsonrpc::parse_one(&event.data).ok().and_then(|h| agreed(h.result));
+    let Some(version) = version else {
+        // the server refuses: its own words go to the client, and there is no session
+        call.fail();
+        return Ok(json(event.data));
+    };
+    let ticket = Ticket {
+        deployment: entry.id,
+        instance: live.endpoint.instance,
+        principal: ANONYMOUS.into(),
+        transport: spec.transport,
+        version: version.clone(),
+        upstream: session.key.clone(),
+        expires: now() + SESSION_LIFE,
+    };
+    let id = shared.sealer.seal(&ticket).and_then(|id| HeaderValue::try_from(id).ok());
+    let id = id.ok_or_else(|| Refusal::failed(asked.name, "no session id could be made: no randomness"))?;
+    session.version.set(version).ok();
+    session.touch();
+    unfinished.done();
+    let mut response = json(event.data);
+    response.headers_mut().insert("mcp-session-id", id);
+    Ok(response)
+}
+
+fn agreed(result: Option<&RawValue>) -> Option<String> {
+    jsonrpc::string(Params::read(result).protocol_version?).map(std::borrow::Cow::into_owned)
+}
+
+/// Ends a session whose handshake did not come to its end.
+struct Unfinished<'a> {
+    shared: &'a Arc<Shared>,
+    session: Option<Arc<Session>>,
+}
+
+impl Unfinished<'_> {
+    fn done(mut self) {
+        self.session = None;
+    }
+}
+
+impl Drop for Unfinished<'_> {
+    fn drop(&mut self) {
+        if let Some(session) = self.session.take() {
+            self.shared.close(&session);
+        }
+    }
+}
+
+/// A conversation with a replica, and its place there.
+pub(crate) struct Opened {
+    pub(crate) live: Live,
+    pub(crate) key: String,
+    pub(crate) conversation: Conversation,
+    pub(crate) place: Place,
+}
+
+/// Finds a replica with room and begins a conversation with it.
+pub(crate) async fn open(shared: &Arc<Shared>, entry: &Entry, name: &str, kind: &str) -> Result<Opened, Refusal> {
+    let mut last = None;
+    for live in shared.order(entry, true) {
+        let place = match shared.admit_session(live, name) {
+            Ok(place) => place,
+            Err(refusal) => {
+                last = Some(refusal);
+                continue;
+            }
+        };
+        let key = format!("{kind}-{}", random_key());
+        match converse(&live.endpoint, &key).await {
+            Ok(conversation) => return Ok(Opened { live: live.clone(), key, conversation, place }),
+            Err(error) => {
+                let what = match &error {
+                    UpstreamError::Gate { what, .. } => format!("'{name}' cannot be reached: {what}"),
+                    UpstreamError::Link(link) => format!("'{name}' cannot be reached: {link}"),
+                };
+                last = Some(Refusal::failed(name, what));
+            }
+        }
+    }
+    Err(last.unwrap_or_else(|| Refusal::unavailable(name, &entry.message)))
+}
+
+impl Shared {
+    pub(crate) fn session_of(&self, key: &str) -> Option<Arc<Session>> {
+        self.sessions().get(key).cloned()
+    }
+
+    /// Starts a session.
+    fn begin(
+        self: &Arc<Self>,
+        live: &Live,
+        key: String,
+        name: &str,
+        conversation: Conversation,
+        place: Place,
+    ) -> Arc<Session> {
+        let (input, output) = halves(conversation);
+        let session = Arc::new(Session::new(
+            key.clone(),
+            name.to_owned(),
+            live.endpoint.clone(),
+            place,
+            input,
+            self.dropped.clone(),
+        ));
+        self.sessions().insert(key, session.clone());
+        let (shared, reading) = (self.clone(), session.clone());
+        self.tasks.spawn(async move {
+            let ended = tokio::select! {
+                // processes outlive the agent: only the reading stops
+                () = shared.stop.cancelled() => return,
+                ended = reading.run(output) => ended,
+            };
+            if let Some(why) = ended {
+                tracing::debug!(deployment = reading.name, "a session's server process {why}");
+                shared.close(&reading);
+            }
+        });
+        session
+    }
+
+    /// Ends a session and its process.
+    pub(crate) fn close(self: &Arc<Self>, session: &Arc<Session>) {
+        if self.sessions().remove(&session.key).is_none() {
+            return;
+        }
+        session.stop.cancel();
+        if session.endpoint.spec.transport == Transport::Stdio {
+            let session = session.clone();
+            self.tasks.spawn(async move { session.endpoint.wire.close(&session.key, GRACE).await });
+        }
+    }
+
+    /// Takes a place for a session, ending one that nobody uses if it must.
+    fn admit_session(self: &Arc<Self>, live: &Live, name: &str) -> Result<Place, Refusal> {
+        let spec = &live.endpoint.spec;
+        let default = sigil_core::route::sessions_default(spec.resources.processes);
+        let max = spec.sessions_max.unwrap_or(default).max(1);
+        if let Some(place) = Place::take(&live.stats, u64::from(max)) {
+            return Ok(place);
+        }
+        let oldest = {
+            let sessions = self.sessions();
+            let here = sessions.values().filter(|s| s.endpoint.instance == live.endpoint.instance);
+            let idle = here.filter_map(|s| Some((s.idle()?, s.clone()))).filter(|(idle, _)| *idle > EVICTABLE);
+            idle.max_by_key(|(idle, _)| *idle).map(|(_, session)| session)
+        };
+        if let Some(oldest) = oldest
+            && let Some(place) = oldest.place.hand_over()
+        {
+            tracing::debug!(deployment = name, "an idle session made room for a new one");
+            self.close(&oldest);
+            return Ok(place);
+        }
+        let message = format!("'{name}' has its most sessions at once: {max} a replica");
+        let hint = "end a session, add a replica (`sigil scale`), or raise sessions.max in the manifest";
+        Err(Refusal::overloaded(message, hint))
+    }
+}
+
+fn json(data: Bytes) -> Response<Out> {
+    let mut response = Response::new(Out::full(data));
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response
+}
+
+fn stream(events: Events) -> Response<Out> {
+    let mut response = Response::new(Out::Events(Box::new(events)));
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache, no-transform"));
+    headers.insert("x-accel-buffering", HeaderValue::from_static("no"));
+    response
+}
+
+fn accepted() -> Response<Out> {
+    let mut response = Response::new(Out::empty());
+    *response.status_mut() = StatusCode::ACCEPTED;
+    response
+}

@@ -1,0 +1,394 @@
+//! Raw JSON-RPC conversations that come over gRPC (`sigil call`, `sigil run`): the client's frames in, the server's out.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::StreamExt;
+use futures::stream::FuturesUnordered;
+use http_body_util::BodyExt;
+use hyper::header::{self, HeaderValue};
+use hyper::{Method, StatusCode};
+use sigil_core::jsonrpc::{self, Head, Id, Kind, Params};
+use sigil_core::model::Transport;
+use sigil_core::session::FIRST_MODERN;
+use tokio::sync::mpsc;
+
+use super::Shared;
+use super::bridged::{self, Opened};
+use super::error::{GatewayError, Refusal};
+use super::load::Call;
+use super::proxy::{inject_body, inject_headers, target};
+use super::table::{Entry, Live};
+use crate::upstream::http::{self, SendError};
+use crate::upstream::sse::Events;
+use crate::upstream::{MAX_LINE, Output, one_line};
+
+/// Requests at once in one conversation.
+const PENDING_MAX: usize = 1024;
+
+pub(crate) async fn run(
+    shared: &Arc<Shared>,
+    name: &str,
+    principal: &str,
+    from_client: mpsc::Receiver<Bytes>,
+    to_client: mpsc::Sender<Bytes>,
+) -> Result<(), GatewayError> {
+    let entry = shared.ready(name).await.map_err(|refusal| match refusal.code {
+        "GATEWAY_MCP_NOT_FOUND" => GatewayError::NotFound(name.to_owned()),
+        _ => refusal.into(),
+    })?;
+    tracing::debug!(deployment = name, principal, "a direct conversation begins");
+    let transport = entry.ready.first().map(|l| l.endpoint.spec.transport);
+    match transport {
+        Some(Transport::Http) => over_http(shared, &entry, from_client, to_client).await,
+        _ => over_process(shared, &entry, from_client, to_client).await,
+    }
+}
+
+/// Reads a frame; what is no message is answered here.
+fn read(frame: &Bytes) -> Result<Head<'_>, Bytes> {
+    jsonrpc::parse_one(frame).map_err(|e| Refusal::malformed(&e).to_json(None))
+}
+
+async fn over_process(
+    shared: &Arc<Shared>,
+    entry: &Entry,
+    mut from_client: mpsc::Receiver<Bytes>,
+    to_client: mpsc::Sender<Bytes>,
+) -> Result<(), GatewayError> {
+    let Opened { live, key, mut conversation, place } = bridged::open(shared, entry, &entry.name, "d").await?;
+    let _known = Known::new(shared, &key);
+    let mut calls: HashMap<Id, Call> = HashMap::new();
+    let ended = loop {
+        tokio::select! {
+            () = shared.stop.cancelled() => break None,
+            frame = from_client.recv() => {
+                let Some(frame) = frame else { break None };
+                let message = match read(&frame) {
+                    Err(answer) => { to_client.send(answer).await.ok(); continue }
+                    Ok(head) => {
+                        if let Some(id) = head.id.as_ref().filter(|_| head.kind == Kind::Request) {
+                            if calls.len() >= PENDING_MAX {
+                                let refusal = Refusal::overloaded("too many unanswered requests", "wait for answers");
+                                to_client.send(refusal.to_json(Some(id))).await.ok();
+                                continue;
+                            }
+                            calls.insert(id.clone(), Call::begin(&live.stats, &entry.recorder));
+                        }
+                        inject_body(&entry.injected, &head).map_or_else(|| frame.clone(), Bytes::from)
+                    }
+                };
+                // a process that ended is told by its output, with the reason
+                conversation.input.send(one_line(message)).await.ok();
+            }
+            message = conversation.output.next(&live.endpoint) => match message {
+                Err(why) => break Some(why),
+                Ok(text) => {
+                    let failed = match jsonrpc::parse_one(&text) {
+                        Ok(head) if head.kind == Kind::Response => {
+                            head.id.and_then(|id| calls.remove(&id)).map(|call| (call, head.error.is_some()))
+                        }
+                        Ok(_) => None,
+                        Err(_) => {
+                            if let Output::Stdio(lines) = &mut conversation.output {
+                                lines.stray(&live.endpoint, text).await;
+                            }
+                            continue;
+                        }
+                    };
+                    if let Some((mut call, true)) = failed {
+                        call.fail();
+                    }
+                    if to_client.send(text).await.is_err() {
+                        break None;
+                    }
+                }
+            },
+        }
+    };
+    if let Some(why) = ended {
+        let refusal = Refusal::failed(&entry.name, format!("the server process of this session {why} during the call"));
+        for (id, mut call) in calls.drain() {
+            call.fail();
+            to_client.send(refusal.to_json(Some(&id))).await.ok();
+        }
+    }
+    drop(conversation);
+    if live.endpoint.spec.transport == Transport::Stdio {
+        live.endpoint.wire.close(&key, Duration::from_secs(2)).await;
+    }
+    drop(place);
+    Ok(())
+}
+
+/// Keeps the sweeper from a direct conversation's process.
+struct Known<'a>(&'a Shared, String);
+
+impl<'a> Known<'a> {
+    fn new(shared: &'a Shared, key: &str) -> Self {
+        shared.direct().insert(key.to_owned());
+        Self(shared, key.to_owned())
+    }
+}
+
+impl Drop for Known<'_> {
+    fn drop(&mut self) {
+        self.0.direct().remove(&self.1);
+    }
+}
+
+/// A streamable-HTTP client towards one replica.
+struct Client {
+    entry: Arc<Entry>,
+    live: Live,
+    session: Option<HeaderValue>,
+    version: Option<String>,
+    to_client: mpsc::Sender<Bytes>,
+}
+
+async fn over_http(
+    shared: &Arc<Shared>,
+    entry: &Arc<Entry>,
+    mut from_client: mpsc::Receiver<Bytes>,
+    to_client: mpsc::Sender<Bytes>,
+) -> Result<(), GatewayError> {
+    let live = shared.order(entry, true).into_iter().next().cloned();
+    let live = live.ok_or_else(|| Refusal::unavailable(&entry.name, &entry.message))?;
+    let mut client = Client { entry: entry.clone(), live, session: None, version: None, to_client };
+    let mut posts = FuturesUnordered::new();
+    let mut listening = None;
+    loop {
+        tokio::select! {
+            () = shared.stop.cancelled() => break,
+            Some(()) = posts.next(), if !posts.is_empty() => {}
+            () = async { match listening.as_mut() { Some(f) => std::pin::Pin::as_mut(f).await, None => std::future::pending().await } } => {
+                // a server without such a stream, or one that closed it
+                listening = Some(Box::pin(std::future::pending()) as futures::future::BoxFuture<'static, ()>);
+            }
+            frame = from_client.recv() => {
+                let Some(frame) = frame else { break };
+                let head = match read(&frame) {
+                    Ok(head) => head,
+                    Err(answer) => { client.to_client.send(answer).await.ok(); continue }
+                };
+                let body = inject_body(&entry.injected, &head).map_or_else(|| frame.clone(), Bytes::from);
+                let asked = Frame::of(&head);
+                if asked.initialize {
+                    client.initialize(asked, body).await;
+                } else if asked.id.is_some() {
+                    if posts.len() >= PENDING_MAX {
+                        let refusal = Refusal::overloaded("too many unanswered requests", "wait for answers");
+                        client.to_client.send(refusal.to_json(asked.id.as_ref())).await.ok();
+                        continue;
+                    }
+                    posts.push(client.copy().post(asked, body));
+                } else {
+                    let initialized = asked.method == "notifications/initialized";
+                    client.copy().post(asked, body).await;
+                    if initialized && listening.is_none() && client.session.is_some() {
+                        listening = Some(Box::pin(client.copy().listen()));
+                    }
+                }
+            }
+        }
+    }
+    drop(posts);
+    drop(listening);
+    if let Some(session) = client.session.take() {
+        let delete = client.request(Method::DELETE).header("mcp-session-id", session).body(http::empty());
+        if let Ok(delete) = delete {
+            drop(tokio::time::timeout(Duration::from_secs(2), http::send(&client.live.endpoint, delete)).await);
+        }
+    }
+    Ok(())
+}
+
+/// What is known of a client's frame.
+struct Frame {
+    id: Option<Id>,
+    method: String,
+    name: Option<String>,
+    initialize: bool,
+    modern: Option<String>,
+}
+
+impl Frame {
+    fn of(head: &Head<'_>) -> Self {
+        let params = Params::read(head.params);
+        Self {
+            id: head.id.clone().filter(|_| head.kind == Kind::Request),
+            method: head.method.clone().into_owned(),
+            name: params.name.and_then(jsonrpc::string).map(std::borrow::Cow::into_owned),
+            initialize: head.kind == Kind::Request && head.method == "initialize",
+            modern: params.modern_version().map(std::borrow::Cow::into_owned),
+        }
+    }
+}
+
+impl Client {
+    fn copy(&self) -> Self {
+        Self {
+            entry: self.entry.clone(),
+            live: self.live.clone(),
+            session: self.session.clone(),
+            version: self.version.clone(),
+            to_client: self.to_client.clone(),
+        }
+    }
+
+    fn request(&self, method: Method) -> hyper::http::request::Builder {
+        let endpoint = &self.live.endpoint;
+        let mut request = http::request(endpoint, method, &target(&endpoint.spec.path, None, &self.entry.injected));
+        if let Some(headers) = request.headers_mut() {
+            if let Some(version) = &self.version
+                && let Ok(version) = HeaderValue::from_str(version)
+            {
+                headers.insert("mcp-protocol-version", version);
+            }
+            inject_headers(&self.entry.injected, headers);
+        }
+        request
+    }
+
+    /// Sends `initialize` and keeps what later requests need.
+    async fn initialize(&mut self, asked: Frame, body: Bytes) {
+        let (tx, mut rx) = mpsc::channel(64);
+        let mut first = self.copy();
+        first.session = None;
+        first.version = None;
+        first.to_client = tx;
+        let id = asked.id.clone();
+        let to_client = self.to_client.clone();
+        let mut version = None;
+        let watch = async {
+            while let Some(message) = rx.recv().await {
+                if let Ok(head) = jsonrpc::parse_one(&message)
+                    && head.kind == Kind::Response
+                    && head.id == id
+                {
+                    let agreed = Params::read(head.result).protocol_version.and_then(jsonrpc::string);
+                    version = agreed.map(std::borrow::Cow::into_owned);
+                }
+                to_client.send(message).await.ok();
+            }
+        };
+        let (session, ()) = tokio::join!(first.exchange(asked, body), watch);
+        self.session = session;
+        self.version = version;
+    }
+
+    async fn post(self, asked: Frame, body: Bytes) {
+        self.exchange(asked, body).await;
+    }
+
+    /// One POST and all its answer's messages. Answers the session id that came with it.
+    async fn exchange(self, asked: Frame, body: Bytes) -> Option<HeaderValue> {
+        let mut call = asked.id.as_ref().map(|_| Call::begin(&self.live.stats, &self.entry.recorder));
+        match self.messages(&asked, body).await {
+            Ok(session) => session,
+            Err(refusal) => {
+                call.iter_mut().for_each(Call::fail);
+                if let Some(id) = &asked.id {
+                    self.to_client.send(refusal.to_json(Some(id))).await.ok();
+                }
+                None
+            }
+        }
+    }
+
+    async fn messages(&self, asked: &Frame, body: Bytes) -> Result<Option<HeaderValue>, Refusal> {
+        let endpoint = &self.live.endpoint;
+        let name = &self.entry.name;
+        let mut request = self
+            .request(Method::POST)
+            .header(header::CONTENT_TYPE, "application/json")
+            .header(header::ACCEPT, "application/json, text/event-stream");
+        if let Some(modern) = &asked.modern {
+            // headers that mirror the body are this client's to write
+            request = request.header("mcp-protocol-version", modern).header("mcp-method", &asked.method);
+            if let Some(tool) = asked.name.as_ref().filter(|_| modern.as_str() >= FIRST_MODERN) {
+                request = request.header("mcp-name", tool);
+            }
+        } else if let Some(session) = &self.session {
+            request = request.header("mcp-session-id", session);
+        }
+        let bad = |e: hyper::http::Error| Refusal::bad_request(format!("the message cannot be sent: {e}"), "");
+        let request = request.body(http::full(body)).map_err(bad)?;
+        let limit = Duration::from_millis(endpoint.spec.request_timeout_ms);
+        let answer = tokio::time::timeout(limit, http::send(endpoint, request));
+        let answer = answer.await.map_err(|_| Refusal::timeout(name, endpoint.spec.request_timeout_ms))?;
+        let answer = answer.map_err(|e| match e {
+            SendError::Dial(link) => Refusal::failed(name, format!("'{name}' cannot be reached: {link}")),
+            SendError::Lost(why) => {
+                Refusal::failed(name, format!("'{name}' broke the connection off before it answered ({why})"))
+            }
+        })?;
+        let session = answer.headers().get("mcp-session-id").cloned();
+        let status = answer.status();
+        if http::is_event_stream(answer.headers()) {
+            let mut events = Events::new(answer.into_body());
+            let mut answered = asked.id.is_none();
+            loop {
+                match events.next().await {
+                    Ok(Some(event)) if event.event == "message" && !event.data.is_empty() => {
+                        if let Ok(head) = jsonrpc::parse_one(event.data.as_bytes()) {
+                            answered |= head.kind == Kind::Response && head.id == asked.id;
+                            self.to_client.send(Bytes::from(event.data)).await.ok();
+                        }
+                    }
+                    Ok(Some(_)) => {}
+                    Ok(None) if answered => return Ok(session),
+                    Ok(None) => {
+                        return Err(Refusal::failed(
+                            name,
+                            format!("'{name}' ended its event stream without an answer"),
+                        ));
+                    }
+                    Err(_) if answered => return Ok(session),
+                    Err(why) => return Err(Refusal::failed(name, why)),
+                }
+            }
+        }
+        let limited = http_body_util::Limited::new(answer.into_body(), MAX_LINE);
+        let body = limited.collect().await.map(http_body_util::Collected::to_bytes);
+        let body = body.map_err(|e| Refusal::failed(name, format!("its answer broke off: {e}")))?;
+        if asked.id.is_none() {
+            return Ok(session);
+        }
+        match jsonrpc::parse_one(&body) {
+            Ok(head) if head.kind == Kind::Response && head.id == asked.id => {
+                self.to_client.send(body.clone()).await.ok();
+                Ok(session)
+            }
+            Ok(head) => {
+                let said = head.error.map_or(head.text, serde_json::value::RawValue::get);
+                let said: String = said.chars().take(300).collect();
+                Err(Refusal::failed(name, format!("'{name}' answers {status}: {said}")))
+            }
+            Err(_) => Err(Refusal::failed(name, format!("'{name}' answers {status}, which is no JSON-RPC"))),
+        }
+    }
+
+    /// The server's own stream, as long as it has one.
+    async fn listen(self) {
+        let request = self.request(Method::GET).header(header::ACCEPT, "text/event-stream");
+        let request = match &self.session {
+            Some(session) => request.header("mcp-session-id", session),
+            None => request,
+        };
+        let Ok(request) = request.body(http::empty()) else { return };
+        let Ok(answer) = http::send(&self.live.endpoint, request).await else { return };
+        if answer.status() != StatusCode::OK || !http::is_event_stream(answer.headers()) {
+            return;
+        }
+        let mut events = Events::new(answer.into_body());
+        while let Ok(Some(event)) = events.next().await {
+            let message = event.event == "message" && jsonrpc::parse_one(event.data.as_bytes()).is_ok();
+            if message && self.to_client.send(Bytes::from(event.data)).await.is_err() {
+                return;
+            }
+        }
+    }
+}

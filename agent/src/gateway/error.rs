@@ -1,0 +1,194 @@
+//! The one place where the gateway's refusals get their status and code.
+
+use bytes::Bytes;
+use hyper::StatusCode;
+use hyper::header::{self, HeaderName, HeaderValue};
+use sigil_core::jsonrpc::{self, Id, Malformed};
+
+/// Why the gateway cannot start, or does not pass a conversation on.
+#[derive(Debug, thiserror::Error)]
+pub enum GatewayError {
+    /// The listening address is taken, not ours, or no address.
+    #[error("cannot listen on {0}: {1}")]
+    Listen(String, String),
+    /// The key that seals session ids cannot be read or written.
+    #[error("the gateway's key {0}: {1}")]
+    Key(String, String),
+    /// No deployment of that name.
+    #[error("no deployment '{0}'")]
+    NotFound(String),
+    /// There is one, but it does not take this conversation now.
+    #[error("{message}")]
+    Refused {
+        /// `GATEWAY_…`.
+        code: &'static str,
+        /// What happened.
+        message: String,
+        /// What to do about it.
+        hint: String,
+    },
+}
+
+impl GatewayError {
+    /// The code that scripts match on.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Listen(..) => "GATEWAY_LISTEN",
+            Self::Key(..) => "GATEWAY_KEY",
+            Self::NotFound(_) => "GATEWAY_MCP_NOT_FOUND",
+            Self::Refused { code, .. } => code,
+        }
+    }
+
+    /// What to do about it.
+    pub fn hint(&self) -> String {
+        match self {
+            Self::Listen(address, _) => {
+                format!("is another agent running? else choose another address than {address} in [gateway] listen")
+            }
+            Self::Key(path, _) => format!("{path} must be a file of 32 bytes that only the agent's user can read"),
+            Self::NotFound(_) => "`sigil ls` shows what there is".into(),
+            Self::Refused { hint, .. } => hint.clone(),
+        }
+    }
+}
+
+/// An answer that the gateway gives itself.
+#[derive(Debug, Clone)]
+pub(crate) struct Refusal {
+    pub(crate) status: StatusCode,
+    pub(crate) code: &'static str,
+    /// JSON-RPC error code. Own ones lie outside -32768..-32000, which belong to JSON-RPC and MCP.
+    pub(crate) rpc: i64,
+    pub(crate) message: String,
+    pub(crate) hint: String,
+    pub(crate) retry_after: Option<u32>,
+    pub(crate) allow: Option<&'static str>,
+}
+
+/// Invalid Request of JSON-RPC.
+pub(crate) const INVALID: i64 = -32600;
+
+impl Refusal {
+    fn new(
+        status: StatusCode,
+        code: &'static str,
+        rpc: i64,
+        message: impl Into<String>,
+        hint: impl Into<String>,
+    ) -> Self {
+        Self { status, code, rpc, message: message.into(), hint: hint.into(), retry_after: None, allow: None }
+    }
+
+    pub(crate) fn not_found(name: &str) -> Self {
+        let message = format!("there is no deployment '{name}'");
+        Self::new(StatusCode::NOT_FOUND, "GATEWAY_MCP_NOT_FOUND", -31404, message, "`sigil ls` shows what there is")
+    }
+
+    pub(crate) fn no_path(path: &str) -> Self {
+        let message = format!("nothing is at {path}");
+        Self::new(StatusCode::NOT_FOUND, "GATEWAY_MCP_NOT_FOUND", -31404, message, "MCP servers are at /mcp/<name>")
+    }
+
+    pub(crate) fn expired(why: impl Into<String>) -> Self {
+        let hint = "send initialize again, without a session id";
+        Self::new(StatusCode::NOT_FOUND, "GATEWAY_SESSION_EXPIRED", -31410, why, hint)
+    }
+
+    pub(crate) fn starting(name: &str, message: &str) -> Self {
+        let message = if message.is_empty() {
+            format!("'{name}' is starting")
+        } else {
+            format!("'{name}' is starting: {message}")
+        };
+        let hint = format!("try again soon; `sigil get {name}` shows how far it is");
+        let refusal = Self::new(StatusCode::SERVICE_UNAVAILABLE, "GATEWAY_STARTING", -31503, message, hint);
+        Self { retry_after: Some(5), ..refusal }
+    }
+
+    pub(crate) fn unavailable(name: &str, message: &str) -> Self {
+        let why = if message.is_empty() { "no replica serves" } else { message };
+        let hint = format!("`sigil get {name}` shows why");
+        let message = format!("'{name}' does not serve: {why}");
+        let refusal = Self::new(StatusCode::SERVICE_UNAVAILABLE, "GATEWAY_CONNECTION_FAILED", -31502, message, hint);
+        Self { retry_after: Some(10), ..refusal }
+    }
+
+    pub(crate) fn overloaded(message: impl Into<String>, hint: impl Into<String>) -> Self {
+        let refusal = Self::new(StatusCode::SERVICE_UNAVAILABLE, "GATEWAY_OVERLOADED", -31529, message, hint);
+        Self { retry_after: Some(5), ..refusal }
+    }
+
+    pub(crate) fn failed(name: &str, what: impl Into<String>) -> Self {
+        let hint = format!("`sigil logs {name}` shows what it printed");
+        Self::new(StatusCode::BAD_GATEWAY, "GATEWAY_CONNECTION_FAILED", -31502, what, hint)
+    }
+
+    pub(crate) fn timeout(name: &str, ms: u64) -> Self {
+        let message = format!("'{name}' did not answer within {ms} ms");
+        let hint = "the call may still be running in the server; a longer limit is the manifest's request timeout";
+        Self::new(StatusCode::GATEWAY_TIMEOUT, "GATEWAY_TIMEOUT", -31504, message, hint)
+    }
+
+    pub(crate) fn forbidden(message: impl Into<String>, hint: impl Into<String>) -> Self {
+        Self::new(StatusCode::FORBIDDEN, "GATEWAY_FORBIDDEN", -31403, message, hint)
+    }
+
+    pub(crate) fn bad_request(message: impl Into<String>, hint: impl Into<String>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, "GATEWAY_BAD_REQUEST", INVALID, message, hint)
+    }
+
+    pub(crate) fn malformed(error: &Malformed) -> Self {
+        let rpc = if matches!(error, Malformed::Json(_)) { -32700 } else { INVALID };
+        let hint = "the body must be one JSON-RPC 2.0 message";
+        Self::new(StatusCode::BAD_REQUEST, "GATEWAY_BAD_REQUEST", rpc, error.to_string(), hint)
+    }
+
+    pub(crate) fn not_acceptable() -> Self {
+        let hint = "send `Accept: application/json, text/event-stream`";
+        let message = "the answer may be JSON or an event stream, and Accept excludes one of them";
+        Self::new(StatusCode::NOT_ACCEPTABLE, "GATEWAY_BAD_REQUEST", INVALID, message, hint)
+    }
+
+    pub(crate) fn media_type(found: &str) -> Self {
+        let message = format!("Content-Type is '{found}'");
+        let hint = "send `Content-Type: application/json`";
+        Self::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "GATEWAY_BAD_REQUEST", INVALID, message, hint)
+    }
+
+    pub(crate) fn method(allow: &'static str) -> Self {
+        let message = format!("this address answers {allow}");
+        let refusal = Self::new(StatusCode::METHOD_NOT_ALLOWED, "GATEWAY_BAD_REQUEST", INVALID, message, "");
+        Self { allow: Some(allow), ..refusal }
+    }
+
+    pub(crate) fn too_large(limit: u64) -> Self {
+        let message = format!("the request is larger than {limit} bytes");
+        let hint = "the limit is [gateway] max_body in the agent's configuration";
+        Self::new(StatusCode::PAYLOAD_TOO_LARGE, "GATEWAY_BAD_REQUEST", INVALID, message, hint)
+    }
+
+    pub(crate) fn slow_body() -> Self {
+        let message = "the request's body did not arrive in time";
+        Self::new(StatusCode::REQUEST_TIMEOUT, "GATEWAY_BAD_REQUEST", INVALID, message, "")
+    }
+
+    /// The JSON-RPC error response for a request.
+    pub(crate) fn to_json(&self, id: Option<&Id>) -> Bytes {
+        let data = format!("{{\"code\":{},\"hint\":{}}}", jsonrpc::quote(self.code), jsonrpc::quote(&self.hint));
+        Bytes::from(jsonrpc::error(id, self.rpc, &self.message, &data))
+    }
+
+    /// Headers beside the body's.
+    pub(crate) fn headers(&self) -> impl Iterator<Item = (HeaderName, HeaderValue)> {
+        let retry = self.retry_after.map(|s| (header::RETRY_AFTER, HeaderValue::from(s)));
+        let allow = self.allow.map(|a| (header::ALLOW, HeaderValue::from_static(a)));
+        retry.into_iter().chain(allow)
+    }
+}
+
+impl From<Refusal> for GatewayError {
+    fn from(refusal: Refusal) -> Self {
+        Self::Refused { code: refusal.code, message: refusal.message, hint: refusal.hint }
+    }
+}

@@ -1,0 +1,381 @@
+//! HTTP servers: a request is passed on once, its answer as it comes.
+
+use std::collections::HashMap;
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
+use hyper::{Method, Request, Response};
+use secrecy::{ExposeSecret, SecretString};
+use sigil_core::jsonrpc::{self, Head, Kind};
+use sigil_core::model::{Inject, InstanceId, Transport};
+use sigil_core::session::Ticket;
+
+use super::Shared;
+use super::body::{Out, Proxied};
+use super::error::Refusal;
+use super::load::{Call, Stats};
+use super::serve::{ANONYMOUS, Asked, now};
+use super::table::{Entry, Live};
+use crate::upstream::http::{self, Answer, SendError};
+
+/// A session's longest life, seconds: its id must not be good for ever.
+pub(crate) const SESSION_LIFE: u64 = 7 * 24 * 3600;
+
+/// Headers that never pass: of the connection itself, or meant for the gateway alone.
+const KEPT_BACK: [&str; 16] = [
+    "connection",
+    "keep-alive",
+    "proxy-authenticate",
+    "proxy-authorization",
+    "proxy-connection",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+    "host",
+    "content-length",
+    "expect",
+    "authorization",
+    "cookie",
+    "set-cookie",
+    // checked here; a server's own check would not know the allowed ones
+    "origin",
+];
+
+/// GET and DELETE.
+pub(crate) async fn without_body(shared: &Arc<Shared>, asked: Asked<'_>) -> Result<Response<Out>, Refusal> {
+    let outcome = exchange(shared, &asked, None, Bytes::new(), None).await?;
+    if asked.method == Method::DELETE
+        && let Some((_, ticket)) = &asked.ticket
+    {
+        shared.http_sessions.ended(ticket.instance, &ticket.upstream);
+    }
+    Ok(outcome)
+}
+
+/// POST. `head`: the message, unless it is a batch.
+pub(crate) async fn post(
+    shared: &Arc<Shared>,
+    asked: Asked<'_>,
+    head: Option<&Head<'_>>,
+    body: Bytes,
+    modern: bool,
+) -> Result<Response<Out>, Refusal> {
+    let version = modern.then_some(sigil_core::session::FIRST_MODERN);
+    exchange(shared, &asked, head, body, version).await
+}
+
+async fn exchange(
+    shared: &Arc<Shared>,
+    asked: &Asked<'_>,
+    head: Option<&Head<'_>>,
+    body: Bytes,
+    modern: Option<&str>,
+) -> Result<Response<Out>, Refusal> {
+    let waited;
+    let entry = match &asked.ticket {
+        Some(_) => asked.entry,
+        None if !asked.entry.ready.is_empty() => asked.entry,
+        None => {
+            waited = shared.ready(asked.name).await?;
+            &waited
+        }
+    };
+    let replicas = match &asked.ticket {
+        Some((_, ticket)) => vec![shared.replica_of(entry, ticket)?],
+        None => shared.order(entry, head.is_some_and(|h| h.method == "initialize")),
+    };
+    let is_request = head.is_none_or(|h| h.kind == Kind::Request) && asked.method == Method::POST;
+    let body = match head.and_then(|h| inject_body(&entry.injected, h)) {
+        Some(changed) => Bytes::from(changed),
+        None => body,
+    };
+    let mut last = None;
+    for live in replicas {
+        let mut call = is_request.then(|| Call::begin(&live.stats, &entry.recorder));
+        let request = outgoing(entry, live, asked, body.clone())?;
+        let limit = Duration::from_millis(live.endpoint.spec.request_timeout_ms);
+        let sent = http::send(&live.endpoint, request);
+        let answer = if asked.method == Method::GET {
+            sent.await
+        } else {
+            match tokio::time::timeout(limit, sent).await {
+                Ok(answer) => answer,
+                Err(_) => {
+                    call.iter_mut().for_each(Call::fail);
+                    return Err(Refusal::timeout(asked.name, live.endpoint.spec.request_timeout_ms));
+                }
+            }
+        };
+        match answer {
+            Ok(answer) => return incoming(shared, entry, live, asked, head, answer, call, modern.is_some()),
+            Err(SendError::Dial(error)) => {
+                // nothing was sent, so another replica may be asked
+                call.iter_mut().for_each(Call::fail);
+                last = Some(format!("'{}' cannot be reached: {error}", asked.name));
+            }
+            Err(SendError::Lost(why)) => {
+                call.iter_mut().for_each(Call::fail);
+                let what = format!(
+                    "'{}' broke the connection off before it answered; the call was not sent again ({why})",
+                    asked.name
+                );
+                return Err(Refusal::failed(asked.name, what));
+            }
+        }
+    }
+    Err(last.map_or_else(|| Refusal::unavailable(asked.name, &entry.message), |what| Refusal::failed(asked.name, what)))
+}
+
+fn outgoing(
+    entry: &Entry,
+    live: &Live,
+    asked: &Asked<'_>,
+    body: Bytes,
+) -> Result<Request<http_body_util::Full<Bytes>>, Refusal> {
+    let spec = &live.endpoint.spec;
+    let target = target(&spec.path, asked.query, &entry.injected);
+    let mut request = Request::new(if body.is_empty() { http::empty() } else { http::full(body) });
+    *request.method_mut() = asked.method.clone();
+    let bad = |_| Refusal::bad_request("the address cannot be passed on", "");
+    *request.uri_mut() = target.parse().map_err(bad)?;
+    let out = request.headers_mut();
+    copy_headers(asked.headers, out);
+    // events must come through as they are written
+    out.remove(header::ACCEPT_ENCODING);
+    out.insert(header::HOST, http::host(spec.port));
+    out.remove("mcp-session-id");
+    if let Some((_, ticket)) = &asked.ticket
+        && let Ok(session) = HeaderValue::from_str(&ticket.upstream)
+    {
+        out.insert("mcp-session-id", session);
+    }
+    inject_headers(&entry.injected, out);
+    Ok(request)
+}
+
+/// Copies what may pass, all values of each.
+fn copy_headers(from: &HeaderMap, to: &mut HeaderMap) {
+    let named: Vec<String> = from
+        .get_all(header::CONNECTION)
+        .iter()
+        .filter_map(|v| v.to_str().ok())
+        .flat_map(|v| v.split(','))
+        .map(|name| name.trim().to_ascii_lowercase())
+        .collect();
+    to.reserve(from.len());
+    for (name, value) in from {
+        if !KEPT_BACK.contains(&name.as_str()) && !named.iter().any(|n| n == name.as_str()) {
+            to.append(name.clone(), value.clone());
+        }
+    }
+}
+
+/// Path and query for the server: its own path, the client's query, secrets that go there.
+pub(crate) fn target(path: &str, query: Option<&str>, injected: &[(Inject, SecretString)]) -> String {
+    let secrets: Vec<(&String, &SecretString)> = injected
+        .iter()
+        .filter_map(|(inject, value)| match inject {
+            Inject::Query(name) => Some((name, value)),
+            _ => None,
+        })
+        .collect();
+    if secrets.is_empty() {
+        return query.map_or_else(|| path.to_owned(), |query| format!("{path}?{query}"));
+    }
+    // a client's own value for a secret's name would win with some servers: it goes
+    let kept = query.unwrap_or_default().split('&').filter(|pair| {
+        let name = pair.split('=').next().unwrap_or_default();
+        let name = url::form_urlencoded::parse(name.as_bytes()).next().map(|(n, _)| n.into_owned()).unwrap_or_default();
+        !pair.is_empty() && !secrets.iter().any(|(n, _)| **n == name)
+    });
+    let mut parts: Vec<String> = kept.map(str::to_owned).collect();
+    for (name, value) in secrets {
+        parts.push(
+            url::form_urlencoded::Serializer::new(String::new()).append_pair(name, value.expose_secret()).finish(),
+        );
+    }
+    format!("{path}?{}", parts.join("&"))
+}
+
+pub(crate) fn inject_headers(injected: &[(Inject, SecretString)], headers: &mut HeaderMap) {
+    for (inject, value) in injected {
+        let Inject::Header(name) = inject else { continue };
+        let parsed = (HeaderName::try_from(name.as_str()), HeaderValue::try_from(value.expose_secret()));
+        if let (Ok(name), Ok(mut value)) = parsed {
+            value.set_sensitive(true);
+            headers.insert(name, value);
+        } else {
+            tracing::warn!(
+                name,
+                "a secret cannot be a header: its name or value has characters that headers cannot carry"
+            );
+        }
+    }
+}
+
+/// Body secrets are arguments of tool calls: a key beside `jsonrpc` would make strict servers refuse the message.
+pub(crate) fn inject_body(injected: &[(Inject, SecretString)], head: &Head<'_>) -> Option<String> {
+    let values: Vec<(&str, &str)> = injected
+        .iter()
+        .filter_map(|(inject, value)| match inject {
+            Inject::Body(name) => Some((name.as_str(), value.expose_secret())),
+            _ => None,
+        })
+        .collect();
+    if values.is_empty() { None } else { jsonrpc::with_arguments(head, &values) }
+}
+
+#[allow(clippy::too_many_arguments, reason = "one place builds the answer, from everything that is known")]
+fn incoming(
+    shared: &Arc<Shared>,
+    entry: &Entry,
+    live: &Live,
+    asked: &Asked<'_>,
+    head: Option<&Head<'_>>,
+    answer: Answer,
+    mut call: Option<Call>,
+    modern: bool,
+) -> Result<Response<Out>, Refusal> {
+    let (parts, body) = answer.into_parts();
+    if parts.status.is_server_error() {
+        call.iter_mut().for_each(Call::fail);
+    }
+    let mut headers = HeaderMap::new();
+    copy_headers(&parts.headers, &mut headers);
+    for name in ["access-control-allow-origin", "access-control-allow-credentials", "access-control-expose-headers"] {
+        headers.remove(name);
+    }
+    if let Some(length) = parts.headers.get(header::CONTENT_LENGTH) {
+        headers.insert(header::CONTENT_LENGTH, length.clone());
+    }
+    let session = headers.remove("mcp-session-id").filter(|_| !modern);
+    if let Some(session) = session {
+        let upstream = session.to_str().map_err(|_| {
+            Refusal::failed(asked.name, format!("'{}' answers a session id that is no visible ASCII", asked.name))
+        })?;
+        shared.http_sessions.seen(live, upstream);
+        let own = asked.ticket.as_ref().filter(|(_, t)| t.upstream == upstream).map(|(id, _)| id.clone());
+        let own = match own {
+            Some(own) => own,
+            None => {
+                let ticket = Ticket {
+                    deployment: entry.id,
+                    instance: live.endpoint.instance,
+                    principal: ANONYMOUS.into(),
+                    transport: Transport::Http,
+                    version: String::new(),
+                    upstream: upstream.to_owned(),
+                    expires: now() + SESSION_LIFE,
+                };
+                let sealed = shared.sealer.seal(&ticket).and_then(|id| HeaderValue::try_from(id).ok());
+                sealed.ok_or_else(|| Refusal::failed(asked.name, "no session id could be made: no randomness"))?
+            }
+        };
+        headers.insert("mcp-session-id", own);
+    } else if let Some((_, ticket)) = &asked.ticket {
+        if parts.status == hyper::StatusCode::NOT_FOUND {
+            shared.http_sessions.ended(ticket.instance, &ticket.upstream);
+        } else {
+            shared.http_sessions.seen(live, &ticket.upstream);
+        }
+    }
+    let stream = http::is_event_stream(&parts.headers);
+    if stream {
+        headers.insert("x-accel-buffering", HeaderValue::from_static("no"));
+    }
+    let id = head.filter(|h| h.kind == Kind::Request).and_then(|h| h.id.as_ref());
+    let farewell = id.filter(|_| stream).map(|id| {
+        let what =
+            format!("'{}' broke its event stream off before it answered; the call was not sent again", asked.name);
+        let error = Refusal::failed(asked.name, what).to_json(Some(id));
+        Bytes::from([b"data: ", error.as_ref(), b"\n\n"].concat())
+    });
+    let mut response = Response::new(Out::Proxied(Box::new(Proxied::new(body, call, farewell))));
+    *response.status_mut() = parts.status;
+    *response.headers_mut() = headers;
+    Ok(response)
+}
+
+/// By replica and the server's own id: when it was last used, and where it counts.
+type Counted = HashMap<(InstanceId, String), (Instant, Arc<Stats>)>;
+
+/// HTTP sessions that were lately used, for counting only: the ids themselves say everything else.
+#[derive(Debug, Default)]
+pub(crate) struct HttpSessions {
+    seen: Mutex<Counted>,
+}
+
+/// Counted at most; beyond that new ones are not counted.
+const COUNTED: usize = 65_536;
+
+impl HttpSessions {
+    fn map(&self) -> MutexGuard<'_, Counted> {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn seen(&self, live: &Live, upstream: &str) {
+        let mut map = self.map();
+        let key = (live.endpoint.instance, upstream.to_owned());
+        if let Some((at, _)) = map.get_mut(&key) {
+            *at = Instant::now();
+        } else if map.len() < COUNTED {
+            live.stats.sessions.fetch_add(1, Relaxed);
+            map.insert(key, (Instant::now(), live.stats.clone()));
+        }
+    }
+
+    pub(crate) fn ended(&self, instance: InstanceId, upstream: &str) {
+        if let Some((_, stats)) = self.map().remove(&(instance, upstream.to_owned())) {
+            stats.sessions.fetch_sub(1, Relaxed);
+        }
+    }
+
+    /// Forgets sessions that nobody used for `idle`.
+    pub(crate) fn sweep(&self, idle: Duration) {
+        self.map().retain(|_, (at, stats)| {
+            let keep = at.elapsed() < idle;
+            if !keep {
+                stats.sessions.fetch_sub(1, Relaxed);
+            }
+            keep
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn queries_keep_the_clients_and_gain_the_secrets() {
+        let secret = [(Inject::Query("api key".into()), SecretString::from("a&b"))];
+        assert_eq!(target("/mcp", None, &[]), "/mcp");
+        assert_eq!(target("/mcp", Some("a=1&b"), &[]), "/mcp?a=1&b");
+        assert_eq!(target("/mcp", Some("a=%20&api+key=mine"), &secret), "/mcp?a=%20&api+key=a%26b");
+        assert_eq!(target("/", None, &secret), "/?api+key=a%26b");
+    }
+
+    #[test]
+    fn headers_of_the_connection_and_of_the_gateway_stay() {
+        let mut from = HeaderMap::new();
+        for (name, value) in [
+            ("connection", "close, X-Hop"),
+            ("x-hop", "1"),
+            ("authorization", "Bearer t"),
+            ("cookie", "a=b"),
+            ("mcp-param-region", "eu"),
+            ("traceparent", "00-x"),
+        ] {
+            from.append(HeaderName::from_static(name), HeaderValue::from_static(value));
+        }
+        let mut to = HeaderMap::new();
+        copy_headers(&from, &mut to);
+        let mut names: Vec<&str> = to.keys().map(HeaderName::as_str).collect();
+        names.sort_unstable();
+        assert_eq!(names, ["mcp-param-region", "traceparent"]);
+    }
+}

@@ -1,0 +1,131 @@
+//! The gateway's own copy of the route table: replicas with their connections and counters, kept over changes.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+
+use secrecy::SecretString;
+use sigil_core::model::{DeploymentId, Inject, InstanceId};
+use sigil_core::route::Burden;
+use tokio_util::task::TaskTracker;
+
+use crate::upstream::RouteTable;
+use super::load::{Recorder, Stats};
+use crate::tail::Tail;
+use crate::upstream::{Endpoint, Replica, Wire};
+
+/// A replica as requests use it.
+#[derive(Debug, Clone)]
+pub(crate) struct Live {
+    pub(crate) endpoint: Arc<Endpoint>,
+    pub(crate) stats: Arc<Stats>,
+}
+
+impl Live {
+    pub(crate) fn burden(&self) -> Burden {
+        use std::sync::atomic::Ordering::Relaxed;
+        Burden { in_flight: self.stats.in_flight.load(Relaxed), sessions: self.stats.sessions.load(Relaxed) }
+    }
+}
+
+/// A deployment as requests use it.
+#[derive(Debug)]
+pub(crate) struct Entry {
+    pub(crate) id: DeploymentId,
+    pub(crate) name: String,
+    pub(crate) ready: Vec<Live>,
+    pub(crate) draining: Vec<Live>,
+    pub(crate) expected: bool,
+    pub(crate) message: String,
+    pub(crate) injected: Arc<Vec<(Inject, SecretString)>>,
+    pub(crate) recorder: Arc<Recorder>,
+}
+
+impl Entry {
+    /// Ready or draining: whoever has a session here may go on.
+    pub(crate) fn instance(&self, id: InstanceId) -> Option<&Live> {
+        self.ready.iter().chain(&self.draining).find(|l| l.endpoint.instance == id)
+    }
+}
+
+/// All deployments by name.
+#[derive(Debug, Default)]
+pub(crate) struct Table {
+    pub(crate) routes: BTreeMap<String, Arc<Entry>>,
+}
+
+/// What outlives a table.
+#[derive(Debug, Default)]
+pub(crate) struct Registry {
+    stats: Mutex<HashMap<InstanceId, Weak<Stats>>>,
+    recorders: Mutex<HashMap<DeploymentId, Arc<Recorder>>>,
+}
+
+impl Registry {
+    pub(crate) fn stats(&self, id: InstanceId) -> Option<Arc<Stats>> {
+        self.stats.lock().unwrap_or_else(PoisonError::into_inner).get(&id)?.upgrade()
+    }
+
+    pub(crate) fn recorder(&self, id: DeploymentId) -> Option<Arc<Recorder>> {
+        self.recorders.lock().unwrap_or_else(PoisonError::into_inner).get(&id).cloned()
+    }
+
+    pub(crate) fn stats_of(&self, id: InstanceId) -> Arc<Stats> {
+        let mut all = self.stats.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(stats) = all.get(&id).and_then(Weak::upgrade) {
+            return stats;
+        }
+        let stats = Arc::new(Stats::default());
+        all.insert(id, Arc::downgrade(&stats));
+        stats
+    }
+
+    pub(crate) fn recorder_of(&self, id: DeploymentId) -> Arc<Recorder> {
+        self.recorders.lock().unwrap_or_else(PoisonError::into_inner).entry(id).or_default().clone()
+    }
+
+    /// Forgets deployments that are gone and replicas that nobody holds.
+    pub(crate) fn prune(&self, table: &Table) {
+        let kept = |id: &DeploymentId| table.routes.values().any(|e| e.id == *id);
+        self.recorders.lock().unwrap_or_else(PoisonError::into_inner).retain(|id, _| kept(id));
+        self.stats.lock().unwrap_or_else(PoisonError::into_inner).retain(|_, s| s.strong_count() > 0);
+    }
+}
+
+/// The next table; replicas that stay keep their connections.
+pub(crate) fn build(new: &RouteTable, old: &Table, registry: &Registry, tail: &Tail, tasks: &TaskTracker) -> Table {
+    let mut known: HashMap<InstanceId, Live> = HashMap::new();
+    for entry in old.routes.values() {
+        for live in entry.ready.iter().chain(&entry.draining) {
+            known.insert(live.endpoint.instance, live.clone());
+        }
+    }
+    let live = |replica: &Replica| -> Live {
+        if let Some(live) = known.get(&replica.instance) {
+            let same = Arc::ptr_eq(&live.endpoint.spec, &replica.spec) || live.endpoint.spec == replica.spec;
+            let up = match &live.endpoint.wire {
+                Wire::Link(link) => link.is_up(),
+                #[cfg(test)]
+                Wire::Local(_) => true,
+            };
+            if same && up && Arc::ptr_eq(&live.endpoint.env, &replica.env) {
+                return live.clone();
+            }
+        }
+        let endpoint = Arc::new(Endpoint::new(replica, tail, tasks.clone()));
+        Live { endpoint, stats: registry.stats_of(replica.instance) }
+    };
+    let routes = new.routes.iter().map(|(name, route)| {
+        let entry = Entry {
+            id: route.id,
+            name: route.name.clone(),
+            ready: route.ready.iter().map(live).collect(),
+            draining: route.draining.iter().map(live).collect(),
+            expected: route.expected,
+            message: route.message.clone(),
+            injected: route.injected.clone(),
+            recorder: registry.recorder_of(route.id),
+        };
+        (name.clone(), Arc::new(entry))
+    });
+    Table { routes: routes.collect() }
+}

@@ -1,0 +1,668 @@
+//! Servers, a front and a client for the tests.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
+use hyper::{Request, Response};
+use hyper_util::rt::TokioIo;
+use secrecy::SecretString;
+use serde_json::{Value, json};
+use sigil_config::agent::AgentConfig;
+use sigil_core::model::{DeploymentId, Inject, NetworkMode, ReleaseSpec, Resources, Transport};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Notify, mpsc, watch};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::gateway::Gateway;
+use crate::gateway::table::{Entry, Live, Table};
+use crate::upstream::local::Local;
+use crate::upstream::sse::Parser;
+use crate::upstream::{Endpoint, Stray, Wire};
+
+/// A server of the era with a handshake, with one tool for every manner that matters.
+pub(super) const SERVER: &str = r#"
+import sys, json, os
+cancelled = []
+held = []
+def out(m):
+    sys.stdout.write(json.dumps(m) + "\n")
+    sys.stdout.flush()
+def ok(id, **r):
+    out({"jsonrpc": "2.0", "id": id, "result": r})
+for line in sys.stdin:
+    line = line.rstrip("\n")
+    m = json.loads(line)
+    method, id = m.get("method"), m.get("id")
+    if method == "initialize":
+        out({"jsonrpc": "2.0", "method": "notifications/tools/list_changed"})
+        ok(id, protocolVersion=m["params"]["protocolVersion"], capabilities={"tools": {}}, serverInfo={"name": "py", "version": "1"})
+    elif method == "notifications/cancelled":
+        cancelled.append(m["params"]["requestId"])
+    elif method == "notifications/poke":
+        out({"jsonrpc": "2.0", "method": "notifications/poked"})
+    elif method == "tools/list":
+        if (m.get("params") or {}).get("cursor") == "2":
+            ok(id, tools=[{"name": "c"}])
+        else:
+            ok(id, tools=[{"name": "a", "xVendor": 1.0}, {"name": "b"}], nextCursor="2")
+    elif method == "tools/call":
+        tool = m["params"]["name"]
+        if tool == "echo":
+            ok(id, pid=os.getpid(), line=line)
+            for h in held: ok(h)
+            held = []
+        elif tool == "after-next": held.append(id)
+        elif tool == "progress":
+            token = m["params"]["_meta"]["progressToken"]
+            out({"jsonrpc": "2.0", "method": "notifications/progress", "params": {"progressToken": token, "progress": 1}})
+            out({"jsonrpc": "2.0", "method": "notifications/message", "params": {"level": "info", "data": "x"}})
+            ok(id)
+        elif tool == "ask":
+            asked = id
+            out({"jsonrpc": "2.0", "id": "srv-1", "method": "elicitation/create", "params": {}})
+        elif tool == "cancelled": ok(id, cancelled=cancelled)
+        elif tool == "die": sys.exit(3)
+        elif tool == "garbage":
+            print("hello from print")
+            print('{"not": "rpc"}')
+            ok(id)
+        elif tool == "large": ok(id, text="x" * (3 << 20))
+    elif method is None and id == "srv-1":
+        ok(asked, got=m["result"])
+"#;
+
+/// A server of the stateless era only.
+pub(super) const MODERN: &str = r#"
+import sys, json
+for line in sys.stdin:
+    m = json.loads(line)
+    r = {"jsonrpc": "2.0", "id": m.get("id")}
+    if m["method"] == "server/discover":
+        r["result"] = {"resultType": "complete", "supportedVersions": ["2026-07-28"], "_meta": {"io.modelcontextprotocol/serverInfo": {"name": "m", "version": "1"}}}
+    elif m["method"] == "tools/list" and "io.modelcontextprotocol/clientCapabilities" in m["params"]["_meta"]:
+        r["result"] = {"resultType": "complete", "tools": [{"name": "a"}]}
+    else:
+        r["error"] = {"code": -32022, "message": "only 2026-07-28", "data": {"supported": ["2026-07-28"]}}
+    print(json.dumps(r), flush=True)
+"#;
+
+pub(super) fn owned(headers: &[(&str, &str)]) -> Vec<(String, String)> {
+    headers.iter().map(|(n, v)| ((*n).to_owned(), (*v).to_owned())).collect()
+}
+
+pub(super) fn accept(session: Option<&str>) -> Vec<(String, String)> {
+    let mut headers = owned(&[("content-type", "application/json"), ("accept", "application/json, text/event-stream")]);
+    headers.extend(session.map(|s| ("mcp-session-id".to_owned(), s.to_owned())));
+    headers
+}
+
+pub(super) fn initialize(version: &str) -> String {
+    json!({"jsonrpc":"2.0","id":1,"method":"initialize","params":{"protocolVersion":version,"capabilities":{},"clientInfo":{"name":"t","version":"1"}}}).to_string()
+}
+
+pub(super) fn ping(id: i64) -> String {
+    json!({"jsonrpc":"2.0","id":id,"method":"ping"}).to_string()
+}
+
+pub(super) fn call(id: i64, tool: &str) -> String {
+    json!({"jsonrpc":"2.0","id":id,"method":"tools/call","params":{"name":tool}}).to_string()
+}
+
+pub(super) async fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().port()
+}
+
+pub(super) async fn wait_until(what: &str, mut done: impl FnMut() -> bool) {
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(10);
+    while !done() {
+        assert!(tokio::time::Instant::now() < deadline, "not within 10 s: {what}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+pub(super) async fn until(from: &mut mpsc::Receiver<Bytes>, id: i64) -> Value {
+    loop {
+        let message: Value = serde_json::from_slice(&from.recv().await.expect("more messages")).unwrap();
+        if message["id"] == id {
+            return message;
+        }
+    }
+}
+
+// ---------------------------------------------------------------- replicas
+
+fn spec(transport: Transport, port: u16, command: &[&str]) -> ReleaseSpec {
+    ReleaseSpec {
+        image: String::new(),
+        source: String::new(),
+        source_digest: String::new(),
+        commit: None,
+        transport,
+        port,
+        path: if transport == Transport::Sse { "/sse".into() } else { "/mcp".into() },
+        command: command.iter().map(|s| (*s).to_owned()).collect(),
+        workdir: String::new(),
+        env: std::collections::BTreeMap::new(),
+        secrets: Vec::new(),
+        resources: Resources {
+            tier: "router".into(),
+            cpu_share: 0.1,
+            cpu_limit: 0.25,
+            memory: 256 << 20,
+            storage: 0,
+            processes: 512,
+            files: 1024,
+        },
+        volumes: Vec::new(),
+        network: NetworkMode::Link,
+        egress: Vec::new(),
+        config: Value::Null,
+        access: "anonymous".into(),
+        sessions_max: None,
+        request_timeout_ms: 10_000,
+        start_timeout_ms: 10_000,
+    }
+}
+
+fn build(spec: ReleaseSpec, stray: mpsc::Sender<Bytes>) -> Arc<Endpoint> {
+    static COUNT: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(1);
+    let number = COUNT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+    Arc::new(Endpoint {
+        deployment: ulid::Ulid(u128::from(number) << 64).into(),
+        release: 1,
+        instance: ulid::Ulid(u128::from(number)).into(),
+        spec: Arc::new(spec),
+        env: Arc::new(vec![("PYTHONUNBUFFERED".into(), SecretString::from("1"))]),
+        wire: Wire::Local(Arc::new(Local::default())),
+        stray: Stray::Test(stray),
+        pool: crate::upstream::http::Pool::default(),
+        tasks: TaskTracker::new(),
+    })
+}
+
+pub(super) fn endpoint(transport: Transport, port: u16, command: &[&str]) -> Arc<Endpoint> {
+    build(spec(transport, port, command), mpsc::channel(1).0)
+}
+
+pub(super) fn stdio(script: &str) -> Arc<Endpoint> {
+    stdio_with_stray(script).0
+}
+
+pub(super) fn stdio_with_stray(script: &str) -> (Arc<Endpoint>, mpsc::Receiver<Bytes>) {
+    let (tx, rx) = mpsc::channel(16);
+    (build(spec(Transport::Stdio, 0, &["python3", "-c", script]), tx), rx)
+}
+
+pub(super) fn limited(script: &str, sessions: u32) -> Arc<Endpoint> {
+    let mut spec = spec(Transport::Stdio, 0, &["python3", "-c", script]);
+    spec.sessions_max = Some(sessions);
+    build(spec, mpsc::channel(1).0)
+}
+
+/// The same with a short time limit.
+pub(super) fn impatient(endpoint: &Endpoint) -> Arc<Endpoint> {
+    let mut spec = endpoint.spec.as_ref().clone();
+    spec.request_timeout_ms = 1500;
+    build(spec, mpsc::channel(1).0)
+}
+
+pub(super) fn replica_keys(endpoint: &Endpoint) -> Vec<String> {
+    let Wire::Local(local) = &endpoint.wire else { return Vec::new() };
+    local.keys()
+}
+
+pub(super) fn replica_kill_all(endpoint: &Endpoint) {
+    let Wire::Local(local) = &endpoint.wire else { return };
+    for key in local.keys() {
+        local.close(&key).unwrap();
+    }
+}
+
+// ---------------------------------------------------------------- an HTTP server
+
+#[derive(Debug, Clone)]
+pub(super) struct Seen {
+    pub(super) target: String,
+    pub(super) headers: hyper::HeaderMap,
+    pub(super) body: String,
+}
+
+impl Seen {
+    pub(super) fn header(&self, name: &str) -> String {
+        self.headers.get(name).map(|v| v.to_str().unwrap().to_owned()).unwrap_or_default()
+    }
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    seen: Mutex<Vec<Seen>>,
+    counts: Mutex<HashMap<String, usize>>,
+    sessions: Mutex<HashMap<String, ()>>,
+    legacy: Mutex<Option<mpsc::Sender<String>>>,
+    go_on: Notify,
+}
+
+/// A small MCP server; `who` is its port.
+pub(super) struct HttpServer {
+    pub(super) port: u16,
+    inner: Arc<Inner>,
+    stop: CancellationToken,
+}
+
+impl Drop for HttpServer {
+    fn drop(&mut self) {
+        self.stop.cancel();
+    }
+}
+
+type ServerBody = http_body_util::Either<Full<Bytes>, http_body_util::channel::Channel<Bytes, std::io::Error>>;
+
+fn whole(status: u16, kind: &str, text: impl Into<Bytes>) -> Response<ServerBody> {
+    Response::builder()
+        .status(status)
+        .header("content-type", kind)
+        .header("set-cookie", "tracking=1")
+        .body(http_body_util::Either::Left(Full::new(text.into())))
+        .unwrap()
+}
+
+impl HttpServer {
+    pub(super) async fn start() -> Self {
+        Self::on(0).await
+    }
+
+    pub(super) async fn on(port: u16) -> Self {
+        let listener = TcpListener::bind(("127.0.0.1", port)).await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let inner = Arc::new(Inner::default());
+        let stop = CancellationToken::new();
+        let (shared, stopped) = (inner.clone(), stop.clone());
+        tokio::spawn(async move {
+            loop {
+                let stream = tokio::select! {
+                    () = stopped.cancelled() => return,
+                    accepted = listener.accept() => accepted.unwrap().0,
+                };
+                stream.set_nodelay(true).unwrap();
+                let (shared, stopped) = (shared.clone(), stopped.clone());
+                tokio::spawn(async move {
+                    let service = hyper::service::service_fn(|request| answer(shared.clone(), port, request));
+                    let connection =
+                        hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service);
+                    tokio::select! {
+                        () = stopped.cancelled() => {}
+                        _ = connection => {}
+                    }
+                });
+            }
+        });
+        Self { port, inner, stop }
+    }
+
+    pub(super) fn endpoint(&self) -> Arc<Endpoint> {
+        endpoint(Transport::Http, self.port, &[])
+    }
+
+    pub(super) fn legacy(&self) -> Arc<Endpoint> {
+        endpoint(Transport::Sse, self.port, &[])
+    }
+
+    pub(super) fn at(&self, path: &str) -> Arc<Endpoint> {
+        let mut spec = spec(Transport::Http, self.port, &[]);
+        spec.path = path.into();
+        build(spec, mpsc::channel(1).0)
+    }
+
+    pub(super) fn last(&self) -> Seen {
+        self.inner.seen.lock().unwrap().last().unwrap().clone()
+    }
+
+    pub(super) fn count(&self, what: &str) -> usize {
+        self.inner.counts.lock().unwrap().get(what).copied().unwrap_or(0)
+    }
+
+    pub(super) fn go_on(&self) {
+        self.inner.go_on.notify_one();
+    }
+}
+
+async fn answer(
+    inner: Arc<Inner>,
+    port: u16,
+    request: Request<Incoming>,
+) -> Result<Response<ServerBody>, std::io::Error> {
+    let (parts, body) = request.into_parts();
+    let body = body.collect().await.map_err(std::io::Error::other)?.to_bytes();
+    let body = String::from_utf8(body.to_vec()).unwrap();
+    let seen = Seen { target: parts.uri.to_string(), headers: parts.headers.clone(), body: body.clone() };
+    inner.seen.lock().unwrap().push(seen.clone());
+    let count = |what: &str| *inner.counts.lock().unwrap().entry(what.to_owned()).or_default() += 1;
+    match (parts.method.as_str(), parts.uri.path()) {
+        ("GET", "/sse") => {
+            let (mut tx, body) = http_body_util::channel::Channel::new(8);
+            let (messages, mut queue) = mpsc::channel::<String>(8);
+            *inner.legacy.lock().unwrap() = Some(messages);
+            tokio::spawn(async move {
+                tx.send_data("event: endpoint\ndata: /messages?s=1\n\n".into()).await.ok();
+                while let Some(message) = queue.recv().await {
+                    tx.send_data(format!("event: message\r\ndata: {message}\r\n\r\n").into()).await.ok();
+                }
+            });
+            let response = Response::builder().header("content-type", "text/event-stream");
+            return Ok(response.body(http_body_util::Either::Right(body)).unwrap());
+        }
+        ("POST", "/messages") => {
+            let message: Value = serde_json::from_str(&body).unwrap();
+            let reply = result(&message, port, "");
+            let tx = inner.legacy.lock().unwrap().clone().unwrap();
+            if message.get("id").is_some() {
+                tx.send(reply.to_string()).await.ok();
+            }
+            return Ok(whole(202, "text/plain", "Accepted"));
+        }
+        ("DELETE", "/mcp") => {
+            count("DELETE");
+            inner.sessions.lock().unwrap().remove(&seen.header("mcp-session-id"));
+            return Ok(whole(200, "text/plain", ""));
+        }
+        ("GET", "/mcp") => return Ok(whole(405, "text/plain", "")),
+        ("POST", "/mcp") => {}
+        _ => return Ok(whole(404, "text/html", "<html>not here</html>")),
+    }
+    let session = seen.header("mcp-session-id");
+    if !session.is_empty() && !inner.sessions.lock().unwrap().contains_key(&session) {
+        return Ok(whole(404, "application/json", "{}"));
+    }
+    let message: Value = serde_json::from_str(&body).unwrap();
+    if message.get("id").is_none() {
+        return Ok(whole(202, "text/plain", ""));
+    }
+    let tool = message["params"]["name"].as_str().unwrap_or_default().to_owned();
+    count(&tool);
+    match tool.as_str() {
+        "refuse" => return Ok(whole(400, "text/plain", "Bad Request: from the server")),
+        "break" => return Err(std::io::Error::other("broken off")),
+        "never" => {
+            std::future::pending::<()>().await;
+        }
+        "stream" | "stream-break" | "stream-now" => {
+            let (mut tx, body) = http_body_util::channel::Channel::new(8);
+            let reply = result(&message, port, &session);
+            tokio::spawn(async move {
+                let progress = json!({"jsonrpc":"2.0","method":"notifications/progress","params":{"progress":1,"progressToken":"p"}});
+                tx.send_data(format!("data: {progress}\n\n").into()).await.ok();
+                match tool.as_str() {
+                    "stream" => inner.go_on.notified().await,
+                    "stream-break" => {
+                        // the head and first event are flushed before the connection breaks
+                        tokio::time::sleep(Duration::from_millis(50)).await;
+                        tx.abort(std::io::Error::other("broken off"));
+                        return;
+                    }
+                    _ => {}
+                }
+                tx.send_data(format!("data: {reply}\n\n").into()).await.ok();
+            });
+            let response = Response::builder().header("content-type", "text/event-stream");
+            return Ok(response.body(http_body_util::Either::Right(body)).unwrap());
+        }
+        _ => {}
+    }
+    let mut response = whole(200, "application/json", result(&message, port, &session).to_string());
+    if message["method"] == "initialize" {
+        let number = inner.sessions.lock().unwrap().len();
+        let id = format!("upstream-{port}-{number}");
+        inner.sessions.lock().unwrap().insert(id.clone(), ());
+        response.headers_mut().insert("mcp-session-id", id.parse().unwrap());
+    }
+    Ok(response)
+}
+
+fn result(message: &Value, port: u16, session: &str) -> Value {
+    let result = match message["method"].as_str().unwrap_or_default() {
+        "initialize" => {
+            json!({"protocolVersion": message["params"]["protocolVersion"], "capabilities": {"tools": {}}, "serverInfo": {"name": port, "version": "1"}})
+        }
+        "tools/list" => json!({"tools": [{"name": "whoami"}]}),
+        _ => json!({"who": port, "session": session}),
+    };
+    // names are strings on the wire
+    let mut result = result;
+    if let Some(name) = result.pointer_mut("/serverInfo/name") {
+        *name = json!(port.to_string());
+    }
+    json!({"jsonrpc": "2.0", "id": message["id"], "result": result})
+}
+
+// ---------------------------------------------------------------- the front and a client
+
+pub(super) struct Front {
+    pub(super) gateway: Gateway,
+    publish: watch::Sender<Arc<Table>>,
+    _config: watch::Sender<Arc<AgentConfig>>,
+    stop: CancellationToken,
+    dir: Arc<tempfile::TempDir>,
+}
+
+#[derive(Debug)]
+pub(super) struct Answer {
+    pub(super) status: u16,
+    headers: hyper::HeaderMap,
+    pub(super) text: String,
+}
+
+impl Answer {
+    pub(super) fn header(&self, name: &str) -> String {
+        self.headers.get(name).map(|v| v.to_str().unwrap().to_owned()).unwrap_or_default()
+    }
+    pub(super) fn json(&self) -> Value {
+        serde_json::from_str(&self.text).unwrap_or_else(|e| panic!("{e}: {} {}", self.status, self.text))
+    }
+    pub(super) fn code(&self) -> String {
+        self.json()["error"]["data"]["code"].as_str().unwrap_or_default().to_owned()
+    }
+    /// The last message, be it JSON or a stream.
+    pub(super) fn last(&self) -> Value {
+        if self.header("content-type") != "text/event-stream" {
+            return self.json();
+        }
+        let mut events = Vec::new();
+        Parser::default().push(self.text.as_bytes(), &mut events).unwrap();
+        serde_json::from_str(&events.last().expect("an event").data).unwrap()
+    }
+}
+
+impl Front {
+    pub(super) async fn new() -> Self {
+        Self::with(Arc::new(tempfile::tempdir().unwrap())).await
+    }
+
+    async fn with(dir: Arc<tempfile::TempDir>) -> Self {
+        let mut config = AgentConfig::default();
+        config.gateway.listen = "127.0.0.1:0".into();
+        config.gateway.max_body = 2 << 20;
+        let (keep, config) = watch::channel(Arc::new(config));
+        let (publish, table) = watch::channel(Arc::default());
+        let stop = CancellationToken::new();
+        let gateway =
+            Gateway::start(config, table, dir.path(), stop.clone(), Duration::from_millis(400)).await.unwrap();
+        Self { gateway, publish, _config: keep, stop, dir }
+    }
+
+    /// Another agent on the same data directory.
+    pub(super) async fn restart(&mut self) {
+        self.stop.cancel();
+        *self = Self::with(self.dir.clone()).await;
+    }
+
+    fn live(&self, endpoints: &[Arc<Endpoint>]) -> Vec<Live> {
+        let registry = &self.gateway.shared.registry;
+        endpoints.iter().map(|e| Live { endpoint: e.clone(), stats: registry.stats_of(e.instance) }).collect()
+    }
+
+    fn entry(&self, name: &str, ready: &[Arc<Endpoint>]) -> Entry {
+        let id = self.id(name, ready);
+        Entry {
+            id,
+            name: name.into(),
+            ready: self.live(ready),
+            draining: Vec::new(),
+            expected: false,
+            message: String::new(),
+            injected: Arc::default(),
+            recorder: self.gateway.shared.registry.recorder_of(id),
+        }
+    }
+
+    /// By name, so that a deployment stays the same while its replicas change; tests of one replica use its own.
+    fn id(&self, name: &str, ready: &[Arc<Endpoint>]) -> DeploymentId {
+        match ready {
+            [only] if name == "echo" && self.publish.borrow().routes.is_empty() => only.deployment,
+            _ => match self.publish.borrow().routes.get(name) {
+                Some(entry) => entry.id,
+                None => ulid::Ulid(name.bytes().fold(7, |sum, b| sum * 31 + u128::from(b))).into(),
+            },
+        }
+    }
+
+    pub(super) fn deployment(&self, name: &str) -> DeploymentId {
+        self.publish.borrow().routes[name].id
+    }
+
+    fn publish(&self, entries: Vec<Entry>) {
+        let routes = entries.into_iter().map(|e| (e.name.clone(), Arc::new(e))).collect();
+        self.publish.send_replace(Arc::new(Table { routes }));
+    }
+
+    pub(super) fn set(&self, routes: &[(&str, Vec<Arc<Endpoint>>)]) {
+        self.publish(routes.iter().map(|(name, ready)| self.entry(name, ready)).collect());
+    }
+
+    pub(super) fn set_with(&self, name: &str, ready: Vec<Arc<Endpoint>>, injected: Vec<(Inject, SecretString)>) {
+        let entry = Entry { injected: Arc::new(injected), ..self.entry(name, &ready) };
+        self.publish(vec![entry]);
+    }
+
+    pub(super) fn set_state(&self, name: &str, expected: bool, message: &str) {
+        let entry = Entry { expected, message: message.into(), ..self.entry(name, &[]) };
+        self.publish(vec![entry]);
+    }
+
+    pub(super) fn set_draining(&self, name: &str, draining: Vec<Arc<Endpoint>>, ready: Vec<Arc<Endpoint>>) {
+        let entry = Entry { draining: self.live(&draining), ..self.entry(name, &ready) };
+        self.publish(vec![entry]);
+    }
+
+    async fn send(&self, method: &str, path: &str, headers: &[(String, String)], body: &str) -> Response<Incoming> {
+        let stream = TcpStream::connect(self.gateway.address()).await.unwrap();
+        let (mut sender, connection) =
+            hyper::client::conn::http1::handshake::<_, Full<Bytes>>(TokioIo::new(stream)).await.unwrap();
+        tokio::spawn(connection);
+        let mut request = Request::builder().method(method).uri(path);
+        if !headers.iter().any(|(n, _)| n == "host") {
+            request = request.header("host", self.gateway.address().to_string());
+        }
+        for (name, value) in headers {
+            request = request.header(name, value);
+        }
+        let request = request.body(Full::from(body.to_owned())).unwrap();
+        let sent = tokio::time::timeout(Duration::from_secs(15), sender.send_request(request));
+        let response = sent.await.expect("an answer within 15 s").unwrap();
+        // the connection lives as long as the answer is read
+        tokio::spawn(async move {
+            let _sender = sender;
+            std::future::pending::<()>().await;
+        });
+        response
+    }
+
+    pub(super) async fn raw(&self, method: &str, path: &str, headers: &[(String, String)], body: &str) -> Answer {
+        let response = self.send(method, path, headers, body).await;
+        let (parts, body) = response.into_parts();
+        let body = tokio::time::timeout(Duration::from_secs(15), body.collect());
+        let body = body.await.expect("the end within 15 s").unwrap().to_bytes();
+        Answer {
+            status: parts.status.as_u16(),
+            headers: parts.headers,
+            text: String::from_utf8(body.to_vec()).unwrap(),
+        }
+    }
+
+    pub(super) async fn post(&self, name: &str, session: Option<&str>, body: impl Into<String>) -> Answer {
+        self.raw("POST", &format!("/mcp/{name}"), &accept(session), &body.into()).await
+    }
+
+    /// A session that is through its handshake.
+    pub(super) async fn begin(&self, name: &str) -> String {
+        let answer = self.post(name, None, &initialize("2025-11-25")).await;
+        assert_eq!(answer.status, 200, "{}", answer.text);
+        let session = answer.header("mcp-session-id");
+        assert!(!session.is_empty());
+        let done = r#"{"jsonrpc":"2.0","method":"notifications/initialized"}"#;
+        assert_eq!(self.post(name, Some(&session), done).await.status, 202);
+        session
+    }
+
+    pub(super) async fn open(&self, method: &str, path: &str, headers: &[(String, String)], body: &str) -> Stream {
+        let response = self.send(method, path, headers, body).await;
+        assert_eq!(response.status(), 200);
+        assert_eq!(response.headers()["content-type"], "text/event-stream");
+        Stream { body: response.into_body(), text: String::new(), last_id: String::new(), primed: false }
+    }
+}
+
+impl Drop for Front {
+    fn drop(&mut self) {
+        self.stop.cancel();
+    }
+}
+
+pub(super) struct Stream {
+    body: Incoming,
+    text: String,
+    pub(super) last_id: String,
+    pub(super) primed: bool,
+}
+
+impl Stream {
+    async fn more(&mut self) -> bool {
+        let frame = tokio::time::timeout(Duration::from_secs(10), self.body.frame());
+        match frame.await.expect("more within 10 s") {
+            Some(Ok(frame)) => {
+                self.text.push_str(std::str::from_utf8(frame.data_ref().unwrap()).unwrap());
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// The next event that holds a message.
+    pub(super) async fn event(&mut self) -> Value {
+        loop {
+            while let Some((event, rest)) = self.text.split_once("\n\n") {
+                let (event, rest) = (event.to_owned(), rest.to_owned());
+                self.text = rest;
+                let field = |name: &str| event.lines().find_map(|l| l.strip_prefix(name)).map(|v| v.trim().to_owned());
+                if let Some(id) = field("id:") {
+                    self.last_id = id;
+                }
+                match field("data:") {
+                    Some(data) if data.is_empty() => self.primed = true,
+                    Some(data) => return serde_json::from_str(&data).unwrap(),
+                    None => {}
+                }
+            }
+            assert!(self.more().await, "the stream ended; left: {:?}", self.text);
+        }
+    }
+
+    pub(super) async fn ended(&mut self) -> bool {
+        while self.more().await {}
+        self.text.is_empty()
+    }
+}

@@ -1,0 +1,328 @@
+//! Request, recipe, image and the owner's limits in; a release's specification out. Nothing here acts.
+
+use std::collections::BTreeMap;
+
+use sigil_config::agent::AgentConfig;
+use sigil_config::manifest;
+use sigil_core::model::{Inject, NetworkMode, ReleaseSpec, SecretUse, Transport, Volume, VolumeMode};
+use sigil_core::recipe::Recipe;
+use sigil_core::source::Source;
+use sigil_core::tier;
+
+use super::{DeployRequest, Failure};
+use crate::build::Built;
+use crate::engine::Image;
+use crate::source::Fetched;
+
+/// Port of a server that says nothing about it.
+const DEFAULT_PORT: u16 = 8080;
+/// Longest answer to one request, in seconds.
+const REQUEST_SECONDS: u64 = 30;
+/// Longest start, in seconds.
+const START_SECONDS: u64 = 60;
+/// Who a server runs as when its image says nothing, or root.
+const USER: &str = "10001:10001";
+
+/// Everything that can be wrong before there is an image, in one failure.
+pub(super) fn check(request: &DeployRequest, recipe: &Recipe, config: &AgentConfig) -> Result<(), Failure> {
+    let mut flaws = Vec::new();
+    let mut note = |result: Result<(), Failure>| {
+        if let Err(failure) = result {
+            flaws.push(failure);
+        }
+    };
+    note(transport(request, recipe, None).map(drop));
+    note(resources(request, recipe).map(drop));
+    note(volumes(request, recipe, config).map(drop));
+    note(network(recipe, config).map(drop));
+    note(replicas(request, recipe, config).map(drop));
+    note(secrets(request, recipe).map(drop));
+    note(values(request, recipe).map(drop));
+    note(access(request).map(drop));
+    if request.port == Some(0) {
+        note(Err(Failure::invalid("port 0 cannot be listened on", "choose 1 to 65535")));
+    }
+    for name in request.env.keys() {
+        if !is_env_name(name) {
+            note(Err(Failure::invalid(
+                format!("'{name}' is not an environment variable name"),
+                "letters, digits and '_', not beginning with a digit",
+            )));
+        }
+    }
+    match flaws.len() {
+        0 => Ok(()),
+        1 => Err(flaws.remove(0)),
+        _ => {
+            let message = flaws.iter().map(|f| f.message.as_str()).collect::<Vec<_>>().join("; ");
+            let hint = flaws.iter().map(|f| f.hint.as_str()).collect::<Vec<_>>().join("; ");
+            Err(Failure::invalid(message, hint))
+        }
+    }
+}
+
+/// The release's specification.
+pub(super) fn spec(
+    request: &DeployRequest,
+    recipe: &Recipe,
+    fetched: &Fetched,
+    built: &Built,
+    config: &AgentConfig,
+) -> Result<ReleaseSpec, Failure> {
+    let image = &built.image;
+    let transport = transport(request, recipe, Some(image))?;
+    let mut command = if recipe.command.is_empty() {
+        image.entrypoint.iter().chain(&image.cmd).cloned().collect()
+    } else {
+        recipe.command.clone()
+    };
+    if command.is_empty() {
+        return Err(Failure::invalid(
+            "neither the manifest nor the image says what to run",
+            "set `command` in mcp.yaml, or ENTRYPOINT in the Dockerfile",
+        ));
+    }
+    command.extend(request.args.iter().cloned());
+    let mut env: BTreeMap<String, String> = image
+        .env
+        .iter()
+        .filter_map(|pair| pair.split_once('='))
+        .map(|(name, value)| (name.to_owned(), value.to_owned()))
+        .collect();
+    env.extend(recipe.manifest.env.clone());
+    env.extend(request.env.clone());
+    let config_values = values(request, recipe)?;
+    if !config_values.is_null() {
+        env.insert("SIGIL_CONFIG".into(), config_values.to_string());
+    }
+    let root = matches!(image.user.split(':').next(), None | Some("" | "0" | "root"));
+    let health = &recipe.manifest.health;
+    let egress = recipe.manifest.network.egress.iter().chain(&request.egress).cloned().collect();
+    Ok(ReleaseSpec {
+        image: image.id.clone(),
+        source: fetched.pinned.clone(),
+        source_digest: fetched.digest.clone(),
+        commit: fetched.commit.clone(),
+        transport,
+        port: port(request, recipe, image),
+        path: match transport {
+            Transport::Sse => recipe.manifest.path.clone().unwrap_or_else(|| "/sse".into()),
+            _ => recipe.path.clone(),
+        },
+        command,
+        workdir: if image.workdir.is_empty() { "/".into() } else { image.workdir.clone() },
+        user: if root { USER.into() } else { image.user.clone() },
+        env,
+        secrets: secrets(request, recipe)?,
+        resources: resources(request, recipe)?,
+        volumes: volumes(request, recipe, config)?,
+        network: network(recipe, config)?,
+        egress,
+        config: config_values,
+        access: access(request)?,
+        sessions_max: recipe.manifest.sessions.max,
+        request_timeout_ms: health.request_timeout.unwrap_or(REQUEST_SECONDS) * 1000,
+        start_timeout_ms: health.start_timeout.unwrap_or(START_SECONDS) * 1000,
+    })
+}
+
+/// What the source is, without its version: two deploys of one origin are releases of one deployment.
+pub(super) fn same_origin(pinned: &str) -> String {
+    match pinned.parse::<Source>() {
+        Ok(Source::Git { scheme, url, subdir, .. }) => Source::Git { scheme, url, reference: None, subdir }.to_string(),
+        Ok(Source::Npm { name, .. }) => Source::Npm { name, version: None }.to_string(),
+        Ok(Source::Pypi { name, .. }) => Source::Pypi { name, version: None }.to_string(),
+        Ok(Source::Image { reference }) => {
+            let bare = reference.split('@').next().unwrap_or_default();
+            let bare = match bare.rsplit_once(':') {
+                Some((before, after)) if !after.contains('/') => before,
+                _ => bare,
+            };
+            format!("image:{bare}")
+        }
+        _ => pinned.to_owned(),
+    }
+}
+
+fn transport(request: &DeployRequest, recipe: &Recipe, image: Option<&Image>) -> Result<Transport, Failure> {
+    match request.transport.as_deref().or(recipe.transport.as_deref()) {
+        Some("http" | "streamable-http") => Ok(Transport::Http),
+        Some("sse") => Ok(Transport::Sse),
+        Some("stdio") => Ok(Transport::Stdio),
+        Some(other) => Err(Failure::invalid(format!("'{other}' is not a transport"), "choose http, sse or stdio")),
+        // nothing says it: what exposes a port, or was given one, listens
+        None if request.port.is_some() || image.is_some_and(|i| !i.exposed.is_empty()) => Ok(Transport::Http),
+        None => Ok(Transport::Stdio),
+    }
+}
+
+fn port(request: &DeployRequest, recipe: &Recipe, image: &Image) -> u16 {
+    let exposed = image.exposed.iter().find_map(|e| e.strip_suffix("/tcp").unwrap_or(e).parse::<u16>().ok());
+    let known = (recipe.port != 0).then_some(recipe.port);
+    request.port.or(recipe.manifest.port).or(exposed).or(known).unwrap_or(DEFAULT_PORT)
+}
+
+fn resources(request: &DeployRequest, recipe: &Recipe) -> Result<sigil_core::model::Resources, Failure> {
+    tier::resources(&recipe.manifest, request.tier.as_deref()).map_err(|e| Failure::invalid(e.to_string(), e.hint()))
+}
+
+fn volumes(request: &DeployRequest, recipe: &Recipe, config: &AgentConfig) -> Result<Vec<Volume>, Failure> {
+    let mut volumes: Vec<Volume> = Vec::new();
+    for asked in &recipe.manifest.volumes {
+        let mode = match asked.mode.as_deref() {
+            None | Some("exclusive") => VolumeMode::Exclusive,
+            Some("shared") => VolumeMode::Shared,
+            Some("read-only" | "ro") => VolumeMode::ReadOnly,
+            Some(other) => {
+                return Err(Failure::invalid(
+                    format!("'{other}' is not a volume mode"),
+                    "choose exclusive, shared or read-only",
+                ));
+            }
+        };
+        volumes.push(Volume { source: asked.name.clone(), path: asked.path.clone(), mode });
+    }
+    for text in &request.volumes {
+        let form = || Failure::invalid(format!("'{text}' is not a volume"), "write NAME:/path or NAME:/path:ro");
+        let mut parts = text.split(':');
+        let (source, path) = (parts.next().unwrap_or_default(), parts.next().ok_or_else(form)?);
+        let mode = match (parts.next(), parts.next()) {
+            (None, _) => VolumeMode::Exclusive,
+            (Some("ro"), None) => VolumeMode::ReadOnly,
+            (Some("shared"), None) => VolumeMode::Shared,
+            _ => return Err(form()),
+        };
+        // a flag for the same path replaces what the manifest says
+        volumes.retain(|v| v.path != path);
+        volumes.push(Volume { source: source.to_owned(), path: path.to_owned(), mode });
+    }
+    for volume in &volumes {
+        let clean = volume.path.starts_with('/') && volume.path.len() > 1 && !volume.path.split('/').any(|p| p == "..");
+        if !clean || volume.path.starts_with("/.sigil") || volume.path.starts_with("/proc") || volume.path.starts_with("/sys") {
+            return Err(Failure::invalid(
+                format!("'{}' is no place for a volume", volume.path),
+                "an absolute path that the image does not need otherwise",
+            ));
+        }
+        if volume.source.starts_with('/') {
+            let real = std::path::Path::new(&volume.source);
+            let inside = !volume.source.split('/').any(|p| p == "..")
+                && config.limits.host_paths.iter().any(|allowed| real.starts_with(allowed));
+            if !inside {
+                return Err(Failure::new(
+                    "NOT_ALLOWED",
+                    4,
+                    format!("the host path '{}' may not be shown to containers", volume.source),
+                    "the owner lists allowed paths in [limits] host_paths of the agent's configuration",
+                ));
+            }
+        } else if volume.source.is_empty()
+            || volume.source.len() > 40
+            || !volume.source.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
+        {
+            return Err(Failure::invalid(
+                format!("'{}' is not a volume's name", volume.source),
+                "letters, digits, '-' and '_', at most 40",
+            ));
+        }
+    }
+    Ok(volumes)
+}
+
+fn network(recipe: &Recipe, config: &AgentConfig) -> Result<NetworkMode, Failure> {
+    match recipe.manifest.network.mode.as_deref() {
+        None | Some("link") => Ok(NetworkMode::Link),
+        Some("bridge") if config.limits.allow_bridge => Ok(NetworkMode::Bridge),
+        Some("bridge") => Err(Failure::new(
+            "NOT_ALLOWED",
+            4,
+            "this host forbids `network.mode: bridge`",
+            "the owner sets [limits] allow_bridge in the agent's configuration",
+        )),
+        Some(other) => Err(Failure::invalid(format!("'{other}' is not a network mode"), "choose link or bridge")),
+    }
+}
+
+/// How many replicas are asked for, if anything is said about it.
+pub(super) fn replicas(request: &DeployRequest, recipe: &Recipe, config: &AgentConfig) -> Result<Option<u32>, Failure> {
+    let bounds = tier::scaling(&recipe.manifest, request.scaling.as_deref())
+        .map_err(|e| Failure::invalid(e.to_string(), e.hint()))?;
+    let asked = request.replicas.or(bounds.map(|b| b.min.max(1)));
+    match asked {
+        Some(n) if n > config.limits.max_replicas => Err(Failure::invalid(
+            format!("{n} replicas are more than this host allows ({})", config.limits.max_replicas),
+            "the owner sets [limits] max_replicas in the agent's configuration",
+        )),
+        asked => Ok(asked),
+    }
+}
+
+/// Secrets of the manifest and of `--secret NAME[=ENV]`.
+pub(super) fn secrets(request: &DeployRequest, recipe: &Recipe) -> Result<Vec<SecretUse>, Failure> {
+    let mut uses: Vec<SecretUse> = Vec::new();
+    for secret in &recipe.manifest.secrets {
+        let name = |inject: &manifest::InjectAs, default: String| inject.name.clone().unwrap_or(default);
+        let inject = match &secret.inject {
+            None => Inject::Environment(secret.name.clone()),
+            Some(inject) => match inject.place.as_str() {
+                "environment" | "env" => Inject::Environment(name(inject, secret.name.clone())),
+                "header" => {
+                    let default = format!("X-MCP-Secret-{}", secret.name.replace('_', "-"));
+                    Inject::Header(name(inject, default))
+                }
+                "query" => Inject::Query(name(inject, secret.name.clone())),
+                "body" => Inject::Body(name(inject, secret.name.clone())),
+                other => {
+                    return Err(Failure::invalid(
+                        format!("secret {} cannot be injected as '{other}'", secret.name),
+                        "choose environment, header, query or body",
+                    ));
+                }
+            },
+        };
+        uses.push(SecretUse { name: secret.name.clone(), required: secret.required, inject });
+    }
+    for (name, variable) in &request.secrets {
+        let variable = if variable.is_empty() { name } else { variable };
+        for text in [name, variable] {
+            if !is_env_name(text) {
+                return Err(Failure::invalid(
+                    format!("'{text}' is not an environment variable name"),
+                    "letters, digits and '_', not beginning with a digit",
+                ));
+            }
+        }
+        uses.retain(|u| u.name != *name);
+        uses.push(SecretUse { name: name.clone(), required: true, inject: Inject::Environment(variable.clone()) });
+    }
+    Ok(uses)
+}
+
+fn values(request: &DeployRequest, recipe: &Recipe) -> Result<serde_json::Value, Failure> {
+    match &recipe.manifest.config {
+        None if request.config.is_empty() => Ok(serde_json::Value::Null),
+        None => Err(Failure::invalid(
+            format!("this server takes no configuration ({})", request.config.keys().cloned().collect::<Vec<_>>().join(", ")),
+            "its manifest has no `config` schema; use --env for environment variables",
+        )),
+        Some(schema) => manifest::check_config(Some(schema), &request.config)
+            .map_err(|e| Failure::invalid(e.to_string(), e.hint())),
+    }
+}
+
+fn access(request: &DeployRequest) -> Result<String, Failure> {
+    match request.access.as_deref() {
+        None | Some("anonymous") => Ok("anonymous".into()),
+        Some(word @ ("key" | "oauth")) => Err(Failure::invalid(
+            format!("access '{word}' needs keys, which this version does not have"),
+            "leave --access out: the gateway listens on loopback only",
+        )),
+        Some(other) => Err(Failure::invalid(format!("'{other}' is not an access"), "anonymous")),
+    }
+}
+
+fn is_env_name(text: &str) -> bool {
+    !text.is_empty()
+        && !text.starts_with(|c: char| c.is_ascii_digit())
+        && text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_')
+}

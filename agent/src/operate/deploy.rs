@@ -1,0 +1,556 @@
+//! Source to running: fetch, recognise, scan, build, release, start.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use sigil_core::model::{
+    Deployment, DeploymentId, Desired, Name, Outcome as GateOutcome, Release, ReleaseNo, ReleaseSpec, Run as Desire,
+};
+use sigil_core::recipe::{self, Origin, Recipe, RecipeError};
+use sigil_core::scan;
+use sigil_core::source::Source;
+
+use super::{DeployRequest, Failure, ManifestText, Outcome, Run, SourceRef, WaiverRequest, compose};
+use crate::build::{BuildError, Built};
+use crate::engine::EngineError;
+use crate::reconcile::Status;
+use crate::source::{Fetched, SourceError, Sources};
+
+/// Releases kept for rollback.
+const KEPT_RELEASES: usize = 20;
+/// Bytes of a file that the scanner reads.
+const SCAN_LIMIT: u64 = 1 << 20;
+
+/// Parses a source as a caller wrote it.
+pub(super) fn source(reference: &SourceRef) -> Result<Source, Failure> {
+    let parsed: Source = reference
+        .text
+        .parse()
+        .map_err(|e: sigil_core::source::BadSource| Failure::new("BAD_SOURCE", 2, e.to_string(), e.hint()))?;
+    if matches!(parsed, Source::Folder { .. }) && reference.upload_id.is_none() {
+        return Err(Failure::new(
+            "BAD_SOURCE",
+            2,
+            format!("the folder '{}' was not uploaded", reference.text),
+            "deploy it with `sigil deploy`, which uploads it",
+        ));
+    }
+    Ok(parsed)
+}
+
+/// A source that has been fetched and understood.
+struct Understood {
+    fetched: Fetched,
+    recipe: Recipe,
+}
+
+impl Run {
+    pub(super) async fn scan_only(&mut self, from: SourceRef) -> Result<Outcome, Failure> {
+        let fetched = self.fetch(&from).await?;
+        let report = self.scan(&fetched, &[], false).await?;
+        let summary = format!("verdict {}: {} findings in {} files", report.verdict, report.findings.len(), report.files);
+        let result = serde_json::to_value(&report)
+            .map_err(|e| Failure::new("STATE", 1, format!("the report cannot be written: {e}"), ""))?;
+        Ok(Outcome { result, summary })
+    }
+
+    pub(super) async fn build_only(
+        &mut self,
+        from: SourceRef,
+        manifest: Option<ManifestText>,
+        dry_run: bool,
+        force: bool,
+    ) -> Result<Outcome, Failure> {
+        let fetched = self.fetch(&from).await?;
+        let understood = self.understand(fetched, manifest.as_ref()).await?;
+        if dry_run {
+            let text = self.deps().builds.dockerfile(&understood.fetched, &understood.recipe).await.map_err(build_failure)?;
+            let summary = "nothing was built".to_owned();
+            return Ok(Outcome { result: serde_json::json!({ "dockerfile": text }), summary });
+        }
+        self.scan(&understood.fetched, &[], true).await?;
+        let built = self.build(&understood, force).await?;
+        let summary = format!("image {} {}", built.tag, if built.reused { "reused" } else { "built" });
+        let result = serde_json::json!({
+            "image": built.image.id, "tag": built.tag, "dockerfile": built.dockerfile, "reused": built.reused,
+            "source": understood.fetched.pinned, "bytes": built.image.size,
+        });
+        Ok(Outcome { result, summary })
+    }
+
+    pub(super) async fn deploy(&mut self, mut request: DeployRequest) -> Result<Outcome, Failure> {
+        if let Some(release) = self.progress_release() {
+            return self.until_ready(release, false).await;
+        }
+        // an engine that is away is said before a long fetch, not after
+        self.deps().engine.capabilities().await.map_err(|e| engine_failure(&e))?;
+        let config = self.deps().config.borrow().clone();
+        let pinned = self.record.progress.get("pinned").and_then(|p| p.as_str()).map(str::to_owned);
+        if let Some(pinned) = pinned.filter(|_| request.source.upload_id.is_none()) {
+            request.source.text = pinned;
+        }
+        let fetched = self.fetch(&request.source).await?;
+        let understood = self.understand(fetched, request.manifest.as_ref()).await?;
+        let name = self.name(&request, &understood)?;
+        let existing = self.deps().store.by_name(&name);
+        if existing.as_ref().is_some_and(|d| d.desired.run == Desire::Removed) {
+            return Err(Failure::new("BUSY", 1, format!("'{name}' is being removed"), "try again in a moment"));
+        }
+        if existing.is_none() && self.deps().store.deployments().len() >= config.limits.max_deployments as usize {
+            return Err(Failure::new(
+                "LIMIT",
+                4,
+                format!("this host allows {} deployments", config.limits.max_deployments),
+                "the owner sets [limits] max_deployments in the agent's configuration",
+            ));
+        }
+        // everything that a person can have got wrong is told before minutes are spent on a build
+        compose::check(&request, &understood.recipe, &config)?;
+        self.check_secrets(&request, &understood.recipe, existing.as_deref())?;
+
+        self.scan(&understood.fetched, &request.waivers, true).await?;
+        let built = self.build(&understood, request.force).await?;
+
+        self.begin("release").await?;
+        let spec = compose::spec(&request, &understood.recipe, &understood.fetched, &built, &config)?;
+        let replicas = compose::replicas(&request, &understood.recipe, &config)?;
+        let recognised = understood.recipe.why.join("; ");
+        if let Some(deployment) = &existing
+            && !request.force
+            && let Some(number) = serves_already(deployment, &spec, replicas)
+            && deployment.desired.run == Desire::Running
+        {
+            self.record.deployment = Some(deployment.id);
+            self.record.release = Some(number);
+            self.end(&format!("release {number} already serves this"));
+            return self.until_ready(number, true).await;
+        }
+        let number = self.release(existing.as_deref(), &name, spec, replicas, recognised).await?;
+        self.end(&format!("release {number}"));
+        self.until_ready(number, false).await
+    }
+
+    fn progress_release(&self) -> Option<ReleaseNo> {
+        self.record.progress.get("release")?.as_u64()?.try_into().ok()
+    }
+
+    async fn fetch(&mut self, from: &SourceRef) -> Result<Fetched, Failure> {
+        let parsed = source(from)?;
+        self.begin("fetch").await?;
+        let (out, pump) = self.output("stdout");
+        let fetched =
+            self.deps().sources.fetch(&parsed, from.upload_id.as_deref(), out, self.cancel.child_token()).await;
+        let _ended = pump.await;
+        let fetched = fetched.map_err(source_failure)?;
+        if let Some(progress) = self.record.progress.as_object_mut() {
+            progress.insert("pinned".into(), fetched.pinned.clone().into());
+        }
+        self.end(&fetched.pinned);
+        Ok(fetched)
+    }
+
+    async fn understand(&mut self, fetched: Fetched, given: Option<&ManifestText>) -> Result<Understood, Failure> {
+        self.begin("recognise").await?;
+        let origin = match (&fetched.image, &fetched.package, fetched.pinned.split(':').next()) {
+            (Some(_), _, _) => Origin::Image,
+            (None, Some((name, version)), Some("npm")) => Origin::Npm { name: name.clone(), version: version.clone() },
+            (None, Some((name, version)), _) => Origin::Pypi { name: name.clone(), version: version.clone() },
+            (None, None, _) => Origin::Tree,
+        };
+        let tree = match &fetched.tree {
+            Some(path) => {
+                let path = path.clone();
+                blocking(move || Sources::tree(&path)).await?.map_err(source_failure)?
+            }
+            None => recipe::Tree::default(),
+        };
+        let given = given.map(|g| (g.file.as_str(), g.text.as_str()));
+        let recipe = recipe::recognise(&tree, origin, given).map_err(recipe_failure)?;
+        for why in &recipe.why {
+            self.note(why.clone());
+        }
+        self.end(&recipe.why.join("; "));
+        Ok(Understood { fetched, recipe })
+    }
+
+    /// Runs the scanner. With `gate`, a blocked verdict that no waiver answers for ends the operation.
+    async fn scan(&mut self, fetched: &Fetched, waivers: &[WaiverRequest], gate: bool) -> Result<scan::Report, Failure> {
+        self.begin("scan").await?;
+        let Some(tree) = fetched.tree.clone() else {
+            self.end("an image has no source to scan");
+            return Ok(scan::scan::<String, Vec<u8>>(&[]));
+        };
+        let began = std::time::Instant::now();
+        let mut report = blocking(move || read_files(&tree).map(|files| scan::scan(&files)))
+            .await?
+            .map_err(|e| Failure::new("SOURCE", 1, format!("the source cannot be read: {e}"), "fetch it again"))?;
+        report.elapsed_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
+        for finding in report.findings.iter().filter(|f| f.severity != scan::Severity::Info) {
+            self.note(format!(
+                "{} {}:{} {}: {}",
+                finding.severity.as_str(),
+                finding.path,
+                finding.line,
+                finding.rule,
+                finding.message
+            ));
+        }
+        let today = Timestamp::now().strftime("%Y-%m-%d").to_string();
+        let waived = |f: &scan::Finding| {
+            waivers.iter().any(|w| {
+                !w.reason.trim().is_empty()
+                    && w.until >= today
+                    && (w.finding == f.rule || w.finding == format!("{}:{}", f.rule, f.path))
+            })
+        };
+        let blocking: Vec<&scan::Finding> =
+            report.findings.iter().filter(|f| f.severity == scan::Severity::Block && !waived(f)).collect();
+        if gate && !blocking.is_empty() {
+            let first = &blocking[0];
+            return Err(Failure {
+                code: "BLOCKED".into(),
+                message: format!(
+                    "blocked by {} finding{}: {} in {}:{}",
+                    blocking.len(),
+                    if blocking.len() == 1 { "" } else { "s" },
+                    first.message,
+                    first.path,
+                    first.line
+                ),
+                hint: format!("{}; or answer for it with --waive {} --reason TEXT --until DATE", first.fix, first.rule),
+                details: serde_json::to_string(&report).unwrap_or_default(),
+                exit_code: 6,
+            });
+        }
+        self.end(&format!("{} ({} findings, {} files)", report.verdict, report.findings.len(), report.files));
+        Ok(report)
+    }
+
+    async fn build(&mut self, understood: &Understood, force: bool) -> Result<Built, Failure> {
+        self.begin("build").await?;
+        let (out, pump) = self.output("build");
+        let built = self
+            .deps()
+            .builds
+            .build(&understood.fetched, &understood.recipe, force, out, self.cancel.child_token())
+            .await;
+        let _ended = pump.await;
+        let built = built.map_err(build_failure)?;
+        let how = match (&understood.fetched.image, built.reused) {
+            (Some(_), _) => "taken as it is",
+            (None, true) => "reused: the same input was built before",
+            (None, false) => "built",
+        };
+        self.end(&format!("image {} {how}", short(&built.image.id)));
+        Ok(built)
+    }
+
+    /// The deployment's name: said, or derived and free.
+    fn name(&mut self, request: &DeployRequest, understood: &Understood) -> Result<Name, Failure> {
+        if let Some(name) = &request.name {
+            return name.parse().map_err(|e: sigil_core::model::BadName| Failure::new("BAD_NAME", 2, e.to_string(), ""));
+        }
+        let declared = understood.recipe.manifest.name.clone();
+        let from_source = match understood.fetched.pinned.parse::<Source>() {
+            Ok(Source::Folder { path }) => path,
+            Ok(Source::Git { url, subdir, .. }) => subdir.unwrap_or_else(|| url.trim_end_matches(".git").to_owned()),
+            Ok(Source::Npm { name, .. }) => name,
+            Ok(Source::Pypi { name, .. }) => name.split('[').next().unwrap_or_default().to_owned(),
+            Ok(Source::Image { reference }) => {
+                let bare = reference.split('@').next().unwrap_or_default();
+                match bare.rsplit_once(':') {
+                    Some((before, after)) if !after.contains('/') => before.to_owned(),
+                    _ => bare.to_owned(),
+                }
+            }
+            Err(_) => String::new(),
+        };
+        let name = declared.as_deref().and_then(Name::derive).or_else(|| Name::derive(&from_source)).ok_or_else(|| {
+            Failure::new("BAD_NAME", 2, "no name can be derived from this source", "choose one with --name")
+        })?;
+        if let Some(other) = self.deps().store.by_name(&name) {
+            let theirs = other.releases.last().map(|r| compose::same_origin(&r.spec.source)).unwrap_or_default();
+            if theirs != compose::same_origin(&understood.fetched.pinned) {
+                return Err(Failure::new(
+                    "NAME_TAKEN",
+                    2,
+                    format!("the derived name '{name}' is taken by a deployment of {theirs}"),
+                    format!("choose another with --name, or say --name {name} to make a new release of that one"),
+                ));
+            }
+        }
+        self.operate.lease(name.as_str(), self.record.id)?;
+        self.record.name = name.to_string();
+        self.note(format!("name: {name}"));
+        Ok(name)
+    }
+
+    fn check_secrets(&self, request: &DeployRequest, recipe: &Recipe, existing: Option<&Deployment>) -> Result<(), Failure> {
+        let uses = compose::secrets(request, recipe)?;
+        let missing = self.deps().secrets.missing(existing.map(|d| d.id), "default", &uses);
+        if missing.is_empty() {
+            return Ok(());
+        }
+        let first = &missing[0];
+        Err(Failure::new(
+            "MISSING_SECRETS",
+            2,
+            format!("missing secrets: {}", missing.join(", ")),
+            format!("set each with `sigil secret set {first}` (the value is read from stdin or a prompt)"),
+        ))
+    }
+
+    async fn release(
+        &mut self,
+        existing: Option<&Deployment>,
+        name: &Name,
+        spec: ReleaseSpec,
+        replicas: Option<u32>,
+        recognised: String,
+    ) -> Result<ReleaseNo, Failure> {
+        let store = self.deps().store.clone();
+        let who = self.record.created_by.clone();
+        let now = Timestamp::now();
+        let make = move |number| Release {
+            number,
+            created_at: now,
+            created_by: who.clone(),
+            spec: spec.clone(),
+            outcome: GateOutcome::Pending,
+            recognised: recognised.clone(),
+        };
+        let deployment = match existing {
+            None => {
+                let deployment = Deployment {
+                    id: DeploymentId(ulid::Ulid::generate()),
+                    name: name.clone(),
+                    team: "default".into(),
+                    created_by: self.record.created_by.clone(),
+                    created_at: now,
+                    generation: 1,
+                    reason: "deployed".into(),
+                    changed_at: now,
+                    desired: Desired { run: Desire::Running, replicas: replicas.unwrap_or(1), release: 1, restart: 0 },
+                    serving: None,
+                    releases: vec![make(1)],
+                };
+                store.create(deployment).await?
+            }
+            Some(old) => {
+                let number = old.next_release();
+                let add = make(number);
+                store
+                    .update(old.id, Some(old.generation), &format!("release {number} deployed"), move |d| {
+                        // the newest are kept, and the one to fall back to
+                        while d.releases.len() >= KEPT_RELEASES {
+                            let serving = d.serving;
+                            match d.releases.iter().position(|r| Some(r.number) != serving) {
+                                Some(oldest) => drop(d.releases.remove(oldest)),
+                                None => break,
+                            }
+                        }
+                        d.releases.push(add);
+                        d.desired.release = number;
+                        d.desired.run = Desire::Running;
+                        if let Some(replicas) = replicas {
+                            d.desired.replicas = replicas;
+                        }
+                        d.desired.replicas = d.desired.replicas.max(1);
+                        Ok(())
+                    })
+                    .await?
+            }
+        };
+        let number = deployment.desired.release;
+        self.record.deployment = Some(deployment.id);
+        self.record.release = Some(number);
+        if let Some(progress) = self.record.progress.as_object_mut() {
+            progress.insert("release".into(), number.into());
+        }
+        store.put_operation(self.record.clone()).await?;
+        Ok(number)
+    }
+
+    /// Follows the roll-out of a release until it serves, or did not.
+    async fn until_ready(&mut self, number: ReleaseNo, unchanged: bool) -> Result<Outcome, Failure> {
+        self.begin("start").await?;
+        let name = self.record.name.clone();
+        let Some(id) = self.record.deployment else { return Err(Failure::no_deployment(&name)) };
+        let reconcile = self.deps().reconcile.clone();
+        let mut changes = reconcile.changes();
+        let mut records = self.deps().store.changes();
+        let mut told = String::new();
+        loop {
+            changes.mark_unchanged();
+            records.mark_unchanged();
+            let Some(deployment) = self.deps().store.deployment(id) else {
+                return Err(Failure::new("SUPERSEDED", 1, format!("'{name}' was removed meanwhile"), "deploy it again"));
+            };
+            let status = reconcile.status(id);
+            let release = deployment.release(number);
+            if let Some(Release { outcome: GateOutcome::Failed { why }, .. }) = release {
+                let back = deployment.serving.filter(|s| *s != number);
+                // its output arrives a moment after the verdict
+                let output = status.as_ref().is_some_and(|s| s.failure.is_some());
+                if output && let Some(status) = &status {
+                    return Err(not_ready(&name, why, status, back));
+                }
+            }
+            let superseded = deployment.desired.release != number
+                && !matches!(release, Some(Release { outcome: GateOutcome::Failed { .. }, .. }));
+            if superseded || deployment.desired.run != Desire::Running {
+                let what = "something else was asked of it meanwhile";
+                return Err(Failure::new("SUPERSEDED", 1, what, format!("look with `sigil get {name}`")));
+            }
+            if let Some(status) = &status
+                && status.generation >= deployment.generation
+            {
+                let serving = status.serving == Some(number);
+                let all = status.replicas.iter().filter(|r| r.release == number && r.state == "ready").count();
+                if serving && all >= deployment.desired.replicas.min(1).max(u32::from(!unchanged)) as usize && status.state == sigil_core::model::State::Ready {
+                    break;
+                }
+                if let Some(newest) = status.replicas.iter().rfind(|r| r.release == number)
+                    && newest.state != told
+                {
+                    told.clone_from(&newest.state);
+                    self.note(format!("{} {}", newest.state, newest.instance));
+                }
+                // an unchanged release that sleeps or loops is what the caller asked about, not something to wait for
+                if unchanged && !status.message.is_empty() && status.state == sigil_core::model::State::Failed {
+                    return Err(not_ready(&name, &status.message, status, None));
+                }
+            }
+            tokio::select! {
+                Ok(()) = changes.changed() => {}
+                Ok(()) = records.changed() => {}
+                else => std::future::pending().await,
+            }
+        }
+        let endpoint = format!("{}/mcp/{name}", self.deps().gateway_url);
+        self.end(&format!("ready at {endpoint}"));
+        let summary = if unchanged {
+            format!("release {number} already serves this")
+        } else {
+            format!("release {number} of {name} serves at {endpoint}")
+        };
+        let result =
+            serde_json::json!({ "name": name, "release": number, "endpoint": endpoint, "unchanged": unchanged });
+        Ok(Outcome { result, summary })
+    }
+}
+
+/// The release that is what is asked for, already.
+fn serves_already(deployment: &Deployment, spec: &ReleaseSpec, replicas: Option<u32>) -> Option<ReleaseNo> {
+    let release = deployment.release(deployment.desired.release)?;
+    let same = release.spec == *spec && replicas.is_none_or(|r| r == deployment.desired.replicas);
+    (same && !matches!(release.outcome, GateOutcome::Failed { .. })).then_some(release.number)
+}
+
+/// The failure of something that did not become ready.
+pub(super) fn not_ready(name: &str, why: &str, status: &Arc<Status>, back: Option<ReleaseNo>) -> Failure {
+    let output = &status.last_output;
+    let mut message = format!("'{name}' did not become ready: {why}");
+    if let Some(back) = back {
+        message.push_str(&format!("; release {back} goes on serving"));
+    }
+    Failure {
+        code: "NOT_READY".into(),
+        message,
+        hint: format!("its output: `sigil logs {name} --previous`"),
+        details: serde_json::json!({ "output": output }).to_string(),
+        exit_code: 1,
+    }
+}
+
+fn short(id: &str) -> &str {
+    let bare = id.strip_prefix("sha256:").unwrap_or(id);
+    bare.get(..12).unwrap_or(bare)
+}
+
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Failure> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .map_err(|e| Failure::new("INTERNAL", 1, format!("a task ended early: {e}"), "look at the agent's log"))
+}
+
+fn read_files(root: &Path) -> std::io::Result<Vec<(String, Vec<u8>)>> {
+    let mut files = Vec::new();
+    let mut stack: Vec<PathBuf> = vec![root.to_owned()];
+    while let Some(dir) = stack.pop() {
+        for entry in std::fs::read_dir(&dir)? {
+            let entry = entry?;
+            let kind = entry.file_type()?;
+            let path = entry.path();
+            if kind.is_dir() {
+                stack.push(path);
+            } else if kind.is_file() && entry.metadata()?.len() <= SCAN_LIMIT {
+                let name = path.strip_prefix(root).unwrap_or(&path).to_string_lossy().into_owned();
+                files.push((name, std::fs::read(&path)?));
+            }
+        }
+    }
+    files.sort();
+    Ok(files)
+}
+
+fn source_failure(error: SourceError) -> Failure {
+    let message = error.to_string();
+    match error {
+        SourceError::NotFound { hint, .. } => Failure::new("SOURCE_NOT_FOUND", 3, message, hint),
+        SourceError::Refused { hint, .. } => Failure::new("SOURCE_REFUSED", 2, message, hint),
+        SourceError::Failed { hint, .. } => Failure::new("SOURCE_FAILED", 1, message, hint),
+        SourceError::Cancelled => Failure::cancelled(),
+    }
+}
+
+fn recipe_failure(error: RecipeError) -> Failure {
+    let message = error.to_string();
+    match error {
+        RecipeError::Unrecognised { looked_for } => Failure::new(
+            "UNRECOGNISED",
+            2,
+            message,
+            format!("looked for {}; `sigil init` writes an mcp.yaml to say what it is", looked_for.join(", ")),
+        ),
+        RecipeError::Manifest(flaws) => Failure {
+            code: "BAD_MANIFEST".into(),
+            message,
+            hint: "mend the manifest; `sigil build --dry-run` checks it".into(),
+            details: serde_json::json!({ "flaws": flaws }).to_string(),
+            exit_code: 2,
+        },
+        RecipeError::Unclear { hint, .. } => Failure::new("UNCLEAR", 2, message, hint),
+        RecipeError::Escapes { .. } => Failure::new("BAD_MANIFEST", 2, message, "paths stay inside the source tree"),
+    }
+}
+
+pub(super) fn engine_failure(error: &EngineError) -> Failure {
+    let (code, exit) = match error {
+        EngineError::Unreachable { .. } => ("ENGINE_UNREACHABLE", 1),
+        EngineError::Permission { .. } => ("ENGINE_PERMISSION", 4),
+        EngineError::TooOld { .. } => ("ENGINE_TOO_OLD", 1),
+        EngineError::Cancelled => return Failure::cancelled(),
+        _ => ("ENGINE", 1),
+    };
+    Failure::new(code, exit, error.to_string(), error.hint())
+}
+
+fn build_failure(error: BuildError) -> Failure {
+    let message = error.to_string();
+    match error {
+        BuildError::Failed { hint, .. } => Failure::new("BUILD_FAILED", 1, message, hint),
+        BuildError::TooLong(_) => Failure::new(
+            "BUILD_TOO_LONG",
+            1,
+            message,
+            "the owner sets [builder] timeout_seconds in the agent's configuration",
+        ),
+        BuildError::DiskFull(_) => {
+            Failure::new("DISK_FULL", 1, message, "free disk space on the agent's host, or set [limits] min_free_disk")
+        }
+        BuildError::Cancelled => Failure::cancelled(),
+        BuildError::Engine(error) => engine_failure(&error),
+    }
+}

@@ -1,0 +1,329 @@
+//! What a plan's actions do: bring an instance up, take one away, clean up after a removed deployment.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use secrecy::SecretString;
+use sigil_core::model::{
+    Deployment, DeploymentId, InstanceId, NetworkMode, ReleaseNo, ReleaseSpec, Transport, VolumeMode,
+};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::Deps;
+use super::slots::Done;
+use crate::engine::{ContainerSpec, ContainerState, EngineError, Mount, Network, label};
+use crate::initlink::{Link, LinkError, Process};
+use crate::tail::Tail;
+use crate::upstream::{self, Replica};
+
+/// From a container's start until its init has connected.
+const LINK_LIMIT: Duration = Duration::from_secs(20);
+/// SIGTERM to SIGKILL.
+const GRACE_SECONDS: u32 = 10;
+/// Lines of output kept of a failed instance.
+const LAST_LINES: usize = 20;
+/// Cores until the gate has passed: half a second of start-up takes 5 s at a tenth of a core.
+const START_CPUS: f64 = 1.0;
+/// Where servers may write beside their volumes.
+pub(super) const HOME: &str = "/home/app";
+
+/// Where bringing up begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum From {
+    /// No container yet.
+    Nothing,
+    /// A container that may have to be started.
+    Container,
+    /// A container that ran before this agent did.
+    Adopted,
+}
+
+/// One instance on its way to serving.
+pub(super) struct BringUp {
+    pub deps: Arc<Deps>,
+    pub deployment: Arc<Deployment>,
+    pub release: ReleaseNo,
+    pub restart: u64,
+    pub spec: Arc<ReleaseSpec>,
+    pub good: bool,
+    pub instance: InstanceId,
+    pub container: Option<String>,
+    pub from: From,
+    pub done: mpsc::Sender<Done>,
+    pub cancel: CancellationToken,
+}
+
+/// Why it did not come up, in one line.
+#[derive(Debug, thiserror::Error)]
+enum Trouble {
+    #[error("{0}")]
+    Engine(#[from] EngineError),
+    #[error("{0}")]
+    Link(#[from] LinkError),
+    #[error("{0}")]
+    Gate(#[from] upstream::UpstreamError),
+    #[error("{0}")]
+    Secret(#[from] crate::secrets::SecretError),
+    #[error("{0}")]
+    Other(String),
+}
+
+impl BringUp {
+    pub(super) async fn run(mut self) {
+        let cancel = self.cancel.clone();
+        let result = tokio::select! {
+            () = cancel.cancelled() => None,
+            result = self.bring_up() => Some(result),
+        };
+        let instance = self.instance;
+        let done = match result {
+            None => Done::Cancelled { instance },
+            Some(Ok((replica, gated))) => Done::Up { instance, replica: Box::new(replica), gated },
+            Some(Err(trouble)) => {
+                let why = self.explain(&trouble).await;
+                // what failed must not go on burning its quota, or hold its volume
+                if let Some(container) = &self.container
+                    && let Err(error) = self.deps.engine.stop(container, 2).await
+                {
+                    tracing::warn!(%error, %instance, "a failed instance could not be stopped");
+                }
+                let output = last_output(&self.deps.tail, self.deployment.id, instance).await;
+                Done::Failed { instance, why, output }
+            }
+        };
+        let _closed = self.done.send(done).await;
+    }
+
+    /// The exit of its container explains more than what the gate saw.
+    async fn explain(&self, trouble: &Trouble) -> String {
+        let words = trouble.to_string();
+        let Some(container) = &self.container else { return words };
+        match self.deps.engine.inspect(container).await {
+            Ok(c) => match c.state {
+                ContainerState::Exited { oom: true, .. } => {
+                    format!("{words}: it ran out of memory ({} MiB)", self.spec.resources.memory >> 20)
+                }
+                _ => words,
+            },
+            Err(_) => words,
+        }
+    }
+
+    async fn progress(&self, doing: &'static str, pid: Option<u32>, started_at: Option<Timestamp>) {
+        let container = self.container.clone();
+        let _closed =
+            self.done.send(Done::Progress { instance: self.instance, doing, container, pid, started_at }).await;
+    }
+
+    async fn bring_up(&mut self) -> Result<(Replica, bool), Trouble> {
+        let engine = self.deps.engine.clone();
+        let secrets = self.deps.secrets.environment(self.deployment.id, &self.deployment.team, &self.spec)?;
+        let outbound = self.spec.network == NetworkMode::Link;
+        if self.container.is_none() {
+            self.progress("creating", None, None).await;
+            let spec = self.container_spec(outbound).await?;
+            self.container = Some(engine.create(&spec).await?);
+        } else {
+            // listens again when a former agent made it
+            self.deps.links.prepare(self.instance, outbound).await?;
+        }
+        let Some(container) = self.container.clone() else {
+            return Err(Trouble::Other("the engine made no container".into()));
+        };
+
+        let state = engine.inspect(&container).await?.state;
+        let adopted = self.from == From::Adopted && matches!(state, ContainerState::Running { .. });
+        match state {
+            ContainerState::Running { .. } => {}
+            ContainerState::Paused { .. } => engine.unpause(&container).await?,
+            _ => {
+                self.progress("starting", None, None).await;
+                // a former life's quota may be the narrow one
+                engine.set_cpus(&container, START_CPUS).await?;
+                engine.start(&container).await?;
+            }
+        }
+        let ContainerState::Running { pid, started_at } = engine.inspect(&container).await?.state else {
+            return Err(Trouble::Other("its container ended at once".into()));
+        };
+        self.deps.links.expect(self.instance, pid);
+        self.progress("starting", Some(pid), Some(started_at)).await;
+        let link = self.deps.links.wait(self.instance, LINK_LIMIT).await?;
+        let environment = Arc::new(environment(&self.spec, secrets));
+        if self.spec.transport != Transport::Stdio {
+            let process = Process {
+                argv: self.spec.command.clone(),
+                env: environment.as_ref().clone(),
+                workdir: self.spec.workdir.clone(),
+            };
+            link.start_main(process).await?;
+        }
+        let replica = Replica {
+            deployment: self.deployment.id,
+            release: self.release,
+            instance: self.instance,
+            spec: self.spec.clone(),
+            link: link.clone(),
+            env: environment,
+        };
+        if adopted && self.good && self.serves(&link).await {
+            return Ok((replica, false));
+        }
+        self.progress("gating", Some(pid), Some(started_at)).await;
+        let limit = Duration::from_millis(self.spec.start_timeout_ms);
+        let handshake = upstream::gate(&replica, &self.deps.tail, limit).await?;
+        tracing::info!(
+            deployment = %self.deployment.name, release = self.release, instance = %self.instance,
+            server = handshake.server_name, protocol = handshake.protocol_version, tools = handshake.tool_count,
+            elapsed_ms = u64::try_from(handshake.elapsed.as_millis()).unwrap_or(u64::MAX), "gate passed"
+        );
+        engine.set_cpus(&container, self.spec.resources.cpu_limit).await?;
+        Ok((replica, true))
+    }
+
+    /// Whether a server that a former agent started is still there; no handshake, so that it notices nothing.
+    async fn serves(&self, link: &Link) -> bool {
+        self.spec.transport == Transport::Stdio || link.dial(self.spec.port).await.is_ok()
+    }
+
+    async fn container_spec(&self, outbound: bool) -> Result<ContainerSpec, Trouble> {
+        let deps = &self.deps;
+        let spec = &self.spec;
+        let agent = deps.agent.to_string().to_lowercase();
+        let id = self.deployment.id.to_string().to_lowercase();
+        let (mut mounts, entrypoint, env) = deps.links.prepare(self.instance, outbound).await?;
+        let mut labels = BTreeMap::from([
+            (label::AGENT.to_owned(), deps.agent.to_string()),
+            (label::DEPLOYMENT.to_owned(), self.deployment.name.to_string()),
+            (label::DEPLOYMENT_ID.to_owned(), self.deployment.id.to_string()),
+            (label::TEAM.to_owned(), self.deployment.team.clone()),
+        ]);
+        for volume in &spec.volumes {
+            let host = volume.source.starts_with('/');
+            let source = if host { volume.source.clone() } else { format!("sigil-{agent}-{id}-{}", volume.source) };
+            if !host {
+                deps.engine.ensure_volume(&source, &labels, &spec.user).await?;
+            }
+            mounts.push(Mount {
+                source,
+                target: volume.path.clone(),
+                read_only: volume.mode == VolumeMode::ReadOnly,
+                volume: !host,
+            });
+        }
+        let network = match spec.network {
+            NetworkMode::Link => Network::None,
+            NetworkMode::Bridge => {
+                let name = format!("sigil-{agent}-{id}");
+                deps.engine.ensure_network(&name, &labels).await?;
+                Network::Named(name)
+            }
+        };
+        labels.extend([
+            (label::RELEASE.to_owned(), self.release.to_string()),
+            (label::INSTANCE.to_owned(), self.instance.to_string()),
+            (label::RESTART.to_owned(), self.restart.to_string()),
+            (label::ROLE.to_owned(), "replica".to_owned()),
+        ]);
+        let instance = self.instance.to_string().to_lowercase();
+        // half of the quarter that may be tmpfs for each
+        let scratch = (spec.resources.memory / 8).max(8 << 20);
+        Ok(ContainerSpec {
+            name: format!("sigil-{agent}-{}-{}", self.deployment.name, &instance[instance.len() - 10..]),
+            image: spec.image.clone(),
+            entrypoint,
+            env,
+            labels,
+            user: spec.user.clone(),
+            workdir: "/".into(),
+            resources: spec.resources.clone(),
+            start_cpus: START_CPUS.max(spec.resources.cpu_limit),
+            mounts,
+            tmpfs: BTreeMap::from([("/tmp".to_owned(), scratch), (HOME.to_owned(), scratch)]),
+            dns: if network == Network::None { vec!["127.0.0.1".to_owned()] } else { vec![] },
+            network,
+            hostname: self.deployment.name.to_string(),
+        })
+    }
+}
+
+/// The whole environment of a server's process: image and manifest, ours, then secrets.
+fn environment(spec: &ReleaseSpec, secrets: Vec<(String, SecretString)>) -> Vec<(String, SecretString)> {
+    let mut env: BTreeMap<String, SecretString> = BTreeMap::new();
+    env.insert("HOME".into(), HOME.into());
+    env.insert("TMPDIR".into(), "/tmp".into());
+    env.insert("PATH".into(), "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin".into());
+    for (name, value) in &spec.env {
+        env.insert(name.clone(), value.clone().into());
+    }
+    if spec.transport != Transport::Stdio {
+        env.insert("PORT".into(), spec.port.to_string().into());
+    }
+    env.extend(secrets);
+    env.into_iter().collect()
+}
+
+/// The newest lines of an instance, oldest first, as text.
+pub(super) async fn last_output(tail: &Tail, deployment: DeploymentId, instance: InstanceId) -> Vec<String> {
+    tail.flush().await;
+    let lines = tail.last(deployment, Some(instance), LAST_LINES).await;
+    lines
+        .iter()
+        .filter(|l| l.stream != sigil_core::model::Stream::Agent)
+        .map(|l| String::from_utf8_lossy(&l.bytes).into_owned())
+        .collect()
+}
+
+/// Stops an instance and removes its container.
+pub(super) fn remove(
+    deps: Arc<Deps>,
+    instance: InstanceId,
+    container: Option<String>,
+    done: mpsc::Sender<Done>,
+    tasks: &TaskTracker,
+) {
+    tasks.spawn(async move {
+        let result = async {
+            if let Some(container) = &container {
+                deps.engine.stop(container, GRACE_SECONDS).await?;
+                deps.engine.remove(container).await?;
+            }
+            Ok::<(), EngineError>(())
+        };
+        let report = match result.await {
+            Ok(()) => Done::Removed { instance },
+            Err(error) => {
+                tracing::warn!(%error, %instance, "an instance could not be removed; trying again");
+                tokio::time::sleep(Duration::from_secs(1)).await;
+                Done::Stuck { instance, why: error.to_string() }
+            }
+        };
+        let _closed = done.send(report).await;
+    });
+}
+
+/// Removes what a removed deployment leaves beside containers, then its record. Volumes stay: they are data.
+pub(super) fn clean(deps: Arc<Deps>, deployment: Arc<Deployment>, done: mpsc::Sender<Done>, tasks: &TaskTracker) {
+    tasks.spawn(async move {
+        let agent = deps.agent.to_string().to_lowercase();
+        let network = format!("sigil-{agent}-{}", deployment.id.to_string().to_lowercase());
+        let bridged = deployment.releases.iter().any(|r| r.spec.network == NetworkMode::Bridge);
+        let result = async {
+            if bridged {
+                deps.engine.remove_network(&network).await.map_err(|e| e.to_string())?;
+            }
+            deps.tail.forget(deployment.id).await;
+            deps.store.delete(deployment.id).await.map_err(|e| e.to_string())
+        };
+        let error = result.await.err();
+        if let Some(error) = &error {
+            tracing::warn!(%error, deployment = %deployment.name, "could not clean up; trying again");
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+        let _closed = done.send(Done::Cleaned { deployment: deployment.id, error }).await;
+    });
+}

@@ -1,0 +1,693 @@
+//! The loop: triggers, observation merged into slots, plans started as tasks.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use sigil_core::model::{Deployment, DeploymentId, InstanceId, Outcome, ReleaseNo, Run, Stream};
+use sigil_core::plan::{self, Action, Backoff, Failed, Inst, Phase};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use super::{Deps, Shared, act, status};
+use crate::engine::{Container, ContainerState, label};
+use crate::upstream::{Replica, Route, RouteTable};
+
+/// A full look at the engine happens at least this often: its event stream drops silently.
+const RESYNC: Duration = Duration::from_secs(30);
+/// After an engine error, look again after this.
+const ENGINE_RETRY: Duration = Duration::from_secs(1);
+/// Created containers without an owner are leftovers once older than this.
+const LEFTOVER_SECONDS: i64 = 300;
+
+/// What the loop knows of one instance.
+pub(super) struct Slot {
+    pub id: InstanceId,
+    pub deployment: DeploymentId,
+    pub release: ReleaseNo,
+    pub restart: u64,
+    pub phase: Phase,
+    pub busy: bool,
+    /// The word for what the task is doing.
+    pub doing: &'static str,
+    pub container: Option<String>,
+    pub pid: Option<u32>,
+    pub started_at: Option<Timestamp>,
+    pub ready_since: Option<Timestamp>,
+    pub restarts: u32,
+    pub message: String,
+    pub replica: Option<Replica>,
+    /// Ends the task that brings it up.
+    pub cancel: CancellationToken,
+    /// Seen running before this agent touched it.
+    pub adopted: bool,
+}
+
+/// What the loop knows of one deployment beside its record.
+#[derive(Default)]
+pub(super) struct Memory {
+    pub backoff: Backoff,
+    pub failed: Option<Failed>,
+    pub failure: Option<(u64, String)>,
+    pub last_output: Vec<String>,
+    pub restarts: u32,
+    pub plan: plan::Plan,
+    /// Desired state that the memory belongs to: a change of it forgives.
+    pub generation: u64,
+    pub cleaning: bool,
+}
+
+/// What a task reports.
+pub(super) enum Done {
+    /// It is at this point now.
+    Progress { instance: InstanceId, doing: &'static str, container: Option<String>, pid: Option<u32>, started_at: Option<Timestamp> },
+    /// It serves.
+    Up { instance: InstanceId, replica: Box<Replica>, gated: bool },
+    /// It could not be brought up.
+    Failed { instance: InstanceId, why: String, output: Vec<String> },
+    /// Told to stop trying.
+    Cancelled { instance: InstanceId },
+    /// Its container is gone.
+    Removed { instance: InstanceId },
+    /// It could not be removed.
+    Stuck { instance: InstanceId, why: String },
+    /// Everything else of a removed deployment is gone.
+    Cleaned { deployment: DeploymentId, error: Option<String> },
+    /// An orphan is gone, or not.
+    Orphan { container: String },
+}
+
+pub(super) struct Room {
+    pub deps: Arc<Deps>,
+    pub shared: Arc<Shared>,
+    pub slots: HashMap<InstanceId, Slot>,
+    pub memory: HashMap<DeploymentId, Memory>,
+    pub usage: status::Usage,
+    orphans: HashSet<String>,
+    stop: CancellationToken,
+    done_tx: mpsc::Sender<Done>,
+    done_rx: mpsc::Receiver<Done>,
+    seen_engine: bool,
+}
+
+impl Room {
+    pub(super) fn new(deps: Deps, shared: Arc<Shared>, stop: CancellationToken) -> Self {
+        let (done_tx, done_rx) = mpsc::channel(256);
+        Self {
+            deps: Arc::new(deps),
+            shared,
+            slots: HashMap::new(),
+            memory: HashMap::new(),
+            usage: status::Usage::default(),
+            orphans: HashSet::new(),
+            stop,
+            done_tx,
+            done_rx,
+            seen_engine: false,
+        }
+    }
+
+    pub(super) async fn run(mut self) {
+        let mut store = self.deps.store.changes();
+        let mut events = self.deps.engine.events();
+        let mut links = self.deps.links.changes();
+        let mut look = true;
+        let mut usage_tick = tokio::time::interval(status::USAGE_EVERY);
+        usage_tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            if look {
+                look = !self.observe().await;
+            }
+            let wake = if self.seen_engine { self.pass() } else { None };
+            self.publish();
+            let mut pause = if look { ENGINE_RETRY } else { RESYNC };
+            if let Some(wake) = wake {
+                let until = wake.duration_since(Timestamp::now());
+                let until = Duration::try_from(until).unwrap_or_default();
+                pause = pause.min(until.max(Duration::from_millis(10)));
+            }
+            let mut resync = false;
+            tokio::select! {
+                () = self.stop.cancelled() => break,
+                Ok(()) = store.changed() => {}
+                Ok(()) = events.changed() => resync = true,
+                Ok(()) = links.changed() => resync = true,
+                Some(done) = self.done_rx.recv() => { resync = true; self.take(done).await; }
+                _ = usage_tick.tick() => self.usage.sample(&self.slots),
+                () = tokio::time::sleep(pause) => resync = true,
+            }
+            // one pass for everything that is already here
+            while let Ok(done) = self.done_rx.try_recv() {
+                self.take(done).await;
+                resync = true;
+            }
+            look = look || resync;
+        }
+        for slot in self.slots.values() {
+            slot.cancel.cancel();
+        }
+    }
+
+    /// Looks at the engine and brings the slots up to date. False when it cannot be seen.
+    async fn observe(&mut self) -> bool {
+        let containers = match self.deps.engine.observe().await {
+            Ok(containers) => containers,
+            Err(error) => {
+                if self.shared.engine_trouble.read().is_ok_and(|t| t.is_none()) {
+                    tracing::warn!(%error, hint = error.hint(), "the engine cannot be seen; what runs goes on serving");
+                }
+                self.shared.set_engine_trouble(Some(error.to_string()));
+                return false;
+            }
+        };
+        if self.shared.engine_trouble.read().is_ok_and(|t| t.is_some()) {
+            tracing::info!("the engine answers again");
+        }
+        self.shared.set_engine_trouble(None);
+        self.seen_engine = true;
+        let mut present = HashSet::new();
+        for container in &containers {
+            if container.labels.get(label::ROLE).is_some_and(|role| role == "build") {
+                continue;
+            }
+            match (container.instance(), container.deployment()) {
+                (Some(instance), Some(deployment)) if self.deps.store.deployment(deployment).is_some() => {
+                    present.insert(instance);
+                    self.merge(instance, deployment, container);
+                }
+                _ => self.orphan(container),
+            }
+        }
+        let gone: Vec<InstanceId> =
+            self.slots.values().filter(|s| !s.busy && !present.contains(&s.id)).map(|s| s.id).collect();
+        for id in gone {
+            if let Some(slot) = self.slots.remove(&id) {
+                tracing::warn!(instance = %id, "its container was removed from outside");
+                self.mark(&slot, "its container was removed from outside");
+                self.forget(id);
+            }
+        }
+        // socket directories of instances that nobody knows
+        for id in self.deps.links.known() {
+            if !self.slots.contains_key(&id) && !present.contains(&id) {
+                self.forget(id);
+            }
+        }
+        true
+    }
+
+    fn merge(&mut self, instance: InstanceId, deployment: DeploymentId, container: &Container) {
+        let number = |key: &str| container.labels.get(key).and_then(|v| v.parse::<u64>().ok()).unwrap_or(0);
+        let release = u32::try_from(number(label::RELEASE)).unwrap_or(0);
+        let restart = number(label::RESTART);
+        let new = !self.slots.contains_key(&instance);
+        if new {
+            self.deps.tail.instance(crate::tail::Instance { instance, deployment, release });
+        }
+        let slot = self.slots.entry(instance).or_insert_with(|| Slot {
+            id: instance,
+            deployment,
+            release,
+            restart,
+            phase: Phase::Created,
+            busy: false,
+            doing: "adopting",
+            container: Some(container.id.clone()),
+            pid: None,
+            started_at: None,
+            ready_since: None,
+            restarts: 0,
+            message: String::new(),
+            replica: None,
+            cancel: CancellationToken::new(),
+            adopted: true,
+        });
+        if slot.busy {
+            return;
+        }
+        slot.container = Some(container.id.clone());
+        match &container.state {
+            ContainerState::Running { pid, started_at } => {
+                let same_life = slot.pid == Some(*pid);
+                slot.pid = Some(*pid);
+                slot.started_at = Some(*started_at);
+                match slot.phase {
+                    Phase::Created | Phase::Down => slot.phase = Phase::Gating,
+                    // it ended and came back between two looks
+                    Phase::Ready if !same_life => {
+                        slot.replica = None;
+                        slot.phase = Phase::Gating;
+                    }
+                    _ => {}
+                }
+            }
+            ContainerState::Paused { pid } => {
+                slot.pid = Some(*pid);
+                slot.replica = None;
+                slot.phase = Phase::Down;
+                slot.message = "paused from outside".into();
+            }
+            ContainerState::Created => slot.phase = Phase::Created,
+            ContainerState::Exited { code, oom, error, .. } => {
+                let was = slot.phase.clone();
+                slot.pid = None;
+                slot.replica = None;
+                if let Phase::Draining { .. } = was {
+                    slot.phase = Phase::Draining { since: Timestamp::UNIX_EPOCH, in_flight: 0 };
+                    return;
+                }
+                slot.phase = Phase::Down;
+                if matches!(was, Phase::Ready | Phase::Gating) && !new {
+                    let why = exit_words(*code, *oom, error);
+                    slot.message.clone_from(&why);
+                    self.crashed(instance, why);
+                } else if new {
+                    // it ended while no agent watched (an engine restart, a reboot): start again at once
+                    slot.message = exit_words(*code, *oom, error);
+                }
+            }
+            ContainerState::Other(word) => slot.message = format!("the engine says '{word}'"),
+        }
+    }
+
+    /// Counts a crash of an instance that ran.
+    fn crashed(&mut self, instance: InstanceId, why: String) {
+        let Some(slot) = self.slots.get(&instance) else { return };
+        let generation = self.deps.store.deployment(slot.deployment).map_or(0, |d| d.generation);
+        let memory = self.memory.entry(slot.deployment).or_default();
+        memory.backoff.fail(Timestamp::now());
+        memory.failure = Some((generation, why.clone()));
+        self.mark(slot, &why);
+        let (tail, deployment) = (self.deps.tail.clone(), slot.deployment);
+        let tx = self.done_tx.clone();
+        // the last output is read off the loop: it may come from disk
+        self.shared.tasks.spawn(async move {
+            let output = act::last_output(&tail, deployment, instance).await;
+            let _closed = tx.send(Done::Failed { instance, why, output }).await;
+        });
+    }
+
+    fn orphan(&mut self, container: &Container) {
+        let young = Timestamp::now().duration_since(container.created_at).as_secs() < LEFTOVER_SECONDS;
+        if container.state == ContainerState::Created && young && container.deployment().is_none() {
+            return;
+        }
+        if !self.orphans.insert(container.id.clone()) {
+            return;
+        }
+        tracing::warn!(container = %container.name, "carries our label and belongs to nothing we know: removed");
+        let (engine, id, tx) = (self.deps.engine.clone(), container.id.clone(), self.done_tx.clone());
+        self.shared.tasks.spawn(async move {
+            if let Err(error) = engine.remove(&id).await {
+                tracing::warn!(%error, container = %id, "a leftover could not be removed");
+            }
+            let _closed = tx.send(Done::Orphan { container: id }).await;
+        });
+    }
+
+    async fn take(&mut self, done: Done) {
+        match done {
+            Done::Progress { instance, doing, container, pid, started_at } => {
+                if let Some(slot) = self.slots.get_mut(&instance) {
+                    slot.doing = doing;
+                    slot.container = container.or(slot.container.take());
+                    slot.pid = pid.or(slot.pid);
+                    slot.started_at = started_at.or(slot.started_at);
+                }
+            }
+            Done::Up { instance, replica, gated } => {
+                let Some(slot) = self.slots.get_mut(&instance) else { return };
+                slot.busy = false;
+                slot.phase = Phase::Ready;
+                slot.ready_since = Some(Timestamp::now());
+                slot.replica = Some(*replica);
+                slot.message.clear();
+                let (id, release) = (slot.deployment, slot.release);
+                if gated {
+                    let slot = &self.slots[&instance];
+                    self.mark(slot, &format!("release {release} is ready"));
+                }
+                if let Some(memory) = self.memory.get_mut(&id) {
+                    memory.failed = None;
+                }
+                self.passed(id, release).await;
+            }
+            Done::Failed { instance, why, output } => {
+                let Some(slot) = self.slots.get_mut(&instance) else { return };
+                let id = slot.deployment;
+                let memory = self.memory.entry(id).or_default();
+                if !output.is_empty() {
+                    memory.last_output = output;
+                }
+                // the crash of one that ran was counted when it was seen
+                if !slot.busy {
+                    return;
+                }
+                slot.busy = false;
+                slot.phase = Phase::Down;
+                slot.replica = None;
+                slot.message.clone_from(&why);
+                let (release, restart) = (slot.release, slot.restart);
+                let generation = self.deps.store.deployment(id).map_or(0, |d| d.generation);
+                memory.backoff.fail(Timestamp::now());
+                memory.failed = Some((release, restart));
+                memory.failure = Some((generation, why.clone()));
+                let slot = &self.slots[&instance];
+                self.mark(slot, &format!("release {release} did not become ready: {why}"));
+                self.failed(id, release, why).await;
+            }
+            Done::Cancelled { instance } => {
+                if let Some(slot) = self.slots.get_mut(&instance) {
+                    slot.busy = false;
+                    slot.phase = Phase::Down;
+                    if slot.container.is_none() {
+                        self.slots.remove(&instance);
+                        self.forget(instance);
+                    }
+                }
+            }
+            Done::Removed { instance } => {
+                if let Some(slot) = self.slots.remove(&instance) {
+                    self.mark(&slot, "stopped");
+                }
+                self.forget(instance);
+            }
+            Done::Stuck { instance, why } => {
+                if let Some(slot) = self.slots.get_mut(&instance) {
+                    slot.busy = false;
+                    slot.message = why;
+                    slot.phase = Phase::Draining { since: Timestamp::UNIX_EPOCH, in_flight: 0 };
+                }
+            }
+            Done::Cleaned { deployment, error } => {
+                if let Some(memory) = self.memory.get_mut(&deployment) {
+                    memory.cleaning = false;
+                    memory.failure = error.map(|e| (0, e));
+                }
+                if self.deps.store.deployment(deployment).is_none() {
+                    self.memory.remove(&deployment);
+                    self.usage.forget(deployment);
+                }
+            }
+            Done::Orphan { container } => {
+                self.orphans.remove(&container);
+            }
+        }
+    }
+
+    /// A gate proved a release: kept, so that rollback may return to it.
+    async fn passed(&self, id: DeploymentId, release: ReleaseNo) {
+        let Some(deployment) = self.deps.store.deployment(id) else { return };
+        let known = deployment.release(release).is_some_and(|r| r.outcome == Outcome::Good);
+        let target = deployment.desired.release == release;
+        if known && (!target || deployment.serving == Some(release)) {
+            return;
+        }
+        let kept = self
+            .deps
+            .store
+            .update(id, None, &format!("release {release} passed its gate"), move |d| {
+                if d.desired.release == release {
+                    d.serving = Some(release);
+                }
+                if let Some(r) = d.releases.iter_mut().find(|r| r.number == release) {
+                    r.outcome = Outcome::Good;
+                }
+                Ok(())
+            })
+            .await;
+        if let Err(error) = kept {
+            tracing::error!(%error, "could not keep that release {release} passed its gate");
+        }
+    }
+
+    /// A gate failed. A release that never passed is marked; where another one served, it is desired again.
+    async fn failed(&self, id: DeploymentId, release: ReleaseNo, why: String) {
+        let Some(deployment) = self.deps.store.deployment(id) else { return };
+        if deployment.desired.release != release || deployment.desired.run != Run::Running {
+            return;
+        }
+        let pending = deployment.release(release).is_some_and(|r| r.outcome == Outcome::Pending);
+        let back = deployment.serving.filter(|s| *s != release && deployment.release(*s).is_some());
+        if !pending && back.is_none() {
+            return;
+        }
+        let reason = match back {
+            Some(back) => format!("release {release} failed its gate; back to release {back}"),
+            None => format!("release {release} failed its gate"),
+        };
+        let kept = self
+            .deps
+            .store
+            .update(id, Some(deployment.generation), &reason, move |d| {
+                if let Some(r) = d.releases.iter_mut().find(|r| r.number == release)
+                    && r.outcome == Outcome::Pending
+                {
+                    r.outcome = Outcome::Failed { why };
+                }
+                if let Some(back) = back {
+                    d.desired.release = back;
+                }
+                Ok(())
+            })
+            .await;
+        if let Err(error) = kept {
+            tracing::warn!(%error, "could not keep that release {release} failed");
+        }
+    }
+
+    /// Plans every deployment and starts what is missing. Answers when to look again.
+    fn pass(&mut self) -> Option<Timestamp> {
+        let now = Timestamp::now();
+        let mut wake: Option<Timestamp> = None;
+        for deployment in self.deps.store.deployments() {
+            let memory = self.memory.entry(deployment.id).or_default();
+            if memory.generation != deployment.generation {
+                // a person asked for something: start at once, whatever went wrong before. The return to a good
+                // release after a failed gate is no person's wish, but its release did not fail either.
+                memory.generation = deployment.generation;
+                memory.backoff = Backoff::default();
+            }
+            let mut insts: Vec<Inst> = Vec::new();
+            for slot in self.slots.values_mut().filter(|s| s.deployment == deployment.id) {
+                if let Phase::Draining { since, .. } = slot.phase {
+                    slot.phase = Phase::Draining { since, in_flight: (self.deps.in_flight)(slot.id) };
+                }
+                if let Some(since) = slot.ready_since.filter(|_| slot.phase == Phase::Ready) {
+                    memory.backoff.settle(since, now);
+                }
+                let unwanted = deployment.desired.run != Run::Running
+                    || slot.release != deployment.desired.release
+                    || slot.restart != deployment.desired.restart;
+                if slot.busy && unwanted {
+                    slot.cancel.cancel();
+                }
+                insts.push(Inst {
+                    id: slot.id,
+                    release: slot.release,
+                    restart: slot.restart,
+                    phase: slot.phase.clone(),
+                    busy: slot.busy,
+                });
+            }
+            insts.sort_by_key(|i| i.id);
+            let plan = plan::plan(&deployment, &insts, &memory.backoff, memory.failed, now);
+            if let Some(at) = plan.wake_at {
+                wake = Some(wake.map_or(at, |w| w.min(at)));
+            }
+            // requests of a draining instance end without telling us
+            if insts.iter().any(|i| matches!(i.phase, Phase::Draining { .. })) {
+                let soon = now + jiff::SignedDuration::from_millis(100);
+                wake = Some(wake.map_or(soon, |w| w.min(soon)));
+            }
+            memory.plan = plan.clone();
+            let actions = plan.actions;
+            if deployment.desired.run == Run::Removed && insts.is_empty() && !memory.cleaning {
+                memory.cleaning = true;
+                act::clean(self.deps.clone(), deployment.clone(), self.done_tx.clone(), &self.shared.tasks);
+            }
+            for action in actions {
+                self.start(&deployment, action);
+            }
+        }
+        wake
+    }
+
+    fn start(&mut self, deployment: &Arc<Deployment>, action: Action) {
+        tracing::debug!(deployment = %deployment.name, %action, "plan");
+        match action {
+            Action::Create { release, restart } => {
+                let id = InstanceId(ulid::Ulid::generate());
+                let slot = Slot {
+                    id,
+                    deployment: deployment.id,
+                    release,
+                    restart,
+                    phase: Phase::Making,
+                    busy: true,
+                    doing: "creating",
+                    container: None,
+                    pid: None,
+                    started_at: None,
+                    ready_since: None,
+                    restarts: 0,
+                    message: String::new(),
+                    replica: None,
+                    cancel: self.stop.child_token(),
+                    adopted: false,
+                };
+                self.deps.tail.instance(crate::tail::Instance { instance: id, deployment: deployment.id, release });
+                self.slots.insert(id, slot);
+                self.bring_up(deployment, id, act::From::Nothing);
+            }
+            Action::Start(id) => {
+                if let Some(slot) = self.slots.get_mut(&id) {
+                    if slot.phase == Phase::Down {
+                        slot.restarts += 1;
+                        if let Some(memory) = self.memory.get_mut(&slot.deployment) {
+                            memory.restarts += 1;
+                        }
+                    }
+                    slot.phase = Phase::Gating;
+                }
+                self.bring_up(deployment, id, act::From::Container);
+            }
+            Action::Gate(id) => {
+                let adopted = self.slots.get(&id).is_some_and(|s| s.adopted);
+                self.bring_up(deployment, id, if adopted { act::From::Adopted } else { act::From::Container });
+            }
+            Action::Drain(id) => {
+                if let Some(slot) = self.slots.get_mut(&id) {
+                    slot.phase = Phase::Draining { since: Timestamp::now(), in_flight: 0 };
+                }
+            }
+            Action::Remove(id) => {
+                let Some(slot) = self.slots.get_mut(&id) else { return };
+                slot.busy = true;
+                slot.doing = "stopping";
+                slot.replica = None;
+                act::remove(self.deps.clone(), id, slot.container.clone(), self.done_tx.clone(), &self.shared.tasks);
+            }
+        }
+    }
+
+    fn bring_up(&mut self, deployment: &Arc<Deployment>, id: InstanceId, from: act::From) {
+        let Some(slot) = self.slots.get_mut(&id) else { return };
+        let Some(release) = deployment.release(slot.release) else { return };
+        slot.busy = true;
+        slot.doing = if slot.container.is_some() { "starting" } else { "creating" };
+        slot.adopted = false;
+        slot.cancel = self.stop.child_token();
+        let task = act::BringUp {
+            deps: self.deps.clone(),
+            deployment: deployment.clone(),
+            release: release.number,
+            restart: slot.restart,
+            spec: Arc::new(release.spec.clone()),
+            good: release.outcome == Outcome::Good,
+            instance: id,
+            container: slot.container.clone(),
+            from,
+            done: self.done_tx.clone(),
+            cancel: slot.cancel.clone(),
+        };
+        self.shared.tasks.spawn(task.run());
+    }
+
+    /// Statuses and routes for the rooms above.
+    fn publish(&mut self) {
+        let changed = status::publish(self);
+        if changed {
+            self.shared.changes.send_modify(|n| *n += 1);
+        }
+        let mut table = RouteTable::default();
+        for deployment in self.deps.store.deployments() {
+            table.routes.insert(deployment.name.to_string(), Arc::new(self.route(&deployment)));
+        }
+        let changed = {
+            let old = self.deps.routes.borrow();
+            old.routes.len() != table.routes.len()
+                || table.routes.iter().any(|(name, route)| old.routes.get(name).is_none_or(|r| !same(r, route)))
+        };
+        if changed {
+            self.deps.routes.send_replace(Arc::new(table));
+        }
+    }
+
+    fn route(&self, deployment: &Deployment) -> Route {
+        let of = |wanted: fn(&Phase) -> bool| -> Vec<Replica> {
+            let mut slots: Vec<&Slot> =
+                self.slots.values().filter(|s| s.deployment == deployment.id && wanted(&s.phase)).collect();
+            slots.sort_by_key(|s| s.id);
+            slots.into_iter().filter_map(|s| s.replica.clone()).collect()
+        };
+        let mut ready = of(|p| *p == Phase::Ready);
+        // during a roll-out new work goes to the new release as soon as one instance of it serves
+        if ready.iter().any(|r| r.release == deployment.desired.release) {
+            ready.retain(|r| r.release == deployment.desired.release);
+        }
+        let draining = {
+            let mut all = of(|p| matches!(p, Phase::Draining { .. } | Phase::Ready));
+            all.retain(|r| !ready.iter().any(|x| x.instance == r.instance));
+            all
+        };
+        let status = self.shared.statuses.read().ok().and_then(|s| s.get(&deployment.id).cloned());
+        let hopeless = deployment.release(deployment.desired.release).is_none_or(|r| matches!(r.outcome, Outcome::Failed { .. }));
+        let message = status.map(|s| s.message.clone()).unwrap_or_default();
+        let injected = ready
+            .first()
+            .and_then(|r| self.deps.secrets.injected(deployment.id, &deployment.team, &r.spec).ok())
+            .unwrap_or_default();
+        Route {
+            id: deployment.id,
+            name: deployment.name.to_string(),
+            expected: deployment.desired.run == Run::Running && deployment.desired.replicas > 0 && !hopeless,
+            ready,
+            draining,
+            message,
+            injected: Arc::new(injected),
+        }
+    }
+
+    fn forget(&self, instance: InstanceId) {
+        self.deps.tail.instance_gone(instance);
+        let links = self.deps.links.clone();
+        self.shared.tasks.spawn(async move { links.forget(instance).await });
+    }
+
+    /// A mark in the log: what happened to an instance, in words.
+    fn mark(&self, slot: &Slot, words: &str) {
+        let (tail, deployment, release, instance) =
+            (self.deps.tail.clone(), slot.deployment, slot.release, slot.id);
+        let words = words.to_owned();
+        self.shared.tasks.spawn(async move {
+            tail.append(deployment, release, Some(instance), Stream::Agent, Timestamp::now(), words.into()).await;
+        });
+    }
+}
+
+/// Two routes that a caller cannot tell apart. Secrets are compared by count: a rotation replaces instances.
+fn same(a: &Route, b: &Route) -> bool {
+    let ids = |list: &[Replica]| list.iter().map(|r| (r.instance, r.link.is_up())).collect::<Vec<_>>();
+    a.id == b.id
+        && a.expected == b.expected
+        && a.message == b.message
+        && a.injected.len() == b.injected.len()
+        && ids(&a.ready) == ids(&b.ready)
+        && ids(&a.draining) == ids(&b.draining)
+}
+
+fn exit_words(code: i64, oom: bool, error: &str) -> String {
+    if oom {
+        return "ran out of memory and was killed (give it a larger tier)".into();
+    }
+    if !error.is_empty() {
+        return format!("the engine could not start it: {error}");
+    }
+    match code {
+        0 => "exited with code 0: a server must keep running".into(),
+        code @ 129..=192 => format!("was killed by signal {} (exit code {code})", code - 128),
+        code => format!("exited with code {code}"),
+    }
+}

@@ -1,0 +1,102 @@
+//! Tests only: ports and processes of this host in the place of a container.
+
+use std::collections::HashMap;
+use std::os::fd::OwnedFd;
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use secrecy::ExposeSecret;
+use tokio::net::unix::pipe;
+use tokio::sync::watch;
+
+use super::Piped;
+use crate::initlink::{Exit, LinkError, Process};
+
+#[derive(Debug)]
+struct Kept {
+    stdin: OwnedFd,
+    stdout: OwnedFd,
+    exit: watch::Receiver<Option<Exit>>,
+    child: Arc<Mutex<Child>>,
+}
+
+/// A container's stand-in.
+#[derive(Debug, Default)]
+pub(crate) struct Local {
+    kept: Mutex<HashMap<String, Kept>>,
+}
+
+fn io(e: std::io::Error) -> LinkError {
+    LinkError::Io(e.to_string())
+}
+
+impl Local {
+    pub(crate) async fn dial(&self, port: u16) -> Result<tokio::net::TcpStream, LinkError> {
+        tokio::net::TcpStream::connect(("127.0.0.1", port)).await.map_err(|_| LinkError::Refused(port))
+    }
+
+    pub(crate) fn spawn(&self, key: &str, process: &Process) -> Result<Piped, LinkError> {
+        let argv0 = process.argv[0].clone();
+        let mut child = Command::new(&argv0)
+            .args(&process.argv[1..])
+            .envs(process.env.iter().map(|(k, v)| (k, v.expose_secret())))
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .map_err(|e| LinkError::Spawn { argv0, why: e.to_string() })?;
+        let stdin: OwnedFd = child.stdin.take().unwrap().into();
+        let stdout: OwnedFd = child.stdout.take().unwrap().into();
+        let (tx, exit) = watch::channel(None);
+        let child = Arc::new(Mutex::new(child));
+        let waited = child.clone();
+        std::thread::spawn(move || {
+            loop {
+                if let Ok(Some(status)) = waited.lock().unwrap().try_wait() {
+                    use std::os::unix::process::ExitStatusExt;
+                    tx.send(Some(Exit { code: status.code(), signal: status.signal() })).ok();
+                    return;
+                }
+                std::thread::sleep(Duration::from_millis(5));
+            }
+        });
+        // unlike init no duplicate of the server's own ends is kept, so that its end is an end of file
+        let kept = Kept { stdin, stdout, exit, child };
+        let piped = kept.piped()?;
+        self.kept.lock().unwrap().insert(key.into(), kept);
+        Ok(piped)
+    }
+
+    pub(crate) fn resume(&self, key: &str) -> Result<Option<Piped>, LinkError> {
+        self.kept.lock().unwrap().get(key).filter(|k| k.exit.borrow().is_none()).map(Kept::piped).transpose()
+    }
+
+    pub(crate) fn close(&self, key: &str) -> Result<(), LinkError> {
+        if let Some(kept) = self.kept.lock().unwrap().remove(key) {
+            kept.child.lock().unwrap().kill().map_err(io)?;
+        }
+        Ok(())
+    }
+
+    pub(crate) fn keys(&self) -> Vec<String> {
+        self.kept.lock().unwrap().keys().cloned().collect()
+    }
+}
+
+impl Kept {
+    fn piped(&self) -> Result<Piped, LinkError> {
+        Ok(Piped {
+            stdin: pipe::Sender::from_owned_fd(self.stdin.try_clone().map_err(io)?).map_err(io)?,
+            stdout: pipe::Receiver::from_owned_fd(self.stdout.try_clone().map_err(io)?).map_err(io)?,
+            exit: self.exit.clone(),
+        })
+    }
+}
+
+impl Drop for Local {
+    fn drop(&mut self) {
+        for kept in self.kept.lock().unwrap().values() {
+            kept.child.lock().unwrap().kill().ok();
+        }
+    }
+}

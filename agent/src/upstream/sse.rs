@@ -1,0 +1,256 @@
+//! Server-sent events, and the transport of 2024-11-05 built on them: a stream whose first event names the address to
+//! post messages to.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::BodyExt;
+use hyper::{Method, StatusCode, header};
+use tokio::sync::mpsc;
+
+use super::http::{self, Answer};
+use super::{Conversation, Endpoint, MAX_LINE, Output, UpstreamError};
+
+/// One event.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Event {
+    /// `message` when the server named none.
+    pub(crate) event: String,
+    pub(crate) data: String,
+}
+
+/// Splits a stream of bytes into events, wherever the bytes were cut.
+#[derive(Debug, Default)]
+pub(crate) struct Parser {
+    line: Vec<u8>,
+    current: Event,
+    has_data: bool,
+    after_cr: bool,
+    begun: bool,
+}
+
+/// The event is larger than [`MAX_LINE`].
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct TooLong;
+
+impl Parser {
+    /// Takes more bytes; finished events are appended to `out`.
+    pub(crate) fn push(&mut self, bytes: &[u8], out: &mut Vec<Event>) -> Result<(), TooLong> {
+        let mut rest = bytes;
+        while let Some(first) = rest.first() {
+            if std::mem::take(&mut self.after_cr) && *first == b'\n' {
+                rest = rest.get(1..).unwrap_or_default();
+                continue;
+            }
+            let Some(end) = rest.iter().position(|b| matches!(b, b'\n' | b'\r')) else {
+                self.line.extend_from_slice(rest);
+                break;
+            };
+            let (head, tail) = rest.split_at(end);
+            self.line.extend_from_slice(head);
+            self.after_cr = tail.first() == Some(&b'\r');
+            rest = tail.get(1..).unwrap_or_default();
+            self.end_line(out);
+        }
+        if self.line.len() + self.current.data.len() > MAX_LINE { Err(TooLong) } else { Ok(()) }
+    }
+
+    fn end_line(&mut self, out: &mut Vec<Event>) {
+        let line = std::mem::take(&mut self.line);
+        let text = String::from_utf8_lossy(&line);
+        let text = if std::mem::replace(&mut self.begun, true) {
+            text.as_ref()
+        } else {
+            text.strip_prefix('\u{feff}').unwrap_or(&text)
+        };
+        if text.is_empty() {
+            let mut event = std::mem::take(&mut self.current);
+            if std::mem::take(&mut self.has_data) {
+                if event.event.is_empty() {
+                    event.event = "message".into();
+                }
+                out.push(event);
+            }
+            return;
+        }
+        let (field, value) = text.split_once(':').unwrap_or((text, ""));
+        let value = value.strip_prefix(' ').unwrap_or(value);
+        match field {
+            "data" => {
+                if self.has_data {
+                    self.current.data.push('\n');
+                }
+                self.has_data = true;
+                self.current.data.push_str(value);
+            }
+            "event" => self.current.event = value.to_owned(),
+            _ => {}
+        }
+    }
+}
+
+/// Events of an answer that streams.
+#[derive(Debug)]
+pub(crate) struct Events {
+    body: http::Body,
+    parser: Parser,
+    ready: std::collections::VecDeque<Event>,
+}
+
+impl Events {
+    pub(crate) fn new(body: http::Body) -> Self {
+        Self { body, parser: Parser::default(), ready: std::collections::VecDeque::new() }
+    }
+
+    /// The next event; `None` at the stream's end. Cancel-safe.
+    pub(crate) async fn next(&mut self) -> Result<Option<Event>, String> {
+        loop {
+            if let Some(event) = self.ready.pop_front() {
+                return Ok(Some(event));
+            }
+            match self.body.frame().await {
+                None => return Ok(None),
+                Some(Err(error)) => return Err(format!("its event stream broke: {error}")),
+                Some(Ok(frame)) => {
+                    if let Some(bytes) = frame.data_ref() {
+                        let mut events = Vec::new();
+                        let pushed = self.parser.push(bytes, &mut events);
+                        self.ready.extend(events);
+                        pushed.map_err(|TooLong| format!("it sent an event of more than {MAX_LINE} bytes"))?;
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// What a legacy SSE server sends.
+#[derive(Debug)]
+pub(crate) struct Channel {
+    events: Events,
+    failed: mpsc::Receiver<String>,
+}
+
+impl Channel {
+    pub(crate) async fn next(&mut self) -> Result<Bytes, String> {
+        loop {
+            tokio::select! {
+                Some(failure) = self.failed.recv() => return Err(failure),
+                event = self.events.next() => match event? {
+                    None => return Err("closed its event stream".into()),
+                    Some(event) if event.event == "message" => return Ok(Bytes::from(event.data)),
+                    Some(_) => {}
+                },
+            }
+        }
+    }
+}
+
+/// Longest wait for a legacy SSE server to name its address, and to take a posted message.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Opens the stream and waits for the address.
+pub(crate) async fn connect(endpoint: &Arc<Endpoint>) -> Result<Conversation, UpstreamError> {
+    let gate = |what: String| UpstreamError::Gate {
+        what,
+        hint: "a server of transport `sse` answers GET on its path with an event stream; set `transport: http` if it \
+               speaks streamable HTTP"
+            .into(),
+    };
+    let path = endpoint.spec.path.clone();
+    let get = http::request(endpoint, Method::GET, &path)
+        .header(header::ACCEPT, "text/event-stream")
+        .body(http::empty())
+        .map_err(|e| gate(e.to_string()))?;
+    let answer = tokio::time::timeout(PATIENCE, http::send(endpoint, get));
+    let answer = match answer.await {
+        Err(_) => return Err(gate(format!("GET {path} was not answered within {} s", PATIENCE.as_secs()))),
+        Ok(Err(http::SendError::Dial(link))) => return Err(link.into()),
+        Ok(Err(error)) => return Err(gate(format!("GET {path}: {error}"))),
+        Ok(Ok(answer)) => answer,
+    };
+    if answer.status() != StatusCode::OK || !http::is_event_stream(answer.headers()) {
+        return Err(gate(format!("GET {path} answers {}, no event stream", http::describe_answer(&answer))));
+    }
+    let mut events = Events::new(answer.into_body());
+    let address = loop {
+        match tokio::time::timeout(PATIENCE, events.next()).await {
+            Ok(Ok(Some(event))) if event.event == "endpoint" => break event.data,
+            Ok(Ok(Some(_))) => {}
+            Ok(Ok(None)) => return Err(gate("it closed its event stream before it named an endpoint".into())),
+            Ok(Err(why)) => return Err(gate(why)),
+            Err(_) => return Err(gate("its event stream named no endpoint".into())),
+        }
+    };
+    let target = resolve(endpoint, &address).ok_or_else(|| gate(format!("it names a foreign endpoint '{address}'")))?;
+    let (input, mut queue) = mpsc::channel::<Bytes>(64);
+    let (report, failed) = mpsc::channel(1);
+    let poster = endpoint.clone();
+    endpoint.tasks.spawn(async move {
+        while let Some(message) = queue.recv().await {
+            if let Err(why) = post(&poster, &target, message).await {
+                // the reader may have ended; then nobody needs to know
+                report.send(why).await.ok();
+                return;
+            }
+        }
+    });
+    Ok(Conversation { input, output: Output::Sse(Channel { events, failed }) })
+}
+
+/// The endpoint's path and query; only this server's own address is followed (an event must not aim us elsewhere).
+fn resolve(endpoint: &Endpoint, address: &str) -> Option<String> {
+    let base = format!("http://127.0.0.1:{}{}", endpoint.spec.port, endpoint.spec.path);
+    let url = url::Url::parse(&base).ok()?.join(address.trim()).ok()?;
+    let local = url.host_str().is_some_and(|h| sigil_core::route::is_loopback(h) || h == "[::1]" || h == "0.0.0.0");
+    if !local || !matches!(url.scheme(), "http") {
+        return None;
+    }
+    Some(url.query().map_or_else(|| url.path().to_owned(), |query| format!("{}?{query}", url.path())))
+}
+
+async fn post(endpoint: &Arc<Endpoint>, target: &str, message: Bytes) -> Result<(), String> {
+    let request = http::request(endpoint, Method::POST, target)
+        .header(header::CONTENT_TYPE, "application/json")
+        .body(http::full(message))
+        .map_err(|e| e.to_string())?;
+    let answer: Answer = tokio::time::timeout(PATIENCE, http::send(endpoint, request))
+        .await
+        .map_err(|_| format!("did not take a message within {} s", PATIENCE.as_secs()))?
+        .map_err(|e| e.to_string())?;
+    let status = answer.status();
+    drop(tokio::time::timeout(PATIENCE, answer.into_body().collect()).await);
+    if status.is_success() { Ok(()) } else { Err(format!("refused a message with {status}")) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn event(event: &str, data: &str) -> Event {
+        Event { event: event.into(), data: data.into() }
+    }
+
+    #[test]
+    fn events_however_they_are_cut() {
+        let text = "\u{feff}: hello\r\nevent: endpoint\r\ndata: /m?x=1\r\n\r\nid: 3\ndata: a\ndata:b\n\nretry: 5\n\n\rdata\r\r";
+        let want = vec![event("endpoint", "/m?x=1"), event("message", "a\nb"), event("message", "")];
+        for size in 1..text.len() {
+            let mut parser = Parser::default();
+            let mut out = Vec::new();
+            for chunk in text.as_bytes().chunks(size) {
+                parser.push(chunk, &mut out).unwrap();
+            }
+            assert_eq!(out, want, "cut every {size}");
+        }
+    }
+
+    #[test]
+    fn endless_events_are_refused() {
+        let mut parser = Parser::default();
+        let mut out = Vec::new();
+        let chunk = vec![b'x'; 1 << 20];
+        assert!((0..32).any(|_| parser.push(&chunk, &mut out) == Err(TooLong)));
+    }
+}
