@@ -19,6 +19,9 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+/// An annotated `agent.toml` with every key at its default.
+pub const SAMPLE: &str = include_str!("../samples/agent.toml");
+
 /// Everything the owner of a host may set.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, Default)]
 #[serde(default, deny_unknown_fields)]

@@ -11,7 +11,7 @@ use tonic::{Code, Status};
 use super::*;
 use crate::build::Builds;
 use crate::engine::fake::Fake;
-use crate::gateway::RouteTable;
+use crate::upstream::RouteTable;
 use crate::initlink::InitLinks;
 use crate::store::tests::deployment;
 use crate::{operate, reconcile};

@@ -71,10 +71,12 @@ pub(super) fn spec(
 ) -> Result<ReleaseSpec, Failure> {
     let image = &built.image;
     let transport = transport(request, recipe, Some(image))?;
-    let mut command = if recipe.command.is_empty() {
+    let config_values = values(request, recipe)?;
+    let (start, start_env) = recipe.start(&config_values).map_err(|e| Failure::invalid(e.to_string(), e.hint()))?;
+    let mut command = if start.is_empty() {
         image.entrypoint.iter().chain(&image.cmd).cloned().collect()
     } else {
-        recipe.command.clone()
+        start
     };
     if command.is_empty() {
         return Err(Failure::invalid(
@@ -90,8 +92,8 @@ pub(super) fn spec(
         .map(|(name, value)| (name.to_owned(), value.to_owned()))
         .collect();
     env.extend(recipe.manifest.env.clone());
+    env.extend(start_env);
     env.extend(request.env.clone());
-    let config_values = values(request, recipe)?;
     if !config_values.is_null() {
         env.insert("SIGIL_CONFIG".into(), config_values.to_string());
     }

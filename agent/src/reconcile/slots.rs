@@ -89,12 +89,16 @@ pub(super) struct Room {
     done_tx: mpsc::Sender<Done>,
     done_rx: mpsc::Receiver<Done>,
     seen_engine: bool,
+    /// Instances whose links a former agent had: later ones have an owner.
+    former: Vec<InstanceId>,
 }
 
 impl Room {
     pub(super) fn new(deps: Deps, shared: Arc<Shared>, stop: CancellationToken) -> Self {
         let (done_tx, done_rx) = mpsc::channel(256);
+        let former = deps.links.known();
         Self {
+            former,
             deps: Arc::new(deps),
             shared,
             slots: HashMap::new(),
@@ -188,8 +192,8 @@ impl Room {
                 self.forget(id);
             }
         }
-        // socket directories of instances that nobody knows
-        for id in self.deps.links.known() {
+        // socket directories that a former agent left behind
+        for id in std::mem::take(&mut self.former) {
             if !self.slots.contains_key(&id) && !present.contains(&id) {
                 self.forget(id);
             }

@@ -47,6 +47,7 @@ pub(crate) fn deployment(name: &str) -> Deployment {
         sessions_max: None,
         request_timeout_ms: 60_000,
         start_timeout_ms: 60_000,
+        user: "65532:65532".into(),
     };
     Deployment {
         id: DeploymentId(ulid::Ulid::generate()),

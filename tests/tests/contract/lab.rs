@@ -75,6 +75,8 @@ struct Podman {
 
 impl Drop for Podman {
     fn drop(&mut self) {
+        // Also after a failed case: a running container keeps mounts below the directory that goes next.
+        self.say(&["rm", "--all", "--force", "--time", "0"]);
         let _ended = self.child.kill();
         let _reaped = self.child.wait();
     }
