@@ -215,6 +215,33 @@ async fn a_gap_is_filled_from_the_engines_log_once() {
 }
 
 #[tokio::test]
+async fn processes_of_one_container_share_its_log_without_repetition() {
+    let dir = tempfile::tempdir().unwrap();
+    let room = Room::new(dir.path(), LogsConfig::default()).await;
+    room.name(1, 1);
+    // The last line is stamped after init's 'until'.
+    let logged = [(20, "a1"), (21, "b1"), (22, "a2"), (31, "b2")];
+    room.tail.set_gap_source(Arc::new(Engine(logged.map(|(t, l)| (at(t), false, Bytes::from(l))).to_vec())));
+    for (process, begins, since, until) in [("a", 4, 20, 22), ("b", 2, 21, 30)] {
+        let mut first = room.make(1, 0, 10, &b"own\n"[..begins]);
+        first.process = process.into();
+        room.output.send(first).await.unwrap();
+        let end = begins as u64 + 6;
+        let mut gap = room.make(1, end, 40, b"");
+        gap.process = process.into();
+        gap.gap_before = Some(OutputGap { bytes: 6, since: at(since), until: at(until) });
+        room.output.send(gap).await.unwrap();
+        room.until_acked(end).await;
+    }
+    room.until_acked(10).await;
+    room.tail.flush().await;
+    let (lines, gaps) = room.all(of(1)).await;
+    assert_eq!(texts(&lines), ["own", "a1", "b1", "a2", "b2", "ow"]);
+    assert!(gaps.is_empty(), "{gaps:?}");
+    room.end().await;
+}
+
+#[tokio::test]
 async fn a_loss_without_a_line_behind_it_is_not_forgotten() {
     let dir = tempfile::tempdir().unwrap();
     let room = Room::new(dir.path(), LogsConfig::default()).await;

@@ -19,6 +19,10 @@ use sigil_core::model::{InstanceId, Stream};
 const BATCH: usize = 512 << 10;
 /// How long the engine may take to read its log for a gap.
 const FILL: Duration = Duration::from_secs(20);
+/// How much later than init's time the engine's may be.
+const LATE: Duration = Duration::from_secs(2);
+/// Between two looks into a log that does not have everything yet.
+const AGAIN: Duration = Duration::from_millis(150);
 /// Between two tries to read a deployment's directory.
 const RETRY: Duration = Duration::from_secs(5);
 
@@ -149,13 +153,21 @@ struct Missing {
     stream: Stream,
     since: Timestamp,
     until: Timestamp,
+    bytes: u64,
 }
 
 impl Missing {
     fn before(writer: &Writer, chunk: &OutputChunk) -> Option<Self> {
         let gap = chunk.gap_before.as_ref().filter(|_| !writer.knows(chunk))?;
-        let since = writer.filled(chunk).map_or(gap.since, |filled| filled.max(gap.since));
-        Some(Self { instance: chunk.instance, stream: chunk.stream, since, until: gap.until })
+        let filled = Timestamp::from_microsecond(writer.filled(chunk.instance, chunk.stream)).unwrap_or_default();
+        if filled >= gap.until {
+            return None;
+        }
+        // The engine stamps lines when it reads them: what init wrote last may carry a later time.
+        let until =
+            gap.until.checked_add(jiff::SignedDuration::try_from(LATE).unwrap_or_default()).unwrap_or(gap.until);
+        let (instance, stream) = (chunk.instance, chunk.stream);
+        Some(Self { instance, stream, since: gap.since.max(filled), until, bytes: gap.bytes })
     }
 }
 
@@ -163,16 +175,30 @@ impl Missing {
 async fn fill(missing: Option<Missing>, common: &Arc<Common>) -> Result<Option<Vec<(Timestamp, Bytes)>>, Stopped> {
     let source = common.gap_source.read().unwrap_or_else(std::sync::PoisonError::into_inner).clone();
     let (Some(source), Some(missing)) = (source, missing) else { return Ok(None) };
+    let stderr = missing.stream == Stream::Stderr;
+    let read = async {
+        let mut tries = 0;
+        loop {
+            let mut lines = source.lines(missing.instance, missing.since, missing.until).await;
+            lines.retain(|(_, e, _)| *e == stderr);
+            let found: u64 = lines.iter().map(|(_, _, line)| line.len() as u64 + 1).sum();
+            // An agent that is back at once may ask before the engine has read what init wrote.
+            if found >= missing.bytes || tries == 3 {
+                return lines;
+            }
+            tries += 1;
+            tokio::time::sleep(AGAIN).await;
+        }
+    };
     let lines = tokio::select! {
-        lines = tokio::time::timeout(FILL, source.lines(missing.instance, missing.since, missing.until)) => lines,
+        lines = tokio::time::timeout(FILL, read) => lines,
         () = common.stop.cancelled() => return Err(Stopped),
     };
     let Ok(lines) = lines else {
         tracing::warn!(instance = %missing.instance, "the engine did not give out its log in time");
         return Ok(None);
     };
-    let stderr = missing.stream == Stream::Stderr;
-    Ok(Some(lines.into_iter().filter(|(_, e, _)| *e == stderr).map(|(time, _, line)| (time, line)).collect()))
+    Ok(Some(lines.into_iter().map(|(time, _, line)| (time, line)).collect()))
 }
 
 async fn sleep_until(due: Option<Instant>) {

@@ -79,6 +79,8 @@ pub(super) struct Writer {
     /// Gaps to be written before the next line, and how many of them are on disk already, without one.
     gaps: Vec<(u64, String)>,
     gaps_kept: usize,
+    /// Bytes of the engine's log that were brought in beyond the gap that asked: other processes' gaps.
+    surplus: HashMap<(InstanceId, Stream), u64>,
     config: LogsConfig,
     failing: bool,
 }
@@ -106,7 +108,18 @@ impl Writer {
                 (key.clone(), feed)
             })
             .collect();
-        Self { dep, disk, feeds, noted: notes, next, gaps_kept: gaps.len(), gaps, config, failing: false }
+        Self {
+            dep,
+            disk,
+            feeds,
+            noted: notes,
+            next,
+            gaps_kept: gaps.len(),
+            gaps,
+            surplus: HashMap::new(),
+            config,
+            failing: false,
+        }
     }
 
     pub(super) fn configure(&mut self, config: &LogsConfig) {
@@ -117,9 +130,11 @@ impl Writer {
         }
     }
 
-    /// Up to when the engine's log was read for the chunk's stream.
-    pub(super) fn filled(&self, chunk: &OutputChunk) -> Option<Timestamp> {
-        self.feeds.get(&key_of(chunk)).filter(|f| f.filled > 0).and_then(|f| Timestamp::from_microsecond(f.filled).ok())
+    /// Up to when the engine's log was read for the instance's stream, microseconds; 0: never. The log does not say
+    /// which process wrote a line, so whichever process's gap comes first brings in the lines of all.
+    pub(super) fn filled(&self, instance: InstanceId, stream: Stream) -> i64 {
+        let same = self.feeds.iter().filter(|(k, _)| k.instance == instance && k.stream == stream);
+        same.map(|(_, f)| f.filled).max().unwrap_or(0)
     }
 
     /// Is the chunk wholly known already?
@@ -158,6 +173,7 @@ impl Writer {
                     self.close(&mut open);
                     self.feeds.retain(|k, _| k.instance != instance);
                     self.dep.shared().kept.remove(&instance);
+                    self.surplus.retain(|(i, _), _| *i != instance);
                     self.noted.retain(|k, _| k.instance != instance);
                 }
                 Item::Lost { bytes, reason } => self.gaps.push((0, format!("{bytes} bytes: {reason}"))),
@@ -229,23 +245,28 @@ impl Writer {
     ) {
         let (since, until) = (gap.since.as_microsecond(), gap.until.as_microsecond());
         let max = self.config.max_line as usize;
+        let done = self.filled(key.instance, key.stream);
+        let same = |k: &&Key| k.instance == key.instance && k.stream == key.stream && k.life == key.life;
+        let alone = self.feeds.keys().filter(same).all(|k| k == key);
         let feed = self.feeds.entry(key.clone()).or_insert_with(|| Feed::new(begin, source.release));
-        let done = feed.filled;
-        if done >= until {
-            return;
-        }
         // Init moves a line that is not finished into the log, also when we had it already without init knowing.
         feed.splitter.forget_last(usize::try_from(feed.end.saturating_sub(begin)).unwrap_or(usize::MAX));
         let mut lines = fill.unwrap_or_default();
         lines.retain(|(time, _)| time.as_microsecond() > done);
         let found: u64 = lines.iter().map(|(_, line)| line.len() as u64 + 1).sum();
-        let resumed = done >= since;
-        if !resumed && found < gap.bytes {
-            // The log was cut at its beginning, so its first line does not go on with ours.
+        let surplus = self.surplus.entry((key.instance, key.stream)).or_insert(0);
+        let available = if done >= until { *surplus } else { found };
+        *surplus = available.saturating_sub(gap.bytes);
+        let missing = gap.bytes.saturating_sub(available);
+        // Half of it was brought in by a former agent: how much is not known.
+        let resumed = done >= since && done < until;
+        if missing > 0 || !alone || done >= until {
+            // The log's next line does not (surely) go on with ours.
             self.finish_where(open, |k, _| k == key);
-            let missing = gap.bytes - found;
-            self.gaps
-                .push((0, format!("{missing} bytes were written while no agent ran, and the engine's log lost them")));
+        }
+        if missing > 0 && !resumed {
+            let reason = format!("{missing} bytes were written while no agent ran, and the engine's log lost them");
+            self.gaps.push((0, reason));
         }
         let mut last = None;
         for (time, line) in lines {
@@ -268,7 +289,8 @@ impl Writer {
             last = Some(time);
         }
         if let Some(feed) = self.feeds.get_mut(key) {
-            feed.filled = until;
+            // The engine stamps a line when it reads it, a little after init wrote it.
+            feed.filled = until.max(last.unwrap_or(0)).max(feed.filled);
         }
     }
 
