@@ -75,8 +75,7 @@ impl App {
         let tail = Tail::spawn(data_dir, now.logs.clone(), output, stops.floor.clone()).await?;
         tail.set_gap_source(Arc::new(EngineLog { engine: engine.clone() }));
         let sources = Sources::spawn(data_dir, config.clone(), secrets.clone(), engine.clone(), stops.loops.clone())?;
-        let builds =
-            Builds::spawn(config.clone(), engine.clone(), links.clone(), agent, data_dir, stops.loops.clone());
+        let builds = Builds::spawn(config.clone(), engine.clone(), links.clone(), agent, data_dir, stops.loops.clone());
 
         let (routes, routes_seen) = watch::channel(Arc::new(RouteTable::default()));
         let gateway = Gateway::spawn(config.clone(), routes_seen, tail.clone(), data_dir, stops.edge.clone()).await?;
@@ -154,9 +153,10 @@ impl App {
             tracing::warn!("gRPC streams were cut");
         }
         self.stops.loops.cancel();
-        for (name, ended) in
-            [("operations", self.operate.closed(left() / 2).await), ("the reconciler", self.reconcile.closed(left() / 2).await)]
-        {
+        for (name, ended) in [
+            ("operations", self.operate.closed(left() / 2).await),
+            ("the reconciler", self.reconcile.closed(left() / 2).await),
+        ] {
             if !ended {
                 tracing::warn!("{name} did not finish their step in time; the next agent goes on");
             }

@@ -40,7 +40,6 @@ use bridge::Session;
 use error::Refusal;
 use table::{Registry, Table};
 
-
 /// Load of a deployment as the gateway sees it.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Load {

@@ -24,8 +24,8 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-pub use self::events::Follow;
 use self::events::Events;
+pub use self::events::Follow;
 use crate::build::Builds;
 use crate::engine::Engine;
 use crate::reconcile::Reconcile;
@@ -429,7 +429,12 @@ impl Operate {
                 deploy::source(&deploy.source)?;
                 if let Some(name) = &deploy.name {
                     name.parse::<Name>().map_err(|e| {
-                        Failure::new("BAD_NAME", 2, e.to_string(), "a name is a DNS label: a-z, 0-9 and '-', at most 40")
+                        Failure::new(
+                            "BAD_NAME",
+                            2,
+                            e.to_string(),
+                            "a name is a DNS label: a-z, 0-9 and '-', at most 40",
+                        )
                     })?;
                 }
                 ("deploy", deploy.name.clone())
@@ -564,7 +569,9 @@ impl Run {
             .map_err(|e| Failure::new("STATE", 1, format!("the kept request cannot be read: {e}"), "start it again"))?;
         match request {
             Request::Deploy(deploy) => self.deploy(*deploy).await,
-            Request::Build { source, manifest, dry_run, force } => self.build_only(source, manifest, dry_run, force).await,
+            Request::Build { source, manifest, dry_run, force } => {
+                self.build_only(source, manifest, dry_run, force).await
+            }
             Request::Scan { source } => self.scan_only(source).await,
             other => self.change(other).await,
         }

@@ -328,8 +328,20 @@ pub fn inspector_tools(url: &str) -> Vec<String> {
     let inspector = "/client/node_modules/.bin/mcp-inspector";
     let image = "sigil-test/client-node:latest";
     let out = docker(&[
-        "run", "--rm", "--network", "host", image, inspector, "--cli", url, "--transport", "http", "--method",
-        "tools/list", "--format", "json",
+        "run",
+        "--rm",
+        "--network",
+        "host",
+        image,
+        inspector,
+        "--cli",
+        url,
+        "--transport",
+        "http",
+        "--method",
+        "tools/list",
+        "--format",
+        "json",
     ]);
     let json: Value = serde_json::from_str(&out).unwrap_or_else(|e| panic!("not JSON ({e}): {out}"));
     let tools = json["tools"].as_array().or_else(|| json["result"]["tools"].as_array()).cloned().unwrap_or_default();

@@ -3,9 +3,7 @@
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
-use sigil_tests::{
-    Agent, docker, eventually, fixture, inspector_tools, python_client, typescript_client,
-};
+use sigil_tests::{Agent, docker, eventually, fixture, inspector_tools, python_client, typescript_client};
 
 const BUILD: Duration = Duration::from_secs(240);
 const SOON: Duration = Duration::from_secs(30);
@@ -26,7 +24,8 @@ fn git_repository(fixture_name: &str, dir: &std::path::Path) -> String {
         assert!(out.status.success(), "git {args:?}: {}", String::from_utf8_lossy(&out.stderr));
         String::from_utf8_lossy(&out.stdout).trim().to_owned()
     };
-    let copied = std::process::Command::new("cp").arg("-a").arg(format!("{}/.", fixture(fixture_name))).arg(dir).status();
+    let copied =
+        std::process::Command::new("cp").arg("-a").arg(format!("{}/.", fixture(fixture_name))).arg(dir).status();
     assert!(copied.expect("cp").success());
     run(&["init", "-q"]);
     run(&["add", "-A"]);
@@ -40,7 +39,10 @@ fn a_python_server_from_pypi_is_deployed_called_and_redeployed() {
     let deployed = agent.sigil(&["deploy", "pypi:mcp-server-time", "--name", "clock"]).ok();
     eprintln!("first deploy: {:?}", deployed.took);
     let row = agent.ls("clock").expect("listed");
-    assert_eq!((row["state"].as_str(), row["release"].as_u64(), row["transport"].as_str()), (Some("ready"), Some(1), Some("stdio")));
+    assert_eq!(
+        (row["state"].as_str(), row["release"].as_u64(), row["transport"].as_str()),
+        (Some("ready"), Some(1), Some("stdio"))
+    );
 
     let answer = python_client(&agent.url("clock"), "get_current_time", r#"{"timezone":"Europe/Paris"}"#);
     assert_eq!(answer["isError"], false);
@@ -111,7 +113,10 @@ fn everything_from_npm_speaks_both_transports() {
         assert_eq!(host["RestartPolicy"]["Name"], "no");
         assert_eq!(host["LogConfig"]["Type"], "local");
         assert_eq!(host["Memory"], 256 << 20);
-        assert_eq!(host["NanoCpus"].as_i64().unwrap_or(0).max(host["CpuQuota"].as_i64().unwrap_or(0) * 10_000), 250_000_000);
+        assert_eq!(
+            host["NanoCpus"].as_i64().unwrap_or(0).max(host["CpuQuota"].as_i64().unwrap_or(0) * 10_000),
+            250_000_000
+        );
         assert_eq!(host["PidsLimit"], 512);
         assert!(host["PortBindings"].as_object().is_none_or(serde_json::Map::is_empty), "nothing is published");
         let options = host["SecurityOpt"].to_string();
@@ -290,10 +295,7 @@ fn logs_are_followed_over_an_agent_restart_without_loss() {
         .expect("sigil starts");
     let seqs = || -> Vec<u64> {
         let text = std::fs::read_to_string(out.path()).unwrap_or_default();
-        text.lines()
-            .filter_map(|l| serde_json::from_str::<Value>(l).ok())
-            .filter_map(|l| l["seq"].as_u64())
-            .collect()
+        text.lines().filter_map(|l| serde_json::from_str::<Value>(l).ok()).filter_map(|l| l["seq"].as_u64()).collect()
     };
     eventually("lines arrive", SOON, || (seqs().len() > 20).then_some(()));
     agent.kill();
@@ -312,9 +314,11 @@ fn wrong_input_gets_a_clear_error_and_leaves_nothing() {
     let empty = tempfile::tempdir().expect("a directory");
     std::fs::write(empty.path().join("notes.txt"), "nothing to run here").expect("a file");
     let bad = tempfile::tempdir().expect("a directory");
-    std::fs::write(bad.path().join("mcp.yaml"), "name: x\nport: seventy\ncolour: red\ntransport: pigeon\n").expect("a file");
+    std::fs::write(bad.path().join("mcp.yaml"), "name: x\nport: seventy\ncolour: red\ntransport: pigeon\n")
+        .expect("a file");
     let escape = tempfile::tempdir().expect("a directory");
-    std::fs::write(escape.path().join("mcp.yaml"), "name: x\nbuild:\n  dockerfile: ../../etc/passwd\n").expect("a file");
+    std::fs::write(escape.path().join("mcp.yaml"), "name: x\nbuild:\n  dockerfile: ../../etc/passwd\n")
+        .expect("a file");
     let breaks = tempfile::tempdir().expect("a directory");
     std::fs::write(breaks.path().join("Dockerfile"), "FROM scratch\nCOPY not-there /x\n").expect("a file");
     let (empty, bad, escape, breaks) = (

@@ -148,7 +148,13 @@ impl Plan {
 pub type Failed = (ReleaseNo, u64);
 
 /// The next actions for one deployment.
-pub fn plan(deployment: &Deployment, instances: &[Inst], backoff: &Backoff, failed: Option<Failed>, now: Timestamp) -> Plan {
+pub fn plan(
+    deployment: &Deployment,
+    instances: &[Inst],
+    backoff: &Backoff,
+    failed: Option<Failed>,
+    now: Timestamp,
+) -> Plan {
     let mut plan = Plan::default();
     let desired = &deployment.desired;
     let release = deployment.release(desired.release);
@@ -351,7 +357,14 @@ mod tests {
     }
 
     /// A world that does what it is told; gates pass unless the release is named.
-    fn carry_out(world: &mut Vec<Inst>, plan: &Plan, next: &mut u128, bad: Option<ReleaseNo>, failed: &mut Option<Failed>, now: Timestamp) {
+    fn carry_out(
+        world: &mut Vec<Inst>,
+        plan: &Plan,
+        next: &mut u128,
+        bad: Option<ReleaseNo>,
+        failed: &mut Option<Failed>,
+        now: Timestamp,
+    ) {
         for action in &plan.actions {
             match action {
                 Action::Create { release, restart } => {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use sigil_protocol::v1;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::convert;
@@ -121,6 +121,7 @@ impl Table {
 pub(super) struct Board {
     pub epoch: Arc<str>,
     table: watch::Receiver<Arc<Table>>,
+    asks: mpsc::Sender<oneshot::Sender<()>>,
 }
 
 /// All rows as of now.
@@ -160,20 +161,28 @@ impl Board {
         stop: CancellationToken,
     ) -> Self {
         let (tell, table) = watch::channel(Arc::new(Table::default()));
+        let (asks, mut asked) = mpsc::channel::<oneshot::Sender<()>>(64);
         tasks.spawn(async move {
             let (mut records, mut operations, mut observed) =
                 (store.changes(), store.operation_changes(), reconcile.changes());
             let mut current = Table::default();
+            let mut waiting: Vec<oneshot::Sender<()>> = Vec::new();
             loop {
                 if current.update(rows(&store, &reconcile, &gateway, &url)) || current.revision() == 0 {
                     tell.send_replace(Arc::new(current.clone()));
                 }
+                for ask in waiting.drain(..) {
+                    // who asked may be gone
+                    let _ = ask.send(());
+                }
                 tokio::select! {
                     () = stop.cancelled() => return,
+                    Some(ask) = asked.recv() => { waiting.push(ask); continue; }
                     () = tokio::time::sleep(COALESCE) => {}
                 }
                 tokio::select! {
                     () = stop.cancelled() => return,
+                    Some(ask) = asked.recv() => waiting.push(ask),
                     r = records.changed() => if r.is_err() { return },
                     r = operations.changed() => if r.is_err() { return },
                     r = observed.changed() => if r.is_err() { return },
@@ -183,7 +192,15 @@ impl Board {
                 }
             }
         });
-        Self { epoch: Arc::from(ulid::Ulid::generate().to_string()), table }
+        Self { epoch: Arc::from(ulid::Ulid::generate().to_string()), table, asks }
+    }
+
+    /// Waits until the table shows what the rooms know now: who asks after a change was answered must see it.
+    pub async fn fresh(&self) {
+        let (tell, told) = oneshot::channel();
+        if self.asks.send(tell).await.is_ok() {
+            let _ = told.await;
+        }
     }
 
     /// A watcher of its own.

@@ -68,6 +68,7 @@ impl v1::deployments_server::Deployments for DeploymentsService {
 
     async fn watch(&self, request: Request<v1::WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
         let asked = request.into_inner();
+        self.board.fresh().await;
         let mut table = self.board.subscribe();
         let current = table.borrow_and_update().clone();
         // a revision means something under the epoch that gave it only

@@ -8,9 +8,9 @@ use sigil_core::model::{DeploymentId, Inject, InstanceId};
 use sigil_core::route::Burden;
 use tokio_util::task::TaskTracker;
 
-use crate::upstream::RouteTable;
 use super::load::{Recorder, Stats};
 use crate::tail::Tail;
+use crate::upstream::RouteTable;
 use crate::upstream::{Endpoint, Replica, Wire};
 
 /// A replica as requests use it.

@@ -111,7 +111,12 @@ impl Run {
                     && let Some((_, why)) = status.failure.as_ref().filter(|(at, _)| *at == generation)
                 {
                     let back = now.generation != generation && now.desired.release != deployment.desired.release;
-                    return Err(super::deploy::not_ready(&self.record.name, why, &status, back.then_some(now.desired.release)));
+                    return Err(super::deploy::not_ready(
+                        &self.record.name,
+                        why,
+                        &status,
+                        back.then_some(now.desired.release),
+                    ));
                 }
                 if status.generation >= generation && status.settled {
                     return Ok(());
@@ -136,9 +141,8 @@ impl Run {
             match self.deps().store.deployment(deployment.id) {
                 None => return,
                 Some(now) if !record_too => {
-                    let done = reconcile
-                        .status(deployment.id)
-                        .is_some_and(|s| s.generation >= now.generation && s.settled);
+                    let done =
+                        reconcile.status(deployment.id).is_some_and(|s| s.generation >= now.generation && s.settled);
                     if done || now.desired.run == Desire::Running {
                         return;
                     }

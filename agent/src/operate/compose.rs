@@ -73,11 +73,8 @@ pub(super) fn spec(
     let transport = transport(request, recipe, Some(image))?;
     let config_values = values(request, recipe)?;
     let (start, start_env) = recipe.start(&config_values).map_err(|e| Failure::invalid(e.to_string(), e.hint()))?;
-    let mut command = if start.is_empty() {
-        image.entrypoint.iter().chain(&image.cmd).cloned().collect()
-    } else {
-        start
-    };
+    let mut command =
+        if start.is_empty() { image.entrypoint.iter().chain(&image.cmd).cloned().collect() } else { start };
     if command.is_empty() {
         return Err(Failure::invalid(
             "neither the manifest nor the image says what to run",
@@ -200,7 +197,11 @@ fn volumes(request: &DeployRequest, recipe: &Recipe, config: &AgentConfig) -> Re
     }
     for volume in &volumes {
         let clean = volume.path.starts_with('/') && volume.path.len() > 1 && !volume.path.split('/').any(|p| p == "..");
-        if !clean || volume.path.starts_with("/.sigil") || volume.path.starts_with("/proc") || volume.path.starts_with("/sys") {
+        if !clean
+            || volume.path.starts_with("/.sigil")
+            || volume.path.starts_with("/proc")
+            || volume.path.starts_with("/sys")
+        {
             return Err(Failure::invalid(
                 format!("'{}' is no place for a volume", volume.path),
                 "an absolute path that the image does not need otherwise",
@@ -304,11 +305,15 @@ fn values(request: &DeployRequest, recipe: &Recipe) -> Result<serde_json::Value,
     match &recipe.manifest.config {
         None if request.config.is_empty() => Ok(serde_json::Value::Null),
         None => Err(Failure::invalid(
-            format!("this server takes no configuration ({})", request.config.keys().cloned().collect::<Vec<_>>().join(", ")),
+            format!(
+                "this server takes no configuration ({})",
+                request.config.keys().cloned().collect::<Vec<_>>().join(", ")
+            ),
             "its manifest has no `config` schema; use --env for environment variables",
         )),
-        Some(schema) => manifest::check_config(Some(schema), &request.config)
-            .map_err(|e| Failure::invalid(e.to_string(), e.hint())),
+        Some(schema) => {
+            manifest::check_config(Some(schema), &request.config).map_err(|e| Failure::invalid(e.to_string(), e.hint()))
+        }
     }
 }
 

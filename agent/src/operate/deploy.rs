@@ -49,7 +49,8 @@ impl Run {
     pub(super) async fn scan_only(&mut self, from: SourceRef) -> Result<Outcome, Failure> {
         let fetched = self.fetch(&from).await?;
         let report = self.scan(&fetched, &[], false).await?;
-        let summary = format!("verdict {}: {} findings in {} files", report.verdict, report.findings.len(), report.files);
+        let summary =
+            format!("verdict {}: {} findings in {} files", report.verdict, report.findings.len(), report.files);
         let result = serde_json::to_value(&report)
             .map_err(|e| Failure::new("STATE", 1, format!("the report cannot be written: {e}"), ""))?;
         Ok(Outcome { result, summary })
@@ -65,7 +66,8 @@ impl Run {
         let fetched = self.fetch(&from).await?;
         let understood = self.understand(fetched, manifest.as_ref()).await?;
         if dry_run {
-            let text = self.deps().builds.dockerfile(&understood.fetched, &understood.recipe).await.map_err(build_failure)?;
+            let text =
+                self.deps().builds.dockerfile(&understood.fetched, &understood.recipe).await.map_err(build_failure)?;
             let summary = "nothing was built".to_owned();
             return Ok(Outcome { result: serde_json::json!({ "dockerfile": text }), summary });
         }
@@ -175,7 +177,12 @@ impl Run {
     }
 
     /// Runs the scanner. With `gate`, a blocked verdict that no waiver answers for ends the operation.
-    async fn scan(&mut self, fetched: &Fetched, waivers: &[WaiverRequest], gate: bool) -> Result<scan::Report, Failure> {
+    async fn scan(
+        &mut self,
+        fetched: &Fetched,
+        waivers: &[WaiverRequest],
+        gate: bool,
+    ) -> Result<scan::Report, Failure> {
         self.begin("scan").await?;
         let Some(tree) = fetched.tree.clone() else {
             self.end("an image has no source to scan");
@@ -249,7 +256,9 @@ impl Run {
     /// The deployment's name: said, or derived and free.
     fn name(&mut self, request: &DeployRequest, understood: &Understood) -> Result<Name, Failure> {
         if let Some(name) = &request.name {
-            return name.parse().map_err(|e: sigil_core::model::BadName| Failure::new("BAD_NAME", 2, e.to_string(), ""));
+            return name
+                .parse()
+                .map_err(|e: sigil_core::model::BadName| Failure::new("BAD_NAME", 2, e.to_string(), ""));
         }
         let declared = understood.recipe.manifest.name.clone();
         let from_source = match understood.fetched.pinned.parse::<Source>() {
@@ -266,9 +275,10 @@ impl Run {
             }
             Err(_) => String::new(),
         };
-        let name = declared.as_deref().and_then(Name::derive).or_else(|| Name::derive(&from_source)).ok_or_else(|| {
-            Failure::new("BAD_NAME", 2, "no name can be derived from this source", "choose one with --name")
-        })?;
+        let name =
+            declared.as_deref().and_then(Name::derive).or_else(|| Name::derive(&from_source)).ok_or_else(|| {
+                Failure::new("BAD_NAME", 2, "no name can be derived from this source", "choose one with --name")
+            })?;
         if let Some(other) = self.deps().store.by_name(&name) {
             let theirs = other.releases.last().map(|r| compose::same_origin(&r.spec.source)).unwrap_or_default();
             if theirs != compose::same_origin(&understood.fetched.pinned) {
@@ -286,7 +296,12 @@ impl Run {
         Ok(name)
     }
 
-    fn check_secrets(&self, request: &DeployRequest, recipe: &Recipe, existing: Option<&Deployment>) -> Result<(), Failure> {
+    fn check_secrets(
+        &self,
+        request: &DeployRequest,
+        recipe: &Recipe,
+        existing: Option<&Deployment>,
+    ) -> Result<(), Failure> {
         let uses = compose::secrets(request, recipe)?;
         let missing = self.deps().secrets.missing(existing.map(|d| d.id), "default", &uses);
         if missing.is_empty() {
@@ -385,7 +400,12 @@ impl Run {
             changes.mark_unchanged();
             records.mark_unchanged();
             let Some(deployment) = self.deps().store.deployment(id) else {
-                return Err(Failure::new("SUPERSEDED", 1, format!("'{name}' was removed meanwhile"), "deploy it again"));
+                return Err(Failure::new(
+                    "SUPERSEDED",
+                    1,
+                    format!("'{name}' was removed meanwhile"),
+                    "deploy it again",
+                ));
             };
             let status = reconcile.status(id);
             let release = deployment.release(number);
@@ -408,7 +428,10 @@ impl Run {
             {
                 let serving = status.serving == Some(number);
                 let all = status.replicas.iter().filter(|r| r.release == number && r.state == "ready").count();
-                if serving && all >= deployment.desired.replicas.min(1).max(u32::from(!unchanged)) as usize && status.state == sigil_core::model::State::Ready {
+                if serving
+                    && all >= deployment.desired.replicas.min(1).max(u32::from(!unchanged)) as usize
+                    && status.state == sigil_core::model::State::Ready
+                {
                     break;
                 }
                 if let Some(newest) = status.replicas.iter().rfind(|r| r.release == number)

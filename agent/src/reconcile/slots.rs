@@ -61,7 +61,13 @@ pub(super) struct Memory {
 /// What a task reports.
 pub(super) enum Done {
     /// It is at this point now.
-    Progress { instance: InstanceId, doing: &'static str, container: Option<String>, pid: Option<u32>, started_at: Option<Timestamp> },
+    Progress {
+        instance: InstanceId,
+        doing: &'static str,
+        container: Option<String>,
+        pid: Option<u32>,
+        started_at: Option<Timestamp>,
+    },
     /// It serves.
     Up { instance: InstanceId, replica: Box<Replica>, gated: bool },
     /// It could not be brought up.
@@ -637,7 +643,8 @@ impl Room {
             all
         };
         let status = self.shared.statuses.read().ok().and_then(|s| s.get(&deployment.id).cloned());
-        let hopeless = deployment.release(deployment.desired.release).is_none_or(|r| matches!(r.outcome, Outcome::Failed { .. }));
+        let hopeless =
+            deployment.release(deployment.desired.release).is_none_or(|r| matches!(r.outcome, Outcome::Failed { .. }));
         let message = status.map(|s| s.message.clone()).unwrap_or_default();
         let injected = ready
             .first()
@@ -662,8 +669,7 @@ impl Room {
 
     /// A mark in the log: what happened to an instance, in words.
     fn mark(&self, slot: &Slot, words: &str) {
-        let (tail, deployment, release, instance) =
-            (self.deps.tail.clone(), slot.deployment, slot.release, slot.id);
+        let (tail, deployment, release, instance) = (self.deps.tail.clone(), slot.deployment, slot.release, slot.id);
         let words = words.to_owned();
         self.shared.tasks.spawn(async move {
             tail.append(deployment, release, Some(instance), Stream::Agent, Timestamp::now(), words.into()).await;

@@ -151,11 +151,9 @@ fn one(room: &Room, deployment: &Arc<Deployment>, trouble: Option<&str>, old: Op
     slots.sort_by_key(|s| s.id);
     let is_ready = |s: &&&Slot| s.phase == Phase::Ready;
     let ready = slots.iter().filter(is_ready).count() as u32;
-    let target_ready = slots
-        .iter()
-        .filter(is_ready)
-        .filter(|s| s.release == desired.release && s.restart == desired.restart)
-        .count() as u32;
+    let target_ready =
+        slots.iter().filter(is_ready).filter(|s| s.release == desired.release && s.restart == desired.restart).count()
+            as u32;
     let serving = slots.iter().filter(is_ready).map(|s| s.release).max();
     let release = deployment.release(desired.release);
     let hopeless = release.is_none_or(|r| matches!(r.outcome, Outcome::Failed { .. }));
@@ -213,9 +211,8 @@ fn one(room: &Room, deployment: &Arc<Deployment>, trouble: Option<&str>, old: Op
         };
     let now = Timestamp::now();
     let condition = |kind: &str, ok: bool, reason: String| {
-        let since = old
-            .and_then(|o| o.conditions.iter().find(|c| c.kind == kind && c.ok == ok))
-            .map_or(now, |c| c.since);
+        let since =
+            old.and_then(|o| o.conditions.iter().find(|c| c.kind == kind && c.ok == ok)).map_or(now, |c| c.since);
         Condition { kind: kind.to_owned(), ok, reason, since }
     };
     let conditions = vec![
