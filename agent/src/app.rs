@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use crate::api::{self, ApiDeps, ApiHandle};
 use crate::build::Builds;
 use crate::engine::docker::Docker;
-use crate::engine::{Engine, label};
+use crate::engine::{Engine, RegistryLogin, label};
 use crate::gateway::Gateway;
 use crate::initlink::InitLinks;
 use crate::operate::{self, Operate};
@@ -76,6 +76,8 @@ impl App {
         tail.set_gap_source(Arc::new(EngineLog { engine: engine.clone() }));
         let sources = Sources::spawn(data_dir, config.clone(), secrets.clone(), engine.clone(), stops.loops.clone())?;
         let builds = Builds::spawn(config.clone(), engine.clone(), links.clone(), agent, data_dir, stops.loops.clone());
+        let logins = secrets.clone();
+        builds.set_logins(Arc::new(move |host| registry_login(&logins, host)));
 
         let (routes, routes_seen) = watch::channel(Arc::new(RouteTable::default()));
         let gateway = Gateway::spawn(config.clone(), routes_seen, tail.clone(), data_dir, stops.edge.clone()).await?;
@@ -164,6 +166,17 @@ impl App {
         self.tail.flush().await;
         self.stops.floor.cancel();
         self.store.close().await;
+    }
+}
+
+/// A source credential as the engine wants it.
+fn registry_login(secrets: &Secrets, host: &str) -> Option<RegistryLogin> {
+    match secrets.credential(host) {
+        Ok(found) => found.map(|c| RegistryLogin { host: c.host, username: c.username, password: c.password }),
+        Err(error) => {
+            tracing::warn!(%error, host, "a credential cannot be read; going on without");
+            None
+        }
     }
 }
 

@@ -93,7 +93,7 @@ pub enum Request {
 }
 
 /// A source and, for a folder, its upload.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct SourceRef {
     /// As written, a folder's path included.
     pub text: String,
@@ -161,12 +161,6 @@ pub struct DeployRequest {
     pub waivers: Vec<WaiverRequest>,
     /// Kept for the record: the caller stops waiting after it, the operation goes on.
     pub timeout_ms: Option<u64>,
-}
-
-impl Default for SourceRef {
-    fn default() -> Self {
-        Self { text: String::new(), upload_id: None }
-    }
 }
 
 /// What is told of a failure (`ErrorInfo` on the wire).

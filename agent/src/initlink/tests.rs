@@ -262,6 +262,7 @@ async fn nonsense_closes_the_link_and_nothing_else() {
         sigil_init::wire::ToAgent::Exit { serial: 77, exit }.encode(0, out);
     };
     let garbage = |out: &mut Vec<u8>| out.extend_from_slice(&[0xff; 64]);
+    #[allow(clippy::type_complexity)]
     let attacks: [&dyn Fn(&mut Vec<u8>); 3] = [&garbage, &stranger, &flood];
     for attack in attacks {
         let mut bytes = Vec::new();

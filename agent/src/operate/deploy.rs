@@ -115,7 +115,10 @@ impl Run {
         let built = self.build(&understood, request.force).await?;
 
         self.begin("release").await?;
-        let spec = compose::spec(&request, &understood.recipe, &understood.fetched, &built, &config)?;
+        let mut spec = compose::spec(&request, &understood.recipe, &understood.fetched, &built, &config)?;
+        // a name means something in its image only, and a new volume is given to a number
+        spec.user =
+            self.deps().engine.resolve_user(&built.image.id, &spec.user).await.map_err(|e| engine_failure(&e))?;
         let replicas = compose::replicas(&request, &understood.recipe, &config)?;
         let recognised = understood.recipe.why.join("; ");
         if let Some(deployment) = &existing
