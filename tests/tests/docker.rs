@@ -78,13 +78,31 @@ fn a_stdio_server_on_the_new_sdk_reads_a_repository_in_its_volume() {
     agent.sigil(&["deploy", "pypi:mcp-server-git", "--name", "git", "--volume", "work:/work"]).ok();
     let tools = inspector_tools(&agent.url("git"));
     assert!(tools.contains(&"git_status".to_owned()), "{tools:?}");
-    // the new volume belongs to the server: it can make a repository there
-    let answer = python_client(&agent.url("git"), "git_init", r#"{"repo_path":"/work/repo"}"#);
-    if names(&answer).contains(&"git_init".to_owned()) {
-        assert_eq!(answer["isError"], false, "{answer}");
-    } else {
-        assert_eq!(answer["isError"], true, "{answer}");
-    }
+    // the new volume belongs to the server's user, who can make a repository there
+    let image = docker(&["inspect", "-f", "{{.Image}}", &agent.containers()[0]]);
+    let volume = docker(&["volume", "ls", "-q", "--filter", &format!("label=sigil.agent={}", agent.id())]);
+    let make = "git init -q /work/repo && cd /work/repo \
+                && git -c user.name=t -c user.email=t@example.org commit -q --allow-empty -m first-of-all";
+    let mount = format!("{volume}:/work");
+    docker(&[
+        "run",
+        "--rm",
+        "--network",
+        "none",
+        "--user",
+        "10001:10001",
+        "-e",
+        "HOME=/tmp",
+        "-v",
+        &mount,
+        "--entrypoint",
+        "sh",
+        &image,
+        "-c",
+        make,
+    ]);
+    let log = python_client(&agent.url("git"), "git_log", r#"{"repo_path":"/work/repo"}"#);
+    assert!(log["text"].as_str().expect("text").contains("first-of-all"), "{log}");
 }
 
 #[test]
@@ -286,6 +304,21 @@ fn kill_9_at_any_moment_loses_no_acknowledged_deploy() {
 fn logs_are_followed_over_an_agent_restart_without_loss() {
     let mut agent = Agent::start();
     agent.sigil(&["deploy", &fixture("chatty"), "--name", "talk"]).ok();
+    // a stdio server prints while somebody uses it
+    let mut session = agent
+        .command(&["run", "talk"])
+        .stdin(std::process::Stdio::piped())
+        .stdout(std::process::Stdio::null())
+        .stderr(std::process::Stdio::null())
+        .spawn()
+        .expect("sigil starts");
+    let hello = concat!(
+        r#"{"jsonrpc":"2.0","id":1,"method":"initialize","params":{"protocolVersion":"2025-11-25","capabilities":{},"#,
+        r#""clientInfo":{"name":"t","version":"1"}}}"#,
+        "\n"
+    );
+    let stdin = session.stdin.as_mut().expect("piped");
+    std::io::Write::write_all(stdin, hello.as_bytes()).expect("sigil reads");
     let out = tempfile::NamedTempFile::new().expect("a file");
     let mut follow = agent
         .command(&["logs", "talk", "-f", "-o", "json"])
@@ -302,8 +335,10 @@ fn logs_are_followed_over_an_agent_restart_without_loss() {
     agent.up();
     let before = seqs().len();
     eventually("lines go on arriving", SOON, || (seqs().len() > before + 20).then_some(()));
-    let _killed = follow.kill();
-    let _reaped = follow.wait();
+    for child in [&mut follow, &mut session] {
+        let _killed = child.kill();
+        let _reaped = child.wait();
+    }
     let seen = seqs();
     assert!(seen.windows(2).all(|w| w[1] == w[0] + 1), "no loss, no repetition: {seen:?}");
 }
