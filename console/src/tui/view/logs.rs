@@ -101,6 +101,10 @@ impl Shape {
 fn runs(entry: &Entry, colour: bool) -> Vec<Run> {
     let mut runs = match entry.kind {
         Kind::Line => clean::clean(&entry.text, colour),
+        // A mark's further lines are indented by the agent.
+        Kind::Mark if entry.text.starts_with(b" ") => {
+            vec![Run { text: clean::plain(&entry.text), style: Style::new() }]
+        }
         Kind::Mark => vec![Run { text: format!("-- {} --", clean::plain(&entry.text)), style: Style::new() }],
         Kind::Gap => vec![Run { text: format!("~~ {} ~~", clean::plain(&entry.text)), style: Style::new() }],
     };
