@@ -1,5 +1,8 @@
 //! `sigil`: the console on a terminal without a verb, the command line with one.
 
+// clap shows these comments as help: `[…]` is syntax for a person there, not a link
+#![allow(rustdoc::broken_intra_doc_links)]
+
 mod cli;
 mod contexts;
 mod link;
