@@ -65,7 +65,7 @@ impl StreamBuf {
         self.segments.is_empty()
     }
 
-    /// Output goes to the engine's log for now.
+    /// Output goes to the engine's log while no agent listens.
     pub fn is_gap_open(&self) -> bool {
         self.open
     }

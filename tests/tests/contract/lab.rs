@@ -258,18 +258,25 @@ impl Lab for RealLab {
     async fn containers(&self) -> Vec<String> {
         if let Some(podman) = &self.podman {
             let all = podman.say(&["ps", "--all", "--external", "--no-trunc", "--format", "{{.ID}}"]);
-            return all.lines().map(str::to_owned).collect();
+            let mut all: Vec<String> = all.lines().map(str::to_owned).collect();
+            all.sort();
+            return all;
         }
         let options = query::ListContainersOptions { all: true, ..Default::default() };
         let all = self.raw.list_containers(Some(options)).await.unwrap();
-        all.into_iter().filter_map(|container| container.id).collect()
+        let mut all: Vec<String> = all.into_iter().filter_map(|container| container.id).collect();
+        all.sort();
+        all
     }
 
     async fn dangling(&self) -> Vec<String> {
         let filters = HashMap::from([("dangling".to_owned(), vec!["true".to_owned()])]);
         let options = query::ListImagesOptions { filters: Some(filters), ..Default::default() };
         let all = self.raw.list_images(Some(options)).await.unwrap();
-        all.into_iter().map(|image| image.id).collect()
+        // images of one second come in any order
+        let mut all: Vec<String> = all.into_iter().map(|image| image.id).collect();
+        all.sort();
+        all
     }
 
     fn real(&self) -> bool {
