@@ -51,7 +51,7 @@ apt_install() {
         die "missing: ${missing[*]}, and this is no Debian or Ubuntu" "install them with your system's package manager"
     echo "    installing ${missing[*]}"
     as_root apt-get update -qq >/dev/null || die "apt-get update failed" "check the network and /etc/apt/sources.list"
-    as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null ||
+    as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq "${missing[@]}" >/dev/null ||
         die "apt-get could not install ${missing[*]}" "install them by hand and run this again"
 }
 
