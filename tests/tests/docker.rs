@@ -75,15 +75,15 @@ fn a_python_server_from_pypi_is_deployed_called_and_redeployed() {
 #[test]
 fn a_stdio_server_on_the_new_sdk_reads_a_repository_in_its_volume() {
     let agent = Agent::start();
-    agent.sigil(&["deploy", "pypi:mcp-server-git", "--name", "git", "--volume", "work:/srv"]).ok();
+    agent.sigil(&["deploy", "pypi:mcp-server-git", "--name", "git", "--volume", "work:/repos"]).ok();
     let tools = inspector_tools(&agent.url("git"));
     assert!(tools.contains(&"git_status".to_owned()), "{tools:?}");
     // the new volume belongs to the server's user, who can make a repository there
     let image = docker(&["inspect", "-f", "{{.Image}}", &agent.containers()[0]]);
     let volume = docker(&["volume", "ls", "-q", "--filter", &format!("label=sigil.agent={}", agent.id())]);
-    let make = "git init -q /srv/repo && cd /srv/repo \
+    let make = "git init -q /repos/one && cd /repos/one \
                 && git -c user.name=t -c user.email=t@example.org commit -q --allow-empty -m first-of-all";
-    let mount = format!("{volume}:/srv");
+    let mount = format!("{volume}:/repos");
     docker(&[
         "run",
         "--rm",
@@ -101,7 +101,7 @@ fn a_stdio_server_on_the_new_sdk_reads_a_repository_in_its_volume() {
         "-c",
         make,
     ]);
-    let log = python_client(&agent.url("git"), "git_log", r#"{"repo_path":"/srv/repo"}"#);
+    let log = python_client(&agent.url("git"), "git_log", r#"{"repo_path":"/repos/one"}"#);
     assert!(log["text"].as_str().expect("text").contains("first-of-all"), "{log}");
 }
 
