@@ -1,6 +1,8 @@
 //! What whole-product tests share: a real agent in a process of its own on a temporary data directory, the real `sigil`
 //! beside it, and predicates with deadlines.
 
+pub mod engine;
+
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -52,7 +54,19 @@ pub fn eventually<T>(what: &str, limit: Duration, mut ready: impl FnMut() -> Opt
 /// # Panics
 /// When there is no engine, or the command fails: tests that need one fail without it.
 pub fn docker(args: &[&str]) -> String {
-    let out = Command::new("docker").args(args).output().expect("docker is installed (scripts/test does it)");
+    docker_at(None, args)
+}
+
+/// The same on the engine at `host` (`unix:///…`) instead of the machine's own.
+///
+/// # Panics
+/// When it cannot be reached, or the command fails.
+pub fn docker_at(host: Option<&str>, args: &[&str]) -> String {
+    let mut command = Command::new("docker");
+    if let Some(host) = host {
+        command.env("DOCKER_HOST", host);
+    }
+    let out = command.args(args).output().expect("docker is installed (scripts/test does it)");
     assert!(out.status.success(), "docker {args:?}: {}", String::from_utf8_lossy(&out.stderr));
     String::from_utf8_lossy(&out.stdout).trim().to_owned()
 }
@@ -104,6 +118,8 @@ pub struct Agent {
     child: Option<Child>,
     dir: tempfile::TempDir,
     env: Vec<(String, String)>,
+    /// Its engine's address, when it is not the machine's own.
+    engine: Option<String>,
     /// Where its gateway listens.
     pub port: u16,
 }
@@ -119,13 +135,28 @@ impl Agent {
     /// # Panics
     /// When it does not come up.
     pub fn start_with(env: &[(&str, &str)]) -> Self {
+        let mut agent = Self::prepare(env, None);
+        agent.up();
+        agent
+    }
+
+    /// One on the engine at `host` (`unix:///…`).
+    ///
+    /// # Panics
+    /// When it does not come up.
+    pub fn start_on(host: &str, env: &[(&str, &str)]) -> Self {
+        let mut agent = Self::prepare(env, Some(host));
+        agent.up();
+        agent
+    }
+
+    fn prepare(env: &[(&str, &str)], engine: Option<&str>) -> Self {
         let dir = tempfile::Builder::new().prefix("sigil-test").tempdir().expect("a temporary directory");
         // the kernel picks a free port; the moment between is short
         let port = std::net::TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a free port").port();
-        let env = env.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
-        let mut agent = Self { child: None, dir, env, port };
-        agent.up();
-        agent
+        let mut env: Vec<(String, String)> = env.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+        env.extend(engine.map(|host| ("SIGIL_ENGINE_HOST".to_owned(), host.to_owned())));
+        Self { child: None, dir, env, engine: engine.map(str::to_owned), port }
     }
 
     /// Starts it again after [`Self::kill`].
@@ -260,7 +291,8 @@ impl Agent {
     /// Containers with this agent's label, running or not.
     pub fn containers(&self) -> Vec<String> {
         let filter = format!("label=sigil.agent={}", self.id());
-        docker(&["ps", "-aq", "--no-trunc", "--filter", &filter]).lines().map(str::to_owned).collect()
+        let args = ["ps", "-aq", "--no-trunc", "--filter", &filter];
+        docker_at(self.engine.as_deref(), &args).lines().map(str::to_owned).collect()
     }
 
     /// The gateway's URL of a deployment.
@@ -280,12 +312,16 @@ impl Drop for Agent {
             return;
         }
         let filter = format!("label=sigil.agent={id}");
+        let docker = |args: &[&str]| {
+            let host = self.engine.as_ref().map(|host| ("DOCKER_HOST", host));
+            Command::new("docker").envs(host).args(args).output()
+        };
         let run = |list: &[&str], remove: &[&str]| {
-            let Ok(out) = Command::new("docker").args(list).args(["--filter", &filter]).output() else { return };
+            let Ok(out) = docker(&[list, &["--filter", &filter]].concat()) else { return };
             let ids = String::from_utf8_lossy(&out.stdout).into_owned();
             let ids: Vec<&str> = ids.split_whitespace().collect();
             if !ids.is_empty() {
-                let _removed = Command::new("docker").args(remove).args(ids).output();
+                let _removed = docker(&[remove, &ids].concat());
             }
         };
         run(&["ps", "-aq"], &["rm", "-fv"]);

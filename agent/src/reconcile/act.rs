@@ -123,7 +123,8 @@ impl BringUp {
         let engine = self.deps.engine.clone();
         let secrets = self.deps.secrets.environment(self.deployment.id, &self.deployment.team, &self.spec)?;
         let outbound = self.spec.network == NetworkMode::Link;
-        if self.container.is_none() {
+        let made = self.container.is_none();
+        if made {
             self.progress("creating", None, None).await;
             let spec = self.container_spec(outbound).await?;
             self.container = Some(engine.create(&spec).await?);
@@ -142,9 +143,11 @@ impl BringUp {
             ContainerState::Paused { .. } => engine.unpause(&container).await?,
             _ => {
                 self.progress("starting", None, None).await;
-                // a former life's quota may be the narrow one
-                engine.set_cpus(&container, START_CPUS).await?;
                 engine.start(&container).await?;
+                // a former life's quota may be the narrow one; Podman changes it of running containers only
+                if !made {
+                    engine.set_cpus(&container, START_CPUS).await?;
+                }
             }
         }
         let ContainerState::Running { pid, started_at } = engine.inspect(&container).await?.state else {

@@ -507,7 +507,8 @@ impl Room {
                 wake = Some(wake.map_or(at, |w| w.min(at)));
             }
             // requests of a draining instance end without telling us
-            if insts.iter().any(|i| matches!(i.phase, Phase::Draining { .. })) {
+            let drains = |a: &Action| matches!(a, Action::Drain(_));
+            if insts.iter().any(|i| matches!(i.phase, Phase::Draining { .. })) || plan.actions.iter().any(drains) {
                 let soon = now + jiff::SignedDuration::from_millis(100);
                 wake = Some(wake.map_or(soon, |w| w.min(soon)));
             }

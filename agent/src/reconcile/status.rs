@@ -149,7 +149,9 @@ fn one(room: &Room, deployment: &Arc<Deployment>, trouble: Option<&str>, old: Op
     let desired = &deployment.desired;
     let mut slots: Vec<&Slot> = room.slots.values().filter(|s| s.deployment == deployment.id).collect();
     slots.sort_by_key(|s| s.id);
-    let is_ready = |s: &&&Slot| s.phase == Phase::Ready;
+    // while the engine cannot be seen, a container that ended is known by its init's silence alone
+    let reached = |s: &Slot| trouble.is_none() || room.deps.links.link(s.id).is_some_and(|l| l.is_up());
+    let is_ready = |s: &&&Slot| s.phase == Phase::Ready && reached(s);
     let ready = slots.iter().filter(is_ready).count() as u32;
     let target_ready =
         slots.iter().filter(is_ready).filter(|s| s.release == desired.release && s.restart == desired.restart).count()

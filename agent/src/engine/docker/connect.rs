@@ -249,6 +249,10 @@ pub(super) fn translate(error: Error, host: &str, what: &str) -> EngineError {
                 None => format!("object for '{what}': {message}"),
             })
         }
+        // Podman's word for a container that went while it was looked at
+        Error::DockerResponseServerError { status_code: 500, message } if message.contains("no such container") => {
+            EngineError::NotFound(format!("container: {}", message.trim()))
+        }
         Error::DockerResponseServerError { status_code: 409, message } => {
             EngineError::Conflict(message.trim().to_owned())
         }
