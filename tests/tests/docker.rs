@@ -344,6 +344,56 @@ fn logs_are_followed_over_an_agent_restart_without_loss() {
 }
 
 #[test]
+fn servers_that_misbehave_are_told_apart() {
+    let agent = Agent::start();
+    let base = "image:sigil-base/python:latest";
+
+    // an image without an MCP server: it says nothing, ends, or talks about something else
+    let mute = tempfile::tempdir().expect("a directory");
+    let manifest = mute.path().join("mcp.yaml");
+    std::fs::write(&manifest, "name: mute\ntransport: stdio\nhealth:\n  start_timeout: 3s\n").expect("a file");
+    let manifest = manifest.display().to_string();
+    let program = ["--", "python3", "-c"];
+    let cases = [
+        ("import time; time.sleep(600)", "did not answer the handshake within 3 s"),
+        ("print('hello')", "exited with code 0 before it answered initialize"),
+        ("import sys; [print('no protocol at all', flush=True) for _ in sys.stdin]", "within 3 s"),
+    ];
+    for (at, (script, words)) in cases.into_iter().enumerate() {
+        let name = format!("mute-{at}");
+        let args = [&["deploy", base, "--name", &name, "--manifest", &manifest][..], &program, &[script]].concat();
+        let ran = agent.sigil(&args);
+        assert_eq!(ran.code, 1, "{script}: {ran:?}");
+        assert!(ran.err.contains("did not become ready") && ran.err.contains(words), "{script}: {ran:?}");
+        agent.sigil(&["rm", &name, "--yes"]).ok();
+    }
+    let nothing = agent.sigil(&["deploy", base, "--name", "nothing"]);
+    assert_eq!(nothing.code, 2, "{nothing:?}");
+    assert!(nothing.err.contains("says what to run"), "{nothing:?}");
+
+    // a server that answers late, but in time
+    let slow = agent.sigil(&["deploy", &fixture("slow"), "--name", "slow"]).ok();
+    assert!(slow.took >= Duration::from_secs(5), "{slow:?}");
+
+    // one that prints what is no JSON-RPC works, and its lines are kept and marked as standard output
+    agent.sigil(&["deploy", &fixture("garbage"), "--name", "garbage"]).ok();
+    assert_eq!(agent.sigil(&["call", "garbage", "echo", "--arg", "text=through"]).ok().out.trim(), "through");
+    let lines = agent.sigil(&["logs", "garbage", "-o", "json"]).ok();
+    let lines: Vec<Value> = lines.out.lines().filter_map(|l| serde_json::from_str(l).ok()).collect();
+    let marked =
+        lines.iter().any(|l| l["stream"] == "stdout" && l["line"].as_str().unwrap_or("").contains("no JSON-RPC"));
+    assert!(marked, "{lines:?}");
+
+    // a disk without room for a build is seen before anything is fetched or built
+    drop(agent);
+    let full = Agent::start_with(&[("SIGIL_LIMITS_MIN_FREE_DISK", "1000TiB")]);
+    let ran = full.sigil(&["deploy", &fixture("echo"), "--name", "app"]);
+    assert_eq!(ran.code, 1, "{ran:?}");
+    assert!(ran.err.contains("free") && ran.err.contains("min_free_disk"), "{ran:?}");
+    assert_eq!(full.containers(), Vec::<String>::new());
+}
+
+#[test]
 fn wrong_input_gets_a_clear_error_and_leaves_nothing() {
     let agent = Agent::start();
     let empty = tempfile::tempdir().expect("a directory");

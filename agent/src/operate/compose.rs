@@ -75,13 +75,14 @@ pub(super) fn spec(
     let (start, start_env) = recipe.start(&config_values).map_err(|e| Failure::invalid(e.to_string(), e.hint()))?;
     let mut command =
         if start.is_empty() { image.entrypoint.iter().chain(&image.cmd).cloned().collect() } else { start };
+    // of an image that names no program, the first argument is the program, as engines take it
+    command.extend(request.args.iter().cloned());
     if command.is_empty() {
         return Err(Failure::invalid(
             "neither the manifest nor the image says what to run",
-            "set `command` in mcp.yaml, or ENTRYPOINT in the Dockerfile",
+            "set `command` in mcp.yaml, ENTRYPOINT in the Dockerfile, or give it after `--`",
         ));
     }
-    command.extend(request.args.iter().cloned());
     let mut env: BTreeMap<String, String> = image
         .env
         .iter()

@@ -69,7 +69,8 @@ fn short(text: &str) -> String {
 }
 
 fn ms(d: Duration) -> String {
-    if d < Duration::from_secs(10) { format!("{} ms", d.as_millis()) } else { format!("{} s", d.as_secs()) }
+    let whole = d.subsec_millis() == 0 || d >= Duration::from_secs(10);
+    if whole { format!("{} s", d.as_secs()) } else { format!("{} ms", d.as_millis()) }
 }
 
 pub(crate) async fn run(endpoint: &Arc<Endpoint>, timeout: Duration) -> Result<Handshake, UpstreamError> {

@@ -25,7 +25,8 @@ pub fn parse(text: &str) -> Result<Given, Failure> {
     match text.parse::<Source>() {
         Ok(Source::Folder { path }) => folder(&path),
         Ok(_) => Ok(Given::Remote(text.to_owned())),
-        Err(BadSource::Unknown(_)) if Path::new(text).is_dir() => folder(text),
+        // written so that the agent, which has no such folder to look at, takes it for one too
+        Err(BadSource::Unknown(_)) if Path::new(text).is_dir() => folder(&format!("./{text}")),
         Err(e) => Err(Failure::new(USAGE, "BAD_SOURCE", e.to_string(), e.hint())),
     }
 }
@@ -46,5 +47,19 @@ fn folder(text: &str) -> Result<Given, Failure> {
             Err(bad(format!("there is no folder '{text}'"), "check the path"))
         }
         Err(e) => Err(bad(format!("'{text}' cannot be read: {e}"), "check the permissions")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bare_name_of_a_folder_is_sent_in_a_form_that_the_agent_knows() {
+        // cargo runs tests in the crate's own folder
+        let Ok(Given::Folder { text, root }) = parse("src/cli") else { panic!("it is a folder") };
+        assert_eq!(text.parse::<Source>(), Ok(Source::Folder { path: "./src/cli".into() }));
+        assert!(root.ends_with("src/cli"));
+        assert!(parse("src/no-such-folder").is_err());
     }
 }
