@@ -251,6 +251,45 @@ fn an_agent_restart_touches_no_server_and_loses_no_session() {
     assert_eq!(agent.containers().len(), 2, "containers stay up");
 }
 
+/// What a server wrote and how it ended while no agent ran is in its log afterwards, each line once.
+#[test]
+fn last_words_without_an_agent_are_read_back_once() {
+    let tree = tempfile::tempdir().expect("a directory");
+    std::fs::copy(format!("{}/server.py", fixture("echo")), tree.path().join("server.py")).expect("a copy");
+    let manifest = "name: parting\nruntime: python\ntransport: http\nport: 8080\nentrypoint: main.py\n";
+    std::fs::write(tree.path().join("mcp.yaml"), manifest).expect("a file");
+    // more than init keeps, so that the middle goes to the engine's log as a gap that nobody is told of
+    let main = "import os, runpy, threading, time\n\n\ndef part():\n    while not os.path.exists('/tmp/go'):\n        \
+                time.sleep(0.02)\n    for n in range(6000):\n        print(f'late {n:05d} '.ljust(119, 'x'), flush=True)\n    \
+                os.write(2, b'the end')\n    os._exit(3)\n\n\nthreading.Thread(target=part, daemon=True).start()\n\
+                runpy.run_path('server.py', run_name='__main__')\n";
+    std::fs::write(tree.path().join("main.py"), main).expect("a file");
+    let mut agent = Agent::start();
+    agent.sigil(&["deploy", &tree.path().display().to_string(), "--name", "app"]).ok();
+    let container = agent.containers().remove(0);
+    agent.kill();
+    docker(&["exec", &container, "touch", "/tmp/go"]);
+    assert_eq!(docker(&["wait", &container]), "3");
+
+    let expected: Vec<String> = (0..6000).map(|n| format!("late {n:05}")).collect();
+    for turn in 0..2 {
+        agent.up();
+        agent.until("app", "ready", SOON);
+        let logs = agent.sigil(&["logs", "app", "--tail", "20000", "-o", "json"]).ok().out;
+        let lines: Vec<Value> = logs.lines().filter_map(|l| serde_json::from_str(l).ok()).collect();
+        assert!(lines.iter().all(|l| l.get("gap").is_none()), "turn {turn}: a loss is told");
+        let words = |stream: &str, head: &str| -> Vec<String> {
+            let of = lines.iter().filter(|l| l["stream"] == stream).filter_map(|l| l["line"].as_str());
+            of.filter(|l| l.starts_with(head)).map(|l| l[..l.len().min(10)].to_owned()).collect()
+        };
+        assert_eq!(words("stdout", "late "), expected, "turn {turn}");
+        assert_eq!(words("stderr", "the end"), ["the end"], "turn {turn}");
+        assert_eq!(words("stdout", "sigil-init"), [""; 0], "marks are not output");
+        agent.kill();
+    }
+    agent.up();
+}
+
 /// A bounded number of kill -9 at random moments; `scripts/bench kill` does a hundred.
 #[test]
 fn kill_9_at_any_moment_loses_no_acknowledged_deploy() {

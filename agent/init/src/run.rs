@@ -12,6 +12,7 @@ use rustix::event::epoll;
 use rustix::process::{
     DumpableBehavior, Rlimit, Signal, WaitOptions, getpid, set_child_subreaper, set_dumpable_behavior, wait,
 };
+use sigil_init::mark::Mark;
 use sigil_init::wire::{Exit, Stream, ToAgent, ToInit, Why};
 use sigil_init::{IN_FLIGHT_BYTES, IN_FLIGHT_FRAMES, OUTPUT_MAX, VERSION, VERSION_MIN};
 use signal_hook::consts::{SIGCHLD, SIGINT, SIGQUIT, SIGTERM};
@@ -596,23 +597,45 @@ impl Init {
         (drained && told && flushed).then_some(ending.code)
     }
 
-    /// Writes to the engine's log what no agent acknowledged.
+    /// Writes to the engine's log what no agent acknowledged, with marks that say what it is.
     fn last_words(&mut self) {
+        let life = self.link.life();
         for proc in self.table.procs.values_mut() {
             for (output, spill) in proc.outputs.iter_mut().zip(&mut self.spills) {
-                let mut bytes = output.buf.drain();
-                if let Some(fd) = output.fd.take() {
-                    let mut file = File::from(fd);
-                    // Bounded, as a child that outlives main may write for ever.
-                    for _ in 0..64 {
-                        match file.read(&mut self.scratch) {
-                            Ok(0) | Err(_) => break,
-                            Ok(count) => bytes.extend_from_slice(&self.scratch[..count]),
+                if output.line > 0 && output.buf.is_gap_open() {
+                    spill.write(b"\n");
+                }
+                let mut say = |offset: u64, times: (u64, u64), gap: Option<u64>, bytes: &[u8]| {
+                    let process = proc.key.clone();
+                    let count = gap.unwrap_or(bytes.len() as u64);
+                    let mark = Mark { process, life, offset, bytes: count, times, gap: gap.is_some() };
+                    spill.write(mark.line().as_bytes());
+                    spill.write(bytes);
+                    if bytes.last().is_some_and(|b| *b != b'\n') {
+                        spill.write(b"\n");
+                    }
+                    spill.flush(500);
+                };
+                let (all, mut end) = output.buf.drain();
+                for (next, bytes) in all {
+                    match next {
+                        Next::Data { offset, time } => say(offset, (time, time), None, &bytes),
+                        Next::Gap { from, to, since, until } => say(from, (since, until), Some(to - from), &[]),
+                    }
+                }
+                let Some(fd) = output.fd.take() else { continue };
+                let mut file = File::from(fd);
+                // Bounded, as a child that outlives main may write for ever.
+                for _ in 0..64 {
+                    match file.read(&mut self.scratch) {
+                        Ok(0) | Err(_) => break,
+                        Ok(count) => {
+                            let now = realtime();
+                            say(end, (now, now), None, &self.scratch[..count]);
+                            end += count as u64;
                         }
                     }
                 }
-                spill.write(&bytes);
-                spill.flush(500);
             }
         }
     }

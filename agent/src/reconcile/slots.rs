@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Deps, Shared, act, status};
 use crate::engine::{Container, ContainerState, label};
-use crate::upstream::{Replica, Route, RouteTable};
+use crate::upstream::{LAST_OUTPUT, Replica, Route, RouteTable};
 
 /// A full look at the engine happens at least this often: its event stream drops silently.
 const RESYNC: Duration = Duration::from_secs(30);
@@ -260,6 +260,10 @@ impl Room {
             }
             ContainerState::Created => slot.phase = Phase::Created,
             ContainerState::Exited { code, oom, error, .. } => {
+                if new || slot.pid.is_some() {
+                    // queued before anything of a next life can be
+                    drop(self.deps.tail.ended(instance));
+                }
                 let was = slot.phase.clone();
                 slot.pid = None;
                 slot.replica = None;
@@ -364,7 +368,9 @@ impl Room {
                 memory.failed = Some((release, restart));
                 memory.failure = Some((generation, why.clone()));
                 let slot = &self.slots[&instance];
-                self.mark(slot, &format!("release {release} did not become ready: {why}"));
+                // the server's output is in the log already
+                let words = why.split(LAST_OUTPUT).next().unwrap_or_default();
+                self.mark(slot, &format!("release {release} did not become ready: {words}"));
                 self.failed(id, release, why).await;
             }
             Done::Cancelled { instance } => {
