@@ -95,6 +95,8 @@ pub(super) struct Room {
     done_tx: mpsc::Sender<Done>,
     done_rx: mpsc::Receiver<Done>,
     seen_engine: bool,
+    /// A container went (or a former agent's may have): init binaries may be unused.
+    sweep: bool,
     /// Instances whose links a former agent had: later ones have an owner.
     former: Vec<InstanceId>,
 }
@@ -115,6 +117,7 @@ impl Room {
             done_tx,
             done_rx,
             seen_engine: false,
+            sweep: true,
         }
     }
 
@@ -197,6 +200,13 @@ impl Room {
                 self.mark(&slot, "its container was removed from outside");
                 self.forget(id);
             }
+        }
+        // a container that did not say what it mounts may mount anything: then the next look decides
+        let mounted: Option<Vec<Vec<String>>> = containers.iter().map(|c| c.mounts.clone()).collect();
+        if let Some(mounted) = mounted.filter(|_| self.sweep) {
+            self.sweep = false;
+            let links = self.deps.links.clone();
+            self.shared.tasks.spawn(async move { links.sweep(mounted.concat()).await });
         }
         // socket directories that a former agent left behind
         for id in std::mem::take(&mut self.former) {
@@ -384,6 +394,7 @@ impl Room {
                 }
             }
             Done::Removed { instance } => {
+                self.sweep = true;
                 if let Some(slot) = self.slots.remove(&instance) {
                     self.mark(&slot, "stopped");
                 }
@@ -407,6 +418,7 @@ impl Room {
                 }
             }
             Done::Orphan { container } => {
+                self.sweep = true;
                 self.orphans.remove(&container);
             }
         }
