@@ -35,6 +35,8 @@ use tokio_util::task::TaskTracker;
 use tonic::service::RoutesBuilder;
 use tonic::transport::Server;
 
+pub use agent::host_name;
+
 use crate::access::Access;
 use crate::engine::Engine;
 use crate::gateway::Gateway;

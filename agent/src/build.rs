@@ -4,6 +4,7 @@
 //! Tested by: units beside the code, `tests/tests/build.rs` (real engine).
 
 mod context;
+mod credentials;
 mod disk;
 mod from;
 mod helper;
@@ -17,7 +18,7 @@ use sha2::{Digest, Sha256};
 use sigil_config::agent::AgentConfig;
 use sigil_config::manifest::Runtime;
 use sigil_core::model::AgentId;
-use sigil_core::recipe::{BuildSettings, Origin, Recipe};
+use sigil_core::recipe::{BuildSettings, Origin, Recipe, Tree};
 use tokio::sync::{Notify, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -69,6 +70,14 @@ pub enum BuildError {
         /// What to do.
         hint: String,
     },
+    /// A step that no build here can carry out; found before anything is built. `what` may have several lines.
+    #[error("{what}")]
+    Refused {
+        /// Where, which step, and why.
+        what: String,
+        /// What to do.
+        hint: String,
+    },
     /// Over `builder.timeout_seconds`.
     #[error("the build took longer than {0} s")]
     TooLong(u64),
@@ -87,7 +96,7 @@ impl BuildError {
     /// What to do about it.
     pub fn hint(&self) -> &str {
         match self {
-            Self::Failed { hint, .. } => hint,
+            Self::Failed { hint, .. } | Self::Refused { hint, .. } => hint,
             Self::TooLong(_) => "look for a step that waits; [builder] timeout_seconds sets the limit",
             Self::DiskFull(_) => "remove images that nothing uses, or set [limits] min_free_disk",
             Self::Cancelled => "start it again when you like",
@@ -235,6 +244,7 @@ impl Builds {
         }
         let _place = self.place(&out, &cancel).await?;
         let plan = self.plan(fetched, recipe).await?;
+        let suspects = credentials::check(self, fetched, recipe, &plan).await?;
         let bases = self.bases(&plan, &out, &cancel).await?;
         let input = self.input(fetched, &plan, &bases);
         let lock = self.lock(&input);
@@ -250,7 +260,8 @@ impl Builds {
             say(&out, format!("same source, recipe and base image: image {short} is reused")).await;
             return Ok(Built { image, tag, reused: true, dockerfile: plan.dockerfile });
         }
-        let image = self.make(fetched, recipe, &plan, &tag, &input, force, &out, &cancel).await?;
+        let made = self.make(fetched, recipe, &plan, &tag, &input, force, &out, &cancel).await;
+        let image = made.map_err(|error| credentials::explain(error, &suspects))?;
         if let Some(old) = before.filter(|old| old.id != image.id) {
             // Its tag has moved on. A container that still runs from it keeps it; whoever removes that finds it by label.
             if let Err(error) = self.inner.engine.remove_image(&old.id).await {
@@ -338,8 +349,8 @@ impl Builds {
             }
             _ => {
                 let tree = match &fetched.tree {
-                    Some(root) => context::tree(root).await?,
-                    None => sigil_core::recipe::Tree::default(),
+                    Some(root) => context::tree(root, Tree::wanted).await?,
+                    None => Tree::default(),
                 };
                 let settings = BuildSettings {
                     base_image: self.base_image(recipe.runtime, builder).await?,
@@ -410,10 +421,7 @@ impl Builds {
         }
         disk::check(&self.inner.engine, &self.inner.data_dir, config.limits.min_free_disk).await?;
         say(out, format!("pulling {reference}")).await;
-        let login = {
-            let logins = self.inner.logins.lock().unwrap_or_else(PoisonError::into_inner).clone();
-            logins.and_then(|find| find(host))
-        };
+        let login = self.login(host);
         match self.inner.engine.pull(reference, login.as_ref(), out.clone(), cancel.child_token()).await {
             Ok(id) => Ok(id),
             Err(EngineError::Cancelled) => Err(BuildError::Cancelled),
@@ -422,6 +430,12 @@ impl Builds {
                 "make base images with scripts/base-images, or set [builder] base_images to ones that this host reaches",
             )),
         }
+    }
+
+    /// The login that is kept for a host.
+    fn login(&self, host: &str) -> Option<RegistryLogin> {
+        let logins = self.inner.logins.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        logins.and_then(|find| find(host))
     }
 
     /// Digest of everything that decides what the image is.

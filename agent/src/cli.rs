@@ -1,4 +1,6 @@
-//! The daemon's own command line (`cli.md`): `run`, `init`, `token`, `config`, `version`.
+//! The daemon's own command line (`cli.md`): `run`, `init`, `token`, `export`, `restore`, `config`, `version`.
+
+mod state;
 
 use std::io::IsTerminal;
 use std::path::PathBuf;
@@ -7,7 +9,7 @@ use std::time::Duration;
 
 use clap::{Parser, Subcommand};
 use sigil_agent::access;
-use sigil_agent::api::ApiError;
+use sigil_agent::api::{self, ApiError, tls};
 use sigil_agent::app::App;
 use sigil_agent::gateway::GatewayError;
 use sigil_agent::store::StoreError;
@@ -42,6 +44,26 @@ enum Command {
         places: Places,
         #[command(subcommand)]
         what: Token,
+    },
+    /// Writes the state (deployments, sealed secrets, operations; not the keys) into one checksummed file.
+    #[command(after_help = "Example: sigil-agent export --out /backup/sigil.jsonl.zst")]
+    Export {
+        #[command(flatten)]
+        places: Places,
+        /// Where to (default: beside the hourly ones in <data>/exports).
+        #[arg(long, value_name = "FILE")]
+        out: Option<PathBuf>,
+    },
+    /// Puts an export in the place of the state; what was there is set aside. No agent may run on the directory.
+    #[command(after_help = "Example: sigil-agent restore /backup/sigil.jsonl.zst --adopt")]
+    Restore {
+        #[command(flatten)]
+        places: Places,
+        /// An export.
+        file: PathBuf,
+        /// Take over the export's agent id, and with it that agent's containers, networks and volumes on this engine.
+        #[arg(long)]
+        adopt: bool,
     },
     /// Checks or shows the configuration.
     #[command(after_help = "Example: sigil-agent config check --config ./agent.toml")]
@@ -102,6 +124,8 @@ pub fn main(cli: Cli) -> ExitCode {
         Command::Run(places) => run(&places),
         Command::Init(places) => init(&places),
         Command::Token { places, what } => token(&places, what),
+        Command::Export { places, out } => state::export(&places, out.as_deref()),
+        Command::Restore { places, file, adopt } => state::restore(&places, &file, adopt),
         Command::Config { places, what } => config(&places, &what),
         Command::Version => {
             println!("sigil-agent {}", env!("CARGO_PKG_VERSION"));
@@ -247,7 +271,11 @@ fn token(places: &Places, what: Token) -> anyhow::Result<ExitCode> {
             };
             let (token, info) = access::create_token(&data_dir, &label, role, expires)?;
             println!("{}", access::reveal(&token));
-            eprintln!("'{}' is shown this once; give it to the console as SIGIL_TOKEN", info.label);
+            eprintln!(
+                "'{}' is shown this once; give it to the console as SIGIL_TOKEN, or keep it with a context",
+                info.label
+            );
+            joining(&loaded.config, &data_dir)?;
         }
         Token::Ls => {
             for token in access::list_tokens(&data_dir)? {
@@ -262,6 +290,25 @@ fn token(places: &Places, what: Token) -> anyhow::Result<ExitCode> {
         }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// What a console needs beside the token: where, and the certificate's fingerprint.
+fn joining(config: &agent::AgentConfig, data_dir: &std::path::Path) -> anyhow::Result<()> {
+    let Some((listen, port)) = config.grpc.listen.rsplit_once(':') else {
+        eprintln!("consoles cannot come over TLS yet: set [grpc] listen (\"0.0.0.0:7451\") and start the agent again");
+        return Ok(());
+    };
+    let host = api::host_name(config);
+    let fingerprint = tls::agent_fingerprint(data_dir, &config.grpc, &host)?;
+    // an address that stands for all of this host's is no address to go to
+    let anywhere = matches!(listen, "" | "0.0.0.0" | "[::]" | "*");
+    let target = if anywhere { host.as_str() } else { listen };
+    let name: String = host.split('.').next().unwrap_or_default().to_owned();
+    let name = if name.is_empty() { "agent".to_owned() } else { name };
+    eprintln!("the agent's certificate: {fingerprint}");
+    eprintln!("on the console's machine (it reads the token from stdin; end it with Ctrl-D):");
+    eprintln!("  sigil context add {name} tls://{target}:{port} --pin {fingerprint} --token-stdin");
+    Ok(())
 }
 
 fn config(places: &Places, what: &Config) -> anyhow::Result<ExitCode> {

@@ -115,6 +115,8 @@ pub struct Container {
     pub state: ContainerState,
     /// When it was made.
     pub created_at: Timestamp,
+    /// Host paths that are mounted in it; `None` when the engine did not say.
+    pub mounts: Option<Vec<String>>,
 }
 
 impl Container {

@@ -420,6 +420,16 @@ impl InitLinks {
         lock(&self.shared.instances).keys().copied().collect()
     }
 
+    /// Removes former init binaries from disk that are in none of the mounted host paths.
+    pub async fn sweep(&self, mounted: Vec<String>) {
+        let shared = self.shared.clone();
+        let swept =
+            tokio::task::spawn_blocking(move || embedded::sweep(&shared.data_dir, &shared.binary, &mounted)).await;
+        if let Err(error) = swept {
+            tracing::warn!(%error, "former init binaries were not looked at");
+        }
+    }
+
     /// The init binary on disk.
     pub fn binary(&self) -> PathBuf {
         self.shared.binary.clone()

@@ -557,7 +557,29 @@ fn agent_id(dir: &Path, paths: &Paths) -> Result<AgentId> {
     Ok(id)
 }
 
-/// Verifies an export file (`sigil-agent backup` makes one with [`Store::export`]) and answers its header.
+/// The newest export of a data directory that verifies.
+///
+/// # Errors
+/// The directory cannot be read.
+pub fn newest_export(dir: &Path) -> Result<Option<(PathBuf, ExportHeader)>> {
+    let all = export::list(&Paths::of(dir).exports)?;
+    Ok(all.into_iter().find_map(|(_, path)| export::read(&path).ok().map(|found| (path, found.header))))
+}
+
+/// Copies an export to a place of the caller's choice (0600), and verifies the copy.
+///
+/// # Errors
+/// Disk errors; the file is there already.
+pub fn copy_export(from: &Path, to: &Path) -> Result<ExportHeader> {
+    if to.exists() {
+        return Err(StoreError::Refused(format!("{} is there already", to.display())));
+    }
+    let bytes = std::fs::read(from).map_err(disk::io_error(from))?;
+    disk::replace_file(to, &bytes, None).map_err(disk::io_error(to))?;
+    verify_export(to)
+}
+
+/// Verifies an export file (`sigil-agent export` makes one with [`Store::export`]) and answers its header.
 ///
 /// # Errors
 /// [`StoreError::Io`] names the flaw, [`StoreError::Newer`] a format that this build does not know.
@@ -576,14 +598,14 @@ pub fn restore(dir: &Path, file: &Path, adopt: bool) -> Result<ExportHeader> {
     disk::private_dir(dir, true)?;
     let _lock = disk::lock(dir)?;
     let id_path = dir.join("agent-id");
-    if let Ok(mine) = std::fs::read_to_string(&id_path)
-        && mine.trim() != id.to_string()
-        && !adopt
-    {
-        return Err(StoreError::Refused(format!(
-            "the export is of agent {id}, this directory belongs to {}",
-            mine.trim()
-        )));
+    let mine = match std::fs::read_to_string(&id_path) {
+        Ok(mine) => Some(mine.trim().to_owned()),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => None,
+        Err(e) => return Err(disk::io_error(&id_path)(e)),
+    };
+    if mine.as_deref() != Some(id.to_string().as_str()) && !adopt {
+        let whose = mine.map_or_else(|| "has no agent id".to_owned(), |mine| format!("belongs to {mine}"));
+        return Err(StoreError::Refused(format!("the export is of agent {id}, this directory {whose}")));
     }
     // read before anything moves: the records must be ones that this build understands
     let records = found.records.iter().cloned().collect();

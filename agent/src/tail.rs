@@ -13,6 +13,7 @@
 mod cursor;
 mod disk;
 mod frame;
+mod late;
 mod split;
 mod store;
 #[cfg(test)]
@@ -164,7 +165,8 @@ pub struct Stats {
     pub dropped: u64,
 }
 
-/// Where lines are that init had to write to the engine's capped log while no agent was there.
+/// Where lines are that init had to write to the engine's capped log while no agent was there, its last words and their
+/// marks included.
 #[async_trait]
 pub trait GapSource: Send + Sync + std::fmt::Debug {
     /// Lines that the instance's container wrote to the engine's log from `since` to `until`, oldest first:
@@ -312,6 +314,25 @@ impl Tail {
         };
         if let Some(deployment) = deployment {
             self.push(&self.dep(deployment), Msg::Item(Item::Gone(instance)));
+        }
+    }
+
+    /// A named instance's container has ended: what its init wrote to the engine's log instead of the link is read
+    /// back, each byte once however often this is called. The answer waits until it is written.
+    pub fn ended(&self, instance: InstanceId) -> impl Future<Output = ()> + Send + 'static {
+        let known = lock(&self.inner.names).known.get(&instance).map(|k| (k.deployment, k.release));
+        let written = known.map(|(deployment, release)| {
+            let dep = self.dep(deployment);
+            let (done, written) = oneshot::channel();
+            self.push(&dep, Msg::Late(instance, release));
+            self.push(&dep, Msg::Barrier(done));
+            written
+        });
+        async move {
+            if let Some(written) = written {
+                // An error is a queue that closed: the agent stops, and the next one reads it.
+                let _ = written.await;
+            }
         }
     }
 

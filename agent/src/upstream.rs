@@ -96,6 +96,9 @@ impl UpstreamError {
     }
 }
 
+/// Before the server's last output in the words of a [`UpstreamError::Gate`].
+pub const LAST_OUTPUT: &str = "; its last output:";
+
 /// What the gate learnt.
 #[derive(Debug, Clone)]
 pub struct Handshake {

@@ -119,11 +119,13 @@ pub enum Host {
 
 /// A text that says no place of an agent.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("'{0}' is no host")]
-pub struct BadHost(
+#[error("'{text}' is no host: {why}")]
+pub struct BadHost {
     /// As written.
-    pub String,
-);
+    pub text: String,
+    /// What is wrong with it.
+    pub why: &'static str,
+}
 
 impl BadHost {
     /// What to do about it.
@@ -136,12 +138,20 @@ impl std::str::FromStr for Host {
     type Err = BadHost;
 
     fn from_str(text: &str) -> Result<Self, BadHost> {
-        let bad = || BadHost(text.to_owned());
+        let bad = |why| BadHost { text: text.to_owned(), why };
         if let Some(path) = text.strip_prefix("unix://") {
             let fine = path.starts_with('/') && path.len() > 1;
-            return if fine { Ok(Self::Unix(path.into())) } else { Err(bad()) };
+            return if fine {
+                Ok(Self::Unix(path.into()))
+            } else {
+                Err(bad("the path must be absolute (unix:///path)"))
+            };
         }
-        let (scheme, rest) = text.split_once("://").ok_or_else(bad)?;
+        let (scheme, rest) = text.split_once("://").ok_or_else(|| bad("it has no scheme"))?;
+        if !["tls", "ssh"].contains(&scheme) {
+            return Err(bad("the scheme is not unix, tls or ssh"));
+        }
+        let no_port = || bad("the port is not one");
         let rest = rest.strip_suffix('/').unwrap_or(rest);
         let (user, address) = match rest.rsplit_once('@') {
             Some((user, address)) => (Some(user), address),
@@ -149,24 +159,25 @@ impl std::str::FromStr for Host {
         };
         let (host, port) = match address.strip_prefix('[').and_then(|a| a.split_once(']')) {
             Some((host, "")) => (host, None),
-            Some((host, port)) => (host, Some(port.strip_prefix(':').ok_or_else(bad)?)),
+            Some((host, port)) => (host, Some(port.strip_prefix(':').ok_or_else(no_port)?)),
             None => match address.rsplit_once(':') {
                 Some((host, port)) => (host, Some(port)),
                 None => (address, None),
             },
         };
-        let port = port.map(|p| p.parse::<u16>().ok().filter(|p| *p > 0).ok_or_else(bad)).transpose()?;
+        let port = port.map(|p| p.parse::<u16>().ok().filter(|p| *p > 0).ok_or_else(no_port)).transpose()?;
         // a leading '-' would be an option to the system's ssh
         let word = |w: &str, more: &str| {
             !w.is_empty() && !w.starts_with('-') && w.chars().all(|c| c.is_ascii_alphanumeric() || more.contains(c))
         };
-        if !word(host, "-_.:%") || user.is_some_and(|u| !word(u, "-_.+")) {
-            return Err(bad());
+        if !word(host, "-_.:%") || user.is_some_and(|u| !word(u, "-_.+@\\")) {
+            return Err(bad("the host or login name is not one"));
         }
         match (scheme, user, port) {
             ("tls", None, Some(port)) => Ok(Self::Tls { host: host.to_owned(), port }),
             ("ssh", user, port) => Ok(Self::Ssh { user: user.map(str::to_owned), host: host.to_owned(), port }),
-            _ => Err(bad()),
+            ("tls", _, None) => Err(bad("the port is missing (tls://host:port)")),
+            _ => Err(bad("a login name is for ssh:// only")),
         }
     }
 }
@@ -279,7 +290,7 @@ fn context(walk: &mut Walk, name: &str, node: &Node) -> Option<Context> {
         return None;
     }
     let Some(at) = node.get("host") else {
-        walk.flaw_hint(node, format!("{what} has no host"), BadHost(String::new()).hint());
+        walk.flaw_hint(node, format!("{what} has no host"), BadHost { text: String::new(), why: "" }.hint());
         return None;
     };
     let text = walk.text(at, &format!("{what}.host"), false)?;
@@ -519,7 +530,7 @@ mod tests {
             "c.toml:1:1: unknown key 'curent'; did you mean 'current'?",
             "c.toml:2:9: theme cannot be 'pink'",
             "c.toml:4:8: logs.tail must be from 0 to 100000, not -1",
-            "c.toml:6:8: contexts.a.host: 'http://x' is no host; write unix:///path",
+            "c.toml:6:8: contexts.a.host: 'http://x' is no host: the scheme is not unix, tls or ssh; write unix:///path",
             "c.toml:8:1: unknown key 'contexts.b.hst'; did you mean 'host'?",
             "contexts.b has no host",
             "c.toml:10:8: contexts.c: a tls host needs the fingerprint",

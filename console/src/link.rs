@@ -32,11 +32,10 @@ pub use dial::{HELLO, fingerprint, local, local_sockets};
 pub use error::{LinkError, Refusal};
 pub use mcp::McpSession;
 pub use resume::{DeploymentWatch, Fleet, Logs, OperationFollow, Progress, Update};
-#[allow(unused_imports, reason = "parts of what the screens show")]
-pub use view::{
-    AgentInfo, Condition, Deployment, Detail, Engine, Event, LogBatch, LogGap, LogLine, Operation, Problem, Release,
-    Replica, Secret, What,
-};
+pub use view::{AgentInfo, Deployment, Detail, Event, LogBatch, LogGap, LogLine, Operation, Problem, Secret, What};
+// made by the tests of the screens only, which are given whole values
+#[cfg(test)]
+pub use view::{Condition, Engine, Release, Replica};
 
 /// Longest wait for a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -101,7 +100,6 @@ type Wire = InterceptedService<Channel, Auth>;
 #[derive(Clone)]
 pub struct Link {
     wire: Wire,
-    target: Arc<Target>,
     /// Why the last dialling failed: tonic only says 'transport error'.
     last_dial: Arc<Mutex<Option<LinkError>>>,
 }
@@ -282,13 +280,7 @@ impl Link {
                     why: convert::root_cause(&e),
                 })
             })?;
-        Ok(Self { wire: InterceptedService::new(channel, auth), target, last_dial })
-    }
-
-    /// Which agent.
-    #[allow(dead_code, reason = "the screens show it")]
-    pub fn target(&self) -> &Target {
-        &self.target
+        Ok(Self { wire: InterceptedService::new(channel, auth), last_dial })
     }
 
     fn error(&self, status: &Status) -> LinkError {

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use lab::{Lab, RealLab, wait};
 use sigil_agent::build::{BuildError, Builds, Built};
-use sigil_agent::engine::label;
+use sigil_agent::engine::{RegistryLogin, label};
 use sigil_agent::initlink::InitLinks;
 use sigil_agent::source::{Fetched, TreeGuard};
 use sigil_config::agent::AgentConfig;
@@ -121,6 +121,7 @@ async fn on_docker() {
     let base = room.lab.image();
     reuse(&room, &base).await;
     failures(&room, &base).await;
+    refusals(&room, &base, true).await;
     limits(&room, &base).await;
     linked(&room, &base).await;
     ends(&room).await;
@@ -132,6 +133,7 @@ async fn on_podman() {
     let base = room.lab.image();
     reuse(&room, &base).await;
     failures(&room, &base).await;
+    refusals(&room, &base, false).await;
     linked(&room, &base).await;
     ends(&room).await;
 }
@@ -225,6 +227,66 @@ async fn failures(room: &Room, base: &str) {
 
     wait("nothing to be left", Duration::from_secs(20), || async { room.lab.dangling().await == before }).await;
     assert_eq!(room.left().await, (Vec::new(), 0));
+}
+
+/// What no step can have is told with its place, before the engine is asked for anything.
+async fn refusals(room: &Room, base: &str, classic: bool) {
+    let refused = |(built, said): (Result<Built, BuildError>, Vec<String>)| {
+        assert_eq!(said, [""; 0], "nothing is pulled or built");
+        match built {
+            Err(BuildError::Refused { what, hint }) => (what, hint),
+            other => panic!("not refused: {other:?}"),
+        }
+    };
+    // a base image that is not here: pulling it would show
+    room.write("Dockerfile", "FROM sigil-no-such-base:1\n\nRUN --mount=type=secret,id=npm \\\n  npm ci\n");
+    let (what, hint) = refused(room.build("31", false).await);
+    assert!(
+        what.starts_with("Dockerfile:3: step `RUN --mount=type=secret,id=npm npm ci` needs a credential"),
+        "{what}"
+    );
+    assert!(hint.contains("vendor") && hint.contains("image:REF"), "{hint}");
+
+    let cache = format!("FROM {base}\nRUN --mount=type=cache,target=/c echo cached\n");
+    room.write("Dockerfile", &cache);
+    if classic {
+        let (what, hint) = refused(room.build("32", false).await);
+        assert!(what.starts_with("Dockerfile:2: step `RUN --mount=type=cache,target=/c echo cached`"), "{what}");
+        assert!(hint.starts_with("leave the mount out"), "{hint}");
+        // what looks like it and works is built
+        let works =
+            "# syntax=docker/dockerfile:1\nFROM %\nRUN cat <<EOF > /x && \\\n  echo a\\\nEOF\nRUN echo $((1<<2))\n";
+        room.write("Dockerfile", &works.replace('%', base).replace("cat", "busybox cat"));
+        room.build("33", false).await.0.unwrap();
+    } else {
+        let (built, said) = room.build("32", false).await;
+        built.unwrap();
+        assert!(said.iter().any(|line| line == "cached"), "{said:#?}");
+    }
+
+    // a host with a credential, named by a file that a step reads; a public one is suspected only when the step fails
+    room.builds.set_logins(Arc::new(|host| {
+        ["git.example.org", "github.com"].contains(&host).then(|| RegistryLogin {
+            host: host.to_owned(),
+            username: "me".into(),
+            password: "x".to_owned().into(),
+        })
+    }));
+    room.write("requirements.txt", "mcp\na @ git+https://git.example.org/a.git@v1\n");
+    room.write("Dockerfile", "FROM sigil-no-such-base:1\nCOPY . .\nRUN pip install -r requirements.txt\n");
+    let (what, hint) = refused(room.build("34", false).await);
+    assert!(
+        what.starts_with("requirements.txt:2: step `RUN pip install -r requirements.txt` fetches from git.example.org")
+    );
+    assert!(what.contains("into a layer of the image") && hint.contains("pypi_index"), "{what}\n{hint}");
+    room.write("requirements.txt", "b @ git+https://github.com/o/b.git\n");
+    room.write("Dockerfile", &format!("FROM {base}\nRUN echo pip ; exit 3\n"));
+    let (failed, _) = room.build("35", false).await;
+    let failed = failed.unwrap_err();
+    assert!(matches!(failed, BuildError::Failed { .. }), "{failed:?}");
+    assert!(failed.hint().contains("requirements.txt:1 names github.com: when that is private"), "{}", failed.hint());
+    std::fs::remove_file(room.tree.path().join("requirements.txt")).unwrap();
+    room.builds.set_logins(Arc::new(|_| None));
 }
 
 async fn limits(room: &Room, base: &str) {

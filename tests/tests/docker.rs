@@ -251,6 +251,147 @@ fn an_agent_restart_touches_no_server_and_loses_no_session() {
     assert_eq!(agent.containers().len(), 2, "containers stay up");
 }
 
+/// An export into an empty directory: the same agent, and its containers go on being its.
+#[test]
+fn an_export_is_restored_after_the_loss_of_everything_else() {
+    let mut agent = Agent::start();
+    agent.sigil(&["deploy", &fixture("echo"), "--name", "app"]).ok();
+    agent.sigil(&["restart", "app"]).ok();
+    let (id, before) = (agent.id(), agent.containers());
+    let away = tempfile::tempdir().expect("a directory");
+    let file = away.path().join("state.export");
+    let path = file.display().to_string();
+    let run = |agent: &Agent, args: &[&str]| {
+        let out = std::process::Command::new(sigil_tests::binary("sigil-agent"))
+            .args(args)
+            .arg("--data-dir")
+            .arg(agent.data())
+            .output()
+            .expect("sigil-agent starts");
+        let said = format!("{}{}", String::from_utf8_lossy(&out.stdout), String::from_utf8_lossy(&out.stderr));
+        (out.status.code().unwrap_or(-1), said)
+    };
+
+    agent.terminate();
+    let (code, said) = run(&agent, &["export", "--out", &path]);
+    assert_eq!(code, 0, "{said}");
+    assert!(said.contains(&id), "{said}");
+    assert_eq!(run(&agent, &["export", "--out", &path]).0, 2, "nothing is overwritten");
+    agent.up();
+    let (code, said) = run(&agent, &["restore", &path]);
+    assert!(code == 1 && said.contains("another agent holds") && said.contains("hint: stop that agent"), "{said}");
+    let running = away.path().join("running.export").display().to_string();
+    let (code, said) = run(&agent, &["export", "--out", &running]);
+    assert!(code == 0 && said.contains("an agent runs here: this is its newest export"), "{said}");
+    agent.kill();
+
+    let damaged = away.path().join("damaged");
+    let bytes = std::fs::read(&file).expect("the export");
+    std::fs::write(&damaged, &bytes[..bytes.len() / 2]).expect("a file");
+    let (code, said) = run(&agent, &["restore", &damaged.display().to_string()]);
+    assert!(code == 2 && said.contains("Nothing was changed"), "{said}");
+    assert_eq!(run(&agent, &["restore", "/no/such/file"]).0, 3);
+
+    std::fs::remove_dir_all(agent.data()).expect("gone");
+    assert_eq!(run(&agent, &["export"]).0, 3, "an empty directory has nothing to export");
+    let (code, said) = run(&agent, &["restore", &path]);
+    assert!(code == 2 && said.contains("has no agent id") && said.contains("--adopt"), "{said}");
+    let (code, said) = run(&agent, &["restore", &path, "--adopt"]);
+    assert_eq!(code, 0, "{said}");
+    agent.up();
+    assert_eq!(agent.id(), id);
+    // the sockets went with the directory, so the container is started again: it stays the same one
+    agent.until("app", "ready", Duration::from_secs(120));
+    assert_eq!(agent.containers(), before);
+    assert_eq!(agent.ls("app").expect("listed")["release"], 1);
+    assert!(!inspector_tools(&agent.url("app")).is_empty());
+
+    // a state that is there is set aside, never lost
+    agent.terminate();
+    let (code, said) = run(&agent, &["restore", &path]);
+    assert_eq!(code, 0, "its own export needs no --adopt: {said}");
+    let names = std::fs::read_dir(agent.data()).expect("the directory").flatten();
+    let aside = names.filter(|e| e.file_name().to_string_lossy().contains(".aside-")).count();
+    assert!(aside >= 3, "state, journal and exports: {aside}");
+    agent.up();
+    agent.until("app", "ready", SOON);
+    agent.sigil(&["rm", "app", "--yes"]).ok();
+}
+
+/// An init binary of a former version goes when no container mounts it any more, and not before.
+#[test]
+fn former_init_binaries_go_when_unused() {
+    let mut agent = Agent::start();
+    agent.sigil(&["deploy", &fixture("echo"), "--name", "app"]).ok();
+    let home = agent.data().join("init");
+    let digests = || {
+        let names = std::fs::read_dir(&home).expect("init").flatten().map(|e| e.file_name());
+        names.map(|n| n.to_string_lossy().into_owned()).collect::<Vec<_>>()
+    };
+    let current = digests();
+    assert_eq!(current.len(), 1);
+    let old = "0".repeat(64);
+    std::fs::create_dir(home.join(&old)).expect("a directory");
+    std::fs::write(home.join(&old).join("sigil-init"), "former").expect("a file");
+    // it goes with the next removal of a container
+    agent.sigil(&["restart", "app"]).ok();
+    eventually("the former init is removed", SOON, || (digests() == current).then_some(()));
+    // and at a start, but for one that a container of ours mounts
+    agent.kill();
+    for name in [&old, &"f".repeat(64)] {
+        std::fs::create_dir(home.join(name)).expect("a directory");
+    }
+    let (label, mount) =
+        (format!("sigil.agent={}", agent.id()), format!("{}:/x:ro", home.join("f".repeat(64)).display()));
+    let image = docker(&["inspect", "-f", "{{.Image}}", &agent.containers()[0]]);
+    let user = docker(&["create", "--label", &label, "--network", "none", "-v", &mount, &image, "x"]);
+    agent.up();
+    eventually("the unused one goes", SOON, || (!home.join(&old).exists()).then_some(()));
+    assert!(home.join("f".repeat(64)).exists(), "a container mounts it");
+    docker(&["rm", &user]);
+    agent.sigil(&["rm", "app", "--yes"]).ok();
+    eventually("both are gone", SOON, || (digests() == current).then_some(()));
+}
+
+/// What a server wrote and how it ended while no agent ran is in its log afterwards, each line once.
+#[test]
+fn last_words_without_an_agent_are_read_back_once() {
+    let tree = tempfile::tempdir().expect("a directory");
+    std::fs::copy(format!("{}/server.py", fixture("echo")), tree.path().join("server.py")).expect("a copy");
+    let manifest = "name: parting\nruntime: python\ntransport: http\nport: 8080\nentrypoint: main.py\n";
+    std::fs::write(tree.path().join("mcp.yaml"), manifest).expect("a file");
+    // more than init keeps, so that the middle goes to the engine's log as a gap that nobody is told of
+    let main = "import os, runpy, threading, time\n\n\ndef part():\n    while not os.path.exists('/tmp/go'):\n        \
+                time.sleep(0.02)\n    for n in range(6000):\n        print(f'late {n:05d} '.ljust(119, 'x'), flush=True)\n    \
+                os.write(2, b'the end')\n    os._exit(3)\n\n\nthreading.Thread(target=part, daemon=True).start()\n\
+                runpy.run_path('server.py', run_name='__main__')\n";
+    std::fs::write(tree.path().join("main.py"), main).expect("a file");
+    let mut agent = Agent::start();
+    agent.sigil(&["deploy", &tree.path().display().to_string(), "--name", "app"]).ok();
+    let container = agent.containers().remove(0);
+    agent.kill();
+    docker(&["exec", &container, "touch", "/tmp/go"]);
+    assert_eq!(docker(&["wait", &container]), "3");
+
+    let expected: Vec<String> = (0..6000).map(|n| format!("late {n:05}")).collect();
+    for turn in 0..2 {
+        agent.up();
+        agent.until("app", "ready", SOON);
+        let logs = agent.sigil(&["logs", "app", "--tail", "20000", "-o", "json"]).ok().out;
+        let lines: Vec<Value> = logs.lines().filter_map(|l| serde_json::from_str(l).ok()).collect();
+        assert!(lines.iter().all(|l| l.get("gap").is_none()), "turn {turn}: a loss is told");
+        let words = |stream: &str, head: &str| -> Vec<String> {
+            let of = lines.iter().filter(|l| l["stream"] == stream).filter_map(|l| l["line"].as_str());
+            of.filter(|l| l.starts_with(head)).map(|l| l[..l.len().min(10)].to_owned()).collect()
+        };
+        assert_eq!(words("stdout", "late "), expected, "turn {turn}");
+        assert_eq!(words("stderr", "the end"), ["the end"], "turn {turn}");
+        assert_eq!(words("stdout", "sigil-init"), [""; 0], "marks are not output");
+        agent.kill();
+    }
+    agent.up();
+}
+
 /// A bounded number of kill -9 at random moments; `scripts/bench kill` does a hundred.
 #[test]
 fn kill_9_at_any_moment_loses_no_acknowledged_deploy() {

@@ -361,7 +361,11 @@ async fn main_that_ends_ends_the_container_with_its_code_and_its_last_words() {
     link.start_main(program(&["exit", "8"])).await.unwrap();
     bench.stop.cancel();
     assert_eq!(docker(&["wait", &bench.container.0]), "8");
-    assert_eq!(bench.container.log(), "bye\n");
+    let log = bench.container.log();
+    let (mark, words) = log.split_once('\n').expect("a mark, then the words");
+    let mark = sigil_init::mark::Mark::parse(mark.as_bytes()).expect("a mark");
+    assert_eq!((mark.process.as_str(), mark.offset, mark.bytes, mark.gap), ("main", 0, 4, false));
+    assert_eq!(words, "bye\n");
 }
 
 #[tokio::test(flavor = "multi_thread")]

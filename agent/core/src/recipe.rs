@@ -7,8 +7,10 @@
 mod compiled;
 mod dockerfile;
 mod javascript;
+mod needs;
 mod propose;
 mod python;
+mod steps;
 
 use std::collections::BTreeMap;
 
@@ -20,7 +22,9 @@ use sigil_config::node::Node;
 use sigil_config::smithery;
 
 pub use dockerfile::{default_base_image, dockerfile};
+pub use needs::{Need, needs, wanted as needed};
 pub use propose::manifest_yaml;
+pub use steps::{Builder, Unbuildable, unbuildable};
 
 /// Port given to HTTP servers that name none.
 pub const PORT: u16 = 8080;

@@ -6,6 +6,7 @@
 
 pub mod dns;
 pub mod link;
+pub mod mark;
 pub mod ports;
 pub mod wire;
 

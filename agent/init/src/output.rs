@@ -231,11 +231,22 @@ impl StreamBuf {
         }
     }
 
-    /// Everything kept, for the last words of an init without an agent.
-    pub fn drain(&mut self) -> Vec<u8> {
-        self.segments.clear();
+    /// Everything unacknowledged, for the last words of an init without an agent, and the offset behind it.
+    pub fn drain(&mut self) -> (Vec<(Next, Vec<u8>)>, u64) {
+        self.close_gap();
         self.rewind();
-        self.bytes.drain(..).collect()
+        let (mut all, mut bytes) = (Vec::new(), Vec::new());
+        while let Some(next) = self.next(&mut bytes) {
+            let taken = match next {
+                Next::Data { .. } => std::mem::take(&mut bytes),
+                Next::Gap { .. } => Vec::new(),
+            };
+            all.push((next, taken));
+        }
+        self.segments.clear();
+        self.bytes.clear();
+        self.rewind();
+        (all, self.end)
     }
 }
 
@@ -339,6 +350,22 @@ mod tests {
         buf.push(b"x", 60_000_000);
         again.take(&mut buf);
         assert_eq!(again.at, 25);
+    }
+
+    #[test]
+    fn last_words_are_everything_that_is_not_acknowledged() {
+        let mut buf = StreamBuf::default();
+        buf.push(b"one\n", 1);
+        buf.push(b"two\nthr", 20_000_000);
+        let mut out = Vec::new();
+        while buf.next(&mut out).is_some() {}
+        buf.ack(6);
+        assert_eq!(buf.open_gap(30_000_000), b"thr");
+        buf.grow_gap(3, 31_000_000);
+        let gap = Next::Gap { from: 8, to: 14, since: 30_000_000, until: 31_000_000 };
+        let data = (Next::Data { offset: 6, time: 20_000_000 }, b"o\n".to_vec());
+        assert_eq!(buf.drain(), (vec![data, (gap, Vec::new())], 14));
+        assert!(buf.is_empty());
     }
 
     #[test]

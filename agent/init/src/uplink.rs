@@ -48,6 +48,11 @@ pub struct Uplink {
 }
 
 impl Uplink {
+    /// What the hello calls this life of the container.
+    pub fn life(&self) -> u64 {
+        self.life
+    }
+
     pub fn new(path: String, life: u64) -> Self {
         let now = Instant::now();
         Self {

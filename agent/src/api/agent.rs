@@ -34,7 +34,7 @@ pub(super) struct AgentService {
 }
 
 /// The host's name, or the one that the owner gave.
-pub(super) fn host_name(config: &AgentConfig) -> String {
+pub fn host_name(config: &AgentConfig) -> String {
     if config.name.is_empty() {
         rustix::system::uname().nodename().to_string_lossy().into_owned()
     } else {

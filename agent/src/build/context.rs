@@ -42,14 +42,14 @@ fn gone(path: &Path, error: &io::Error) -> BuildError {
     BuildError::failed(format!("{name} in the source tree: {error}"), "is it named rightly in the manifest?")
 }
 
-/// The tree as recognition and Dockerfiles see it.
-pub(super) async fn tree(root: &Path) -> Result<Tree, BuildError> {
+/// The tree as recognition and Dockerfiles see it: every file, and the bodies of those that are `wanted`.
+pub(super) async fn tree(root: &Path, wanted: impl Fn(&str) -> bool + Send + 'static) -> Result<Tree, BuildError> {
     let root = root.to_owned();
     let read = tokio::task::spawn_blocking(move || {
         let mut tree = Tree::default();
         for entry in walk(&root, &Rules::default())? {
             let Some(name) = entry.name.to_str().filter(|_| matches!(entry.kind, Kind::File { .. })) else { continue };
-            if Tree::wanted(name) && std::fs::metadata(root.join(name))?.len() <= BODY {
+            if wanted(name) && std::fs::metadata(root.join(name))?.len() <= BODY {
                 tree.bodies.insert(name.to_owned(), std::fs::read(root.join(name))?);
             }
             tree.files.push(name.to_owned());

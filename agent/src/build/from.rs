@@ -2,8 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-/// References after `FROM`, once each, in order; stages of the file itself and `scratch` left out. Arguments that were
-/// declared before the first `FROM` are put in, as the builder does. What cannot be resolved is left to the builder.
+/// References after `FROM` and `COPY --from=`, once each, in order; stages of the file itself (by name or number) and
+/// `scratch` left out. Arguments that were declared before the first `FROM` are put in, as the builder does. What cannot
+/// be resolved is left to the builder.
 pub(super) fn references(dockerfile: &str, args: &BTreeMap<String, String>) -> Vec<String> {
     let mut declared: BTreeMap<String, String> = BTreeMap::new();
     let mut stages = BTreeSet::new();
@@ -16,6 +17,16 @@ pub(super) fn references(dockerfile: &str, args: &BTreeMap<String, String>) -> V
             let default = default.trim_matches(['"', '\'']);
             let value = args.get(name).cloned().unwrap_or_else(|| default.to_owned());
             declared.insert(name.to_owned(), value);
+        } else if word.eq_ignore_ascii_case("copy") {
+            let flags = rest.split_whitespace().take_while(|word| word.starts_with("--"));
+            let from = flags.filter_map(|flag| flag.strip_prefix("--from=")).last().map(|f| f.trim_matches('"'));
+            if let Some(image) = from.filter(|f| !f.contains('$') && f.parse::<u32>().is_err())
+                && !image.is_empty()
+                && !stages.contains(&image.to_ascii_lowercase())
+                && !found.iter().any(|held| held == image)
+            {
+                found.push(image.to_owned());
+            }
         } else if word.eq_ignore_ascii_case("from") {
             begun = true;
             let mut words = rest.split_whitespace().filter(|word| !word.starts_with("--"));
@@ -79,6 +90,13 @@ mod tests {
         assert_eq!(references(file, &BTreeMap::new()), ["a/b:1.2", "c@sha256:00", "e:1"]);
         let args = BTreeMap::from([("TAG".to_owned(), "f".to_owned())]);
         assert_eq!(references(file, &args), ["a/b:1.2", "c@sha256:00", "f"]);
+    }
+
+    #[test]
+    fn images_that_files_are_copied_from_count() {
+        let file = "FROM a AS build\nCOPY --from=build /x /x\nCOPY --from=0 /x /x\nCOPY --chown=1 --from=r.example.org/b:1 /y /y\n\
+                    COPY x --from=y /z\nCOPY --from=a /q /q\n";
+        assert_eq!(references(file, &BTreeMap::new()), ["a", "r.example.org/b:1"]);
     }
 
     #[test]

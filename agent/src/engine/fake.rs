@@ -148,6 +148,7 @@ impl Fake {
             image: String::new(),
             state: ContainerState::Running { pid, started_at: Timestamp::now() },
             created_at: Timestamp::now(),
+            mounts: Some(Vec::new()),
         };
         let held = Held { container, spec: None, behaviour: Behaviour::default(), cpus: 0.0, log: Vec::new(), life: 0 };
         state.containers.insert(id.clone(), held);
@@ -339,6 +340,7 @@ impl Engine for Fake {
             image,
             state: ContainerState::Created,
             created_at: Timestamp::now(),
+            mounts: Some(spec.mounts.iter().filter(|m| !m.volume).map(|m| m.source.clone()).collect()),
         };
         let behaviour = (state.behave.clone())(spec);
         let held = Held {

@@ -45,6 +45,25 @@ pub fn install(data_dir: &Path) -> Result<PathBuf> {
     Ok(path)
 }
 
+/// Removes directories of former binaries that are neither `current` nor the end of one of the `mounted` paths.
+pub fn sweep(data_dir: &Path, current: &Path, mounted: &[String]) {
+    let Ok(entries) = std::fs::read_dir(data_dir.join("init")) else { return };
+    for entry in entries.flatten() {
+        let (name, path) = (entry.file_name(), entry.path());
+        // only what we made: a digest's directory. Compared by name, as a path may be written in several ways.
+        let digest = name.to_str().is_some_and(|n| n.len() == 64 && n.bytes().all(|b| b.is_ascii_hexdigit()));
+        let used = current.parent().and_then(Path::file_name) == Some(&name)
+            || mounted.iter().any(|m| Path::new(m).components().any(|c| c.as_os_str() == name));
+        if !digest || used {
+            continue;
+        }
+        match std::fs::remove_dir_all(&path) {
+            Ok(()) => tracing::info!(path = %path.display(), "removed a former init that no container uses"),
+            Err(e) => tracing::warn!(path = %path.display(), error = %e, "a former init stays"),
+        }
+    }
+}
+
 /// Listens in an instance's directory, in the place of a former agent.
 pub fn listen(directory: &Path) -> Result<UnixListener> {
     let path = directory.join(SOCKET);
@@ -64,4 +83,29 @@ pub fn listen(directory: &Path) -> Result<UnixListener> {
     let listener = listener.map_err(failed)?;
     std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o666)).map_err(failed)?;
     Ok(listener)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_binaries_that_nobody_uses_go() {
+        let dir = tempfile::tempdir().unwrap();
+        let current = install(dir.path()).unwrap();
+        let home = dir.path().join("init");
+        let (mounted, old) = ("a".repeat(64), "b".repeat(64));
+        for name in [mounted.as_str(), old.as_str(), "mine"] {
+            std::fs::create_dir(home.join(name)).unwrap();
+            std::fs::write(home.join(name).join(NAME), "former").unwrap();
+        }
+        // an engine may tell the path through another link
+        sweep(dir.path(), &current, &["/other/way".into(), format!("/elsewhere/init/{mounted}")]);
+        let left = |name: &str| home.join(name).exists();
+        assert!(left(&mounted) && left("mine") && current.exists());
+        assert!(!left(&old));
+        sweep(dir.path(), &current, &[]);
+        assert!(!left(&mounted) && current.exists());
+        assert_eq!(install(dir.path()).unwrap(), current);
+    }
 }

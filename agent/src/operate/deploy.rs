@@ -567,6 +567,7 @@ fn build_failure(error: BuildError) -> Failure {
     let message = error.to_string();
     match error {
         BuildError::Failed { hint, .. } => Failure::new("BUILD_FAILED", 1, message, hint),
+        BuildError::Refused { hint, .. } => Failure::new("SOURCE_REFUSED", 2, message, hint),
         BuildError::TooLong(_) => Failure::new(
             "BUILD_TOO_LONG",
             1,

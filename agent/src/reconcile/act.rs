@@ -91,6 +91,9 @@ impl BringUp {
                 {
                     tracing::warn!(%error, %instance, "a failed instance could not be stopped");
                 }
+                if self.container.is_some() {
+                    self.deps.tail.ended(instance).await;
+                }
                 let output = last_output(&self.deps.tail, self.deployment.id, instance).await;
                 Done::Failed { instance, why, output }
             }
@@ -293,6 +296,8 @@ pub(super) fn remove(
         let result = async {
             if let Some(container) = &container {
                 deps.engine.stop(container, GRACE_SECONDS).await?;
+                // its log goes with it
+                deps.tail.ended(instance).await;
                 deps.engine.remove(container).await?;
             }
             Ok::<(), EngineError>(())

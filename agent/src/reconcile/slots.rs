@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Deps, Shared, act, status};
 use crate::engine::{Container, ContainerState, label};
-use crate::upstream::{Replica, Route, RouteTable};
+use crate::upstream::{LAST_OUTPUT, Replica, Route, RouteTable};
 
 /// A full look at the engine happens at least this often: its event stream drops silently.
 const RESYNC: Duration = Duration::from_secs(30);
@@ -95,6 +95,8 @@ pub(super) struct Room {
     done_tx: mpsc::Sender<Done>,
     done_rx: mpsc::Receiver<Done>,
     seen_engine: bool,
+    /// A container went (or a former agent's may have): init binaries may be unused.
+    sweep: bool,
     /// Instances whose links a former agent had: later ones have an owner.
     former: Vec<InstanceId>,
 }
@@ -115,6 +117,7 @@ impl Room {
             done_tx,
             done_rx,
             seen_engine: false,
+            sweep: true,
         }
     }
 
@@ -198,6 +201,13 @@ impl Room {
                 self.forget(id);
             }
         }
+        // a container that did not say what it mounts may mount anything: then the next look decides
+        let mounted: Option<Vec<Vec<String>>> = containers.iter().map(|c| c.mounts.clone()).collect();
+        if let Some(mounted) = mounted.filter(|_| self.sweep) {
+            self.sweep = false;
+            let links = self.deps.links.clone();
+            self.shared.tasks.spawn(async move { links.sweep(mounted.concat()).await });
+        }
         // socket directories that a former agent left behind
         for id in std::mem::take(&mut self.former) {
             if !self.slots.contains_key(&id) && !present.contains(&id) {
@@ -260,6 +270,10 @@ impl Room {
             }
             ContainerState::Created => slot.phase = Phase::Created,
             ContainerState::Exited { code, oom, error, .. } => {
+                if new || slot.pid.is_some() {
+                    // queued before anything of a next life can be
+                    drop(self.deps.tail.ended(instance));
+                }
                 let was = slot.phase.clone();
                 slot.pid = None;
                 slot.replica = None;
@@ -364,7 +378,9 @@ impl Room {
                 memory.failed = Some((release, restart));
                 memory.failure = Some((generation, why.clone()));
                 let slot = &self.slots[&instance];
-                self.mark(slot, &format!("release {release} did not become ready: {why}"));
+                // the server's output is in the log already
+                let words = why.split(LAST_OUTPUT).next().unwrap_or_default();
+                self.mark(slot, &format!("release {release} did not become ready: {words}"));
                 self.failed(id, release, why).await;
             }
             Done::Cancelled { instance } => {
@@ -378,6 +394,7 @@ impl Room {
                 }
             }
             Done::Removed { instance } => {
+                self.sweep = true;
                 if let Some(slot) = self.slots.remove(&instance) {
                     self.mark(&slot, "stopped");
                 }
@@ -401,6 +418,7 @@ impl Room {
                 }
             }
             Done::Orphan { container } => {
+                self.sweep = true;
                 self.orphans.remove(&container);
             }
         }

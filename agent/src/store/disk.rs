@@ -72,7 +72,7 @@ pub(super) fn sync_dir(path: &Path) -> io::Result<()> {
 /// Writes a whole file (0600) so that after a crash either the old or the new content is there. `owner` is a user and group
 /// to give it to.
 pub(crate) fn replace_file(path: &Path, content: &[u8], owner: Option<(u32, u32)>) -> io::Result<()> {
-    let dir = path.parent().unwrap_or(Path::new("."));
+    let dir = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let mut temp = tempfile::Builder::new().prefix(".tmp-").tempfile_in(dir)?; // made 0600
     temp.write_all(content)?;
     if let Some((uid, gid)) = owner {

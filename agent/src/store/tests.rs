@@ -472,6 +472,9 @@ async fn exports_restore_elsewhere() {
         assert!(Instant::now() < deadline);
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
+    let empty = tempfile::tempdir().unwrap();
+    let refused = restore(empty.path(), &file, false).unwrap_err().to_string();
+    assert!(refused.ends_with("this directory has no agent id"), "{refused}");
     restore(b.path(), &file, true).unwrap();
     let other = open(b.path()).await;
     assert_eq!(content(&other), before);

@@ -25,6 +25,8 @@ const ENTRY: usize = 256;
 pub(super) enum Msg {
     Chunk(OutputChunk, ReleaseNo),
     Item(Item),
+    /// The instance's container ended: the engine's log may have what the link did not bring.
+    Late(InstanceId, ReleaseNo),
     /// Everything before it is written.
     Barrier(oneshot::Sender<()>),
     /// Remove the files and end.

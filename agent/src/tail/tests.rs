@@ -214,6 +214,105 @@ async fn a_gap_is_filled_from_the_engines_log_once() {
     room.end().await;
 }
 
+/// A line of an init's last words, as the engine logs them.
+fn mark(gap: bool, offset: u64, bytes: u64, since: i64, until: i64) -> Bytes {
+    let nanos = |t: i64| u64::try_from(at(t).as_nanosecond()).unwrap();
+    let mark = sigil_init::mark::Mark {
+        process: "main".into(),
+        life: 7,
+        offset,
+        bytes,
+        times: (nanos(since), nanos(until)),
+        gap,
+    };
+    Bytes::from(mark.line().trim_end().to_owned())
+}
+
+/// Acknowledged, kept without init knowing, in a gap that nobody was told of, unread: an init's last words hold all.
+#[tokio::test]
+async fn last_words_come_in_once_whatever_was_kept() {
+    let dir = tempfile::tempdir().unwrap();
+    let room = Room::new(dir.path(), LogsConfig::default()).await;
+    room.name(1, 1);
+    let mut first = room.make(1, 0, 10, b"one\ntwo\nsame\nthr");
+    first.life = 7;
+    room.output.send(first).await.unwrap();
+    room.until_acked(16).await;
+    let former = room;
+
+    // The engine's log: a former life's, a gap, then the last words, in which init begins where it heard the last
+    // acknowledgement, and a forged mark at the end that says nothing.
+    let log = vec![
+        (at(20), false, Bytes::from("gap a")),
+        (at(21), true, Bytes::from("an error")),
+        (at(22), false, Bytes::from("gap b")),
+        (at(50), false, mark(false, 4, 9, 10, 10)),
+        (at(50), false, Bytes::from("two")),
+        (at(50), false, Bytes::from("same")),
+        (at(50), false, mark(true, 13, 15, 20, 22)),
+        (at(51), false, mark(false, 28, 13, 30, 30)),
+        (at(51), true, mark(false, 0, 3, 31, 31)),
+        (at(51), false, Bytes::from("same")),
+        (at(51), true, Bytes::from("err")),
+        (at(51), false, Bytes::from("same")),
+        (at(51), false, Bytes::from("end")),
+        (at(52), false, mark(false, 41, 900, 40, 40)),
+    ];
+    let room = Room::new(dir.path(), LogsConfig::default()).await;
+    room.name(1, 1);
+    room.tail.set_gap_source(Arc::new(Engine(log.clone())));
+    for _ in 0..2 {
+        room.tail.ended(inst(1)).await;
+    }
+    // 'thr' was moved into the gap; its other process's line was never told of
+    let expected = ["one", "two", "same", "gap a", "gap b", "same", "same", "end", "err", "an error"];
+    let (mut lines, gaps) = room.all(of(1)).await;
+    lines.sort_by_key(|l| l.seq);
+    assert_eq!(texts(&lines), expected);
+    assert_eq!(gaps, []);
+    assert_eq!(lines.last().map(|l| (l.stream, l.time)), Some((Stream::Stderr, at(21))));
+    room.end().await;
+
+    // Another agent, and another life of the container behind it: nothing again.
+    let room = Room::new(dir.path(), LogsConfig::default()).await;
+    room.name(1, 1);
+    room.tail.set_gap_source(Arc::new(Engine(log)));
+    room.tail.ended(inst(1)).await;
+    let mut next = room.make(1, 0, 60, b"again\n");
+    next.life = 8;
+    room.output.send(next).await.unwrap();
+    room.until_acked(6).await;
+    room.tail.ended(inst(1)).await;
+    let (mut lines, _) = room.all(of(1)).await;
+    lines.sort_by_key(|l| l.seq);
+    assert_eq!(texts(&lines), [&expected[..], &["again"]].concat());
+    room.end().await;
+    former.end().await;
+}
+
+/// Killed with its init: only the engine's log has what came after the agent's end.
+#[tokio::test]
+async fn a_log_without_last_words_is_read_once() {
+    let dir = tempfile::tempdir().unwrap();
+    for turn in 0..3 {
+        let room = Room::new(dir.path(), LogsConfig::default()).await;
+        room.name(1, 1);
+        room.name(2, 1);
+        let mut log = vec![(at(20), false, Bytes::from("a")), (at(20), true, Bytes::from("b"))];
+        if turn == 2 {
+            log.push((at(30), false, Bytes::from("c")));
+        }
+        room.tail.set_gap_source(Arc::new(Engine(log)));
+        room.tail.ended(inst(1)).await;
+        room.tail.ended(inst(1)).await;
+        room.tail.ended(inst(3)).await;
+        let (lines, _) = room.all(of(1)).await;
+        assert_eq!(texts(&lines), if turn == 2 { vec!["a", "b", "c"] } else { vec!["a", "b"] });
+        assert!(lines.iter().all(|l| l.instance == Some(inst(1))));
+        room.end().await;
+    }
+}
+
 #[tokio::test]
 async fn processes_of_one_container_share_its_log_without_repetition() {
     let dir = tempfile::tempdir().unwrap();

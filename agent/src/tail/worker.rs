@@ -10,6 +10,7 @@ use sigil_config::agent::LogsConfig;
 use tokio_util::sync::CancellationToken;
 
 use super::GapSource;
+use super::late::{self, Logged, Sorted};
 use super::store::{Dep, Msg};
 use super::writer::{Item, Writer};
 use crate::initlink::OutputChunk;
@@ -74,6 +75,22 @@ pub(super) async fn run(dep: Arc<Dep>, common: Arc<Common>) {
                     items.push(Item::Chunk { chunk, release, fill });
                 }
                 Msg::Item(item) => items.push(item),
+                Msg::Late(instance, release) => {
+                    let Ok(sorted) = last_words(instance, &common).await else { return };
+                    for chunk in sorted.words {
+                        let Some(done) = apply(writer, std::mem::take(&mut items), &common).await else { return };
+                        writer = done;
+                        // A former life's words were read when it ended; what is known of it may be forgotten by now.
+                        if writer.is_former(&chunk) {
+                            continue;
+                        }
+                        let fill = Missing::before(&writer, &chunk).map(|missing| missing.of(&sorted.plain));
+                        items.push(Item::Chunk { chunk, release, fill });
+                    }
+                    items.push(Item::Late { instance, release, lines: sorted.plain });
+                    // nothing follows of this life
+                    items.push(Item::Finish(Some(instance)));
+                }
                 Msg::Barrier(done) => barriers.push(done),
                 Msg::Forget(done) => forget = Some(done),
             }
@@ -169,19 +186,43 @@ impl Missing {
         let (instance, stream) = (chunk.instance, chunk.stream);
         Some(Self { instance, stream, since: gap.since.max(filled), until, bytes: gap.bytes })
     }
+
+    /// The lines of a log that are missing.
+    fn of(&self, plain: &[Logged]) -> Vec<(Timestamp, Bytes)> {
+        let stderr = self.stream == Stream::Stderr;
+        let mine = plain.iter().filter(|(t, e, _)| *e == stderr && *t >= self.since && *t <= self.until);
+        mine.map(|(time, _, line)| (*time, line.clone())).collect()
+    }
+}
+
+/// Everything that the engine's log has of an instance that ended.
+async fn last_words(instance: InstanceId, common: &Arc<Common>) -> Result<Sorted, Stopped> {
+    let source = common.gap_source.read().unwrap_or_else(std::sync::PoisonError::into_inner).clone();
+    let Some(source) = source else { return Ok(Sorted::default()) };
+    let lines = tokio::select! {
+        lines = tokio::time::timeout(FILL, source.lines(instance, Timestamp::UNIX_EPOCH, Timestamp::MAX)) => lines,
+        () = common.stop.cancelled() => return Err(Stopped),
+    };
+    match lines {
+        Ok(lines) => Ok(late::sort(instance, lines)),
+        Err(_) => {
+            tracing::warn!(%instance, "the engine did not give out its log in time");
+            Ok(Sorted::default())
+        }
+    }
 }
 
 /// The engine's lines for a gap, of the gap's stream.
 async fn fill(missing: Option<Missing>, common: &Arc<Common>) -> Result<Option<Vec<(Timestamp, Bytes)>>, Stopped> {
     let source = common.gap_source.read().unwrap_or_else(std::sync::PoisonError::into_inner).clone();
     let (Some(source), Some(missing)) = (source, missing) else { return Ok(None) };
-    let stderr = missing.stream == Stream::Stderr;
     let read = async {
         let mut tries = 0;
         loop {
-            let mut lines = source.lines(missing.instance, missing.since, missing.until).await;
-            lines.retain(|(_, e, _)| *e == stderr);
-            let found: u64 = lines.iter().map(|(_, _, line)| line.len() as u64 + 1).sum();
+            let lines = source.lines(missing.instance, missing.since, missing.until).await;
+            // last words of a former life have their own way in
+            let lines = missing.of(&late::sort(missing.instance, lines).plain);
+            let found: u64 = lines.iter().map(|(_, line)| line.len() as u64 + 1).sum();
             // An agent that is back at once may ask before the engine has read what init wrote.
             if found >= missing.bytes || tries == 3 {
                 return lines;
@@ -198,7 +239,7 @@ async fn fill(missing: Option<Missing>, common: &Arc<Common>) -> Result<Option<V
         tracing::warn!(instance = %missing.instance, "the engine did not give out its log in time");
         return Ok(None);
     };
-    Ok(Some(lines.into_iter().map(|(time, _, line)| (time, line)).collect()))
+    Ok(Some(lines))
 }
 
 async fn sleep_until(due: Option<Instant>) {

@@ -13,6 +13,7 @@ use sigil_core::ring::Entry;
 
 use super::disk::Disk;
 use super::frame::{Builder, Frame, Key, Note, Reader, Record, Source};
+use super::late::Logged;
 use super::split::Splitter;
 use super::store::{Dep, Seed};
 use crate::initlink::{OutputChunk, OutputGap};
@@ -44,6 +45,12 @@ pub(super) enum Item {
         stream: Stream,
         time: Timestamp,
         bytes: Bytes,
+    },
+    /// What the engine's log has of an instance that ended, last words left out.
+    Late {
+        instance: InstanceId,
+        release: ReleaseNo,
+        lines: Vec<Logged>,
     },
     /// Ends unfinished lines: all, or one instance's.
     Finish(Option<InstanceId>),
@@ -143,6 +150,11 @@ impl Writer {
         self.feeds.get(&key_of(chunk)).is_some_and(|f| end <= f.end)
     }
 
+    /// Does a later start of the same container say more already?
+    pub(super) fn is_former(&self, chunk: &OutputChunk) -> bool {
+        self.feeds.keys().any(|k| k.instance == chunk.instance && k.life > chunk.life)
+    }
+
     /// When the next unfinished line is due.
     pub(super) fn due(&self) -> Option<Instant> {
         self.feeds.values().filter(|f| !f.splitter.partial().is_empty()).map(|f| f.fed + IDLE).min()
@@ -167,6 +179,7 @@ impl Writer {
                         emit(b"", false);
                     }
                 }
+                Item::Late { instance, release, lines } => self.late(&mut open, instance, release, lines),
                 Item::Finish(instance) => self.finish_where(&mut open, |k, _| instance.is_none_or(|i| k.instance == i)),
                 Item::Gone(instance) => {
                     self.finish_where(&mut open, |k, _| k.instance == instance);
@@ -206,6 +219,7 @@ impl Writer {
         let time = chunk.time.as_microsecond();
         let source = Source { instance: Some(chunk.instance), release };
         let max = self.config.max_line as usize;
+        let filled = self.filled(chunk.instance, chunk.stream);
         if !self.feeds.contains_key(&key) {
             // A former life of the same stream says no more.
             let former = |k: &Key| {
@@ -223,6 +237,8 @@ impl Writer {
             self.fill(open, &key, source, begin, gap, fill);
         }
         let feed = self.feeds.entry(key.clone()).or_insert_with(|| Feed::new(chunk.offset, 0));
+        // The engine's log goes on over a container's lives, and so does how far it was read.
+        feed.filled = feed.filled.max(filled);
         let known = usize::try_from(feed.end.saturating_sub(chunk.offset)).unwrap_or(usize::MAX);
         let bytes = chunk.bytes.get(known..).unwrap_or_default();
         (feed.release, feed.time, feed.fed) = (release, time, Instant::now());
@@ -291,6 +307,39 @@ impl Writer {
         if let Some(feed) = self.feeds.get_mut(key) {
             // The engine stamps a line when it reads it, a little after init wrote it.
             feed.filled = until.max(last.unwrap_or(0)).max(feed.filled);
+        }
+    }
+
+    /// Lines that init wrote to the engine's log and never could tell of: nothing else is there without a mark. The time
+    /// up to which the log was read is kept, so that each comes in once.
+    fn late(&mut self, open: &mut Open, instance: InstanceId, release: ReleaseNo, lines: Vec<Logged>) {
+        for stream in [Stream::Stdout, Stream::Stderr] {
+            let done = self.filled(instance, stream);
+            let new = |l: &&Logged| l.1 == (stream == Stream::Stderr) && l.0.as_microsecond() > done;
+            let Some(last) = lines.iter().filter(new).map(|l| l.0.as_microsecond()).max() else { continue };
+            let newest =
+                self.feeds.keys().filter(|k| k.instance == instance && k.stream == stream).max_by_key(|k| k.life);
+            let key = newest.cloned().unwrap_or_else(|| Key {
+                instance,
+                stream,
+                process: sigil_init::MAIN.to_owned(),
+                life: 0,
+            });
+            let max = self.config.max_line as usize;
+            let source = Source { instance: Some(instance), release };
+            self.finish_where(open, |k, _| *k == key);
+            for (time, _, line) in lines.iter().filter(new) {
+                let gaps = &mut self.gaps;
+                let mut emit = |l: &[u8], cut: bool| {
+                    put(&mut open.builder, gaps, source, stream, time.as_microsecond(), l, cut);
+                };
+                let mut splitter = Splitter::default();
+                splitter.feed(line.strip_suffix(b"\n").unwrap_or(line), max, &mut emit);
+                splitter.feed(b"\n", max, &mut emit);
+            }
+            let feed = self.feeds.entry(key.clone()).or_insert_with(|| Feed::new(0, release));
+            (feed.filled, feed.time) = (last, feed.time.max(last));
+            touch(&mut open.touched, key);
         }
     }
 

@@ -13,7 +13,7 @@ use sigil_core::model::Transport;
 
 use super::http::{self, SendError};
 use super::sse::Events;
-use super::{Conversation, Endpoint, Handshake, Output, UpstreamError, converse, describe};
+use super::{Conversation, Endpoint, Handshake, LAST_OUTPUT, Output, UpstreamError, converse, describe};
 use crate::initlink::LinkError;
 
 /// Between two tries while a server starts.
@@ -119,7 +119,7 @@ async fn died(endpoint: &Endpoint, how: &str, when: &str) -> UpstreamError {
     let words = endpoint.last_words().await;
     let mut what = format!("the server {how} {when}");
     if !words.is_empty() {
-        what.push_str("; its last output:");
+        what.push_str(LAST_OUTPUT);
         for line in words {
             what.push_str("\n  ");
             what.push_str(&line);

@@ -3,6 +3,7 @@
 use std::io::Read as _;
 
 use serde_json::json;
+use sigil_config::console::Host;
 
 use super::fail::{DONE, Failure, Outcome, USAGE};
 use super::output::{self, Table, cell};
@@ -116,14 +117,14 @@ fn check_name(name: &str) -> Result<(), Failure> {
 /// A pin is either given or, when asked for, taken from what the agent shows; never silently.
 async fn pin_for(address: &Address, pin: Option<String>, trust: bool) -> Result<Option<Pin>, Failure> {
     match (address, pin, trust) {
-        (Address::Tls { .. }, Some(pin), _) => Ok(Some(pin.parse()?)),
-        (Address::Tls { host, port }, None, true) => {
+        (Address::At(Host::Tls { .. }), Some(pin), _) => Ok(Some(pin.parse()?)),
+        (Address::At(Host::Tls { host, port }), None, true) => {
             let pin = link::fingerprint(host, *port).await?;
             output::note(&format!("the agent at {address} shows certificate {pin}"));
             output::note("compare it with the one in the agent's own log there ('gRPC over TLS')");
             Ok(Some(pin))
         }
-        (Address::Tls { .. }, None, false) => Err(Failure::new(
+        (Address::At(Host::Tls { .. }), None, false) => Err(Failure::new(
             USAGE,
             "NO_PIN",
             "a tls:// context needs the agent's certificate",

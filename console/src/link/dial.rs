@@ -13,6 +13,7 @@ use rustls::crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, Error as TlsError, SignatureScheme};
 use sha2::{Digest, Sha256};
+use sigil_config::console::Host;
 use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWrite, BufReader, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
@@ -72,7 +73,7 @@ pub async fn dial(target: &Target) -> Result<Box<dyn Stream>, LinkError> {
     let connect = async {
         Ok::<Box<dyn Stream>, LinkError>(match address {
             Address::Local => Box::new(local().await?.1),
-            Address::Unix(path) => {
+            Address::At(Host::Unix(path)) => {
                 Box::new(UnixStream::connect(path).await.map_err(|e| match dial_error(address, &e) {
                     LinkError::Unreachable { address, .. } => {
                         LinkError::Unreachable { address, why: socket_error(path, &e) }
@@ -80,16 +81,18 @@ pub async fn dial(target: &Target) -> Result<Box<dyn Stream>, LinkError> {
                     other => other,
                 })?)
             }
-            Address::Tls { host, port } => {
+            Address::At(Host::Tls { host, port }) => {
                 let pin = target.pin.ok_or_else(|| LinkError::NoPin { address: address.to_string() })?;
                 Box::new(tls(address, host, *port, Expect::Pin(pin)).await?.0)
             }
-            Address::Ssh { user, host, port } => Box::new(ssh(user.as_deref(), host, *port, target.interactive).await?),
+            Address::At(Host::Ssh { user, host, port }) => {
+                Box::new(ssh(user.as_deref(), host, *port, target.interactive).await?)
+            }
         })
     };
     // a person may have to type a passphrase for ssh, which has its own connect timeout
     let limit = match address {
-        Address::Ssh { .. } if target.interactive => Duration::from_secs(120),
+        Address::At(Host::Ssh { .. }) if target.interactive => Duration::from_secs(120),
         _ => CONNECT_TIMEOUT,
     };
     tokio::time::timeout(limit, connect).await.unwrap_or_else(|_| {
@@ -99,7 +102,7 @@ pub async fn dial(target: &Target) -> Result<Box<dyn Stream>, LinkError> {
 
 /// The fingerprint of the certificate that a TLS address shows, whatever it is.
 pub async fn fingerprint(host: &str, port: u16) -> Result<Pin, LinkError> {
-    let address = Address::Tls { host: host.to_owned(), port };
+    let address = Address::At(Host::Tls { host: host.to_owned(), port });
     let connect = tls(&address, host, port, Expect::Any);
     let (_, shown) = tokio::time::timeout(CONNECT_TIMEOUT, connect).await.map_err(|_| LinkError::Unreachable {
         address: address.to_string(),

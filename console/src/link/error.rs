@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use serde_json::Value;
+use sigil_config::console::Host;
 
 use super::address::Address;
 
@@ -251,7 +252,9 @@ impl LinkError {
 /// What a connector failed with, before it is known for whom.
 pub(super) fn dial_error(address: &Address, error: &std::io::Error) -> LinkError {
     match (address, error.kind()) {
-        (Address::Unix(path), std::io::ErrorKind::PermissionDenied) => LinkError::Denied { path: path.clone() },
+        (Address::At(Host::Unix(path)), std::io::ErrorKind::PermissionDenied) => {
+            LinkError::Denied { path: path.clone() }
+        }
         _ => LinkError::Unreachable { address: address.to_string(), why: plain(error) },
     }
 }

@@ -40,6 +40,13 @@ struct Inspected {
     image: String,
     state: State,
     config: Config,
+    mounts: Option<Vec<Mounted>>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(rename_all = "PascalCase", default)]
+struct Mounted {
+    source: String,
 }
 
 #[derive(Deserialize, Default)]
@@ -119,6 +126,7 @@ fn container(found: Inspected) -> Container {
         image: image_id(found.image),
         state,
         created_at: text::time(found.created.as_deref()).unwrap_or(Timestamp::UNIX_EPOCH),
+        mounts: found.mounts.map(|all| all.into_iter().map(|mount| mount.source).collect()),
     }
 }
 
@@ -137,6 +145,7 @@ pub(super) fn unresponsive(listed: Listed) -> Container {
         image: image_id(listed.image_id),
         state: ContainerState::Other("unresponsive".into()),
         created_at: Timestamp::from_second(listed.created).unwrap_or(Timestamp::UNIX_EPOCH),
+        mounts: None,
     }
 }
 

@@ -1,0 +1,236 @@
+//! The nested parts of a manifest, each from its node.
+
+use super::{LATER, mount_path, schema, volume, volume_name};
+use crate::flaw::Flaw;
+use crate::manifest::{
+    InjectAs, Limits, PRESETS, Resources, Scaling, ScalingPolicy, Secret, SecretKind, TIERS, Tool, Volume, is_env_name,
+};
+use crate::node::{Node, Value, Walk};
+use crate::size;
+
+pub(super) fn tool(walk: &mut Walk, node: &Node) -> Option<Tool> {
+    let f = walk.fields(node, "a tool", &["name", "description", "inputSchema"]);
+    let tool = Tool {
+        name: f.get("name").and_then(|n| walk.text(n, "a tool's name", false)).unwrap_or_default(),
+        description: f.get("description").and_then(|n| walk.text(n, "description", false)).unwrap_or_default(),
+        input_schema: f.get("inputSchema").and_then(|n| schema(walk, n, "inputSchema")),
+    };
+    if matches!(node.value, Value::Map(_)) && !f.contains_key("name") {
+        walk.flaw(node, "the name of this tool is missing");
+    }
+    Some(tool)
+}
+
+pub(super) fn secret(walk: &mut Walk, node: &Node, http: bool) -> Option<Secret> {
+    let mut secret = Secret {
+        name: String::new(),
+        description: String::new(),
+        required: true,
+        kind: SecretKind::String,
+        inject: None,
+        per: None,
+    };
+    let name = if matches!(node.value, Value::Text(_)) {
+        Some(node)
+    } else {
+        let f = walk.fields(node, "a secret", &["name", "description", "required", "type", "inject", "per"]);
+        if let Some(n) = f.get("description") {
+            secret.description = walk.text(n, "description", false).unwrap_or_default();
+        }
+        if let Some(n) = f.get("required") {
+            secret.required = walk.boolean(n, "required").unwrap_or(true);
+        }
+        if let Some(n) = f.get("type") {
+            secret.kind = match walk.word(n, "type", &["string", "number", "boolean"]).as_deref() {
+                Some("number") => SecretKind::Number,
+                Some("boolean") => SecretKind::Boolean,
+                _ => SecretKind::String,
+            };
+        }
+        secret.inject = f.get("inject").and_then(|n| inject(walk, n));
+        secret.per = f.get("per").and_then(|n| walk.word(n, "per", &["user"]));
+        let environment = secret.inject.as_ref().is_none_or(|i| i.place == "environment");
+        if let (true, true, Some(n)) = (http, environment, f.get("per").filter(|_| secret.per.is_some())) {
+            let hint = "inject it as header, query or body, or use transport: stdio";
+            walk.flaw_hint(n, "a secret of each user cannot be in the environment of an HTTP server", hint);
+        }
+        if matches!(node.value, Value::Map(_)) && !f.contains_key("name") {
+            walk.flaw(node, "the name of this secret is missing");
+        }
+        f.get("name").copied()
+    };
+    if let Some(n) = name {
+        secret.name = walk.text(n, "a secret's name", false).unwrap_or_default();
+        if !secret.name.is_empty() && !is_env_name(&secret.name) {
+            let hint = "a valid environment variable name, as in API_KEY";
+            walk.flaw_hint(n, format!("a secret cannot be named '{}'", secret.name), hint);
+        }
+    }
+    Some(secret)
+}
+
+pub(super) fn inject(walk: &mut Walk, node: &Node) -> Option<InjectAs> {
+    const PLACES: &[&str] = &["environment", "header", "query", "body"];
+    if matches!(node.value, Value::Text(_)) {
+        return Some(InjectAs { place: walk.word(node, "inject", PLACES)?, name: None });
+    }
+    let f = walk.fields(node, "inject", &["as", "name"]);
+    let name = f.get("name").and_then(|n| walk.text(n, "inject.name", false));
+    let Some(place) = f.get("as") else {
+        if matches!(node.value, Value::Map(_)) {
+            walk.flaw_hint(node, "where to inject is missing", format!("add 'as': {}", PLACES.join(", ")));
+        }
+        return None;
+    };
+    let place = walk.word(place, "inject.as", PLACES)?;
+    if let (Some(text), Some(n)) = (&name, f.get("name")) {
+        let token =
+            |t: &str| !t.is_empty() && t.bytes().all(|b| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b));
+        let fine = match place.as_str() {
+            "environment" => is_env_name(text),
+            "header" => token(text),
+            _ => !text.is_empty(),
+        };
+        if !fine {
+            walk.flaw(
+                n,
+                format!("'{text}' is no name of an {place} value")
+                    .replace("an h", "a h")
+                    .replace("an q", "a q")
+                    .replace("an b", "a b"),
+            );
+        }
+    }
+    Some(InjectAs { place, name })
+}
+
+pub(super) fn resources(walk: &mut Walk, node: &Node) -> Option<Resources> {
+    if matches!(node.value, Value::Text(_)) {
+        return walk.word(node, "resources", &TIERS).map(Resources::Tier);
+    }
+    let f = walk.fields(node, "resources", &["tier", "cpu", "memory", "storage", "processes"]);
+    let mut limits =
+        Limits { tier: f.get("tier").and_then(|n| walk.word(n, "resources.tier", &TIERS)), ..Limits::default() };
+    if let Some(n) = f.get("cpu") {
+        let cores = match &n.value {
+            Value::Int(i) => Some(*i as f64),
+            Value::Float(f) => Some(*f),
+            // thousandths of a core, as Kubernetes writes them
+            Value::Text(t) => t.strip_suffix('m').and_then(|t| t.parse::<u32>().ok()).map(|m| f64::from(m) / 1000.0),
+            _ => None,
+        };
+        match cores {
+            Some(cores) if (0.01..=1024.0).contains(&cores) => limits.cpu = Some(cores),
+            _ => walk.flaw_hint(n, "resources.cpu must be from 0.01 to 1024 cores", "as in 0.5 or 500m"),
+        }
+    }
+    let mut sizes = |key: &str, least: u64| {
+        let n = f.get(key)?;
+        match &n.value {
+            Value::Int(_) | Value::Text(_) => match size::bytes(&n.raw) {
+                Some(bytes) if bytes >= least => return Some(serde_json::Value::from(bytes)),
+                Some(_) => walk.flaw(n, format!("resources.{key} is less than {least} bytes")),
+                None => {
+                    walk.flaw_hint(n, format!("resources.{key} cannot be '{}'", n.raw), "as in 256Mi, 1G, or bytes")
+                }
+            },
+            _ => walk.wrong(n, &format!("resources.{key}"), "a size such as 256Mi"),
+        }
+        None
+    };
+    limits.memory = sizes("memory", 16 << 20);
+    limits.storage = sizes("storage", 1 << 20);
+    let processes = f.get("processes").and_then(|n| walk.int(n, "resources.processes", 2, 65_536));
+    limits.processes = processes.map(|n| n as u32);
+    Some(Resources::Limits(limits))
+}
+
+pub(super) fn scaling(walk: &mut Walk, node: &Node) -> Option<Scaling> {
+    if matches!(node.value, Value::Text(_)) {
+        return walk.word(node, "scaling", &PRESETS).map(Scaling::Preset);
+    }
+    // what a later version reads is named as such, apart from what is misspelt
+    let mut known = node.clone();
+    if let Value::Map(entries) = &mut known.value {
+        entries.retain(|e| {
+            let later = LATER.contains(&e.key.as_str());
+            if later {
+                walk.flaws.push(
+                    Flaw::new(&e.at, format!("scaling.{} is not used by this version", e.key)).hint("leave it out"),
+                );
+            }
+            !later
+        });
+    }
+    let f = walk.fields(&known, "scaling", &["preset", "min", "max"]);
+    let policy = ScalingPolicy {
+        preset: f.get("preset").and_then(|n| walk.word(n, "scaling.preset", &PRESETS)),
+        min: f.get("min").and_then(|n| walk.int(n, "scaling.min", 0, 10_000)).map(|n| n as u32),
+        max: f.get("max").and_then(|n| walk.int(n, "scaling.max", 1, 10_000)).map(|n| n as u32),
+    };
+    if let (Some(min), Some(max)) = (policy.min, policy.max)
+        && min > max
+    {
+        walk.flaw(f.get("min").copied().unwrap_or(node), format!("scaling.min ({min}) is above scaling.max ({max})"));
+    }
+    Some(Scaling::Policy(policy))
+}
+
+pub(super) fn duration(walk: &mut Walk, node: &Node, what: &str) -> Option<u64> {
+    let seconds = match &node.value {
+        Value::Int(_) | Value::Text(_) => size::seconds(&node.raw),
+        _ => {
+            walk.wrong(node, what, "seconds, or a text such as 2m");
+            return None;
+        }
+    };
+    match seconds {
+        Some(s) if (1..=86_400).contains(&s) => Some(s),
+        _ => {
+            walk.flaw_hint(node, format!("{what} cannot be '{}'", node.raw), "from 1 s to 24 h, as in 30, 30s or 2m");
+            None
+        }
+    }
+}
+
+pub(super) fn egress(walk: &mut Walk, node: &Node) -> Vec<String> {
+    let hosts = walk.texts(node, "network.egress");
+    for host in &hosts {
+        if !is_egress(host) {
+            let hint = "write host, *.host or host:port";
+            walk.flaw_hint(node, format!("network.egress cannot hold '{host}'"), hint);
+        }
+    }
+    hosts
+}
+
+pub(super) fn is_egress(text: &str) -> bool {
+    let (host, port) = match text.rsplit_once(':') {
+        Some((host, port)) => (host, port.parse::<u16>().is_ok_and(|p| p > 0)),
+        None => (text, true),
+    };
+    let host = host.strip_prefix("*.").unwrap_or(host);
+    let label =
+        |l: &str| !l.is_empty() && l.len() <= 63 && l.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_".contains(&b));
+    port && host.len() <= 253 && host.split('.').all(label)
+}
+
+pub(super) fn volume_node(walk: &mut Walk, node: &Node) -> Option<Volume> {
+    if let Value::Text(text) = &node.value {
+        return volume(text).map_err(|why| walk.flaw(node, why)).ok();
+    }
+    let f = walk.fields(node, "a volume", &["name", "path", "mode"]);
+    let mut take = |key: &str, check: fn(&str) -> Result<(), String>| {
+        let Some(n) = f.get(key) else {
+            if matches!(node.value, Value::Map(_)) {
+                walk.flaw(node, format!("the {key} of this volume is missing"));
+            }
+            return None;
+        };
+        let text = walk.text(n, &format!("a volume's {key}"), false)?;
+        check(&text).map_err(|why| walk.flaw(n, why)).ok().map(|()| text)
+    };
+    let (name, path) = (take("name", volume_name), take("path", mount_path));
+    let mode = f.get("mode").and_then(|n| walk.word(n, "a volume's mode", &["exclusive", "shared", "read-only"]));
+    Some(Volume { name: name?, path: path?, mode })
+}
