@@ -23,7 +23,7 @@ use crate::operate::{self, Operate};
 use crate::reconcile::{self, Reconcile};
 use crate::secrets::Secrets;
 use crate::source::Sources;
-use crate::store::Store;
+use crate::store::{OpenReport, Store};
 use crate::tail::{GapSource, Tail};
 use crate::upstream::RouteTable;
 
@@ -59,17 +59,42 @@ impl App {
     /// # Errors
     /// Another agent on the same directory, an address in use, a directory that cannot be written.
     pub async fn start(data_dir: &Path, reload: &Reload) -> anyhow::Result<Self> {
+        let (store, report) = Store::open(data_dir)?;
+        let engine = reload.config().borrow().engine.clone();
+        let docker = Docker::connect(&engine, store.agent_id())?.files(data_dir);
+        let host = docker.host();
+        Self::wire(data_dir, reload, Arc::new(docker), host, store, report).await
+    }
+
+    /// The same on an engine that is there already (a simulated one): it must serve the agent id of `data_dir`.
+    ///
+    /// # Errors
+    /// As [`App::start`].
+    pub async fn start_on(
+        data_dir: &Path,
+        reload: &Reload,
+        engine: Arc<dyn Engine>,
+        engine_host: String,
+    ) -> anyhow::Result<Self> {
+        let (store, report) = Store::open(data_dir)?;
+        Self::wire(data_dir, reload, engine, engine_host, store, report).await
+    }
+
+    async fn wire(
+        data_dir: &Path,
+        reload: &Reload,
+        engine: Arc<dyn Engine>,
+        engine_host: String,
+        store: Store,
+        report: OpenReport,
+    ) -> anyhow::Result<Self> {
         let stops = Stops::default();
         let config = reload.config();
         let now = config.borrow().clone();
-        let (store, report) = Store::open(data_dir)?;
         for alarm in &report.alarms {
             tracing::error!(alarm, "state");
         }
         let agent = store.agent_id();
-        let docker = Docker::connect(&now.engine, agent)?.files(data_dir);
-        let engine_host = docker.host();
-        let engine: Arc<dyn Engine> = Arc::new(docker);
         let secrets = Secrets::open(data_dir, store.clone())?;
         let (links, output) = InitLinks::spawn(data_dir, now.outbound.clone(), stops.floor.clone()).await?;
         let tail = Tail::spawn(data_dir, now.logs.clone(), output, stops.floor.clone()).await?;
@@ -81,7 +106,7 @@ impl App {
 
         let (routes, routes_seen) = watch::channel(Arc::new(RouteTable::default()));
         let gateway = Gateway::spawn(config.clone(), routes_seen, tail.clone(), data_dir, stops.edge.clone()).await?;
-        let load = gateway.clone();
+        let (load, front) = (gateway.clone(), gateway.clone());
         let reconcile = Reconcile::spawn(
             reconcile::Deps {
                 store: store.clone(),
@@ -90,6 +115,7 @@ impl App {
                 secrets: secrets.clone(),
                 tail: tail.clone(),
                 in_flight: Arc::new(move |instance| load.in_flight(instance)),
+                reachable: Arc::new(move |deployment, instance| front.reaches(deployment, instance)),
                 agent,
                 routes,
             },
@@ -138,6 +164,11 @@ impl App {
     /// Where the gateway listens.
     pub fn gateway(&self) -> std::net::SocketAddr {
         self.gateway.address()
+    }
+
+    /// What is observed, and how long a pass takes.
+    pub fn reconcile(&self) -> &Reconcile {
+        &self.reconcile
     }
 
     /// Where gRPC listens.

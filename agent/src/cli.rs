@@ -180,11 +180,22 @@ fn run(places: &Places) -> anyhow::Result<ExitCode> {
         tracing::debug!("a TLS provider was there already");
     }
     let data_dir = agent::data_dir(&loaded.config);
+    raise_files();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     runtime.block_on(serve(&loaded, &data_dir, flags(places)))?;
     // a blocking read that nobody waits for must not hold up the exit
     runtime.shutdown_timeout(Duration::from_secs(1));
     Ok(ExitCode::SUCCESS)
+}
+
+/// A replica takes a listener and its link, a call a connection on each side: the usual soft limit of 1,024 files ends at
+/// a few hundred of them.
+fn raise_files() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
+    if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }) {
+        tracing::warn!(%error, "the limit of open files stays as it is");
+    }
 }
 
 async fn serve(loaded: &Loaded, data_dir: &std::path::Path, flags: Vec<Override>) -> anyhow::Result<()> {

@@ -363,8 +363,8 @@ pub type Result<T> = std::result::Result<T, EngineError>;
 pub trait Engine: Send + Sync + std::fmt::Debug {
     /// What it can do. Connects when needed.
     async fn capabilities(&self) -> Result<Capabilities>;
-    /// A number that changes whenever the engine reported an event about our containers, or the connection came
-    /// back: a reason to look, never the truth itself.
+    /// A number that changes whenever the engine reported an event about our containers, or the connection was lost or
+    /// came back: a reason to look, never the truth itself.
     fn events(&self) -> watch::Receiver<u64>;
 
     /// Every container with our label, whatever its state.

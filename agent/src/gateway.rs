@@ -174,7 +174,9 @@ impl Gateway {
         stop: CancellationToken,
         hold: Duration,
     ) -> Result<Self, GatewayError> {
-        let listener = listen::bind(&config.borrow().gateway.listen).await?;
+        // its own line: a borrow that lasts into the await would make every caller's future one for a single thread
+        let listen_at = config.borrow().gateway.listen.clone();
+        let listener = listen::bind(&listen_at).await?;
         let address = listener
             .local_addr()
             .map_err(|e| GatewayError::Listen(config.borrow().gateway.listen.clone(), e.to_string()))?;
@@ -224,7 +226,7 @@ impl Gateway {
             error_rate: if sum.calls == 0 { 0.0 } else { sum.errors as f64 / sum.calls as f64 },
             ..Load::default()
         };
-        for entry in table.routes.values().filter(|e| e.id == id) {
+        if let Some(entry) = table.by_id.get(&id) {
             for burden in entry.ready.iter().chain(&entry.draining).map(table::Live::burden) {
                 load.in_flight += burden.in_flight;
                 load.sessions += burden.sessions;
@@ -236,6 +238,12 @@ impl Gateway {
     /// Requests that an instance has not answered wholly (what a drain waits for). Idle event streams are not requests.
     pub fn in_flight(&self, instance: InstanceId) -> u64 {
         self.shared.registry.stats(instance).map_or(0, |s| s.in_flight.load(Relaxed))
+    }
+
+    /// Whether a request may still be sent to an instance, or is on its way there.
+    pub fn reaches(&self, deployment: DeploymentId, instance: InstanceId) -> bool {
+        let entry = self.shared.table.borrow().by_id.get(&deployment).cloned();
+        entry.is_some_and(|e| e.instance(instance).is_some()) || self.in_flight(instance) > 0
     }
 
     /// Sessions that an instance holds (of HTTP servers: those used lately).

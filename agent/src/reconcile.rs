@@ -13,6 +13,7 @@ mod slots;
 mod status;
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, RwLock};
 use std::time::Duration;
 
@@ -114,6 +115,8 @@ pub struct Deps {
     pub tail: Tail,
     /// Requests that an instance still carries; told by the gateway.
     pub in_flight: Arc<dyn Fn(InstanceId) -> u64 + Send + Sync>,
+    /// Whether a request may still reach an instance; told by the gateway.
+    pub reachable: Arc<dyn Fn(DeploymentId, InstanceId) -> bool + Send + Sync>,
     /// Our id, for labels and names.
     pub agent: AgentId,
     /// Where routes go.
@@ -138,6 +141,27 @@ struct Shared {
     engine_trouble: RwLock<Option<String>>,
     changes: watch::Sender<u64>,
     tasks: TaskTracker,
+    took: Took,
+}
+
+/// How long the loop's work took, microseconds.
+#[derive(Debug, Default)]
+struct Took {
+    count: AtomicU64,
+    last: AtomicU64,
+    longest: AtomicU64,
+}
+
+/// How long passes take: observed containers merged, everything planned, statuses and routes published. Without the
+/// engine's own time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Passes {
+    /// How many there were.
+    pub count: u64,
+    /// The last one.
+    pub last: Duration,
+    /// The longest one since the agent started.
+    pub longest: Duration,
 }
 
 impl Reconcile {
@@ -148,6 +172,7 @@ impl Reconcile {
             engine_trouble: RwLock::default(),
             changes: watch::channel(0).0,
             tasks: TaskTracker::new(),
+            took: Took::default(),
         });
         let room = slots::Room::new(deps, shared.clone(), stop);
         shared.tasks.spawn(room.run());
@@ -170,6 +195,13 @@ impl Reconcile {
         self.shared.engine_trouble.read().ok()?.clone()
     }
 
+    /// How long the loop's passes take.
+    pub fn passes(&self) -> Passes {
+        let Took { count, last, longest } = &self.shared.took;
+        let micros = |n: &AtomicU64| Duration::from_micros(n.load(Ordering::Relaxed));
+        Passes { count: count.load(Ordering::Relaxed), last: micros(last), longest: micros(longest) }
+    }
+
     /// Waits until the loop and its tasks have ended, at most this long.
     pub async fn closed(&self, limit: Duration) -> bool {
         tokio::time::timeout(limit, self.shared.tasks.wait()).await.is_ok()
@@ -177,6 +209,13 @@ impl Reconcile {
 }
 
 impl Shared {
+    fn passed(&self, took: Duration) {
+        let micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
+        self.took.last.store(micros, Ordering::Relaxed);
+        self.took.longest.fetch_max(micros, Ordering::Relaxed);
+        self.took.count.fetch_add(1, Ordering::Relaxed);
+    }
+
     fn set_engine_trouble(&self, trouble: Option<String>) {
         if let Ok(mut slot) = self.engine_trouble.write()
             && *slot != trouble

@@ -31,6 +31,8 @@ pub const MAX_LINE: usize = 16 << 20;
 pub struct RouteTable {
     /// Deployments by name.
     pub routes: BTreeMap<String, Arc<Route>>,
+    /// Set once reconcile has made it: a missing name is then an unknown one.
+    pub known: bool,
 }
 
 /// One deployment, as the gateway may know it.
@@ -46,6 +48,9 @@ pub struct Route {
     pub draining: Vec<Replica>,
     /// A replica is expected soon: hold calls (bounded) instead of refusing them.
     pub expected: bool,
+    /// Instances that a former agent started and that are being taken over: their sessions wait for them. `None`: the
+    /// engine has not been seen yet, so it may be any.
+    pub returning: Option<Vec<InstanceId>>,
     /// Why nothing is ready, for the caller.
     pub message: String,
     /// Header, query and body secrets.

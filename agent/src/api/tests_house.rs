@@ -51,6 +51,7 @@ async fn house() -> House {
             secrets: secrets.clone(),
             tail: tail.clone(),
             in_flight: Arc::new(move |instance| load.in_flight(instance)),
+            reachable: Arc::new(|_, _| false),
             agent,
             routes,
         },

@@ -43,20 +43,30 @@ impl Default for Behaviour {
 
 type Behave = Arc<dyn Fn(&ContainerSpec) -> Behaviour + Send + Sync>;
 
+/// What a started container really is: its PID 1 in this host's numbering, and what ends it when dropped.
+pub type Life = (u32, Box<dyn std::any::Any + Send>);
+type Run = Arc<dyn Fn(&str, &ContainerSpec) -> Life + Send + Sync>;
+
 /// An engine in memory. Clones share it.
 #[derive(Clone)]
 pub struct Fake {
     agent: String,
     state: Arc<Mutex<State>>,
     changes: Arc<watch::Sender<u64>>,
+    steps: Arc<watch::Sender<u64>>,
+    deaf: Arc<std::sync::atomic::AtomicBool>,
 }
 
 struct State {
     containers: BTreeMap<String, Held>,
+    /// Container name to id.
+    names: BTreeMap<String, String>,
     images: BTreeMap<String, Image>,
     volumes: BTreeMap<String, BTreeMap<String, String>>,
     networks: BTreeMap<String, BTreeMap<String, String>>,
     behave: Behave,
+    run: Option<Run>,
+    delays: BTreeMap<&'static str, Duration>,
     away: Option<EngineError>,
     faults: BTreeMap<&'static str, VecDeque<EngineError>>,
     calls: BTreeMap<&'static str, u64>,
@@ -73,6 +83,8 @@ struct Held {
     log: Vec<EngineLine>,
     /// Counts starts, so that the timer of an earlier life ends nothing.
     life: u64,
+    /// What [`Fake::run_with`] started; ends when dropped.
+    process: Option<Box<dyn std::any::Any + Send>>,
 }
 
 impl std::fmt::Debug for Fake {
@@ -86,17 +98,26 @@ impl Fake {
     pub fn new(agent: AgentId) -> Self {
         let state = State {
             containers: BTreeMap::new(),
+            names: BTreeMap::new(),
             images: BTreeMap::new(),
             volumes: BTreeMap::new(),
             networks: BTreeMap::new(),
             behave: Arc::new(|_| Behaviour::default()),
+            run: None,
+            delays: BTreeMap::new(),
             away: None,
             faults: BTreeMap::new(),
             calls: BTreeMap::new(),
             made: 0,
             pids: 1_000_000,
         };
-        Self { agent: agent.to_string(), state: Arc::new(Mutex::new(state)), changes: Arc::new(watch::channel(1).0) }
+        Self {
+            agent: agent.to_string(),
+            state: Arc::new(Mutex::new(state)),
+            changes: Arc::new(watch::channel(1).0),
+            steps: Arc::new(watch::channel(0).0),
+            deaf: Arc::default(),
+        }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -105,6 +126,7 @@ impl Fake {
 
     /// Counts the call, then fails as asked for.
     fn enter(&self, call: &'static str) -> Result<MutexGuard<'_, State>> {
+        self.steps.send_modify(|n| *n += 1);
         let mut state = self.state();
         *state.calls.entry(call).or_default() += 1;
         if let Some(error) = &state.away {
@@ -117,12 +139,43 @@ impl Fake {
     }
 
     fn bump(&self) {
+        if self.deaf.load(std::sync::atomic::Ordering::Relaxed) {
+            return;
+        }
         self.changes.send_modify(|count| *count = count.wrapping_add(1));
     }
 
     /// Decides what each container's process does from now on, by its spec.
     pub fn behave(&self, behave: impl Fn(&ContainerSpec) -> Behaviour + Send + Sync + 'static) {
         self.state().behave = Arc::new(behave);
+    }
+
+    /// Really starts something with every container from now on: `run` is told the container's id and what it was made
+    /// from, and answers PID 1 and a guard that is dropped when the container ends. Must not call the engine itself.
+    pub fn run_with(&self, run: impl Fn(&str, &ContainerSpec) -> Life + Send + Sync + 'static) {
+        self.state().run = Some(Arc::new(run));
+    }
+
+    /// Every call of that name (`create`, `start`, `stop`, `remove`, `observe`) takes so long from now on.
+    pub fn slow(&self, call: &'static str, delay: Duration) {
+        self.state().delays.insert(call, delay);
+    }
+
+    async fn delay(&self, call: &'static str) {
+        let delay = self.state().delays.get(call).copied().filter(|d| !d.is_zero());
+        if let Some(delay) = delay {
+            tokio::time::sleep(delay).await;
+        }
+    }
+
+    /// Changes with every call of the trait.
+    pub fn steps(&self) -> watch::Receiver<u64> {
+        self.steps.subscribe()
+    }
+
+    /// Every container, whosever, without counting as a call.
+    pub fn all(&self) -> Vec<Container> {
+        self.state().containers.values().map(|held| held.container.clone()).collect()
     }
 
     /// Puts an image into the engine. Its `id` is made from its tags when empty.
@@ -138,20 +191,33 @@ impl Fake {
 
     /// Puts a running container of somebody else into the engine.
     pub fn add_foreign(&self, name: &str) -> String {
+        self.add_container(name, BTreeMap::new())
+    }
+
+    /// Puts a running container with exactly these labels into the engine.
+    pub fn add_container(&self, name: &str, labels: BTreeMap<String, String>) -> String {
         let mut state = self.state();
         let id = state.id(name);
         let pid = state.pid();
         let container = Container {
             id: id.clone(),
             name: name.to_owned(),
-            labels: BTreeMap::new(),
+            labels,
             image: String::new(),
             state: ContainerState::Running { pid, started_at: Timestamp::now() },
             created_at: Timestamp::now(),
             mounts: Some(Vec::new()),
         };
-        let held = Held { container, spec: None, behaviour: Behaviour::default(), cpus: 0.0, log: Vec::new(), life: 0 };
-        state.containers.insert(id.clone(), held);
+        let held = Held {
+            container,
+            spec: None,
+            behaviour: Behaviour::default(),
+            cpus: 0.0,
+            log: Vec::new(),
+            life: 0,
+            process: None,
+        };
+        state.put(held);
         id
     }
 
@@ -163,11 +229,13 @@ impl Fake {
 
     /// The engine goes away (every call fails so), or comes back.
     pub fn away(&self, error: Option<EngineError>) {
-        let back = error.is_none();
         self.state().away = error;
-        if back {
-            self.bump();
-        }
+        self.bump();
+    }
+
+    /// The event stream is down from now on: nothing is told any more, as when an engine drops it silently.
+    pub fn drop_events(&self) {
+        self.deaf.store(true, std::sync::atomic::Ordering::Relaxed);
     }
 
     /// A running container's process ends by itself.
@@ -180,7 +248,7 @@ impl Fake {
 
     /// A container vanishes, as if removed by hand.
     pub fn vanish(&self, id: &str) {
-        self.state().containers.remove(id);
+        self.state().take(id);
         self.bump();
     }
 
@@ -214,8 +282,8 @@ impl Fake {
 
     /// A container of ours by id or name; `None` when there is none.
     fn find<'a>(&self, state: &'a mut State, id: &str) -> Result<Option<&'a mut Held>> {
-        let held = state.containers.values_mut().find(|held| held.container.id == id || held.container.name == id);
-        match held {
+        let id = state.names.get(id).map_or(id, String::as_str);
+        match state.containers.get_mut(id) {
             Some(held) if !self.ours(&held.container.labels) => Err(not_ours(id)),
             other => Ok(other),
         }
@@ -260,6 +328,17 @@ impl State {
         digest(format!("{name} {}", self.made).as_bytes()).trim_start_matches("sha256:").to_owned()
     }
 
+    fn put(&mut self, held: Held) {
+        self.names.insert(held.container.name.clone(), held.container.id.clone());
+        self.containers.insert(held.container.id.clone(), held);
+    }
+
+    fn take(&mut self, id: &str) {
+        if let Some(held) = self.containers.remove(id) {
+            self.names.remove(&held.container.name);
+        }
+    }
+
     fn pid(&mut self) -> u32 {
         self.pids += 1;
         self.pids
@@ -278,6 +357,7 @@ impl State {
 impl Held {
     fn end(&mut self, code: i64, oom: bool) {
         if matches!(self.container.state, ContainerState::Running { .. } | ContainerState::Paused { .. }) {
+            self.process = None;
             self.container.state =
                 ContainerState::Exited { code, oom, finished_at: Some(Timestamp::now()), error: String::new() };
         }
@@ -307,6 +387,7 @@ impl Engine for Fake {
     }
 
     async fn observe(&self) -> Result<Vec<Container>> {
+        self.delay("observe").await;
         let state = self.enter("observe")?;
         let all = state.containers.values().map(|held| &held.container);
         Ok(all.filter(|container| self.ours(&container.labels)).cloned().collect())
@@ -321,6 +402,7 @@ impl Engine for Fake {
     }
 
     async fn create(&self, spec: &ContainerSpec) -> Result<String> {
+        self.delay("create").await;
         let mut state = self.enter("create")?;
         fake_user(&spec.user)?;
         if let Some(held) = self.find(&mut state, &spec.name)? {
@@ -350,8 +432,9 @@ impl Engine for Fake {
             cpus: spec.start_cpus.min(8.0),
             log: Vec::new(),
             life: 0,
+            process: None,
         };
-        state.containers.insert(id.clone(), held);
+        state.put(held);
         drop(state);
         self.bump();
         Ok(id)
@@ -363,8 +446,10 @@ impl Engine for Fake {
     }
 
     async fn start(&self, id: &str) -> Result<()> {
+        self.delay("start").await;
         let mut state = self.enter("start")?;
-        let pid = state.pid();
+        let mut pid = state.pid();
+        let run = state.run.clone();
         let held = self.find(&mut state, id)?.ok_or_else(|| missing(id))?;
         match held.container.state {
             ContainerState::Running { .. } => return Ok(()),
@@ -372,6 +457,10 @@ impl Engine for Fake {
             _ => {}
         }
         held.life += 1;
+        if let (Some(run), Some(spec)) = (run, &held.spec) {
+            let (its, process) = run(&held.container.id, spec);
+            (pid, held.process) = (its, Some(process));
+        }
         held.container.state = ContainerState::Running { pid, started_at: Timestamp::now() };
         let lines = held.behaviour.prints.iter().map(|(stderr, line)| EngineLine {
             time: Timestamp::now(),
@@ -392,6 +481,7 @@ impl Engine for Fake {
     }
 
     async fn stop(&self, id: &str, grace: u32) -> Result<()> {
+        self.delay("stop").await;
         let wait = {
             let mut state = self.enter("stop")?;
             let Some(held) = self.find(&mut state, id)? else { return Ok(()) };
@@ -458,10 +548,11 @@ impl Engine for Fake {
     }
 
     async fn remove(&self, id: &str) -> Result<()> {
+        self.delay("remove").await;
         let mut state = self.enter("remove")?;
         let Some(held) = self.find(&mut state, id)? else { return Ok(()) };
         let id = held.container.id.clone();
-        state.containers.remove(&id);
+        state.take(&id);
         drop(state);
         self.bump();
         Ok(())

@@ -115,6 +115,11 @@ async fn exchange(
             Err(SendError::Dial(error)) => {
                 // nothing was sent, so another replica may be asked
                 call.iter_mut().for_each(Call::fail);
+                // its replica was retired since the request came: the client begins anew, as for any session that ended
+                if let Some((_, ticket)) = &asked.ticket {
+                    let now = shared.entry(asked.name).await?;
+                    shared.replica_of(&now, ticket)?;
+                }
                 last = Some(format!("'{}' cannot be reached: {error}", asked.name));
             }
             Err(SendError::Lost(why)) => {

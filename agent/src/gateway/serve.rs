@@ -9,7 +9,7 @@ use hyper::body::Incoming;
 use hyper::header::{self, HeaderMap, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode};
 use sigil_core::jsonrpc::{self, Body, Head, Id, Kind, Params};
-use sigil_core::model::Transport;
+use sigil_core::model::{InstanceId, Transport};
 use sigil_core::route;
 use sigil_core::session::{self, Era, Ticket};
 
@@ -133,7 +133,7 @@ async fn mcp(shared: &Arc<Shared>, name: &str, request: Request<Incoming>) -> Re
     if !matches!(method, Method::GET | Method::POST | Method::DELETE) {
         return Err(plain(Refusal::method(METHODS)));
     }
-    let entry = shared.entry(name).map_err(plain)?;
+    let mut entry = shared.entry(name).await.map_err(plain)?;
     let (parts, body) = request.into_parts();
     let headers = &parts.headers;
     let version = header_text(headers, "mcp-protocol-version");
@@ -149,6 +149,12 @@ async fn mcp(shared: &Arc<Shared>, name: &str, request: Request<Incoming>) -> Re
     } else {
         headers.get("mcp-session-id").map(|id| shared.ticket(id, &entry)).transpose().map_err(plain)?
     };
+    if let Some((_, ticket)) = &ticket
+        && entry.instance(ticket.instance).is_none()
+        && entry.may_return(ticket.instance)
+    {
+        entry = shared.returned(name, ticket.instance).await.map_err(plain)?;
+    }
     let mut asked = Asked { name, entry: &entry, method: &method, headers, query: parts.uri.query(), ticket };
     if method != Method::POST {
         return match entry_transport(&entry) {
@@ -266,14 +272,35 @@ fn preflight(asked: &HeaderMap) -> Response<Out> {
 }
 
 impl Shared {
-    /// The deployment of a name.
-    pub(crate) fn entry(&self, name: &str) -> Result<Arc<Entry>, Refusal> {
+    /// The deployment of a name. A new agent listens a moment before it knows what it serves; then this waits.
+    pub(crate) async fn entry(&self, name: &str) -> Result<Arc<Entry>, Refusal> {
+        if !self.table.borrow().known {
+            self.until(name, |table| table.known).await?;
+        }
         self.table.borrow().routes.get(name).cloned().ok_or_else(|| Refusal::not_found(name))
+    }
+
+    /// The deployment once an instance of a former agent is taken over, or known not to be.
+    async fn returned(&self, name: &str, id: InstanceId) -> Result<Arc<Entry>, Refusal> {
+        let decided = |entry: &Arc<Entry>| entry.instance(id).is_some() || !entry.may_return(id);
+        self.until(name, |table| table.routes.get(name).is_none_or(decided)).await?;
+        self.entry(name).await
+    }
+
+    /// Holds a call until the table is so, within the limits of holding.
+    async fn until(&self, name: &str, so: impl FnMut(&Arc<super::table::Table>) -> bool) -> Result<(), Refusal> {
+        let starting = || Refusal::starting(name, "the agent is starting");
+        let _permit = self.waiting.try_acquire().map_err(|_| starting())?;
+        let mut table = self.table.clone();
+        match tokio::time::timeout(self.hold, table.wait_for(so)).await {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(_)) | Err(_) => Err(starting()),
+        }
     }
 
     /// The deployment of a name once something serves; waits while that is expected.
     pub(crate) async fn ready(&self, name: &str) -> Result<Arc<Entry>, Refusal> {
-        let entry = self.entry(name)?;
+        let entry = self.entry(name).await?;
         if !entry.ready.is_empty() {
             return Ok(entry);
         }

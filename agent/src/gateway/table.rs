@@ -35,6 +35,8 @@ pub(crate) struct Entry {
     pub(crate) ready: Vec<Live>,
     pub(crate) draining: Vec<Live>,
     pub(crate) expected: bool,
+    /// See [`crate::upstream::Route::returning`].
+    pub(crate) returning: Option<Vec<InstanceId>>,
     pub(crate) message: String,
     pub(crate) injected: Arc<Vec<(Inject, SecretString)>>,
     pub(crate) recorder: Arc<Recorder>,
@@ -45,12 +47,30 @@ impl Entry {
     pub(crate) fn instance(&self, id: InstanceId) -> Option<&Live> {
         self.ready.iter().chain(&self.draining).find(|l| l.endpoint.instance == id)
     }
+
+    /// Whether an instance that is not here is about to be: a new agent is taking it over.
+    pub(crate) fn may_return(&self, id: InstanceId) -> bool {
+        self.returning.as_ref().is_none_or(|some| some.contains(&id))
+    }
 }
 
 /// All deployments by name.
 #[derive(Debug, Default)]
 pub(crate) struct Table {
     pub(crate) routes: BTreeMap<String, Arc<Entry>>,
+    /// The same by id.
+    pub(crate) by_id: HashMap<DeploymentId, Arc<Entry>>,
+    /// False until the first table of a new agent.
+    pub(crate) known: bool,
+}
+
+impl Table {
+    pub(crate) fn new(entries: impl IntoIterator<Item = Entry>, known: bool) -> Self {
+        let entries: Vec<Arc<Entry>> = entries.into_iter().map(Arc::new).collect();
+        let by_id = entries.iter().map(|entry| (entry.id, entry.clone())).collect();
+        let routes = entries.into_iter().map(|entry| (entry.name.clone(), entry)).collect();
+        Self { routes, by_id, known }
+    }
 }
 
 /// What outlives a table.
@@ -85,7 +105,7 @@ impl Registry {
 
     /// Forgets deployments that are gone and replicas that nobody holds.
     pub(crate) fn prune(&self, table: &Table) {
-        let kept = |id: &DeploymentId| table.routes.values().any(|e| e.id == *id);
+        let kept = |id: &DeploymentId| table.by_id.contains_key(id);
         self.recorders.lock().unwrap_or_else(PoisonError::into_inner).retain(|id, _| kept(id));
         self.stats.lock().unwrap_or_else(PoisonError::into_inner).retain(|_, s| s.strong_count() > 0);
     }
@@ -114,18 +134,16 @@ pub(crate) fn build(new: &RouteTable, old: &Table, registry: &Registry, tail: &T
         let endpoint = Arc::new(Endpoint::new(replica, tail, tasks.clone()));
         Live { endpoint, stats: registry.stats_of(replica.instance) }
     };
-    let routes = new.routes.iter().map(|(name, route)| {
-        let entry = Entry {
-            id: route.id,
-            name: route.name.clone(),
-            ready: route.ready.iter().map(live).collect(),
-            draining: route.draining.iter().map(live).collect(),
-            expected: route.expected,
-            message: route.message.clone(),
-            injected: route.injected.clone(),
-            recorder: registry.recorder_of(route.id),
-        };
-        (name.clone(), Arc::new(entry))
+    let entries = new.routes.values().map(|route| Entry {
+        id: route.id,
+        name: route.name.clone(),
+        ready: route.ready.iter().map(live).collect(),
+        draining: route.draining.iter().map(live).collect(),
+        expected: route.expected,
+        returning: route.returning.clone(),
+        message: route.message.clone(),
+        injected: route.injected.clone(),
+        recorder: registry.recorder_of(route.id),
     });
-    Table { routes: routes.collect() }
+    Table::new(entries, new.known)
 }

@@ -15,7 +15,7 @@ impl Run {
             parsed.and_then(|n| store.by_name(&n))
         };
         // a resumed operation has made its change already
-        let made = self.record.progress.get("generation").and_then(serde_json::Value::as_u64);
+        let made = self.number("generation");
         let Some(deployment) = find() else {
             if made.is_some() && matches!(request, Request::Remove { .. }) {
                 return Ok(removed(&name));
@@ -23,6 +23,7 @@ impl Run {
             return Err(Failure::no_deployment(&name));
         };
         self.record.deployment = Some(deployment.id);
+        self.aim(&request, &deployment)?;
         let max = self.deps().config.borrow().limits.max_replicas;
         let step = match &request {
             Request::Stop { .. } => "stop",
@@ -50,9 +51,8 @@ impl Run {
                 }
                 (format!("scaled to {replicas}"), Wait::Serving)
             }
-            Request::Rollback { release, .. } => {
-                let to = rollback_target(&deployment, *release)?;
-                self.record.release = Some(to);
+            Request::Rollback { .. } => {
+                let to = self.record.release.unwrap_or_default();
                 (format!("rolled back to release {to}"), Wait::Serving)
             }
             Request::Remove { .. } => ("removed".to_owned(), Wait::Nothing),
@@ -64,14 +64,14 @@ impl Run {
             Some(generation) => generation,
             None => {
                 let wanted = request.clone();
-                let to = self.record.release;
+                let aim = Aim { release: self.record.release, restart: self.number("restart") };
                 let changed = store
                     .update(deployment.id, None, &reason, move |d| {
-                        apply(d, &wanted, to);
+                        apply(d, &wanted, aim);
                         Ok(())
                     })
                     .await?;
-                self.record.progress = serde_json::json!({ "generation": changed.generation });
+                self.keep("generation", changed.generation);
                 self.deps().store.put_operation(self.record.clone()).await?;
                 changed.generation
             }
@@ -98,6 +98,34 @@ impl Run {
         Ok(Outcome { result, summary })
     }
 
+    /// Settles what a relative wish (the next restart, the release before) means, once and for all: the record has it
+    /// before anything is changed, so that an agent that ends between the change and its note does it once.
+    fn aim(&mut self, request: &Request, deployment: &Deployment) -> Result<(), Failure> {
+        match request {
+            Request::Restart { .. } if self.number("restart").is_none() => {
+                self.keep("restart", deployment.desired.restart + 1);
+            }
+            Request::Rollback { release, .. } => {
+                let aimed = self.number("to").and_then(|to| u32::try_from(to).ok());
+                let to = aimed.map_or_else(|| rollback_target(deployment, *release), Ok)?;
+                self.keep("to", u64::from(to));
+                self.record.release = Some(to);
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    pub(super) fn number(&self, key: &str) -> Option<u64> {
+        self.record.progress.get(key)?.as_u64()
+    }
+
+    pub(super) fn keep(&mut self, key: &str, number: u64) {
+        if let Some(progress) = self.record.progress.as_object_mut() {
+            progress.insert(key.to_owned(), number.into());
+        }
+    }
+
     async fn until_serving(&mut self, deployment: &Arc<Deployment>, generation: u64) -> Result<(), Failure> {
         let reconcile = self.deps().reconcile.clone();
         let mut changes = reconcile.changes();
@@ -114,7 +142,7 @@ impl Run {
                     return Err(super::deploy::not_ready(
                         &self.record.name,
                         why,
-                        &status,
+                        &status.last_output,
                         back.then_some(now.desired.release),
                     ));
                 }
@@ -167,7 +195,15 @@ fn removed(name: &str) -> Outcome {
     Outcome { result: serde_json::json!({ "name": name }), summary: format!("{name} removed") }
 }
 
-fn apply(d: &mut Deployment, request: &Request, to: Option<u32>) {
+/// Absolute targets of relative wishes.
+#[derive(Clone, Copy)]
+struct Aim {
+    release: Option<u32>,
+    restart: Option<u64>,
+}
+
+/// Doing it twice is doing it once.
+fn apply(d: &mut Deployment, request: &Request, aim: Aim) {
     // asking again is a reason to try a failed release again
     let retry = |d: &mut Deployment| {
         let release = d.desired.release;
@@ -180,7 +216,7 @@ fn apply(d: &mut Deployment, request: &Request, to: Option<u32>) {
     match request {
         Request::Restart { .. } => {
             d.desired.run = Desire::Running;
-            d.desired.restart += 1;
+            d.desired.restart = aim.restart.map_or(d.desired.restart + 1, |to| to.max(d.desired.restart));
             retry(d);
         }
         Request::Stop { .. } => d.desired.run = Desire::Stopped,
@@ -196,7 +232,7 @@ fn apply(d: &mut Deployment, request: &Request, to: Option<u32>) {
         }
         Request::Rollback { .. } => {
             d.desired.run = Desire::Running;
-            if let Some(to) = to {
+            if let Some(to) = aim.release {
                 d.desired.release = to;
             }
         }

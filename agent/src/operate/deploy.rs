@@ -1,7 +1,6 @@
 //! Source to running: fetch, recognise, scan, build, release, start.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use jiff::Timestamp;
 use sigil_core::model::{
@@ -14,7 +13,6 @@ use sigil_core::source::Source;
 use super::{DeployRequest, Failure, ManifestText, Outcome, Run, SourceRef, WaiverRequest, compose};
 use crate::build::{BuildError, Built};
 use crate::engine::EngineError;
-use crate::reconcile::Status;
 use crate::source::{Fetched, SourceError, Sources};
 
 /// Releases kept for rollback.
@@ -114,6 +112,10 @@ impl Run {
         self.scan(&understood.fetched, &request.waivers, true).await?;
         let built = self.build(&understood, request.force).await?;
 
+        // kept before it is made, so that an agent that ends in between finds its own release again
+        let next = existing.as_ref().map_or(1, |d| d.next_release());
+        let making = self.number("making").unwrap_or(u64::from(next));
+        self.keep("making", making);
         self.begin("release").await?;
         let mut spec = compose::spec(&request, &understood.recipe, &understood.fetched, &built, &config)?;
         // a name means something in its image only, and a new volume is given to a number
@@ -131,7 +133,14 @@ impl Run {
             self.end(&format!("release {number} already serves this"));
             return self.until_ready(number, true).await;
         }
-        let number = self.release(existing.as_deref(), &name, spec, replicas, recognised).await?;
+        let made = existing.as_ref().and_then(|d| d.releases.iter().find(|r| u64::from(r.number) == making));
+        let number = match (made, &existing) {
+            (Some(made), Some(deployment)) if made.spec == spec => {
+                self.released(deployment.id, made.number).await?;
+                made.number
+            }
+            _ => self.release(existing.as_deref(), &name, spec, replicas, recognised).await?,
+        };
         self.end(&format!("release {number}"));
         self.until_ready(number, false).await
     }
@@ -380,14 +389,16 @@ impl Run {
                     .await?
             }
         };
-        let number = deployment.desired.release;
-        self.record.deployment = Some(deployment.id);
+        self.released(deployment.id, deployment.desired.release).await?;
+        Ok(deployment.desired.release)
+    }
+
+    /// Keeps that the release is made: a later agent only waits for it.
+    async fn released(&mut self, deployment: DeploymentId, number: ReleaseNo) -> Result<(), Failure> {
+        self.record.deployment = Some(deployment);
         self.record.release = Some(number);
-        if let Some(progress) = self.record.progress.as_object_mut() {
-            progress.insert("release".into(), number.into());
-        }
-        store.put_operation(self.record.clone()).await?;
-        Ok(number)
+        self.keep("release", u64::from(number));
+        Ok(self.deps().store.put_operation(self.record.clone()).await?)
     }
 
     /// Follows the roll-out of a release until it serves, or did not.
@@ -414,11 +425,9 @@ impl Run {
             let release = deployment.release(number);
             if let Some(Release { outcome: GateOutcome::Failed { why }, .. }) = release {
                 let back = deployment.serving.filter(|s| *s != number);
-                // its output arrives a moment after the verdict
-                let output = status.as_ref().is_some_and(|s| s.failure.is_some());
-                if output && let Some(status) = &status {
-                    return Err(not_ready(&name, why, status, back));
-                }
+                // reconcile shows the output before it keeps the verdict; after a restart there is a verdict only
+                let output = status.as_ref().map(|s| s.last_output.as_slice()).unwrap_or_default();
+                return Err(not_ready(&name, why, output, back));
             }
             let superseded = deployment.desired.release != number
                 && !matches!(release, Some(Release { outcome: GateOutcome::Failed { .. }, .. }));
@@ -445,7 +454,7 @@ impl Run {
                 }
                 // an unchanged release that sleeps or loops is what the caller asked about, not something to wait for
                 if unchanged && !status.message.is_empty() && status.state == sigil_core::model::State::Failed {
-                    return Err(not_ready(&name, &status.message, status, None));
+                    return Err(not_ready(&name, &status.message, &status.last_output, None));
                 }
             }
             tokio::select! {
@@ -475,8 +484,7 @@ fn serves_already(deployment: &Deployment, spec: &ReleaseSpec, replicas: Option<
 }
 
 /// The failure of something that did not become ready.
-pub(super) fn not_ready(name: &str, why: &str, status: &Arc<Status>, back: Option<ReleaseNo>) -> Failure {
-    let output = &status.last_output;
+pub(super) fn not_ready(name: &str, why: &str, output: &[String], back: Option<ReleaseNo>) -> Failure {
     let mut message = format!("'{name}' did not become ready: {why}");
     if let Some(back) = back {
         message.push_str(&format!("; release {back} goes on serving"));

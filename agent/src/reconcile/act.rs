@@ -24,6 +24,8 @@ use crate::upstream::{self, Replica};
 const LINK_LIMIT: Duration = Duration::from_secs(20);
 /// SIGTERM to SIGKILL.
 const GRACE_SECONDS: u32 = 10;
+/// Longest wait for the gateway to let go of an instance that is to be stopped. Draining was before.
+const LET_GO: Duration = Duration::from_secs(2);
 /// Lines of output kept of a failed instance.
 const LAST_LINES: usize = 20;
 /// Cores until the gate has passed: half a second of start-up takes 5 s at a tenth of a core.
@@ -95,7 +97,8 @@ impl BringUp {
                     self.deps.tail.ended(instance).await;
                 }
                 let output = last_output(&self.deps.tail, self.deployment.id, instance).await;
-                Done::Failed { instance, why, output }
+                let blameless = matches!(trouble, Trouble::Engine(EngineError::Unreachable { .. }));
+                Done::Failed { instance, why, output, blameless }
             }
         };
         let _closed = self.done.send(done).await;
@@ -284,15 +287,21 @@ pub(super) async fn last_output(tail: &Tail, deployment: DeploymentId, instance:
         .collect()
 }
 
-/// Stops an instance and removes its container.
+/// Stops an instance and removes its container, once the gateway has let go of it: the table without it is published
+/// in the same round.
 pub(super) fn remove(
     deps: Arc<Deps>,
+    deployment: DeploymentId,
     instance: InstanceId,
     container: Option<String>,
     done: mpsc::Sender<Done>,
     tasks: &TaskTracker,
 ) {
     tasks.spawn(async move {
+        let late = tokio::time::Instant::now() + LET_GO;
+        while (deps.reachable)(deployment, instance) && tokio::time::Instant::now() < late {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
         let result = async {
             if let Some(container) = &container {
                 deps.engine.stop(container, GRACE_SECONDS).await?;

@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use sigil_core::model::{Deployment, DeploymentId, InstanceId, Outcome, ReleaseNo, Run, Stream};
@@ -18,6 +18,10 @@ use crate::upstream::{LAST_OUTPUT, Replica, Route, RouteTable};
 const RESYNC: Duration = Duration::from_secs(30);
 /// After an engine error, look again after this.
 const ENGINE_RETRY: Duration = Duration::from_secs(1);
+/// A round shorter than this needs no rest.
+const REST_MIN: Duration = Duration::from_millis(5);
+/// Longest rest after a round.
+const REST_MAX: Duration = Duration::from_millis(250);
 /// Created containers without an owner are leftovers once older than this.
 const LEFTOVER_SECONDS: i64 = 300;
 
@@ -42,6 +46,8 @@ pub(super) struct Slot {
     pub cancel: CancellationToken,
     /// Seen running before this agent touched it.
     pub adopted: bool,
+    /// Being taken over from a former agent right now.
+    pub returning: bool,
 }
 
 /// What the loop knows of one deployment beside its record.
@@ -70,8 +76,10 @@ pub(super) enum Done {
     },
     /// It serves.
     Up { instance: InstanceId, replica: Box<Replica>, gated: bool },
-    /// It could not be brought up.
-    Failed { instance: InstanceId, why: String, output: Vec<String> },
+    /// It could not be brought up. `blameless`: the engine was away, which says nothing about the release.
+    Failed { instance: InstanceId, why: String, output: Vec<String>, blameless: bool },
+    /// What one printed last that ran and ended by itself.
+    Output { deployment: DeploymentId, lines: Vec<String> },
     /// Told to stop trying.
     Cancelled { instance: InstanceId },
     /// Its container is gone.
@@ -82,6 +90,13 @@ pub(super) enum Done {
     Cleaned { deployment: DeploymentId, error: Option<String> },
     /// An orphan is gone, or not.
     Orphan { container: String },
+}
+
+impl Done {
+    /// Whether its instance is nobody's work any more: then the engine is asked what became of it meanwhile.
+    fn ends(&self) -> bool {
+        !matches!(self, Self::Progress { .. })
+    }
 }
 
 pub(super) struct Room {
@@ -129,11 +144,24 @@ impl Room {
         let mut usage_tick = tokio::time::interval(status::USAGE_EVERY);
         usage_tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
+            let round = Instant::now();
+            let mut began = round;
             if look {
-                look = !self.observe().await;
+                let seen = self.deps.engine.observe().await;
+                began = Instant::now();
+                look = !self.observed(seen);
             }
             let wake = if self.seen_engine { self.pass() } else { None };
             self.publish();
+            self.shared.passed(began.elapsed());
+            // with thousands of containers a look is dear: the loop takes half of a core at most, whatever happens
+            let rest = round.elapsed().min(REST_MAX);
+            if rest >= REST_MIN {
+                tokio::select! {
+                    () = self.stop.cancelled() => break,
+                    () = tokio::time::sleep(rest) => {}
+                }
+            }
             let mut pause = if look { ENGINE_RETRY } else { RESYNC };
             if let Some(wake) = wake {
                 let until = wake.duration_since(Timestamp::now());
@@ -146,14 +174,14 @@ impl Room {
                 Ok(()) = store.changed() => {}
                 Ok(()) = events.changed() => resync = true,
                 Ok(()) = links.changed() => resync = true,
-                Some(done) = self.done_rx.recv() => { resync = true; self.take(done).await; }
+                Some(done) = self.done_rx.recv() => { resync = done.ends(); self.take(done).await; }
                 _ = usage_tick.tick() => self.usage.sample(&self.slots),
                 () = tokio::time::sleep(pause) => resync = true,
             }
             // one pass for everything that is already here
             while let Ok(done) = self.done_rx.try_recv() {
+                resync |= done.ends();
                 self.take(done).await;
-                resync = true;
             }
             look = look || resync;
         }
@@ -162,9 +190,9 @@ impl Room {
         }
     }
 
-    /// Looks at the engine and brings the slots up to date. False when it cannot be seen.
-    async fn observe(&mut self) -> bool {
-        let containers = match self.deps.engine.observe().await {
+    /// Brings the slots up to date with what the engine shows. False when it cannot be seen.
+    fn observed(&mut self, seen: crate::engine::Result<Vec<Container>>) -> bool {
+        let containers = match seen {
             Ok(containers) => containers,
             Err(error) => {
                 if self.shared.engine_trouble.read().is_ok_and(|t| t.is_none()) {
@@ -242,6 +270,7 @@ impl Room {
             replica: None,
             cancel: CancellationToken::new(),
             adopted: true,
+            returning: false,
         });
         if slot.busy {
             return;
@@ -249,7 +278,8 @@ impl Room {
         slot.container = Some(container.id.clone());
         match &container.state {
             ContainerState::Running { pid, started_at } => {
-                let same_life = slot.pid == Some(*pid);
+                // the number alone may have been given out again
+                let same_life = slot.pid == Some(*pid) && slot.started_at == Some(*started_at);
                 slot.pid = Some(*pid);
                 slot.started_at = Some(*started_at);
                 match slot.phase {
@@ -308,7 +338,7 @@ impl Room {
         // the last output is read off the loop: it may come from disk
         self.shared.tasks.spawn(async move {
             let output = act::last_output(&tail, deployment, instance).await;
-            let _closed = tx.send(Done::Failed { instance, why, output }).await;
+            let _closed = tx.send(Done::Output { deployment, lines: output }).await;
         });
     }
 
@@ -343,6 +373,7 @@ impl Room {
             Done::Up { instance, replica, gated } => {
                 let Some(slot) = self.slots.get_mut(&instance) else { return };
                 slot.busy = false;
+                slot.returning = false;
                 slot.phase = Phase::Ready;
                 slot.ready_since = Some(Timestamp::now());
                 slot.replica = Some(*replica);
@@ -357,18 +388,29 @@ impl Room {
                 }
                 self.passed(id, release).await;
             }
-            Done::Failed { instance, why, output } => {
+            // the crash itself was counted when it was seen, and the instance may be on its way up again
+            Done::Output { deployment, lines } => {
+                if !lines.is_empty() {
+                    self.memory.entry(deployment).or_default().last_output = lines;
+                }
+            }
+            Done::Failed { instance, why, output, blameless } => {
                 let Some(slot) = self.slots.get_mut(&instance) else { return };
                 let id = slot.deployment;
                 let memory = self.memory.entry(id).or_default();
+                slot.busy = false;
+                slot.returning = false;
+                if blameless {
+                    // what is planned next waits for the engine, as everything does
+                    slot.phase = Phase::Down;
+                    slot.replica = None;
+                    slot.message = why;
+                    memory.backoff.fail(Timestamp::now());
+                    return;
+                }
                 if !output.is_empty() {
                     memory.last_output = output;
                 }
-                // the crash of one that ran was counted when it was seen
-                if !slot.busy {
-                    return;
-                }
-                slot.busy = false;
                 slot.phase = Phase::Down;
                 slot.replica = None;
                 slot.message.clone_from(&why);
@@ -386,6 +428,7 @@ impl Room {
             Done::Cancelled { instance } => {
                 if let Some(slot) = self.slots.get_mut(&instance) {
                     slot.busy = false;
+                    slot.returning = false;
                     slot.phase = Phase::Down;
                     if slot.container.is_none() {
                         self.slots.remove(&instance);
@@ -451,7 +494,7 @@ impl Room {
     }
 
     /// A gate failed. A release that never passed is marked; where another one served, it is desired again.
-    async fn failed(&self, id: DeploymentId, release: ReleaseNo, why: String) {
+    async fn failed(&mut self, id: DeploymentId, release: ReleaseNo, why: String) {
         let Some(deployment) = self.deps.store.deployment(id) else { return };
         if deployment.desired.release != release || deployment.desired.run != Run::Running {
             return;
@@ -461,6 +504,8 @@ impl Room {
         if !pending && back.is_none() {
             return;
         }
+        // who waits for the verdict looks at the status as soon as it is in the store: reason and output must be there
+        self.publish();
         let reason = match back {
             Some(back) => format!("release {release} failed its gate; back to release {back}"),
             None => format!("release {release} failed its gate"),
@@ -485,10 +530,22 @@ impl Room {
         }
     }
 
+    /// Who belongs to whom, oldest first. Made once for all deployments: a search through all slots for each of them
+    /// is what a thousand deployments cannot pay.
+    pub(super) fn by_deployment(&self) -> HashMap<DeploymentId, Vec<InstanceId>> {
+        let mut all: HashMap<DeploymentId, Vec<InstanceId>> = HashMap::with_capacity(self.memory.len());
+        for slot in self.slots.values() {
+            all.entry(slot.deployment).or_default().push(slot.id);
+        }
+        all.values_mut().for_each(|ids| ids.sort_unstable());
+        all
+    }
+
     /// Plans every deployment and starts what is missing. Answers when to look again.
     fn pass(&mut self) -> Option<Timestamp> {
         let now = Timestamp::now();
         let mut wake: Option<Timestamp> = None;
+        let by_deployment = self.by_deployment();
         for deployment in self.deps.store.deployments() {
             let memory = self.memory.entry(deployment.id).or_default();
             if memory.generation != deployment.generation {
@@ -498,7 +555,8 @@ impl Room {
                 memory.backoff = Backoff::default();
             }
             let mut insts: Vec<Inst> = Vec::new();
-            for slot in self.slots.values_mut().filter(|s| s.deployment == deployment.id) {
+            for id in by_deployment.get(&deployment.id).into_iter().flatten() {
+                let Some(slot) = self.slots.get_mut(id) else { continue };
                 if let Phase::Draining { since, .. } = slot.phase {
                     slot.phase = Phase::Draining { since, in_flight: (self.deps.in_flight)(slot.id) };
                 }
@@ -519,14 +577,14 @@ impl Room {
                     busy: slot.busy,
                 });
             }
-            insts.sort_by_key(|i| i.id);
             let plan = plan::plan(&deployment, &insts, &memory.backoff, memory.failed, now);
             if let Some(at) = plan.wake_at {
                 wake = Some(wake.map_or(at, |w| w.min(at)));
             }
-            // requests of a draining instance end without telling us
-            let drains = |a: &Action| matches!(a, Action::Drain(_));
-            if insts.iter().any(|i| matches!(i.phase, Phase::Draining { .. })) || plan.actions.iter().any(drains) {
+            // requests of a draining instance end without telling us, and so does the wait of one that is told to now
+            if insts.iter().any(|i| matches!(i.phase, Phase::Draining { .. }))
+                || plan.actions.iter().any(|a| matches!(a, Action::Drain(_)))
+            {
                 let soon = now + jiff::SignedDuration::from_millis(100);
                 wake = Some(wake.map_or(soon, |w| w.min(soon)));
             }
@@ -565,6 +623,7 @@ impl Room {
                     replica: None,
                     cancel: self.stop.child_token(),
                     adopted: false,
+                    returning: false,
                 };
                 self.deps.tail.instance(crate::tail::Instance { instance: id, deployment: deployment.id, release });
                 self.slots.insert(id, slot);
@@ -596,7 +655,8 @@ impl Room {
                 slot.busy = true;
                 slot.doing = "stopping";
                 slot.replica = None;
-                act::remove(self.deps.clone(), id, slot.container.clone(), self.done_tx.clone(), &self.shared.tasks);
+                let (container, done) = (slot.container.clone(), self.done_tx.clone());
+                act::remove(self.deps.clone(), deployment.id, id, container, done, &self.shared.tasks);
             }
         }
     }
@@ -607,6 +667,7 @@ impl Room {
         slot.busy = true;
         slot.doing = if slot.container.is_some() { "starting" } else { "creating" };
         slot.adopted = false;
+        slot.returning = from == act::From::Adopted;
         slot.cancel = self.stop.child_token();
         let task = act::BringUp {
             deps: self.deps.clone(),
@@ -626,17 +687,20 @@ impl Room {
 
     /// Statuses and routes for the rooms above.
     fn publish(&mut self) {
-        let changed = status::publish(self);
+        let by_deployment = self.by_deployment();
+        let changed = status::publish(self, &by_deployment);
         if changed {
             self.shared.changes.send_modify(|n| *n += 1);
         }
-        let mut table = RouteTable::default();
+        let mut table = RouteTable { known: true, ..RouteTable::default() };
         for deployment in self.deps.store.deployments() {
-            table.routes.insert(deployment.name.to_string(), Arc::new(self.route(&deployment)));
+            let instances = by_deployment.get(&deployment.id).map_or(&[][..], Vec::as_slice);
+            table.routes.insert(deployment.name.to_string(), Arc::new(self.route(&deployment, instances)));
         }
         let changed = {
             let old = self.deps.routes.borrow();
-            old.routes.len() != table.routes.len()
+            !old.known
+                || old.routes.len() != table.routes.len()
                 || table.routes.iter().any(|(name, route)| old.routes.get(name).is_none_or(|r| !same(r, route)))
         };
         if changed {
@@ -644,12 +708,10 @@ impl Room {
         }
     }
 
-    fn route(&self, deployment: &Deployment) -> Route {
+    fn route(&self, deployment: &Deployment, instances: &[InstanceId]) -> Route {
         let of = |wanted: fn(&Phase) -> bool| -> Vec<Replica> {
-            let mut slots: Vec<&Slot> =
-                self.slots.values().filter(|s| s.deployment == deployment.id && wanted(&s.phase)).collect();
-            slots.sort_by_key(|s| s.id);
-            slots.into_iter().filter_map(|s| s.replica.clone()).collect()
+            let slots = instances.iter().filter_map(|id| self.slots.get(id)).filter(|s| wanted(&s.phase));
+            slots.filter_map(|s| s.replica.clone()).collect()
         };
         let mut ready = of(|p| *p == Phase::Ready);
         // during a roll-out new work goes to the new release as soon as one instance of it serves
@@ -669,7 +731,12 @@ impl Room {
             .first()
             .and_then(|r| self.deps.secrets.injected(deployment.id, &deployment.team, &r.spec).ok())
             .unwrap_or_default();
+        let returning = self.seen_engine.then(|| {
+            let coming = |id: &&InstanceId| self.slots.get(id).is_some_and(|s| s.returning);
+            instances.iter().filter(coming).copied().collect()
+        });
         Route {
+            returning,
             id: deployment.id,
             name: deployment.name.to_string(),
             expected: deployment.desired.run == Run::Running && deployment.desired.replicas > 0 && !hopeless,
@@ -701,6 +768,7 @@ fn same(a: &Route, b: &Route) -> bool {
     let ids = |list: &[Replica]| list.iter().map(|r| (r.instance, r.link.is_up())).collect::<Vec<_>>();
     a.id == b.id
         && a.expected == b.expected
+        && a.returning == b.returning
         && a.message == b.message
         && a.injected.len() == b.injected.len()
         && ids(&a.ready) == ids(&b.ready)

@@ -118,14 +118,15 @@ mod cgroup {
 }
 
 /// Computes all statuses; true when one changed.
-pub(super) fn publish(room: &mut Room) -> bool {
+pub(super) fn publish(room: &mut Room, by_deployment: &HashMap<DeploymentId, Vec<InstanceId>>) -> bool {
     let trouble = room.shared.engine_trouble.read().ok().and_then(|t| t.clone());
     let deployments = room.deps.store.deployments();
     let mut next: HashMap<DeploymentId, Arc<Status>> = HashMap::with_capacity(deployments.len());
     let mut changed = false;
     for deployment in &deployments {
         let old = room.shared.statuses.read().ok().and_then(|s| s.get(&deployment.id).cloned());
-        let status = one(room, deployment, trouble.as_deref(), old.as_deref());
+        let instances = by_deployment.get(&deployment.id).map_or(&[][..], Vec::as_slice);
+        let status = one(room, deployment, instances, trouble.as_deref(), old.as_deref());
         match old {
             Some(old) if *old == status => {
                 next.insert(deployment.id, old);
@@ -143,12 +144,17 @@ pub(super) fn publish(room: &mut Room) -> bool {
     changed
 }
 
-fn one(room: &Room, deployment: &Arc<Deployment>, trouble: Option<&str>, old: Option<&Status>) -> Status {
+fn one(
+    room: &Room,
+    deployment: &Arc<Deployment>,
+    instances: &[InstanceId],
+    trouble: Option<&str>,
+    old: Option<&Status>,
+) -> Status {
     let empty = Memory::default();
     let memory = room.memory.get(&deployment.id).unwrap_or(&empty);
     let desired = &deployment.desired;
-    let mut slots: Vec<&Slot> = room.slots.values().filter(|s| s.deployment == deployment.id).collect();
-    slots.sort_by_key(|s| s.id);
+    let slots: Vec<&Slot> = instances.iter().filter_map(|id| room.slots.get(id)).collect();
     // while the engine cannot be seen, a container that ended is known by its init's silence alone
     let reached = |s: &Slot| trouble.is_none() || room.deps.links.link(s.id).is_some_and(|l| l.is_up());
     let is_ready = |s: &&&Slot| s.phase == Phase::Ready && reached(s);

@@ -18,7 +18,7 @@ const QUIET: Duration = Duration::from_secs(30);
 /// Seconds that a new stream looks back, so that nothing falls between connecting and listening.
 const OVERLAP: i64 = 2;
 
-/// Follows until stopped. Bumps on each event and on each (re)connect.
+/// Follows until stopped. Bumps on each event, on each (re)connect and when a connection is lost.
 pub(super) async fn follow(inner: Arc<Inner>, stop: CancellationToken) {
     let mut wait = WAIT.0;
     loop {
@@ -54,6 +54,8 @@ async fn once(inner: &Arc<Inner>, wait: &mut Duration) -> String {
     bump(inner);
     let ended = read(inner, &conn, since).await;
     inner.lost(&conn).await;
+    // an engine that went away is looked at now, not at the next round
+    bump(inner);
     ended
 }
 

@@ -514,6 +514,7 @@ impl Front {
             ready: self.live(ready),
             draining: Vec::new(),
             expected: false,
+            returning: Some(Vec::new()),
             message: String::new(),
             injected: Arc::default(),
             recorder: self.gateway.shared.registry.recorder_of(id),
@@ -536,8 +537,7 @@ impl Front {
     }
 
     fn publish(&self, entries: Vec<Entry>) {
-        let routes = entries.into_iter().map(|e| (e.name.clone(), Arc::new(e))).collect();
-        self.publish.send_replace(Arc::new(Table { routes }));
+        self.publish.send_replace(Arc::new(Table::new(entries, true)));
     }
 
     pub(super) fn set(&self, routes: &[(&str, Vec<Arc<Endpoint>>)]) {

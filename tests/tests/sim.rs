@@ -1,0 +1,17 @@
+//! Stories on a simulated host: the whole agent in this process, on the fake engine, whose containers really connect to
+//! the agent's sockets as an init does, and really speak MCP. Nothing here needs an engine, a network or a second.
+
+#[path = "sim/container.rs"]
+mod container;
+#[path = "sim/crash.rs"]
+mod crash;
+#[path = "sim/faults.rs"]
+mod faults;
+#[path = "sim/scale.rs"]
+mod scale;
+#[path = "sim/server.rs"]
+mod server;
+#[path = "sim/stories.rs"]
+mod stories;
+#[path = "sim/world.rs"]
+mod world;
