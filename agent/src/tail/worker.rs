@@ -87,9 +87,9 @@ pub(super) async fn run(dep: Arc<Dep>, common: Arc<Common>) {
                         let fill = Missing::before(&writer, &chunk).map(|missing| missing.of(&sorted.plain));
                         items.push(Item::Chunk { chunk, release, fill });
                     }
-                    items.push(Item::Late { instance, release, lines: sorted.plain });
                     // nothing follows of this life
                     items.push(Item::Finish(Some(instance)));
+                    items.push(Item::Late { instance, release, lines: sorted.plain });
                 }
                 Msg::Barrier(done) => barriers.push(done),
                 Msg::Forget(done) => forget = Some(done),
