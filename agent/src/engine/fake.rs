@@ -196,6 +196,11 @@ impl Fake {
         Some((held.spec.clone()?, held.cpus))
     }
 
+    /// Its CPU quota, cores.
+    pub fn cpus(&self, id: &str) -> Option<f64> {
+        self.state().containers.get(id).map(|held| held.cpus)
+    }
+
     /// How often a call of the trait was made.
     pub fn calls(&self, call: &str) -> u64 {
         self.state().calls.get(call).copied().unwrap_or(0)
