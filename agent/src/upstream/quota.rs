@@ -184,7 +184,7 @@ mod tests {
     #[tokio::test]
     async fn the_quota_is_wide_while_something_starts_and_within_its_budget() {
         let fake = Arc::new(Fake::new(ulid::Ulid(1).into()));
-        let id = fake.add_foreign("x");
+        let id = fake.add_own("x");
         fake.set_cpus(&id, START_CPUS).await.unwrap();
         let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
         let keeper = Keeper { engine: fake.clone(), container: id.clone(), limit: 0.25, stop, pace: PACE };
