@@ -194,6 +194,12 @@ impl Fake {
         self.add_container(name, BTreeMap::new())
     }
 
+    /// A container of ours, made by nobody, that runs.
+    pub fn add_own(&self, name: &str) -> String {
+        let labels = self.labels(&BTreeMap::new());
+        self.add_container(name, labels)
+    }
+
     /// Puts a running container with exactly these labels into the engine.
     pub fn add_container(&self, name: &str, labels: BTreeMap<String, String>) -> String {
         let mut state = self.state();
@@ -263,6 +269,11 @@ impl Fake {
         let state = self.state();
         let held = state.containers.get(id)?;
         Some((held.spec.clone()?, held.cpus))
+    }
+
+    /// Its CPU quota, cores.
+    pub fn cpus(&self, id: &str) -> Option<f64> {
+        self.state().containers.get(id).map(|held| held.cpus)
     }
 
     /// How often a call of the trait was made.
