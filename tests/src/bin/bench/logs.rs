@@ -97,8 +97,8 @@ fn to_disk(agent: &Agent, section: &mut Section) -> anyhow::Result<()> {
 fn first_stamp(agent: &Agent, seq: u64) -> anyhow::Result<u64> {
     let grep = format!("^{:012} ", 0);
     let ran = agent.sigil(&["logs", "disk", "--stream", "stderr", "--grep", &grep, "-o", "json"]).ok();
-    let lines = ran.out.lines().filter_map(|l| serde_json::from_str::<Value>(l).ok());
-    let first = lines.filter(|l| l["seq"].as_u64() == Some(seq)).last();
+    let mut lines = ran.out.lines().filter_map(|l| serde_json::from_str::<Value>(l).ok());
+    let first = lines.rfind(|l| l["seq"].as_u64() == Some(seq));
     let first = first.with_context(|| format!("line 0 does not have sequence number {seq}: lines are missing"))?;
     Ok(parts(first["line"].as_str().unwrap_or_default()).context("a stamp")?.1)
 }
