@@ -5,7 +5,6 @@ use std::time::Duration;
 use serde_json::Value;
 use sigil_tests::{Agent, docker, eventually, fixture, inspector_tools, python_client, typescript_client};
 
-const BUILD: Duration = Duration::from_secs(240);
 const SOON: Duration = Duration::from_secs(30);
 
 fn names(value: &Value) -> Vec<String> {

@@ -27,6 +27,9 @@ const LIMIT: Duration = Duration::from_secs(120);
 const FLOOD: f64 = 64.0;
 /// Most that memory may move during it, MB.
 const FLAT: f64 = 20.0;
+/// `logs.max_bytes` during the flood. With the default of 256 MiB most of it is still on disk when its reader comes back,
+/// and little or nothing is lost.
+const KEPT: &str = "33554432";
 /// The flood's first seconds fill caches and buffers that stay.
 const FILLING: Duration = Duration::from_secs(5);
 
@@ -34,8 +37,8 @@ pub fn run(options: &Options, section: &mut Section) -> anyhow::Result<()> {
     let agent = Agent::start();
     to_disk(&agent, section)?;
     to_reader(&agent, section)?;
-    flood(options, &agent, section)?;
     drop(agent);
+    flood(options, section)?;
     in_process(section)
 }
 
@@ -97,8 +100,8 @@ fn to_disk(agent: &Agent, section: &mut Section) -> anyhow::Result<()> {
 fn first_stamp(agent: &Agent, seq: u64) -> anyhow::Result<u64> {
     let grep = format!("^{:012} ", 0);
     let ran = agent.sigil(&["logs", "disk", "--stream", "stderr", "--grep", &grep, "-o", "json"]).ok();
-    let lines = ran.out.lines().filter_map(|l| serde_json::from_str::<Value>(l).ok());
-    let first = lines.filter(|l| l["seq"].as_u64() == Some(seq)).last();
+    let mut lines = ran.out.lines().filter_map(|l| serde_json::from_str::<Value>(l).ok());
+    let first = lines.rfind(|l| l["seq"].as_u64() == Some(seq));
     let first = first.with_context(|| format!("line 0 does not have sequence number {seq}: lines are missing"))?;
     Ok(parts(first["line"].as_str().unwrap_or_default()).context("a stamp")?.1)
 }
@@ -201,7 +204,8 @@ fn to_reader(agent: &Agent, section: &mut Section) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn flood(options: &Options, agent: &Agent, section: &mut Section) -> anyhow::Result<()> {
+fn flood(options: &Options, section: &mut Section) -> anyhow::Result<()> {
+    let agent = &Agent::start_with(&[("SIGIL_LOGS_MAX_BYTES", KEPT)]);
     deploy(agent, "steady", "router", &["CHATTY_RATE=100"]);
     deploy(agent, "flood", "compute", &["CHATTY_RATE=640000"]);
     let steady = agent.session("steady");
