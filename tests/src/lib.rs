@@ -7,6 +7,8 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
+pub mod kills;
+
 /// Where cargo put the workspace's binaries.
 ///
 /// # Panics
@@ -257,6 +259,28 @@ impl Agent {
         }
     }
 
+    /// Opens a client's session with a deployment. The process of a stdio server runs, and prints, as long as it is held.
+    ///
+    /// # Panics
+    /// When it cannot be started.
+    pub fn session(&self, name: &str) -> Session {
+        let mut child = self
+            .command(&["run", name])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("sigil starts");
+        let hello = concat!(
+            r#"{"jsonrpc":"2.0","id":1,"method":"initialize","params":{"protocolVersion":"2025-11-25","#,
+            r#""capabilities":{},"clientInfo":{"name":"t","version":"1"}}}"#,
+            "\n"
+        );
+        let stdin = child.stdin.as_mut().expect("piped");
+        std::io::Write::write_all(stdin, hello.as_bytes()).expect("sigil reads");
+        Session { child }
+    }
+
     /// Containers with this agent's label, running or not.
     pub fn containers(&self) -> Vec<String> {
         let filter = format!("label=sigil.agent={}", self.id());
@@ -293,6 +317,25 @@ impl Drop for Agent {
         run(&["network", "ls", "-q"], &["network", "rm"]);
         // untagged only: the layers stay in the build cache for the next run
         run(&["image", "ls", "-q"], &["rmi", "-f", "--no-prune"]);
+    }
+}
+
+/// See [`Agent::session`].
+#[derive(Debug)]
+pub struct Session {
+    child: Child,
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        // the end of its input is what ends a session; one whose agent was killed has nobody to tell
+        drop(self.child.stdin.take());
+        let deadline = Instant::now() + Duration::from_secs(5);
+        while self.child.try_wait().is_ok_and(|ended| ended.is_none()) && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        let _killed = self.child.kill();
+        let _reaped = self.child.wait();
     }
 }
 

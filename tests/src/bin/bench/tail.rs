@@ -1,6 +1,5 @@
-//! How fast log lines go from init's chunks to segments on disk, what a line costs, and that a stalled reader costs
-//! nothing. Prints a table, then one line of JSON. `bench-logs [SECONDS]` (default 5 for each part); run it with
-//! `cargo run --release -p sigil-tests --bin bench-logs`.
+//! The log room alone, in this process: how fast lines go from init's chunks to segments on disk, what a line costs, and
+//! that a stalled reader costs nothing.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -15,15 +14,16 @@ use sigil_core::model::{DeploymentId, InstanceId, Stream};
 use tokio::sync::{Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 
+use crate::machine::{cpu_seconds, memory_mib};
+
 /// Bytes of a line with its end.
 const LINE: usize = 100;
 /// Bytes of a chunk, and what an init has on the way at most.
 const CHUNK: usize = 64 << 10;
 const WINDOW: usize = 256 << 10;
 
-#[tokio::main(flavor = "multi_thread", worker_threads = 2)]
-async fn main() -> anyhow::Result<()> {
-    let seconds: u64 = std::env::args().nth(1).map_or(Ok(5), |s| s.parse()).context("SECONDS")?;
+/// Measures, so many seconds for each part, and answers one object.
+pub async fn measure(seconds: u64) -> anyhow::Result<serde_json::Value> {
     let dir = tempfile::tempdir()?;
     let (output, rx) = mpsc::channel(64);
     let stop = CancellationToken::new();
@@ -31,8 +31,6 @@ async fn main() -> anyhow::Result<()> {
     let text = text();
 
     let full = run(&tail, &output, 1, &text, Duration::from_secs(seconds), None).await?;
-    println!("chunks to disk          {:>12.0} lines/s  ({:.0} MB/s)", full.rate, full.rate * LINE as f64 / 1e6);
-    println!("CPU of the whole path   {:>12.0} lines a core-second", full.per_core);
 
     let mut cursor = tail.cursor(Query { deployments: vec![deployment(1)], ..Query::default() })?;
     let (begun, mut read) = (Instant::now(), 0u64);
@@ -40,7 +38,6 @@ async fn main() -> anyhow::Result<()> {
         read += batch.lines.len() as u64;
     }
     let read_rate = read as f64 / begun.elapsed().as_secs_f64();
-    println!("read back from disk     {read_rate:>12.0} lines/s");
 
     // A follower that takes one batch and no more, while 64 MB/s come in; and another deployment's tail beside it.
     let mut stalled = tail.cursor(Query { deployments: vec![deployment(2)], follow: true, ..Query::default() })?;
@@ -49,16 +46,10 @@ async fn main() -> anyhow::Result<()> {
     let beside = tokio::spawn(beside(tail.clone(), Duration::from_secs(seconds)));
     // The first second fills caches and buffers that stay.
     run(&tail, &output, 2, &text, Duration::from_secs(1), Some(64e6)).await?;
-    let before = rss()?;
+    let before = memory_mib(std::process::id(), "VmRSS")?;
     let flood = run(&tail, &output, 2, &text, Duration::from_secs(seconds), Some(64e6)).await?;
-    let grown = rss()? - before;
-    println!(
-        "flood, stalled reader   {:>12.1} MB/s, memory {:+.1} MB",
-        flood.rate * LINE as f64 / 1e6,
-        grown as f64 / 1e6
-    );
+    let grown = memory_mib(std::process::id(), "VmRSS")? - before;
     let worst = beside.await??;
-    println!("line to reader beside   {:>12.1} ms at worst of {} lines", worst.0.as_secs_f64() * 1e3, worst.1);
     let mut told = 0;
     let mut next = 2;
     while next < tail.stats(deployment(2)).await?.next {
@@ -68,19 +59,15 @@ async fn main() -> anyhow::Result<()> {
     }
     let stats = tail.stats(deployment(2)).await?;
     anyhow::ensure!(told == stats.first.saturating_sub(2), "the stalled reader was told of {told} lost lines");
-    println!("told to stalled reader  {told:>12} lines lost");
-    println!(
-        "{}",
-        serde_json::json!({
-            "bench": "logs", "line_bytes": LINE, "seconds": seconds,
-            "chunks_to_disk_lines_s": full.rate as u64, "lines_per_core_second": full.per_core as u64,
-            "read_lines_s": read_rate as u64, "flood_mb_s": flood.rate * LINE as f64 / 1e6,
-            "flood_memory_growth_bytes": grown, "beside_worst_ms": worst.0.as_secs_f64() * 1e3, "told_lost": told,
-        })
-    );
     stop.cancel();
     tail.flush().await;
-    Ok(())
+    Ok(serde_json::json!({
+        "line_bytes": LINE, "seconds": seconds,
+        "chunks_to_disk_lines_s": full.rate, "lines_per_core_second": full.per_core,
+        "read_lines_s": read_rate, "flood_mb_s": flood.rate * LINE as f64 / 1e6,
+        "flood_memory_growth_mib": grown, "beside_worst_ms": worst.0.as_secs_f64() * 1e3,
+        "beside_lines": worst.1, "told_lost": told,
+    }))
 }
 
 struct Outcome {
@@ -101,7 +88,7 @@ async fn run(
     let instance = InstanceId(ulid::Ulid::from_datetime(std::time::SystemTime::now()));
     tail.instance(Instance { instance, deployment: deployment(n), release: 1 });
     let window = Arc::new(Semaphore::new(WINDOW / CHUNK));
-    let (begun, cpu) = (Instant::now(), cpu()?);
+    let (begun, cpu) = (Instant::now(), cpu_seconds(std::process::id())?);
     let mut offset = 0u64;
     while begun.elapsed() < time {
         if let Some(rate) = rate {
@@ -125,7 +112,7 @@ async fn run(
     }
     drop(window.acquire_many((WINDOW / CHUNK) as u32).await?);
     let lines = (offset / LINE as u64) as f64;
-    let spent = Duration::from_secs_f64(self::cpu()? - cpu);
+    let spent = Duration::from_secs_f64(cpu_seconds(std::process::id())? - cpu);
     Ok(Outcome { rate: lines / begun.elapsed().as_secs_f64(), per_core: lines / spent.as_secs_f64() })
 }
 
@@ -169,21 +156,4 @@ fn text() -> Bytes {
         out.extend_from_slice(format!("{line:<w$}\n", w = LINE - 1).as_bytes());
     }
     out.freeze()
-}
-
-/// Processor seconds of this process so far.
-fn cpu() -> anyhow::Result<f64> {
-    let stat = std::fs::read_to_string("/proc/self/stat")?;
-    let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
-    let ticks: f64 =
-        fields.get(11).context("utime")?.parse::<f64>()? + fields.get(12).context("stime")?.parse::<f64>()?;
-    // USER_HZ: 100 on every Linux that a program can see.
-    Ok(ticks / 100.0)
-}
-
-/// Resident memory, bytes.
-fn rss() -> anyhow::Result<i64> {
-    let status = std::fs::read_to_string("/proc/self/status")?;
-    let line = status.lines().find_map(|l| l.strip_prefix("VmRSS:")).context("VmRSS")?;
-    Ok(line.trim().trim_end_matches(" kB").parse::<i64>()? * 1024)
 }
