@@ -1,5 +1,6 @@
 //! Owns: MCP to one replica, over HTTP or stdio.
-//! May touch: initlink, and tail for what a stdio server prints beside the protocol.
+//! May touch: initlink, tail for what a stdio server prints beside the protocol, the engine's CPU quota while a process
+//! starts.
 //! Never: routes or authenticates.
 //! Tested by: unit tests here and in `gateway`, `tests/docker`.
 
@@ -7,6 +8,7 @@ pub(crate) mod gate;
 pub(crate) mod http;
 #[cfg(test)]
 pub(crate) mod local;
+pub mod quota;
 pub(crate) mod sse;
 pub(crate) mod stdio;
 
@@ -67,6 +69,8 @@ pub struct Replica {
     pub link: Link,
     /// Environment of stdio processes (plain and secret).
     pub env: Arc<Vec<(String, SecretString)>>,
+    /// Its CPU quota, wide while a session's process starts.
+    pub quota: quota::Quota,
 }
 
 /// Why a replica did not answer as an MCP server.
@@ -227,6 +231,7 @@ pub(crate) struct Endpoint {
     pub(crate) instance: InstanceId,
     pub(crate) spec: Arc<ReleaseSpec>,
     pub(crate) env: Arc<Vec<(String, SecretString)>>,
+    pub(crate) quota: quota::Quota,
     pub(crate) wire: Wire,
     pub(crate) stray: Stray,
     pub(crate) pool: http::Pool,
@@ -241,6 +246,7 @@ impl Endpoint {
             instance: replica.instance,
             spec: replica.spec.clone(),
             env: replica.env.clone(),
+            quota: replica.quota.clone(),
             wire: Wire::Link(replica.link.clone()),
             stray: Stray::Tail(tail.clone()),
             pool: http::Pool::default(),

@@ -138,13 +138,22 @@ impl Fake {
 
     /// Puts a running container of somebody else into the engine.
     pub fn add_foreign(&self, name: &str) -> String {
+        self.add(name, BTreeMap::new())
+    }
+
+    /// A container of ours, made by nobody, that runs.
+    pub fn add_own(&self, name: &str) -> String {
+        self.add(name, self.labels(&BTreeMap::new()))
+    }
+
+    fn add(&self, name: &str, labels: BTreeMap<String, String>) -> String {
         let mut state = self.state();
         let id = state.id(name);
         let pid = state.pid();
         let container = Container {
             id: id.clone(),
             name: name.to_owned(),
-            labels: BTreeMap::new(),
+            labels,
             image: String::new(),
             state: ContainerState::Running { pid, started_at: Timestamp::now() },
             created_at: Timestamp::now(),
@@ -194,6 +203,11 @@ impl Fake {
         let state = self.state();
         let held = state.containers.get(id)?;
         Some((held.spec.clone()?, held.cpus))
+    }
+
+    /// Its CPU quota, cores.
+    pub fn cpus(&self, id: &str) -> Option<f64> {
+        self.state().containers.get(id).map(|held| held.cpus)
     }
 
     /// How often a call of the trait was made.

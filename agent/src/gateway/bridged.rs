@@ -21,6 +21,7 @@ use super::proxy::{SESSION_LIFE, inject_body};
 use super::seal::random_key;
 use super::serve::{ANONYMOUS, Asked, accepts, now};
 use super::table::{Entry, Live};
+use crate::upstream::quota::Starting;
 use crate::upstream::{Conversation, UpstreamError, converse, stdio};
 
 /// An answer that comes this soon goes out as plain JSON; a later one gets a stream, so that the client sees a sign of
@@ -156,7 +157,7 @@ async fn initialize(
     message: Bytes,
 ) -> Result<Response<Out>, Refusal> {
     let entry = shared.ready(asked.name).await?;
-    let Opened { live, key, conversation, place } = open(shared, &entry, asked.name, "s").await?;
+    let Opened { live, key, conversation, place, starting: _starting } = open(shared, &entry, asked.name, "s").await?;
     let spec = &live.endpoint.spec;
     let session = shared.begin(&live, key, asked.name, conversation, place);
     // until the handshake is done a failure, or a client that leaves, ends the session
@@ -245,6 +246,8 @@ pub(crate) struct Opened {
     pub(crate) key: String,
     pub(crate) conversation: Conversation,
     pub(crate) place: Place,
+    /// To be held until the server has answered.
+    pub(crate) starting: Starting,
 }
 
 /// Finds a replica with room and begins a conversation with it.
@@ -259,8 +262,9 @@ pub(crate) async fn open(shared: &Arc<Shared>, entry: &Entry, name: &str, kind: 
             }
         };
         let key = format!("{kind}-{}", random_key());
+        let starting = live.endpoint.quota.starting();
         match converse(&live.endpoint, &key).await {
-            Ok(conversation) => return Ok(Opened { live: live.clone(), key, conversation, place }),
+            Ok(conversation) => return Ok(Opened { live: live.clone(), key, conversation, place, starting }),
             Err(error) => {
                 let what = match &error {
                     UpstreamError::Gate { what, .. } => format!("'{name}' cannot be reached: {what}"),

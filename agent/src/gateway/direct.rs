@@ -58,7 +58,9 @@ async fn over_process(
     mut from_client: mpsc::Receiver<Bytes>,
     to_client: mpsc::Sender<Bytes>,
 ) -> Result<(), GatewayError> {
-    let Opened { live, key, mut conversation, place } = bridged::open(shared, entry, &entry.name, "d").await?;
+    let Opened { live, key, mut conversation, place, starting } =
+        bridged::open(shared, entry, &entry.name, "d").await?;
+    let mut starting = Some(starting);
     let _known = Known::new(shared, &key);
     let mut calls: HashMap<Id, Call> = HashMap::new();
     let ended = loop {
@@ -86,6 +88,7 @@ async fn over_process(
             message = conversation.output.next(&live.endpoint) => match message {
                 Err(why) => break Some(why),
                 Ok(text) => {
+                    drop(starting.take());
                     let failed = match jsonrpc::parse_one(&text) {
                         Ok(head) if head.kind == Kind::Response => {
                             head.id.and_then(|id| calls.remove(&id)).map(|call| (call, head.error.is_some()))

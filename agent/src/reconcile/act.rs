@@ -18,6 +18,7 @@ use super::slots::Done;
 use crate::engine::{ContainerSpec, ContainerState, EngineError, Mount, Network, label};
 use crate::initlink::{Link, LinkError, Process};
 use crate::tail::Tail;
+use crate::upstream::quota::{Quota, START_CPUS};
 use crate::upstream::{self, Replica};
 
 /// From a container's start until its init has connected.
@@ -26,8 +27,6 @@ const LINK_LIMIT: Duration = Duration::from_secs(20);
 const GRACE_SECONDS: u32 = 10;
 /// Lines of output kept of a failed instance.
 const LAST_LINES: usize = 20;
-/// Cores until the gate has passed: half a second of start-up takes 5 s at a tenth of a core.
-const START_CPUS: f64 = 1.0;
 /// Where servers may write beside their volumes.
 pub(super) const HOME: &str = "/home/app";
 
@@ -55,6 +54,9 @@ pub(super) struct BringUp {
     pub from: From,
     pub done: mpsc::Sender<Done>,
     pub cancel: CancellationToken,
+    /// For what goes on after it has come up.
+    pub tasks: TaskTracker,
+    pub stop: CancellationToken,
 }
 
 /// Why it did not come up, in one line.
@@ -162,15 +164,20 @@ impl BringUp {
             };
             link.start_main(process).await?;
         }
-        let replica = Replica {
+        let mut replica = Replica {
             deployment: self.deployment.id,
             release: self.release,
             instance: self.instance,
             spec: self.spec.clone(),
             link: link.clone(),
             env: environment,
+            quota: Quota::default(),
         };
         if adopted && self.good && self.serves(&link).await {
+            // a former agent may have been killed while a session started
+            if self.widens() {
+                replica.quota = self.quota(&container);
+            }
             return Ok((replica, false));
         }
         self.progress("gating", Some(pid), Some(started_at)).await;
@@ -181,8 +188,22 @@ impl BringUp {
             server = handshake.server_name, protocol = handshake.protocol_version, tools = handshake.tool_count,
             elapsed_ms = u64::try_from(handshake.elapsed.as_millis()).unwrap_or(u64::MAX), "gate passed"
         );
-        engine.set_cpus(&container, self.spec.resources.cpu_limit).await?;
+        if self.widens() {
+            replica.quota = self.quota(&container);
+        } else {
+            engine.set_cpus(&container, self.spec.resources.cpu_limit).await?;
+        }
         Ok((replica, true))
+    }
+
+    /// Whether each session starts a process, which then gets what the first one had.
+    fn widens(&self) -> bool {
+        self.spec.transport == Transport::Stdio && self.spec.resources.cpu_limit < START_CPUS
+    }
+
+    fn quota(&self, container: &str) -> Quota {
+        let limit = self.spec.resources.cpu_limit;
+        Quota::spawn(self.deps.engine.clone(), container.to_owned(), limit, &self.tasks, self.stop.clone())
     }
 
     /// Whether a server that a former agent started is still there; no handshake, so that it notices nothing.

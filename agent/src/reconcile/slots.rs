@@ -601,6 +601,8 @@ impl Room {
             from,
             done: self.done_tx.clone(),
             cancel: slot.cancel.clone(),
+            tasks: self.shared.tasks.clone(),
+            stop: self.stop.clone(),
         };
         self.shared.tasks.spawn(task.run());
     }

@@ -179,6 +179,7 @@ fn build(spec: ReleaseSpec, stray: mpsc::Sender<Bytes>) -> Arc<Endpoint> {
         instance: ulid::Ulid(u128::from(number)).into(),
         spec: Arc::new(spec),
         env: Arc::new(vec![("PYTHONUNBUFFERED".into(), SecretString::from("1"))]),
+        quota: crate::upstream::quota::Quota::default(),
         wire: Wire::Local(Arc::new(Local::default())),
         stray: Stray::Test(stray),
         pool: crate::upstream::http::Pool::default(),
