@@ -209,7 +209,9 @@ impl Room {
         self.seen_engine = true;
         let mut present = HashSet::new();
         for container in &containers {
-            if container.labels.get(label::ROLE).is_some_and(|role| role == "build") {
+            // a container that a person made of an image of ours inherits the image's labels, and has no role
+            let Some(role) = container.labels.get(label::ROLE) else { continue };
+            if role == "build" {
                 continue;
             }
             match (container.instance(), container.deployment()) {

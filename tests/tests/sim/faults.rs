@@ -97,8 +97,12 @@ async fn people_with_a_shell_and_other_peoples_containers() {
             (label::DEPLOYMENT.to_owned(), "gone".to_owned()),
             (label::DEPLOYMENT_ID.to_owned(), deployment.to_owned()),
             (label::INSTANCE.to_owned(), ulid::Ulid::generate().to_string()),
+            (label::ROLE.to_owned(), "replica".to_owned()),
         ])
     };
+    // somebody's `docker run` of an image that was built here: the image's labels are all it has
+    let by_hand = BTreeMap::from([(label::AGENT.to_owned(), world.id.to_string())]);
+    let by_hand = world.fake.add_container("debugging", by_hand);
     let unknown = ulid::Ulid::generate().to_string();
     let others = world.fake.add_container("sigil-other-x", labels(&ulid::Ulid::generate().to_string(), &unknown));
     let leftover = world.fake.add_container("sigil-own-x", labels(&world.id.to_string(), &unknown));
@@ -116,6 +120,8 @@ async fn people_with_a_shell_and_other_peoples_containers() {
     until("c is started", REPAIR, || world.running("c").len() == 1).await;
     all_ready(&agent, REPAIR).await;
     assert!(world.running("b").iter().any(|now| *now == b[1]), "the other replica was left alone");
+    assert!(world.fake.has(&by_hand), "a container that was made by hand was left alone");
+    world.fake.vanish(&by_hand);
     assert!(shown(&agent.detail("b").await.unwrap()).restarts == 1);
 
     for name in ["a", "b", "c"] {

@@ -87,7 +87,8 @@ impl World {
 
     /// Running containers of one deployment: id, release, start time.
     pub fn running(&self, deployment: &str) -> Vec<(String, String, jiff::Timestamp)> {
-        let of = self.containers().into_iter().filter(|c| c.labels[label::DEPLOYMENT] == deployment);
+        let of =
+            self.containers().into_iter().filter(|c| c.labels.get(label::DEPLOYMENT).is_some_and(|d| d == deployment));
         of.filter_map(|c| match c.state {
             ContainerState::Running { started_at, .. } => Some((c.id, c.labels[label::RELEASE].clone(), started_at)),
             _ => None,
