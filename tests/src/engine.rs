@@ -202,16 +202,24 @@ impl Podman {
     pub fn docker(&self, args: &[&str]) -> String {
         docker_at(Some(&self.host()), args)
     }
+
+    /// Runs Podman's own program on its storage, for what the API does not show.
+    ///
+    /// # Panics
+    /// When it cannot be started.
+    pub fn podman(&self, words: &[&str]) -> String {
+        let conf = self.dir.path().join("containers.conf");
+        let mut command = Command::new("podman");
+        let said =
+            command.args(&self.options).args(words).env("CONTAINERS_CONF", conf).output().expect("podman starts");
+        String::from_utf8_lossy(&said.stdout).trim().to_owned()
+    }
 }
 
 impl Drop for Podman {
     fn drop(&mut self) {
         // a running container keeps mounts below the directory that goes next
-        let _removed = Command::new("podman")
-            .args(&self.options)
-            .args(["rm", "--all", "--force", "--time", "0"])
-            .env("CONTAINERS_CONF", self.dir.path().join("containers.conf"))
-            .output();
+        self.podman(&["rm", "--all", "--force", "--time", "0"]);
         let _ended = self.child.kill();
         let _reaped = self.child.wait();
     }

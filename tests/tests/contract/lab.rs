@@ -1,8 +1,6 @@
 //! What the suite needs beside an engine: an image, somebody else's container, and a look past the engine's trait.
 
 use std::collections::HashMap;
-use std::path::PathBuf;
-use std::process::Stdio;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -15,6 +13,7 @@ use sigil_agent::engine::fake::{Behaviour, Fake};
 use sigil_agent::engine::{Engine, Image};
 use sigil_config::agent::EngineConfig;
 use sigil_core::model::AgentId;
+use sigil_tests::engine::Podman;
 
 /// What the engine really gave a container.
 #[derive(Debug)]
@@ -67,21 +66,6 @@ pub struct RealLab {
     _dir: tempfile::TempDir,
 }
 
-/// A service of our own with its own storage, ended by its pid.
-struct Podman {
-    child: std::process::Child,
-    options: Vec<String>,
-}
-
-impl Drop for Podman {
-    fn drop(&mut self) {
-        // Also after a failed case: a running container keeps mounts below the directory that goes next.
-        self.say(&["rm", "--all", "--force", "--time", "0"]);
-        let _ended = self.child.kill();
-        let _reaped = self.child.wait();
-    }
-}
-
 impl RealLab {
     pub async fn docker() -> Self {
         let dir = tempfile::tempdir().unwrap();
@@ -89,35 +73,9 @@ impl RealLab {
     }
 
     pub async fn podman() -> Self {
-        let dir = tempfile::Builder::new().prefix("sigil-podman-").tempdir_in("/tmp").unwrap();
-        let at = |name: &str| dir.path().join(name).display().to_string();
-        // No systemd and no journal are asked for; storage and networks of this machine are left alone.
-        let conf = "[engine]\ncgroup_manager = \"cgroupfs\"\nevents_logger = \"file\"\n";
-        std::fs::write(at("containers.conf"), conf).unwrap();
-        let options =
-            ["--root", &at("root"), "--runroot", &at("run"), "--tmpdir", &at("tmp"), "--storage-driver", "vfs"];
-        let mut options = options.map(String::from).to_vec();
-        options.extend(["--network-config-dir".into(), at("networks")]);
-        std::fs::create_dir_all(at("networks")).unwrap();
-        let socket = format!("unix://{}", at("podman.sock"));
-        let log = std::fs::File::create(at("log")).unwrap();
-        let child = std::process::Command::new("podman")
-            .args(&options)
-            .args(["system", "service", "--time=0", &socket])
-            .env("CONTAINERS_CONF", at("containers.conf"))
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(log)
-            .spawn()
-            .expect("podman is needed for this test: apt-get install podman");
-        let podman = Podman { child, options };
-        let path = PathBuf::from(at("podman.sock"));
-        wait("podman's socket", Duration::from_secs(20), || {
-            let there = std::os::unix::net::UnixStream::connect(&path).is_ok();
-            async move { there }
-        })
-        .await;
-        Self::with(&socket, Some(podman), dir).await
+        let podman = Podman::start();
+        let host = podman.host();
+        Self::with(&host, Some(podman), tempfile::tempdir().unwrap()).await
     }
 
     async fn with(host: &str, podman: Option<Podman>, dir: tempfile::TempDir) -> Self {
@@ -247,7 +205,7 @@ impl Lab for RealLab {
             user: config.user.unwrap_or_default(),
             log_driver: match &self.podman {
                 // Its API says `json-file` whatever is true.
-                Some(podman) => podman.say(&["inspect", "--format", "{{.HostConfig.LogConfig.Type}}", id]),
+                Some(podman) => podman.podman(&["inspect", "--format", "{{.HostConfig.LogConfig.Type}}", id]),
                 None => host.log_config.and_then(|log| log.typ).unwrap_or_default(),
             },
             restart: host.restart_policy.and_then(|p| p.name).map(|n| n.to_string()).unwrap_or_default(),
@@ -257,7 +215,7 @@ impl Lab for RealLab {
 
     async fn containers(&self) -> Vec<String> {
         if let Some(podman) = &self.podman {
-            let all = podman.say(&["ps", "--all", "--external", "--no-trunc", "--format", "{{.ID}}"]);
+            let all = podman.podman(&["ps", "--all", "--external", "--no-trunc", "--format", "{{.ID}}"]);
             let mut all: Vec<String> = all.lines().map(str::to_owned).collect();
             all.sort();
             return all;
@@ -298,13 +256,6 @@ impl Lab for RealLab {
         }
         let options = query::RemoveImageOptions { force: true, noprune: false, platforms: None };
         self.raw.remove_image(&self.image, Some(options), None).await.unwrap();
-    }
-}
-
-impl Podman {
-    fn say(&self, words: &[&str]) -> String {
-        let said = std::process::Command::new("podman").args(&self.options).args(words).output().unwrap();
-        String::from_utf8_lossy(&said.stdout).trim().to_owned()
     }
 }
 
