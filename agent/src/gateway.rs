@@ -34,7 +34,7 @@ use tokio_util::task::TaskTracker;
 pub use error::GatewayError;
 
 use crate::tail::Tail;
-use crate::upstream::RouteTable;
+use crate::upstream::{RouteTable, spare};
 use crate::web;
 use bridge::Session;
 use error::Refusal;
@@ -335,6 +335,9 @@ async fn sweep(shared: Arc<Shared>) {
         turn += 1;
         // init is asked seldom: strangers exist only after a restart
         if turn % 12 == 1 {
+            for live in table.routes.values().flat_map(|entry| &entry.ready) {
+                shared.refill(&live.endpoint).await;
+            }
             strangers = reap_strangers(&shared, &table, strangers, idle.max(Duration::from_secs(300))).await;
         }
     }
@@ -358,8 +361,8 @@ async fn reap_strangers(
         let Ok(keys) = live.endpoint.wire.keys().await else { continue };
         for key in keys {
             // a gate that still runs is a stranger here too, but never for that long
-            let ours = ["s-", "d-", "gate-"].iter().any(|p| key.starts_with(p));
-            if !ours || shared.session_of(&key).is_some() {
+            let ours = ["s-", "d-", "gate-", spare::PREFIX].iter().any(|p| key.starts_with(p));
+            if !ours || shared.session_of(&key).is_some() || live.endpoint.spare.key().as_ref() == Some(&key) {
                 continue;
             }
             let id = (live.endpoint.instance, key);

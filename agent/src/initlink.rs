@@ -238,6 +238,21 @@ impl Link {
         self.instance.ask(ANSWER, |req| ToInit::Close { req, key, grace_ms }).await?.done()
     }
 
+    /// Whether this container's init knows [`Self::rename`] (version 2 of the link).
+    pub fn renames(&self) -> bool {
+        self.instance.version() >= 2
+    }
+
+    /// Gives a running process the key `to`, which must be free. An init of before version 2 cannot, and the error says so.
+    pub async fn rename(&self, key: &str, to: &str) -> Result<()> {
+        if !self.renames() {
+            return Err(LinkError::Io("this container's init is of an older agent and cannot rename".to_owned()));
+        }
+        self.instance.ask(ANSWER, |req| ToInit::Rename { req, key, to }).await?.done()?;
+        self.instance.renamed(key, to);
+        Ok(())
+    }
+
     /// Sends a signal (1 to 31) to the process and what it started.
     pub async fn signal(&self, key: &str, signal: i32) -> Result<()> {
         self.instance.ask(ANSWER, |req| ToInit::Signal { req, key, signal }).await?.done()

@@ -9,6 +9,7 @@ pub(crate) mod http;
 #[cfg(test)]
 pub(crate) mod local;
 pub mod quota;
+pub mod spare;
 pub(crate) mod sse;
 pub(crate) mod stdio;
 
@@ -76,6 +77,8 @@ pub struct Replica {
     pub env: Arc<Vec<(String, SecretString)>>,
     /// Its CPU quota, wide while a session's process starts.
     pub quota: quota::Quota,
+    /// Its process that waits for a session (stdio).
+    pub spare: spare::Spare,
 }
 
 /// Why a replica did not answer as an MCP server.
@@ -125,12 +128,27 @@ pub struct Handshake {
     pub elapsed: Duration,
 }
 
+/// Reads what a container needs of its memory now, bytes; `None` where that cannot be read.
+pub type Measure<'a> = &'a (dyn Fn() -> Option<u64> + Send + Sync);
+
 /// The gate: a real handshake (`initialize`, `notifications/initialized`; or `server/discover` where a server speaks
 /// only the stateless era) and `tools/list` (all pages), retried until the server listens or `timeout` ends. For stdio
-/// it starts a process of its own, ends it afterwards, and keeps garbage on stdout as marked log lines.
-pub async fn gate(replica: &Replica, tail: &Tail, timeout: Duration) -> Result<Handshake, UpstreamError> {
+/// it starts a process of its own, measures what that takes, ends it, and keeps garbage on stdout as marked log lines;
+/// the replica's spare process starts as soon as there is memory for it.
+pub async fn gate(
+    replica: &Replica,
+    tail: &Tail,
+    timeout: Duration,
+    measure: Measure<'_>,
+) -> Result<Handshake, UpstreamError> {
     let endpoint = Endpoint::new(replica, tail, TaskTracker::new());
-    gate::run(&Arc::new(endpoint), timeout).await
+    gate::run(&Arc::new(endpoint), timeout, measure).await
+}
+
+/// Takes over what a former agent left in a replica that goes on: the process that waits for a session.
+pub async fn adopt(replica: &Replica, tail: &Tail) -> Result<(), LinkError> {
+    let endpoint = Arc::new(Endpoint::new(replica, tail, TaskTracker::new()));
+    endpoint.spare.adopt(&endpoint).await
 }
 
 /// How bytes get to a replica.
@@ -202,6 +220,24 @@ impl Wire {
         }
     }
 
+    /// Whether [`Self::rename`] works with this init.
+    pub(crate) fn renames(&self) -> bool {
+        match self {
+            Self::Link(link) => link.renames(),
+            #[cfg(test)]
+            Self::Local(_) => true,
+        }
+    }
+
+    /// A running process goes on under another key.
+    pub(crate) async fn rename(&self, key: &str, to: &str) -> Result<(), LinkError> {
+        match self {
+            Self::Link(link) => link.rename(key, to).await,
+            #[cfg(test)]
+            Self::Local(local) => local.rename(key, to),
+        }
+    }
+
     /// Keys of the processes that run.
     pub(crate) async fn keys(&self) -> Result<Vec<String>, LinkError> {
         match self {
@@ -240,6 +276,7 @@ pub(crate) struct Endpoint {
     pub(crate) spec: Arc<ReleaseSpec>,
     pub(crate) env: Arc<Vec<(String, SecretString)>>,
     pub(crate) quota: quota::Quota,
+    pub(crate) spare: spare::Spare,
     pub(crate) wire: Wire,
     pub(crate) stray: Stray,
     pub(crate) pool: http::Pool,
@@ -255,6 +292,7 @@ impl Endpoint {
             spec: replica.spec.clone(),
             env: replica.env.clone(),
             quota: replica.quota.clone(),
+            spare: replica.spare.clone(),
             wire: Wire::Link(replica.link.clone()),
             stray: Stray::Tail(tail.clone()),
             pool: http::Pool::default(),

@@ -19,10 +19,16 @@ pub fn choose(replicas: &[Burden], turn: usize, sessions_first: bool) -> Option<
     })
 }
 
-/// Most sessions of a replica when neither the manifest nor a measurement says more: 16, within its process limit
-/// (16 processes and threads for one server).
-pub fn sessions_default(processes: u32) -> u32 {
-    (processes / 16).clamp(1, 16)
+/// Most sessions of a stdio replica when the manifest does not say: as many as its `memory` holds beside 32 MiB for
+/// init and caches, at 1.3 times what the `first` process needed (both bytes), within its process limit (16 processes
+/// and threads for one server). At least one; 16 at most while the first process was not measured.
+pub fn sessions_default(processes: u32, memory: u64, first: Option<u64>) -> u32 {
+    let by_processes = (processes / 16).max(1);
+    let by_memory = first.filter(|bytes| *bytes > 0).map_or(16, |bytes| {
+        let each = bytes.saturating_mul(13) / 10;
+        u32::try_from(memory.saturating_sub(32 << 20) / each.max(1)).unwrap_or(u32::MAX)
+    });
+    by_processes.min(by_memory).max(1)
 }
 
 /// The host of a `Host` or `Origin` authority, without port and brackets, in lower case.
@@ -93,8 +99,13 @@ mod tests {
 
     #[test]
     fn default_sessions() {
-        assert_eq!(sessions_default(512), 16);
-        assert_eq!(sessions_default(64), 4);
-        assert_eq!(sessions_default(3), 1);
+        assert_eq!(sessions_default(512, 256 << 20, None), 16);
+        assert_eq!(sessions_default(64, 256 << 20, None), 4);
+        assert_eq!(sessions_default(3, 256 << 20, None), 1);
+        // a Node server of 80 MB in the smallest tier, a Go server of 8 MB, one that needs all there is
+        assert_eq!(sessions_default(512, 256 << 20, Some(80 << 20)), 2);
+        assert_eq!(sessions_default(512, 256 << 20, Some(8 << 20)), 21);
+        assert_eq!(sessions_default(512, 256 << 20, Some(250 << 20)), 1);
+        assert_eq!(sessions_default(512, 16 << 20, Some(1 << 20)), 1);
     }
 }

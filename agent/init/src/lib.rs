@@ -11,8 +11,8 @@ pub mod ports;
 pub mod wire;
 
 /// The version of the link that this code prefers.
-pub const VERSION: u16 = 1;
-/// The oldest version of the link that this code still speaks (the last two, once there are two).
+pub const VERSION: u16 = 2;
+/// The oldest version of the link that this code still speaks: a container outlives the agent that started it.
 pub const VERSION_MIN: u16 = 1;
 
 /// Unacknowledged output that init keeps per stream, in bytes.

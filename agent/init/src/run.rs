@@ -400,6 +400,19 @@ impl Init {
                 // Unknown is as good: the agent may ask twice.
                 self.link.push(&ToAgent::Done { req }, Vec::new());
             }
+            ToInit::Rename { req, key, to } => {
+                if to == sigil_init::MAIN || self.table.by_key(to).is_some() {
+                    self.fail(req, Why::Taken, "a process of that key exists");
+                } else {
+                    match self.table.by_key(key).filter(|p| !p.main && p.exit.is_none() && p.closing.is_none()) {
+                        Some(proc) => {
+                            to.clone_into(&mut proc.key);
+                            self.link.push(&ToAgent::Done { req }, Vec::new());
+                        }
+                        None => self.fail(req, Why::Unknown, "no such process"),
+                    }
+                }
+            }
             ToInit::Signal { req, key, signal } => {
                 let signal = Signal::from_named_raw(signal);
                 match (self.table.by_key(key).filter(|p| p.exit.is_none()), signal) {

@@ -1,4 +1,4 @@
-//! The frames of the link, version 1.
+//! The frames of the link, version 2 (which added `Rename`).
 //!
 //! A frame is `u32 length` (little endian, of what follows), `u8 kind`, `u8 descriptors`, payload. Descriptors
 //! travel by SCM_RIGHTS with the frame's first byte. Strings are `u32 length` and UTF-8. Kinds only ever get
@@ -183,6 +183,15 @@ pub enum ToInit<'a> {
         /// Whose.
         serial: u32,
     },
+    /// Gives a running session process another name.
+    Rename {
+        /// Number of the request.
+        req: u32,
+        /// Its name so far.
+        key: &'a str,
+        /// Its name from now on.
+        to: &'a str,
+    },
 }
 
 /// What init says.
@@ -335,6 +344,7 @@ impl<'a> ToInit<'a> {
             Self::Dial { req, port, timeout_ms } => Put::new(out, 7, 0).u32(*req).u16(*port).u32(*timeout_ms),
             Self::Ack { serial, stream, offset } => Put::new(out, 8, 0).u32(*serial).stream(*stream).u64(*offset),
             Self::ExitAck { serial } => Put::new(out, 9, 0).u32(*serial),
+            Self::Rename { req, key, to } => Put::new(out, 10, 0).u32(*req).str(key).str(to),
         };
     }
 
@@ -375,6 +385,7 @@ impl<'a> ToInit<'a> {
             7 => Self::Dial { req: get.u32()?, port: get.u16()?, timeout_ms: get.u32()? },
             8 => Self::Ack { serial: get.u32()?, stream: get.stream()?, offset: get.u64()? },
             9 => Self::ExitAck { serial: get.u32()? },
+            10 => Self::Rename { req: get.u32()?, key: get.key()?, to: get.key()? },
             other => return Err(WireError::Kind(other)),
         };
         get.end()?;
@@ -537,6 +548,7 @@ mod tests {
             workdir: "/app",
         });
         to_init(&ToInit::Resume { req: 1, key: "s-1" });
+        to_init(&ToInit::Rename { req: 2, key: "w-1", to: "s-1" });
         to_init(&ToInit::List { req: 2 });
         to_init(&ToInit::Close { req: 3, key: "s-1", grace_ms: 500 });
         to_init(&ToInit::Signal { req: 4, key: "s-1", signal: 15 });

@@ -8,7 +8,7 @@ use hyper::header::{self, HeaderValue};
 use hyper::{Response, StatusCode};
 use serde_json::value::RawValue;
 use sigil_core::jsonrpc::{self, Head, Kind, Params};
-use sigil_core::model::Transport;
+use sigil_core::model::{Resources, Transport};
 use sigil_core::session::Ticket;
 use tokio::time::Instant;
 
@@ -22,13 +22,15 @@ use super::seal::random_key;
 use super::serve::{ANONYMOUS, Asked, accepts, now};
 use super::table::{Entry, Live};
 use crate::upstream::quota::Starting;
-use crate::upstream::{Conversation, UpstreamError, converse, stdio};
+use crate::upstream::{Conversation, Endpoint, UpstreamError, converse, spare, stdio};
 
 /// An answer that comes this soon goes out as plain JSON; a later one gets a stream, so that the client sees a sign of
 /// life and can come back to it.
 const PLAIN: Duration = Duration::from_secs(1);
 /// A session without a stream may make room for a new one after this.
 const EVICTABLE: Duration = Duration::from_secs(10);
+/// Between two looks at whether a process has ended.
+const ENDING: Duration = Duration::from_millis(100);
 /// From end of input to SIGTERM.
 const GRACE: Duration = Duration::from_secs(2);
 
@@ -211,6 +213,7 @@ async fn initialize(
     session.version.set(version).ok();
     session.touch();
     unfinished.done();
+    shared.refill_soon(&live.endpoint);
     let mut response = json(event.data);
     response.headers_mut().insert("mcp-session-id", id);
     Ok(response)
@@ -240,6 +243,13 @@ impl Drop for Unfinished<'_> {
     }
 }
 
+/// Most sessions of a replica at once.
+fn most(endpoint: &Endpoint) -> u32 {
+    let Resources { processes, memory, .. } = endpoint.spec.resources;
+    let default = sigil_core::route::sessions_default(processes, memory, endpoint.spare.memory());
+    endpoint.spec.sessions_max.unwrap_or(default).max(1)
+}
+
 /// A conversation with a replica, and its place there.
 pub(crate) struct Opened {
     pub(crate) live: Live,
@@ -263,7 +273,11 @@ pub(crate) async fn open(shared: &Arc<Shared>, entry: &Entry, name: &str, kind: 
         };
         let key = format!("{kind}-{}", random_key());
         let starting = live.endpoint.quota.starting();
-        match converse(&live.endpoint, &key).await {
+        let begun = match live.endpoint.spare.take(&live.endpoint, &key).await {
+            Some(conversation) => Ok(conversation),
+            None => converse(&live.endpoint, &key).await,
+        };
+        match begun {
             Ok(conversation) => return Ok(Opened { live: live.clone(), key, conversation, place, starting }),
             Err(error) => {
                 let what = match &error {
@@ -323,16 +337,53 @@ impl Shared {
         }
         session.stop.cancel();
         if session.endpoint.spec.transport == Transport::Stdio {
-            let session = session.clone();
-            self.tasks.spawn(async move { session.endpoint.wire.close(&session.key, GRACE).await });
+            let (shared, session) = (self.clone(), session.clone());
+            let (endpoint, key) = (session.endpoint.clone(), session.key.clone());
+            self.tasks.spawn(async move { shared.finish(&endpoint, &key, session).await });
+        }
+    }
+
+    /// Ends a session's process, and has another wait in the place that gets free with `held`.
+    pub(crate) async fn finish(&self, endpoint: &Arc<Endpoint>, key: &str, held: impl Send) {
+        let wire = &endpoint.wire;
+        wire.close(key, GRACE).await;
+        // memory is free when it has ended, not before
+        let limit = Instant::now() + GRACE * 3;
+        let waits = || Instant::now() < limit && !self.stop.is_cancelled();
+        while waits() && wire.keys().await.is_ok_and(|keys| keys.iter().any(|k| k == key)) {
+            tokio::time::sleep(ENDING).await;
+        }
+        drop(held);
+        self.refill(endpoint).await;
+    }
+
+    /// [`Self::refill`], without waiting for it.
+    pub(crate) fn refill_soon(self: &Arc<Self>, endpoint: &Arc<Endpoint>) {
+        let (shared, endpoint) = (self.clone(), endpoint.clone());
+        self.tasks.spawn(async move { shared.refill(&endpoint).await });
+    }
+
+    /// Has a process wait for the next session, if a replica that takes sessions has room for it.
+    pub(crate) async fn refill(&self, endpoint: &Arc<Endpoint>) {
+        if endpoint.spec.transport != Transport::Stdio || self.stop.is_cancelled() {
+            return;
+        }
+        let table = self.table.borrow().clone();
+        let entry = table.by_id.get(&endpoint.deployment);
+        if !entry.is_some_and(|e| e.ready.iter().any(|live| live.endpoint.instance == endpoint.instance)) {
+            return;
+        }
+        // init knows, also of sessions that a former agent began and nobody has come back to
+        let Ok(keys) = endpoint.wire.keys().await else { return };
+        let taken = keys.iter().filter(|key| !key.starts_with(spare::PREFIX)).count();
+        if taken < most(endpoint) as usize {
+            endpoint.spare.tend(endpoint);
         }
     }
 
     /// Takes a place for a session, ending one that nobody uses if it must.
     fn admit_session(self: &Arc<Self>, live: &Live, name: &str) -> Result<Place, Refusal> {
-        let spec = &live.endpoint.spec;
-        let default = sigil_core::route::sessions_default(spec.resources.processes);
-        let max = spec.sessions_max.unwrap_or(default).max(1);
+        let max = most(&live.endpoint);
         if let Some(place) = Place::take(&live.stats, u64::from(max)) {
             return Ok(place);
         }

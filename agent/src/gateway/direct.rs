@@ -88,7 +88,9 @@ async fn over_process(
             message = conversation.output.next(&live.endpoint) => match message {
                 Err(why) => break Some(why),
                 Ok(text) => {
-                    drop(starting.take());
+                    if starting.take().is_some() {
+                        shared.refill_soon(&live.endpoint);
+                    }
                     let failed = match jsonrpc::parse_one(&text) {
                         Ok(head) if head.kind == Kind::Response => {
                             head.id.and_then(|id| calls.remove(&id)).map(|call| (call, head.error.is_some()))
@@ -120,9 +122,9 @@ async fn over_process(
     }
     drop(conversation);
     if live.endpoint.spec.transport == Transport::Stdio {
-        live.endpoint.wire.close(&key, Duration::from_secs(2)).await;
+        let (shared, endpoint) = (shared.clone(), live.endpoint.clone());
+        shared.tasks.clone().spawn(async move { shared.finish(&endpoint, &key, place).await });
     }
-    drop(place);
     Ok(())
 }
 

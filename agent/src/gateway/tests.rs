@@ -456,6 +456,72 @@ async fn more_sessions_than_a_replica_holds() {
 }
 
 #[tokio::test]
+async fn a_process_waits_for_the_next_session() {
+    let front = Front::new().await;
+    let replica = limited(SERVER, 2);
+    front.set(&[(NAME, vec![replica.clone()])]);
+    let pid = |answer: Answer| answer.last()["result"]["pid"].as_i64().unwrap();
+    let first = front.begin(NAME).await;
+    wait_until("one waits", || replica.spare.key().is_some()).await;
+    let waiting = replica.spare.key();
+    assert_eq!(spare_keys(&replica), waiting.iter().cloned().collect::<Vec<_>>());
+    // the next session takes it, under a session's name; the replica is full then, and nobody waits
+    let second = front.begin(NAME).await;
+    assert_eq!((spare_keys(&replica), replica_keys(&replica).len()), (vec![], 2));
+    let pids = [
+        pid(front.post(NAME, Some(&first), call(1, "echo")).await),
+        pid(front.post(NAME, Some(&second), call(1, "echo")).await),
+    ];
+    assert_ne!(pids[0], pids[1]);
+    // an ended session makes room for another that waits
+    let path = format!("/mcp/{NAME}");
+    front.raw("DELETE", &path, &owned(&[("mcp-session-id", &first)]), "").await;
+    wait_until("another waits", || replica.spare.key().is_some()).await;
+    assert_eq!(spare_keys(&replica).len(), 1);
+    // one that died while it waited costs nothing but time
+    for key in spare_keys(&replica) {
+        replica_end(&replica, &key);
+    }
+    let third = front.begin(NAME).await;
+    assert_eq!(front.post(NAME, Some(&third), call(1, "echo")).await.status, 200);
+}
+
+#[tokio::test]
+async fn a_waiting_process_is_taken_over_by_the_next_agent() {
+    let mut front = Front::new().await;
+    let replica = limited(SERVER, 2);
+    front.set(&[(NAME, vec![replica.clone()])]);
+    let session = front.begin(NAME).await;
+    wait_until("one waits", || replica.spare.key().is_some()).await;
+    let waiting = spare_keys(&replica);
+    front.restart().await;
+    let next = successor(&replica);
+    next.spare.adopt(&next).await.unwrap();
+    assert_eq!((next.spare.key().into_iter().collect::<Vec<_>>(), spare_keys(&next)), (waiting.clone(), waiting));
+    front.set(&[(NAME, vec![next.clone()])]);
+    let other = front.begin(NAME).await;
+    assert_eq!((spare_keys(&next), replica_keys(&next).len()), (vec![], 2), "it was used, and no other was started");
+    for session in [session, other] {
+        assert_eq!(front.post(NAME, Some(&session), call(1, "echo")).await.status, 200);
+    }
+}
+
+#[tokio::test]
+async fn the_gate_leaves_one_that_waits_and_knows_what_it_takes() {
+    let replica = stdio(SERVER);
+    let looks = std::sync::atomic::AtomicU64::new(0);
+    let measure = || Some((10 << 20) << (2 * looks.fetch_add(1, std::sync::atomic::Ordering::Relaxed)));
+    gate::run(&replica, Duration::from_secs(10), &measure).await.unwrap();
+    assert_eq!(replica.spare.memory(), Some(30 << 20));
+    wait_until("one waits", || replica.spare.key().is_some()).await;
+    wait_until("the gate's own is gone", || replica_keys(&replica).is_empty()).await;
+    // a server that fails leaves none
+    let broken = stdio("import sys; sys.stdin.readline(); sys.exit(1)");
+    gate::run(&broken, Duration::from_secs(10), &|| None).await.unwrap_err();
+    assert_eq!(broken.spare.key(), None);
+}
+
+#[tokio::test]
 async fn a_refused_initialize_leaves_nothing() {
     let front = Front::new().await;
     let replica = stdio(MODERN);
@@ -476,7 +542,7 @@ async fn legacy_sse_servers_are_translated() {
     let session = front.begin(NAME).await;
     let answer = front.post(NAME, Some(&session), call(2, "whoami")).await;
     assert_eq!(answer.last()["result"]["who"], json!(http.port));
-    let learnt = gate::run(&http.legacy(), Duration::from_secs(5)).await.unwrap();
+    let learnt = gate::run(&http.legacy(), Duration::from_secs(5), &|| None).await.unwrap();
     assert_eq!(learnt.tool_count, 1);
 }
 
@@ -530,7 +596,7 @@ async fn gated(
     endpoint: std::sync::Arc<crate::upstream::Endpoint>,
     ms: u64,
 ) -> Result<crate::upstream::Handshake, String> {
-    gate::run(&endpoint, Duration::from_millis(ms)).await.map_err(|e| match e {
+    gate::run(&endpoint, Duration::from_millis(ms), &|| None).await.map_err(|e| match e {
         UpstreamError::Gate { what, hint } => format!("{what} | {hint}"),
         UpstreamError::Link(link) => format!("link: {link}"),
     })

@@ -185,7 +185,7 @@ async fn talk(
     let mut welcome = Zeroizing::new(Vec::new());
     ToInit::Welcome { version }.encode(&mut welcome);
     out.try_send(welcome).map_err(io::Error::other)?;
-    let ledger = instance.begin(life, stop, out.clone());
+    let ledger = instance.begin(life, version, stop, out.clone());
     instance.ready();
     shared.changed();
     tracing::debug!(instance = %instance.id, version, "init connected");

@@ -31,6 +31,8 @@ struct Known {
 struct State {
     /// Which start of the container this is about.
     life: Option<u64>,
+    /// What the present connection speaks.
+    version: u16,
     connection: Option<(CancellationToken, mpsc::Sender<Bytes>)>,
     pending: HashMap<u32, oneshot::Sender<Reply>>,
     next_req: u32,
@@ -141,8 +143,15 @@ impl Instance {
     }
 
     /// A connection said hello. Answers the ledger of its life; a former connection ends.
-    pub fn begin(&self, life: u64, connection: CancellationToken, out: mpsc::Sender<Bytes>) -> Arc<Ledger> {
+    pub fn begin(
+        &self,
+        life: u64,
+        version: u16,
+        connection: CancellationToken,
+        out: mpsc::Sender<Bytes>,
+    ) -> Arc<Ledger> {
         let mut state = lock(&self.state);
+        state.version = version;
         if let Some((former, _)) = state.connection.replace((connection, out)) {
             former.cancel();
         }
@@ -210,6 +219,18 @@ impl Instance {
     /// The key of a process.
     pub fn key_of(&self, serial: u32) -> Option<String> {
         lock(&self.state).procs.get(&serial).map(|known| known.key.clone())
+    }
+
+    /// The version of the link that is spoken at the moment; 0 before the first connection.
+    pub fn version(&self) -> u16 {
+        lock(&self.state).version
+    }
+
+    /// A process goes on under another key.
+    pub fn renamed(&self, key: &str, to: &str) {
+        if let Some(known) = lock(&self.state).procs.values_mut().find(|known| known.key == key) {
+            to.clone_into(&mut known.key);
+        }
     }
 
     /// Init forgot a process.

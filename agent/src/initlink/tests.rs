@@ -132,6 +132,13 @@ async fn sessions_have_pipes_that_outlive_the_agent() {
     assert_eq!(&buffer[..count], b"got one\n");
     assert!(matches!(link.spawn("s1", shell("true")).await, Err(LinkError::Io(_))), "the key is taken");
 
+    // under another name from now on, also for the next agent
+    assert!(link.rename("s1", "main").await.is_err(), "the main process's name is taken for good");
+    assert!(link.rename("s0", "s2").await.is_err(), "no such process");
+    link.rename("s1", "s2").await.unwrap();
+    assert!(link.resume("s1").await.is_err());
+    link.rename("s2", "s1").await.unwrap();
+
     drop(pipes);
     let link = bench.restart().await;
     let list = link.processes().await.unwrap();

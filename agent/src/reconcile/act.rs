@@ -15,10 +15,12 @@ use tokio_util::task::TaskTracker;
 
 use super::Deps;
 use super::slots::Done;
+use super::status;
 use crate::engine::{ContainerSpec, ContainerState, EngineError, Mount, Network, label};
 use crate::initlink::{Link, LinkError, Process};
 use crate::tail::Tail;
 use crate::upstream::quota::{Quota, START_CPUS};
+use crate::upstream::spare::Spare;
 use crate::upstream::{self, Replica};
 
 /// From a container's start until its init has connected.
@@ -173,7 +175,7 @@ impl BringUp {
             };
             link.start_main(process).await?;
         }
-        let mut replica = Replica {
+        let replica = Replica {
             deployment: self.deployment.id,
             release: self.release,
             instance: self.instance,
@@ -181,24 +183,29 @@ impl BringUp {
             link: link.clone(),
             env: environment,
             quota: Quota::default(),
+            spare: Spare::default(),
         };
+        if !made && self.spec.transport == Transport::Stdio {
+            upstream::adopt(&replica, &self.deps.tail).await?;
+        }
         if adopted && self.good && self.serves(&link).await {
             // a former agent may have been killed while a session started
             if self.widens() {
-                replica.quota = self.quota(&container);
+                self.keep(&replica.quota, &container);
             }
             return Ok((replica, false));
         }
         self.progress("gating", Some(pid), Some(started_at)).await;
         let limit = Duration::from_millis(self.spec.start_timeout_ms);
-        let handshake = upstream::gate(&replica, &self.deps.tail, limit).await?;
+        let measure = || status::needed(pid);
+        let handshake = upstream::gate(&replica, &self.deps.tail, limit, &measure).await?;
         tracing::info!(
             deployment = %self.deployment.name, release = self.release, instance = %self.instance,
             server = handshake.server_name, protocol = handshake.protocol_version, tools = handshake.tool_count,
             elapsed_ms = u64::try_from(handshake.elapsed.as_millis()).unwrap_or(u64::MAX), "gate passed"
         );
         if self.widens() {
-            replica.quota = self.quota(&container);
+            self.keep(&replica.quota, &container);
         } else {
             engine.set_cpus(&container, self.spec.resources.cpu_limit).await?;
         }
@@ -210,9 +217,9 @@ impl BringUp {
         self.spec.transport == Transport::Stdio && self.spec.resources.cpu_limit < START_CPUS
     }
 
-    fn quota(&self, container: &str) -> Quota {
+    fn keep(&self, quota: &Quota, container: &str) {
         let limit = self.spec.resources.cpu_limit;
-        Quota::spawn(self.deps.engine.clone(), container.to_owned(), limit, &self.tasks, self.stop.clone())
+        quota.keep(self.deps.engine.clone(), container.to_owned(), limit, &self.tasks, self.stop.clone());
     }
 
     /// Whether a server that a former agent started is still there; no handshake, so that it notices nothing.

@@ -46,6 +46,11 @@ impl Usage {
     }
 }
 
+/// What the container of this process needs of its memory and could not give back, bytes.
+pub(super) fn needed(pid: u32) -> Option<u64> {
+    cgroup::read(pid).map(|reading| reading.anonymous)
+}
+
 /// Resource use of one container, straight from cgroup files (v1 and v2).
 mod cgroup {
     use std::fs;
@@ -53,7 +58,10 @@ mod cgroup {
 
     pub(super) struct Reading {
         pub cpu_micros: u64,
+        /// Without what the kernel would drop first.
         pub memory: u64,
+        /// Of it what is no file's.
+        pub anonymous: u64,
     }
 
     pub(super) fn read(pid: u32) -> Option<Reading> {
@@ -78,15 +86,17 @@ mod cgroup {
         if let (Some(memory), Some(cpu)) = (path_of("memory"), path_of("cpuacct")) {
             let used = number(memory.join("memory.usage_in_bytes"))?;
             let cache = field(memory.join("memory.stat"), "total_inactive_file ").unwrap_or(0);
+            let anonymous = field(memory.join("memory.stat"), "total_rss ").unwrap_or(used);
             let nanos = number(cpu.join("cpuacct.usage"))?;
-            return Some(Reading { cpu_micros: nanos / 1000, memory: used.saturating_sub(cache) });
+            return Some(Reading { cpu_micros: nanos / 1000, memory: used.saturating_sub(cache), anonymous });
         }
         let path = text.lines().find_map(|l| l.strip_prefix("0::"))?.trim_start_matches('/');
         let dir = root.join(path);
         let used = number(dir.join("memory.current"))?;
         let cache = field(dir.join("memory.stat"), "inactive_file ").unwrap_or(0);
+        let anonymous = field(dir.join("memory.stat"), "anon ").unwrap_or(used);
         let cpu_micros = field(dir.join("cpu.stat"), "usage_usec ")?;
-        Some(Reading { cpu_micros, memory: used.saturating_sub(cache) })
+        Some(Reading { cpu_micros, memory: used.saturating_sub(cache), anonymous })
     }
 
     #[cfg(test)]
@@ -102,17 +112,17 @@ mod cgroup {
                 fs::write(path, text).unwrap();
             };
             put("memory/docker/x/memory.usage_in_bytes", "5000\n");
-            put("memory/docker/x/memory.stat", "cache 7\ntotal_inactive_file 1000\n");
+            put("memory/docker/x/memory.stat", "cache 7\ntotal_rss 2000\ntotal_rss_huge 9\ntotal_inactive_file 1000\n");
             put("cpuacct/docker/x/cpuacct.usage", "9000000\n");
             let v1 = "12:memory:/docker/x\n4:cpu,cpuacct:/docker/x\n0::/docker/x\n";
             let reading = from_tree(dir.path(), v1).unwrap();
-            assert_eq!((reading.cpu_micros, reading.memory), (9000, 4000));
+            assert_eq!((reading.cpu_micros, reading.memory, reading.anonymous), (9000, 4000, 2000));
 
             put("y/memory.current", "800\n");
-            put("y/memory.stat", "anon 1\ninactive_file 300\n");
+            put("y/memory.stat", "anon 100\nanon_thp 1\ninactive_file 300\n");
             put("y/cpu.stat", "usage_usec 77\nuser_usec 1\n");
             let reading = from_tree(dir.path(), "0::/y\n").unwrap();
-            assert_eq!((reading.cpu_micros, reading.memory), (77, 500));
+            assert_eq!((reading.cpu_micros, reading.memory, reading.anonymous), (77, 500, 100));
         }
     }
 }

@@ -10,11 +10,13 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 use sigil_core::jsonrpc::{self, Head, Id, Kind};
 use sigil_core::model::Transport;
+use sigil_core::route;
+use tokio::sync::watch;
 
 use super::http::{self, SendError};
 use super::sse::Events;
-use super::{Conversation, Endpoint, Handshake, LAST_OUTPUT, Output, UpstreamError, converse, describe};
-use crate::initlink::LinkError;
+use super::{Conversation, Endpoint, Handshake, LAST_OUTPUT, Measure, Output, UpstreamError, converse, describe};
+use crate::initlink::{Exit, LinkError};
 
 /// Between two tries while a server starts.
 const RETRY: Duration = Duration::from_millis(50);
@@ -24,6 +26,8 @@ const SETTLE: Duration = Duration::from_secs(3);
 const PAGES: usize = 200;
 /// Largest JSON answer that the gate reads.
 const ANSWER_MAX: usize = super::MAX_LINE;
+/// From end of input to SIGTERM, for the gate's own process.
+const GRACE: Duration = Duration::from_secs(2);
 /// Where servers listen that ignore `PORT`, for the hint.
 const USUAL_PORTS: [u16; 8] = [3000, 8000, 8080, 8081, 3001, 5000, 80, 8888];
 
@@ -73,7 +77,11 @@ fn ms(d: Duration) -> String {
     if whole { format!("{} s", d.as_secs()) } else { format!("{} ms", d.as_millis()) }
 }
 
-pub(crate) async fn run(endpoint: &Arc<Endpoint>, timeout: Duration) -> Result<Handshake, UpstreamError> {
+pub(crate) async fn run(
+    endpoint: &Arc<Endpoint>,
+    timeout: Duration,
+    measure: Measure<'_>,
+) -> Result<Handshake, UpstreamError> {
     let start = Instant::now();
     let deadline = start + timeout;
     let mut settle: Option<Instant> = None;
@@ -81,7 +89,7 @@ pub(crate) async fn run(endpoint: &Arc<Endpoint>, timeout: Duration) -> Result<H
         let left = deadline.saturating_duration_since(Instant::now());
         let outcome = match endpoint.spec.transport {
             Transport::Http => attempt_http(endpoint, left, timeout).await,
-            Transport::Sse | Transport::Stdio => attempt_conversation(endpoint, left, timeout).await,
+            Transport::Sse | Transport::Stdio => attempt_conversation(endpoint, left, timeout, measure).await,
         };
         let failure = match outcome {
             Ok(mut handshake) => {
@@ -399,6 +407,14 @@ impl Ask for Talk<'_> {
 }
 
 impl Talk<'_> {
+    /// Tells when its process has ended.
+    fn exit(&self) -> Option<watch::Receiver<Option<Exit>>> {
+        match &self.conversation.output {
+            Output::Stdio(lines) => Some(lines.exit()),
+            Output::Sse(_) => None,
+        }
+    }
+
     fn garbage(&self) -> String {
         match &self.conversation.output {
             Output::Stdio(lines) => lines.first_stray.as_ref().map_or_else(String::new, |line| {
@@ -413,7 +429,9 @@ async fn attempt_conversation(
     endpoint: &Arc<Endpoint>,
     left: Duration,
     timeout: Duration,
+    measure: Measure<'_>,
 ) -> Result<Handshake, Failure> {
+    let before = measure();
     let key = format!("gate-{}", super::super::gateway::seal::random_key());
     let conversation = match tokio::time::timeout(left, converse(endpoint, &key)).await {
         Ok(Ok(conversation)) => conversation,
@@ -426,9 +444,17 @@ async fn attempt_conversation(
     let left = left.max(Duration::from_millis(1));
     let outcome = tokio::time::timeout(left, handshake(&mut talk)).await;
     let garbage = talk.garbage();
-    drop(talk);
     if endpoint.spec.transport == Transport::Stdio {
-        endpoint.wire.close(&key, Duration::from_secs(2)).await;
+        let good = matches!(outcome, Ok(Ok(_)));
+        if let (true, Some(before), Some(with)) = (good, before, measure()) {
+            endpoint.spare.measured(with.saturating_sub(before));
+        }
+        let exit = talk.exit();
+        drop(talk);
+        endpoint.wire.close(&key, GRACE).await;
+        if good {
+            fill(endpoint, exit);
+        }
     }
     match outcome {
         Ok(done) => done,
@@ -443,6 +469,21 @@ async fn attempt_conversation(
                 hint,
             )))
         }
+    }
+}
+
+/// Starts the spare process: at once where two have room, else once the gate's own has ended.
+fn fill(endpoint: &Arc<Endpoint>, exit: Option<watch::Receiver<Option<Exit>>>) {
+    let resources = &endpoint.spec.resources;
+    let room = route::sessions_default(resources.processes, resources.memory, endpoint.spare.memory());
+    let endpoint = endpoint.clone();
+    match exit.filter(|_| room < 2) {
+        None => endpoint.spare.fill(&endpoint),
+        Some(mut exit) => drop(endpoint.tasks.clone().spawn(async move {
+            let ended = exit.wait_for(Option::is_some);
+            drop(tokio::time::timeout(GRACE * 3, ended).await);
+            endpoint.spare.fill(&endpoint);
+        })),
     }
 }
 

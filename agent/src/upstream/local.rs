@@ -78,6 +78,25 @@ impl Local {
         Ok(())
     }
 
+    pub(crate) fn rename(&self, key: &str, to: &str) -> Result<(), LinkError> {
+        let mut all = self.kept.lock().unwrap();
+        let kept = all.remove(key).ok_or_else(|| LinkError::Io("no such process".into()))?;
+        all.insert(to.into(), kept);
+        Ok(())
+    }
+
+    /// Ends a process, and returns when that is known.
+    pub(crate) fn end(&self, key: &str) {
+        let (child, exit) = {
+            let all = self.kept.lock().unwrap();
+            (all[key].child.clone(), all[key].exit.clone())
+        };
+        child.lock().unwrap().kill().unwrap();
+        while exit.borrow().is_none() {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
     pub(crate) fn keys(&self) -> Vec<String> {
         self.kept.lock().unwrap().keys().cloned().collect()
     }

@@ -37,10 +37,10 @@ const PACE: Pace = Pace {
     retry: Duration::from_secs(1),
 };
 
-/// A replica's quota, told of every process that starts in it. The default one is left alone.
+/// A replica's quota, told of every process that starts in it. Nothing changes it before [`Quota::keep`].
 #[derive(Clone, Debug, Default)]
 pub struct Quota {
-    starting: Option<Arc<watch::Sender<usize>>>,
+    starting: Arc<watch::Sender<usize>>,
 }
 
 /// A process that starts, until this is dropped.
@@ -49,36 +49,31 @@ pub struct Starting(Quota);
 
 impl Drop for Starting {
     fn drop(&mut self) {
-        if let Some(starting) = &self.0.starting {
-            starting.send_modify(|n| *n = n.saturating_sub(1));
-        }
+        self.0.starting.send_modify(|n| *n = n.saturating_sub(1));
     }
 }
 
 impl Quota {
     /// Takes over a container whose quota may be wide: it becomes `limit` in a moment, and wide again for each start.
     /// Ends with the last handle or with `stop`.
-    pub fn spawn(
+    pub fn keep(
+        &self,
         engine: Arc<dyn Engine>,
         container: String,
         limit: f64,
         tasks: &TaskTracker,
         stop: CancellationToken,
-    ) -> Self {
-        Self::paced(Keeper { engine, container, limit, stop, pace: PACE }, tasks)
+    ) {
+        self.paced(Keeper { engine, container, limit, stop, pace: PACE }, tasks);
     }
 
-    fn paced(keeper: Keeper, tasks: &TaskTracker) -> Self {
-        let (starting, told) = watch::channel(0);
-        tasks.spawn(keeper.run(told));
-        Self { starting: Some(Arc::new(starting)) }
+    fn paced(&self, keeper: Keeper, tasks: &TaskTracker) {
+        tasks.spawn(keeper.run(self.starting.subscribe()));
     }
 
     /// A process is about to start.
     pub fn starting(&self) -> Starting {
-        if let Some(starting) = &self.starting {
-            starting.send_modify(|n| *n += 1);
-        }
+        self.starting.send_modify(|n| *n += 1);
         Starting(self.clone())
     }
 }
@@ -188,7 +183,8 @@ mod tests {
         fake.set_cpus(&id, START_CPUS).await.unwrap();
         let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
         let keeper = Keeper { engine: fake.clone(), container: id.clone(), limit: 0.25, stop, pace: PACE };
-        let quota = Quota::paced(keeper, &tasks);
+        let quota = Quota::default();
+        quota.paced(keeper, &tasks);
         assert!(until(&fake, &id, 0.25).await >= PACE.linger / 2, "the first session after the gate starts wide");
 
         // two at once: wide until the second has started

@@ -76,6 +76,11 @@ async fn write(mut stdin: pipe::Sender, mut queue: mpsc::Receiver<Bytes>) {
 }
 
 impl Lines {
+    /// Tells when its process has ended.
+    pub(crate) fn exit(&self) -> watch::Receiver<Option<Exit>> {
+        self.exit.clone()
+    }
+
     pub(crate) async fn next(&mut self, endpoint: &Endpoint) -> Result<Bytes, String> {
         loop {
             if let Some(line) = self.line() {

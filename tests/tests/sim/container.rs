@@ -126,6 +126,7 @@ enum Asked {
     Resume { req: u32, key: String },
     List { req: u32 },
     Close { req: u32, key: String },
+    Rename { req: u32, key: String, to: String },
     Signal { req: u32, key: String, signal: i32 },
     Dial { req: u32 },
     Known { serial: u32 },
@@ -142,6 +143,7 @@ fn asked(frame: ToInit<'_>) -> Asked {
         ToInit::Resume { req, key } => Asked::Resume { req, key: key.to_owned() },
         ToInit::List { req } => Asked::List { req },
         ToInit::Close { req, key, .. } => Asked::Close { req, key: key.to_owned() },
+        ToInit::Rename { req, key, to } => Asked::Rename { req, key: key.to_owned(), to: to.to_owned() },
         ToInit::Signal { req, key, signal } => Asked::Signal { req, key: key.to_owned(), signal },
         ToInit::Dial { req, .. } => Asked::Dial { req },
         ToInit::ExitAck { serial } => Asked::Known { serial },
@@ -292,6 +294,15 @@ impl Init {
                 }
                 tell(socket, &ToAgent::Done { req }, &[]).await
             }
+            Asked::Rename { req, key, to } => match self.by_key(&key) {
+                Some(serial) => {
+                    if let Some(process) = self.processes.get_mut(&serial) {
+                        process.key = to;
+                    }
+                    tell(socket, &ToAgent::Done { req }, &[]).await
+                }
+                None => self.refuse(socket, req).await,
+            },
             Asked::Signal { req, key, signal } => {
                 if let Some(serial) = self.by_key(&key)
                     && let Some(process) = self.processes.get_mut(&serial)

@@ -21,6 +21,7 @@ use tokio_util::task::TaskTracker;
 use crate::gateway::Gateway;
 use crate::gateway::table::{Entry, Live, Table};
 use crate::upstream::local::Local;
+use crate::upstream::spare::PREFIX;
 use crate::upstream::sse::Parser;
 use crate::upstream::{Endpoint, Stray, Wire};
 
@@ -180,6 +181,7 @@ fn build(spec: ReleaseSpec, stray: mpsc::Sender<Bytes>) -> Arc<Endpoint> {
         spec: Arc::new(spec),
         env: Arc::new(vec![("PYTHONUNBUFFERED".into(), SecretString::from("1"))]),
         quota: crate::upstream::quota::Quota::default(),
+        spare: crate::upstream::spare::Spare::default(),
         wire: Wire::Local(Arc::new(Local::default())),
         stray: Stray::Test(stray),
         pool: crate::upstream::http::Pool::default(),
@@ -213,9 +215,42 @@ pub(super) fn impatient(endpoint: &Endpoint) -> Arc<Endpoint> {
     build(spec, mpsc::channel(1).0)
 }
 
+/// Processes that belong to somebody.
 pub(super) fn replica_keys(endpoint: &Endpoint) -> Vec<String> {
+    all_keys(endpoint).into_iter().filter(|key| !key.starts_with(PREFIX)).collect()
+}
+
+/// Processes that wait for a session.
+pub(super) fn spare_keys(endpoint: &Endpoint) -> Vec<String> {
+    all_keys(endpoint).into_iter().filter(|key| key.starts_with(PREFIX)).collect()
+}
+
+fn all_keys(endpoint: &Endpoint) -> Vec<String> {
     let Wire::Local(local) = &endpoint.wire else { return Vec::new() };
     local.keys()
+}
+
+/// One of its processes ends, and nobody has closed it.
+pub(super) fn replica_end(endpoint: &Endpoint, key: &str) {
+    let Wire::Local(local) = &endpoint.wire else { return };
+    local.end(key);
+}
+
+/// The same replica as another agent finds it.
+pub(super) fn successor(endpoint: &Endpoint) -> Arc<Endpoint> {
+    Arc::new(Endpoint {
+        deployment: endpoint.deployment,
+        release: endpoint.release,
+        instance: endpoint.instance,
+        spec: endpoint.spec.clone(),
+        env: endpoint.env.clone(),
+        quota: crate::upstream::quota::Quota::default(),
+        spare: crate::upstream::spare::Spare::default(),
+        wire: endpoint.wire.clone(),
+        stray: endpoint.stray.clone(),
+        pool: crate::upstream::http::Pool::default(),
+        tasks: TaskTracker::new(),
+    })
 }
 
 pub(super) fn replica_kill_all(endpoint: &Endpoint) {

@@ -1,0 +1,168 @@
+//! A server process that has started and waits for its first message: a session takes it and need not wait for an
+//! interpreter. A spare one is called `w-…` until then, so that a later agent knows it from a session's process.
+
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use super::{Conversation, Endpoint, Piped, stdio};
+use crate::initlink::LinkError;
+
+/// What keys of spare processes begin with.
+pub(crate) const PREFIX: &str = "w-";
+/// How long the replica's quota stays wide for a spare process that starts: nothing tells when it has.
+const START: Duration = Duration::from_secs(2);
+/// From end of input to SIGTERM: it has done nothing that could need longer.
+const GRACE: Duration = Duration::from_secs(1);
+/// A server whose spare processes ended this often before anybody needed them gets no more of them.
+const DEATHS: u32 = 3;
+
+/// One replica's spare process. Clones are the same one.
+#[derive(Debug, Clone, Default)]
+pub struct Spare(Arc<Inner>);
+
+#[derive(Debug, Default)]
+struct Inner {
+    slot: Mutex<Slot>,
+    /// Bytes that one process needs, as the gate saw; 0: not known.
+    memory: AtomicU64,
+}
+
+#[derive(Debug, Default)]
+struct Slot {
+    place: Place,
+    /// How many ended unused in a row.
+    deaths: u32,
+}
+
+#[derive(Debug, Default)]
+enum Place {
+    #[default]
+    Empty,
+    Starting,
+    Warm {
+        key: String,
+        piped: Piped,
+    },
+}
+
+impl Spare {
+    fn slot(&self) -> MutexGuard<'_, Slot> {
+        self.0.slot.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Bytes that one process of the server needs, if that was seen.
+    pub fn memory(&self) -> Option<u64> {
+        Some(self.0.memory.load(Relaxed)).filter(|bytes| *bytes > 0)
+    }
+
+    /// Keeps what one process needs, bytes.
+    pub fn measured(&self, bytes: u64) {
+        self.0.memory.store(bytes, Relaxed);
+    }
+
+    /// The key of the process that waits.
+    pub(crate) fn key(&self) -> Option<String> {
+        match &self.slot().place {
+            Place::Warm { key, .. } => Some(key.clone()),
+            Place::Empty | Place::Starting => None,
+        }
+    }
+
+    /// Starts a process unless one waits already; returns at once.
+    pub(crate) fn fill(&self, endpoint: &Arc<Endpoint>) {
+        {
+            let mut slot = self.slot();
+            if !matches!(slot.place, Place::Empty) || slot.deaths >= DEATHS || !endpoint.wire.renames() {
+                return;
+            }
+            slot.place = Place::Starting;
+        }
+        let (spare, endpoint) = (self.clone(), endpoint.clone());
+        endpoint.tasks.clone().spawn(async move {
+            let starting = endpoint.quota.starting();
+            let key = format!("{PREFIX}{}", crate::gateway::seal::random_key());
+            match endpoint.wire.spawn(&key, endpoint.process()).await {
+                Ok(piped) => {
+                    let mut exit = piped.exit.clone();
+                    spare.slot().place = Place::Warm { key, piped };
+                    let ended = exit.wait_for(Option::is_some);
+                    drop(tokio::time::timeout(START, ended).await);
+                }
+                Err(error) => {
+                    tracing::debug!(instance = %endpoint.instance, %error, "no spare process could be started");
+                    spare.slot().place = Place::Empty;
+                }
+            }
+            drop(starting);
+        });
+    }
+
+    /// The waiting process as a conversation, from now on called `key`. `None`: none waits, or it has ended.
+    pub(crate) async fn take(&self, endpoint: &Arc<Endpoint>, key: &str) -> Option<Conversation> {
+        let (old, piped) = self.remove(endpoint)?;
+        match endpoint.wire.rename(&old, key).await {
+            Ok(()) => {
+                self.slot().deaths = 0;
+                Some(stdio::conversation(endpoint, piped, false))
+            }
+            Err(error) => {
+                tracing::debug!(instance = %endpoint.instance, %error, "the spare process cannot be used");
+                drop(piped);
+                endpoint.wire.close(&old, GRACE).await;
+                None
+            }
+        }
+    }
+
+    /// Takes the waiting process out; one that has ended is cleared away.
+    fn remove(&self, endpoint: &Arc<Endpoint>) -> Option<(String, Piped)> {
+        let mut slot = self.slot();
+        match std::mem::take(&mut slot.place) {
+            Place::Empty => None,
+            Place::Starting => {
+                slot.place = Place::Starting;
+                None
+            }
+            Place::Warm { key, piped } if piped.exit.borrow().is_none() => Some((key, piped)),
+            Place::Warm { key, .. } => {
+                slot.deaths += 1;
+                let endpoint = endpoint.clone();
+                endpoint.tasks.clone().spawn(async move { endpoint.wire.close(&key, GRACE).await });
+                None
+            }
+        }
+    }
+
+    /// Puts another in the place of one that ended.
+    pub(crate) fn tend(&self, endpoint: &Arc<Endpoint>) {
+        let ended = match &self.slot().place {
+            Place::Empty => true,
+            Place::Starting => false,
+            Place::Warm { piped, .. } => piped.exit.borrow().is_some(),
+        };
+        if ended {
+            self.remove(endpoint);
+            self.fill(endpoint);
+        }
+    }
+
+    /// Takes a former agent's spare process over; of several it keeps one.
+    pub(crate) async fn adopt(&self, endpoint: &Arc<Endpoint>) -> Result<(), LinkError> {
+        for key in endpoint.wire.keys().await? {
+            if !key.starts_with(PREFIX) {
+                continue;
+            }
+            if matches!(self.slot().place, Place::Empty)
+                && endpoint.wire.renames()
+                && let Some(piped) = endpoint.wire.resume(&key).await?
+                && piped.exit.borrow().is_none()
+            {
+                self.slot().place = Place::Warm { key, piped };
+            } else {
+                endpoint.wire.close(&key, GRACE).await;
+            }
+        }
+        Ok(())
+    }
+}
