@@ -118,6 +118,7 @@ impl App {
                 reachable: Arc::new(move |deployment, instance| front.reaches(deployment, instance)),
                 agent,
                 routes,
+                proven: reconcile::Proven::default(),
             },
             stops.loops.clone(),
         );

@@ -121,6 +121,34 @@ pub struct Deps {
     pub agent: AgentId,
     /// Where routes go.
     pub routes: watch::Sender<Arc<RouteTable>>,
+    /// Images whose servers passed the gate.
+    pub proven: Proven,
+}
+
+/// What one process of a stdio server needs of memory, bytes, by image, from gates that it passed since this agent
+/// started. Such a server's first session need not wait for the gate's end to get its process.
+#[derive(Debug, Default)]
+pub struct Proven(std::sync::Mutex<std::collections::HashMap<String, u64>>);
+
+impl Proven {
+    /// Images remembered; beyond that all are forgotten, which costs the next gate of each a second.
+    const MOST: usize = 4096;
+
+    fn map(&self) -> std::sync::MutexGuard<'_, std::collections::HashMap<String, u64>> {
+        self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    fn memory(&self, image: &str) -> Option<u64> {
+        self.map().get(image).copied()
+    }
+
+    fn passed(&self, image: &str, memory: u64) {
+        let mut map = self.map();
+        if map.len() >= Self::MOST {
+            map.clear();
+        }
+        map.insert(image.to_owned(), memory);
+    }
 }
 
 impl std::fmt::Debug for Deps {

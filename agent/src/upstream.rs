@@ -128,25 +128,28 @@ pub struct Handshake {
     pub elapsed: Duration,
 }
 
-/// Reads what a container needs of its memory now, bytes; `None` where that cannot be read.
-pub type Measure<'a> = &'a (dyn Fn() -> Option<u64> + Send + Sync);
-
-/// The gate: a real handshake (`initialize`, `notifications/initialized`; or `server/discover` where a server speaks
-/// only the stateless era) and `tools/list` (all pages), retried until the server listens or `timeout` ends. For stdio
-/// it starts a process of its own, measures what that takes, ends it, and keeps garbage on stdout as marked log lines;
-/// the replica's spare process starts as soon as there is memory for it.
-pub async fn gate(
-    replica: &Replica,
-    tail: &Tail,
-    timeout: Duration,
-    measure: Measure<'_>,
-) -> Result<Handshake, UpstreamError> {
-    let endpoint = Endpoint::new(replica, tail, TaskTracker::new());
-    gate::run(&Arc::new(endpoint), timeout, measure).await
+/// How a replica goes through the gate.
+pub struct GateOptions<'a> {
+    /// From the first try to giving up.
+    pub timeout: Duration,
+    /// Reads what the container needs of its memory now, bytes; `None` where that cannot be read.
+    pub measure: &'a (dyn Fn() -> Option<u64> + Send + Sync),
+    /// stdio: the spare process starts beside the gate's own, and nothing is measured.
+    pub together: bool,
 }
 
-/// Takes over what a former agent left in a replica that goes on: the process that waits for a session.
-pub async fn adopt(replica: &Replica, tail: &Tail) -> Result<(), LinkError> {
+/// The gate: a real handshake (`initialize`, `notifications/initialized`; or `server/discover` where a server speaks
+/// only the stateless era) and `tools/list` (all pages), retried until the server listens or time is up. For stdio
+/// it starts a process of its own, measures what that takes, ends it, and keeps garbage on stdout as marked log lines;
+/// the replica's spare process starts as soon as there is memory for it.
+pub async fn gate(replica: &Replica, tail: &Tail, options: &GateOptions<'_>) -> Result<Handshake, UpstreamError> {
+    let endpoint = Endpoint::new(replica, tail, TaskTracker::new());
+    gate::run(&Arc::new(endpoint), options).await
+}
+
+/// Takes over what a former agent left in a replica that goes on: the process that waits for a session. Answers how many
+/// processes there are.
+pub async fn adopt(replica: &Replica, tail: &Tail) -> Result<u64, LinkError> {
     let endpoint = Arc::new(Endpoint::new(replica, tail, TaskTracker::new()));
     endpoint.spare.adopt(&endpoint).await
 }

@@ -54,6 +54,7 @@ async fn house() -> House {
             reachable: Arc::new(|_, _| false),
             agent,
             routes,
+            proven: reconcile::Proven::default(),
         },
         stop.clone(),
     );

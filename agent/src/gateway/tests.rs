@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use sigil_core::model::{Inject, Transport};
 use tokio::sync::mpsc;
 
-use crate::upstream::{UpstreamError, gate};
+use crate::upstream::{GateOptions, UpstreamError, gate};
 
 const NAME: &str = "echo";
 
@@ -511,13 +511,18 @@ async fn the_gate_leaves_one_that_waits_and_knows_what_it_takes() {
     let replica = stdio(SERVER);
     let looks = std::sync::atomic::AtomicU64::new(0);
     let measure = || Some((10 << 20) << (2 * looks.fetch_add(1, std::sync::atomic::Ordering::Relaxed)));
-    gate::run(&replica, Duration::from_secs(10), &measure).await.unwrap();
+    gate::run(&replica, &GateOptions { measure: &measure, ..options(10_000) }).await.unwrap();
     assert_eq!(replica.spare.memory(), Some(30 << 20));
     wait_until("one waits", || replica.spare.key().is_some()).await;
     wait_until("the gate's own is gone", || replica_keys(&replica).is_empty()).await;
+    // where there is room it starts beside the gate's own
+    let next = stdio(SERVER);
+    gate::run(&next, &GateOptions { together: true, ..options(10_000) }).await.unwrap();
+    wait_until("one waits", || next.spare.key().is_some()).await;
+    assert_eq!((spare_keys(&next).len(), next.spare.memory()), (1, None));
     // a server that fails leaves none
     let broken = stdio("import sys; sys.stdin.readline(); sys.exit(1)");
-    gate::run(&broken, Duration::from_secs(10), &|| None).await.unwrap_err();
+    gate::run(&broken, &options(10_000)).await.unwrap_err();
     assert_eq!(broken.spare.key(), None);
 }
 
@@ -542,7 +547,7 @@ async fn legacy_sse_servers_are_translated() {
     let session = front.begin(NAME).await;
     let answer = front.post(NAME, Some(&session), call(2, "whoami")).await;
     assert_eq!(answer.last()["result"]["who"], json!(http.port));
-    let learnt = gate::run(&http.legacy(), Duration::from_secs(5), &|| None).await.unwrap();
+    let learnt = gate::run(&http.legacy(), &options(5000)).await.unwrap();
     assert_eq!(learnt.tool_count, 1);
 }
 
@@ -592,11 +597,15 @@ async fn direct_conversations_over_both_kinds() {
 
 // ---------------------------------------------------------------- the gate
 
+fn options(ms: u64) -> GateOptions<'static> {
+    GateOptions { timeout: Duration::from_millis(ms), measure: &|| None, together: false }
+}
+
 async fn gated(
     endpoint: std::sync::Arc<crate::upstream::Endpoint>,
     ms: u64,
 ) -> Result<crate::upstream::Handshake, String> {
-    gate::run(&endpoint, Duration::from_millis(ms), &|| None).await.map_err(|e| match e {
+    gate::run(&endpoint, &options(ms)).await.map_err(|e| match e {
         UpstreamError::Gate { what, hint } => format!("{what} | {hint}"),
         UpstreamError::Link(link) => format!("link: {link}"),
     })

@@ -9,6 +9,7 @@ use secrecy::SecretString;
 use sigil_core::model::{
     Deployment, DeploymentId, InstanceId, NetworkMode, ReleaseNo, ReleaseSpec, Transport, VolumeMode,
 };
+use sigil_core::route;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -21,7 +22,7 @@ use crate::initlink::{Link, LinkError, Process};
 use crate::tail::Tail;
 use crate::upstream::quota::{Quota, START_CPUS};
 use crate::upstream::spare::Spare;
-use crate::upstream::{self, Replica};
+use crate::upstream::{self, GateOptions, Replica};
 
 /// From a container's start until its init has connected.
 const LINK_LIMIT: Duration = Duration::from_secs(20);
@@ -156,7 +157,7 @@ impl BringUp {
                 engine.start(&container).await?;
                 // a former life's quota may be the narrow one; Podman changes it of running containers only
                 if !made {
-                    engine.set_cpus(&container, START_CPUS).await?;
+                    engine.set_cpus(&container, self.start_cpus()).await?;
                 }
             }
         }
@@ -186,7 +187,10 @@ impl BringUp {
             spare: Spare::default(),
         };
         if !made && self.spec.transport == Transport::Stdio {
-            upstream::adopt(&replica, &self.deps.tail).await?;
+            let processes = upstream::adopt(&replica, &self.deps.tail).await?;
+            if let Some(bytes) = status::needed(pid).filter(|_| self.good && processes > 0) {
+                self.measured(&replica, bytes / processes);
+            }
         }
         if adopted && self.good && self.serves(&link).await {
             // a former agent may have been killed while a session started
@@ -197,8 +201,14 @@ impl BringUp {
         }
         self.progress("gating", Some(pid), Some(started_at)).await;
         let limit = Duration::from_millis(self.spec.start_timeout_ms);
-        let measure = || status::needed(pid);
-        let handshake = upstream::gate(&replica, &self.deps.tail, limit, &measure).await?;
+        if let Some(bytes) = self.deps.proven.memory(&self.spec.image) {
+            replica.spare.measured(bytes);
+        }
+        let options = GateOptions { timeout: limit, measure: &|| status::needed(pid), together: self.together() };
+        let handshake = upstream::gate(&replica, &self.deps.tail, &options).await?;
+        if let Some(bytes) = replica.spare.memory() {
+            self.measured(&replica, bytes);
+        }
         tracing::info!(
             deployment = %self.deployment.name, release = self.release, instance = %self.instance,
             server = handshake.server_name, protocol = handshake.protocol_version, tools = handshake.tool_count,
@@ -210,6 +220,28 @@ impl BringUp {
             engine.set_cpus(&container, self.spec.resources.cpu_limit).await?;
         }
         Ok((replica, true))
+    }
+
+    /// What one of its processes needs is known.
+    fn measured(&self, replica: &Replica, bytes: u64) {
+        replica.spare.measured(bytes);
+        self.deps.proven.passed(&self.spec.image, bytes);
+    }
+
+    /// Whether the first session's process starts beside the gate's own: a server that has not shown yet that it works
+    /// would say twice why not, and one that is short of memory would run out of it.
+    fn together(&self) -> bool {
+        let resources = &self.spec.resources;
+        let known = self.deps.proven.memory(&self.spec.image);
+        self.spec.transport == Transport::Stdio
+            && known.is_some_and(|_| route::sessions_default(resources.processes, resources.memory, known) >= 2)
+    }
+
+    /// Cores until the gate is passed: one for each process that starts, as far as the host has them.
+    fn start_cpus(&self) -> f64 {
+        let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        let wanted = if self.together() && cores > 1 { 2.0 * START_CPUS } else { START_CPUS };
+        wanted.max(self.spec.resources.cpu_limit)
     }
 
     /// Whether each session starts a process, which then gets what the first one had.
@@ -278,7 +310,7 @@ impl BringUp {
             user: spec.user.clone(),
             workdir: "/".into(),
             resources: spec.resources.clone(),
-            start_cpus: START_CPUS.max(spec.resources.cpu_limit),
+            start_cpus: self.start_cpus(),
             mounts,
             tmpfs: BTreeMap::from([("/tmp".to_owned(), scratch), (HOME.to_owned(), scratch)]),
             dns: if network == Network::None { vec!["127.0.0.1".to_owned()] } else { vec![] },

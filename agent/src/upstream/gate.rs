@@ -15,7 +15,7 @@ use tokio::sync::watch;
 
 use super::http::{self, SendError};
 use super::sse::Events;
-use super::{Conversation, Endpoint, Handshake, LAST_OUTPUT, Measure, Output, UpstreamError, converse, describe};
+use super::{Conversation, Endpoint, GateOptions, Handshake, LAST_OUTPUT, Output, UpstreamError, converse, describe};
 use crate::initlink::{Exit, LinkError};
 
 /// Between two tries while a server starts.
@@ -77,11 +77,8 @@ fn ms(d: Duration) -> String {
     if whole { format!("{} s", d.as_secs()) } else { format!("{} ms", d.as_millis()) }
 }
 
-pub(crate) async fn run(
-    endpoint: &Arc<Endpoint>,
-    timeout: Duration,
-    measure: Measure<'_>,
-) -> Result<Handshake, UpstreamError> {
+pub(crate) async fn run(endpoint: &Arc<Endpoint>, options: &GateOptions<'_>) -> Result<Handshake, UpstreamError> {
+    let timeout = options.timeout;
     let start = Instant::now();
     let deadline = start + timeout;
     let mut settle: Option<Instant> = None;
@@ -89,7 +86,7 @@ pub(crate) async fn run(
         let left = deadline.saturating_duration_since(Instant::now());
         let outcome = match endpoint.spec.transport {
             Transport::Http => attempt_http(endpoint, left, timeout).await,
-            Transport::Sse | Transport::Stdio => attempt_conversation(endpoint, left, timeout, measure).await,
+            Transport::Sse | Transport::Stdio => attempt_conversation(endpoint, left, options).await,
         };
         let failure = match outcome {
             Ok(mut handshake) => {
@@ -428,10 +425,10 @@ impl Talk<'_> {
 async fn attempt_conversation(
     endpoint: &Arc<Endpoint>,
     left: Duration,
-    timeout: Duration,
-    measure: Measure<'_>,
+    options: &GateOptions<'_>,
 ) -> Result<Handshake, Failure> {
-    let before = measure();
+    let GateOptions { timeout, measure, together } = *options;
+    let before = if together { None } else { measure() };
     let key = format!("gate-{}", super::super::gateway::seal::random_key());
     let conversation = match tokio::time::timeout(left, converse(endpoint, &key)).await {
         Ok(Ok(conversation)) => conversation,
@@ -440,6 +437,9 @@ async fn attempt_conversation(
         Ok(Err(error)) => return Err(Failure::NotMcp(error)),
         Err(_) => return Err(Failure::NotYet(failed(format!("it did not start within {}", ms(timeout)), ""))),
     };
+    if together && endpoint.spec.transport == Transport::Stdio {
+        endpoint.spare.fill(endpoint);
+    }
     let mut talk = Talk { endpoint, conversation };
     let left = left.max(Duration::from_millis(1));
     let outcome = tokio::time::timeout(left, handshake(&mut talk)).await;

@@ -147,9 +147,12 @@ impl Spare {
         }
     }
 
-    /// Takes a former agent's spare process over; of several it keeps one.
-    pub(crate) async fn adopt(&self, endpoint: &Arc<Endpoint>) -> Result<(), LinkError> {
-        for key in endpoint.wire.keys().await? {
+    /// Takes a former agent's spare process over; of several it keeps one. Answers how many processes there are, of any
+    /// kind.
+    pub(crate) async fn adopt(&self, endpoint: &Arc<Endpoint>) -> Result<u64, LinkError> {
+        let keys = endpoint.wire.keys().await?;
+        let count = keys.len() as u64;
+        for key in keys {
             if !key.starts_with(PREFIX) {
                 continue;
             }
@@ -163,6 +166,6 @@ impl Spare {
                 endpoint.wire.close(&key, GRACE).await;
             }
         }
-        Ok(())
+        Ok(count)
     }
 }
