@@ -6,10 +6,12 @@
 pub(crate) mod body;
 pub(crate) mod bridge;
 pub(crate) mod bridged;
+pub(crate) mod common;
 pub(crate) mod direct;
 pub(crate) mod error;
 pub(crate) mod listen;
 pub(crate) mod load;
+pub(crate) mod modern;
 pub(crate) mod proxy;
 pub(crate) mod seal;
 pub(crate) mod serve;
@@ -34,7 +36,7 @@ use tokio_util::task::TaskTracker;
 pub use error::GatewayError;
 
 use crate::tail::Tail;
-use crate::upstream::{RouteTable, spare};
+use crate::upstream::{RouteTable, SHARED_PREFIX, spare};
 use crate::web;
 use bridge::Session;
 use error::Refusal;
@@ -331,6 +333,9 @@ async fn sweep(shared: Arc<Shared>) {
                 shared.close(&session);
             }
         }
+        for live in table.routes.values().flat_map(|entry| entry.ready.iter().chain(&entry.draining)) {
+            shared.sweep_common(live, idle);
+        }
         shared.http_sessions.sweep(idle);
         turn += 1;
         // init is asked seldom: strangers exist only after a restart
@@ -361,8 +366,11 @@ async fn reap_strangers(
         let Ok(keys) = live.endpoint.wire.keys().await else { continue };
         for key in keys {
             // a gate that still runs is a stranger here too, but never for that long
-            let ours = ["s-", "d-", "gate-", spare::PREFIX].iter().any(|p| key.starts_with(p));
+            let ours = ["s-", "d-", "gate-", spare::PREFIX, SHARED_PREFIX].iter().any(|p| key.starts_with(p));
             if !ours || shared.session_of(&key).is_some() || live.endpoint.spare.key().as_ref() == Some(&key) {
+                continue;
+            }
+            if live.common.running().is_some_and(|process| process.key == key) {
                 continue;
             }
             let id = (live.endpoint.instance, key);

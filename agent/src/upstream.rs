@@ -111,6 +111,19 @@ impl UpstreamError {
 /// Before the server's last output in the words of a [`UpstreamError::Gate`].
 pub const LAST_OUTPUT: &str = "; its last output:";
 
+/// What keys of processes begin with that all stateless requests share. Nothing but connections of one agent uses them, so
+/// the next one ends them.
+pub(crate) const SHARED_PREFIX: &str = "m-";
+
+/// The `_meta` of our own stateless requests (2026-07-28): with every capability of clients, so that a server shows all.
+pub(crate) const MODERN_META: &str = concat!(
+    r#"{"io.modelcontextprotocol/protocolVersion":"2026-07-28","io.modelcontextprotocol/clientCapabilities":"#,
+    r#"{"roots":{"listChanged":true},"sampling":{},"elicitation":{}},"io.modelcontextprotocol/clientInfo":"#,
+    r#"{"name":"sigil","version":""#,
+    env!("CARGO_PKG_VERSION"),
+    r#""}}"#
+);
+
 /// What the gate learnt.
 #[derive(Debug, Clone)]
 pub struct Handshake {

@@ -71,6 +71,8 @@ pub struct Head<'a> {
     pub kind: Kind,
     /// Its id; `None` for notifications and for error responses to something unreadable.
     pub id: Option<Id>,
+    /// The id as it was written; `None` as for `id`.
+    pub id_text: Option<&'a str>,
     /// Its method; empty for responses.
     pub method: Cow<'a, str>,
     /// Its parameters as they were written.
@@ -177,7 +179,17 @@ fn parse_text(text: &str) -> Result<Head<'_>, Malformed> {
         None if envelope.result.is_some() != envelope.error.is_some() => (Kind::Response, Cow::Borrowed("")),
         None => return Err(Malformed::Rpc("neither a method nor exactly one of result and error")),
     };
-    Ok(Head { kind, id, method, params: envelope.params, result: envelope.result, error: envelope.error, text })
+    let id_text = id.as_ref().and(envelope.id).map(RawValue::get);
+    Ok(Head {
+        kind,
+        id,
+        id_text,
+        method,
+        params: envelope.params,
+        result: envelope.result,
+        error: envelope.error,
+        text,
+    })
 }
 
 /// The parts of `params` that routing looks at, each as it was written.
@@ -195,6 +207,9 @@ pub struct Params<'a> {
     /// `initialize`: the revision asked for (and, in its result, the one chosen).
     #[serde(borrow, default, rename = "protocolVersion")]
     pub protocol_version: Option<&'a RawValue>,
+    /// Address of a resource.
+    #[serde(borrow, default)]
+    pub uri: Option<&'a RawValue>,
     /// `notifications/cancelled`: which request.
     #[serde(borrow, default, rename = "requestId")]
     pub request_id: Option<&'a RawValue>,
@@ -222,14 +237,51 @@ impl<'a> Params<'a> {
 
     /// `_meta.progressToken`: what notifications about this request will carry.
     pub fn own_progress_token(&self) -> Option<Id> {
-        #[derive(Deserialize)]
-        struct Meta<'a> {
-            #[serde(borrow, default, rename = "progressToken")]
-            token: Option<&'a RawValue>,
-        }
-        let meta: Meta<'a> = serde_json::from_str(self.meta?.get()).ok()?;
-        Id::read(meta.token?)
+        Id::read(Meta::read(self.meta).progress_token?)
     }
+}
+
+/// The parts of a `_meta` that a gateway looks at (2026-07-28, basic/index, "`_meta`"), each as it was written.
+#[derive(Deserialize, Default, Debug, Clone, Copy)]
+pub struct Meta<'a> {
+    /// What notifications about the request will carry.
+    #[serde(borrow, default, rename = "progressToken")]
+    pub progress_token: Option<&'a RawValue>,
+    /// The revision that the request speaks.
+    #[serde(borrow, default, rename = "io.modelcontextprotocol/protocolVersion")]
+    pub protocol_version: Option<&'a RawValue>,
+    /// What the client can do.
+    #[serde(borrow, default, rename = "io.modelcontextprotocol/clientCapabilities")]
+    pub client_capabilities: Option<&'a RawValue>,
+    /// From which level on the request wants log messages.
+    #[serde(borrow, default, rename = "io.modelcontextprotocol/logLevel")]
+    pub log_level: Option<&'a RawValue>,
+    /// The `subscriptions/listen` request that a notification belongs to.
+    #[serde(borrow, default, rename = "io.modelcontextprotocol/subscriptionId")]
+    pub subscription: Option<&'a RawValue>,
+}
+
+impl<'a> Meta<'a> {
+    /// Reads an object's known keys; anything that is no such object reads as empty.
+    pub fn read(raw: Option<&'a RawValue>) -> Self {
+        raw.and_then(|raw| serde_json::from_str(raw.get()).ok()).unwrap_or_default()
+    }
+}
+
+/// Puts other texts in the place of parts of `text`; each part must be a slice of it (as the raw values of a message
+/// are), in their order and apart. Every other byte stays. `None` when a part is no such slice.
+pub fn splice(text: &str, parts: &[(&str, &str)]) -> Option<String> {
+    let mut out = String::with_capacity(text.len() + 32);
+    let mut done = 0;
+    for (part, other) in parts {
+        let start = (part.as_ptr() as usize).checked_sub(text.as_ptr() as usize)?;
+        out.push_str(text.get(done..start)?);
+        text.get(start..start + part.len())?;
+        out.push_str(other);
+        done = start + part.len();
+    }
+    out.push_str(text.get(done..)?);
+    Some(out)
 }
 
 /// An error response. `id` `None` writes `null`. `data` is an object's text, or empty for none.
@@ -293,7 +345,7 @@ pub fn with_arguments(head: &Head<'_>, values: &[(&str, &str)]) -> Option<String
     let read = Params::read(Some(params));
     let new = match read.arguments {
         Some(arguments) if arguments.get() != "null" => {
-            splice(params.get(), arguments.get(), &with_members(arguments.get(), values)?)?
+            splice(params.get(), &[(arguments.get(), &with_members(arguments.get(), values)?)])?
         }
         // absent or null: the object is rebuilt, for a null that stayed behind the new one would win
         _ => {
@@ -306,14 +358,7 @@ pub fn with_arguments(head: &Head<'_>, values: &[(&str, &str)]) -> Option<String
             format!("{{{}}}", members.join(","))
         }
     };
-    splice(head.text, params.get(), &new)
-}
-
-/// `whole` with `part`, which must point into it, replaced.
-fn splice(whole: &str, part: &str, new: &str) -> Option<String> {
-    let start = (part.as_ptr() as usize).checked_sub(whole.as_ptr() as usize)?;
-    let end = start.checked_add(part.len())?;
-    Some(format!("{}{new}{}", whole.get(..start)?, whole.get(end..)?))
+    splice(head.text, &[(params.get(), &new)])
 }
 
 #[cfg(test)]
@@ -397,6 +442,21 @@ mod tests {
             r#"{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"t","arguments":{"key":"s\"3"}}}"#
         );
         assert!(with_arguments(&one(r#"{"jsonrpc":"2.0","id":1,"method":"tools/list"}"#), &set).is_none());
+    }
+
+    #[test]
+    fn parts_are_replaced_and_all_else_keeps_its_bytes() {
+        let text =
+            r#" {"id" : "a\"b","jsonrpc":"2.0","method":"x","params":{"_meta":{"progressToken": 1.0},"n":1e3}} "#;
+        let head = one(text);
+        let token = Meta::read(Params::read(head.params).meta).progress_token.unwrap();
+        assert_eq!(
+            splice(head.text, &[(head.id_text.unwrap(), "7"), (token.get(), "\"t\"")]).unwrap(),
+            r#"{"id" : 7,"jsonrpc":"2.0","method":"x","params":{"_meta":{"progressToken": "t"},"n":1e3}}"#
+        );
+        assert_eq!(splice("abc", &[]), Some("abc".to_owned()));
+        assert_eq!(splice("abc", &[("elsewhere", "x")]), None);
+        assert_eq!(splice(head.text, &[(token.get(), "t"), (head.id_text.unwrap(), "7")]), None, "out of order");
     }
 
     #[test]

@@ -10,6 +10,7 @@ use hyper::body::{Body, Frame, SizeHint};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, Sleep};
 
+use super::common::Held;
 use super::load::Call;
 use crate::upstream::http;
 
@@ -77,6 +78,8 @@ pub(crate) struct Events {
     /// Until the server says anything about the request.
     deadline: Option<(Pin<Box<Sleep>>, Timeout)>,
     call: Option<Call>,
+    /// Whoever has to know that the client left.
+    held: Option<Held>,
 }
 
 /// What happens when a server says nothing in time.
@@ -101,6 +104,7 @@ impl Events {
             keep_alive: Box::pin(tokio::time::sleep(KEEP_ALIVE)),
             deadline: None,
             call,
+            held: None,
         };
         for event in first {
             events.write(&event);
@@ -110,6 +114,12 @@ impl Events {
 
     pub(crate) fn with_deadline(mut self, at: Instant, timeout: Timeout) -> Self {
         self.deadline = Some((Box::pin(tokio::time::sleep_until(at)), timeout));
+        self
+    }
+
+    /// The request is given up when the stream ends before its answer.
+    pub(crate) fn holding(mut self, held: Held) -> Self {
+        self.held = Some(held);
         self
     }
 
@@ -136,6 +146,7 @@ impl Events {
             }
             let Some(from) = &mut self.from else {
                 self.call = None;
+                self.held = None;
                 return Poll::Ready(None);
             };
             match from.poll_recv(cx) {

@@ -26,13 +26,13 @@ use crate::upstream::{Conversation, Endpoint, UpstreamError, converse, spare, st
 
 /// An answer that comes this soon goes out as plain JSON; a later one gets a stream, so that the client sees a sign of
 /// life and can come back to it.
-const PLAIN: Duration = Duration::from_secs(1);
+pub(crate) const PLAIN: Duration = Duration::from_secs(1);
 /// A session without a stream may make room for a new one after this.
 const EVICTABLE: Duration = Duration::from_secs(10);
 /// Between two looks at whether a process has ended.
 const ENDING: Duration = Duration::from_millis(100);
 /// From end of input to SIGTERM.
-const GRACE: Duration = Duration::from_secs(2);
+pub(crate) const GRACE: Duration = Duration::from_secs(2);
 
 pub(crate) async fn post(
     shared: &Arc<Shared>,
@@ -159,7 +159,7 @@ async fn initialize(
     message: Bytes,
 ) -> Result<Response<Out>, Refusal> {
     let entry = shared.ready(asked.name).await?;
-    let Opened { live, key, conversation, place, starting: _starting } = open(shared, &entry, asked.name, "s").await?;
+    let Opened { live, key, conversation, place, starting: _starting } = open(shared, &entry, asked.name, "s-").await?;
     let spec = &live.endpoint.spec;
     let session = shared.begin(&live, key, asked.name, conversation, place);
     // until the handshake is done a failure, or a client that leaves, ends the session
@@ -260,35 +260,37 @@ pub(crate) struct Opened {
     pub(crate) starting: Starting,
 }
 
-/// Finds a replica with room and begins a conversation with it.
-pub(crate) async fn open(shared: &Arc<Shared>, entry: &Entry, name: &str, kind: &str) -> Result<Opened, Refusal> {
+/// Finds a replica with room and begins a conversation with it. `prefix` begins the key of its process.
+pub(crate) async fn open(shared: &Arc<Shared>, entry: &Entry, name: &str, prefix: &str) -> Result<Opened, Refusal> {
     let mut last = None;
     for live in shared.order(entry, true) {
-        let place = match shared.admit_session(live, name) {
-            Ok(place) => place,
-            Err(refusal) => {
-                last = Some(refusal);
-                continue;
-            }
-        };
-        let key = format!("{kind}-{}", random_key());
-        let starting = live.endpoint.quota.starting();
-        let begun = match live.endpoint.spare.take(&live.endpoint, &key).await {
-            Some(conversation) => Ok(conversation),
-            None => converse(&live.endpoint, &key).await,
-        };
-        match begun {
-            Ok(conversation) => return Ok(Opened { live: live.clone(), key, conversation, place, starting }),
-            Err(error) => {
-                let what = match &error {
-                    UpstreamError::Gate { what, .. } => format!("'{name}' cannot be reached: {what}"),
-                    UpstreamError::Link(link) => format!("'{name}' cannot be reached: {link}"),
-                };
-                last = Some(Refusal::failed(name, what));
-            }
+        match open_at(shared, live, name, prefix).await {
+            Ok(opened) => return Ok(opened),
+            Err(refusal) => last = Some(refusal),
         }
     }
     Err(last.unwrap_or_else(|| Refusal::unavailable(name, &entry.message)))
+}
+
+/// The same with this replica.
+pub(crate) async fn open_at(shared: &Arc<Shared>, live: &Live, name: &str, prefix: &str) -> Result<Opened, Refusal> {
+    let place = shared.admit_session(live, name)?;
+    let key = format!("{prefix}{}", random_key());
+    let starting = live.endpoint.quota.starting();
+    let begun = match live.endpoint.spare.take(&live.endpoint, &key).await {
+        Some(conversation) => Ok(conversation),
+        None => converse(&live.endpoint, &key).await,
+    };
+    match begun {
+        Ok(conversation) => Ok(Opened { live: live.clone(), key, conversation, place, starting }),
+        Err(error) => {
+            let what = match &error {
+                UpstreamError::Gate { what, .. } => format!("'{name}' cannot be reached: {what}"),
+                UpstreamError::Link(link) => format!("'{name}' cannot be reached: {link}"),
+            };
+            Err(Refusal::failed(name, what))
+        }
+    }
 }
 
 impl Shared {
@@ -400,19 +402,24 @@ impl Shared {
             self.close(&oldest);
             return Ok(place);
         }
+        if let Some(process) = live.common.retire(EVICTABLE) {
+            // what it holds is free as soon as its reader has let go
+            process.stop.cancel();
+            tracing::debug!(deployment = name, "an idle shared process made room for a session");
+        }
         let message = format!("'{name}' has its most sessions at once: {max} a replica");
         let hint = "end a session, add a replica (`sigil scale`), or raise sessions.max in the manifest";
         Err(Refusal::overloaded(message, hint))
     }
 }
 
-fn json(data: Bytes) -> Response<Out> {
+pub(crate) fn json(data: Bytes) -> Response<Out> {
     let mut response = Response::new(Out::full(data));
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
     response
 }
 
-fn stream(events: Events) -> Response<Out> {
+pub(crate) fn stream(events: Events) -> Response<Out> {
     let mut response = Response::new(Out::Events(Box::new(events)));
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
@@ -421,7 +428,7 @@ fn stream(events: Events) -> Response<Out> {
     response
 }
 
-fn accepted() -> Response<Out> {
+pub(crate) fn accepted() -> Response<Out> {
     let mut response = Response::new(Out::empty());
     *response.status_mut() = StatusCode::ACCEPTED;
     response

@@ -59,7 +59,7 @@ async fn over_process(
     to_client: mpsc::Sender<Bytes>,
 ) -> Result<(), GatewayError> {
     let Opened { live, key, mut conversation, place, starting } =
-        bridged::open(shared, entry, &entry.name, "d").await?;
+        bridged::open(shared, entry, &entry.name, "d-").await?;
     let mut starting = Some(starting);
     let _known = Known::new(shared, &key);
     let mut calls: HashMap<Id, Call> = HashMap::new();

@@ -16,7 +16,7 @@ use sigil_core::session::{self, Era, Ticket};
 use super::body::Out;
 use super::error::Refusal;
 use super::table::{Entry, Live};
-use super::{Shared, bridged, proxy};
+use super::{Shared, bridged, modern, proxy};
 use crate::web;
 
 /// Until keys exist, every caller that reaches the listener is the same one.
@@ -137,13 +137,11 @@ async fn mcp(shared: &Arc<Shared>, name: &str, request: Request<Incoming>) -> Re
     let (parts, body) = request.into_parts();
     let headers = &parts.headers;
     let version = header_text(headers, "mcp-protocol-version");
-    let header_era = match version {
-        None => None,
-        Some(version) => Some(session::era(version).ok_or_else(|| {
-            let hint = format!("this gateway knows {} and {}", session::LEGACY.join(", "), session::FIRST_MODERN);
-            plain(Refusal::bad_request(format!("MCP-Protocol-Version '{version}' is not supported"), hint))
-        })?),
-    };
+    let header_era = version.and_then(session::era);
+    let unknown = version.filter(|_| header_era.is_none()).map(|version| {
+        let hint = format!("this gateway knows {} and {}", session::LEGACY.join(", "), session::FIRST_MODERN);
+        Refusal::bad_request(format!("MCP-Protocol-Version '{version}' is not supported"), hint)
+    });
     let ticket = if header_era == Some(Era::Modern) {
         None
     } else {
@@ -157,6 +155,13 @@ async fn mcp(shared: &Arc<Shared>, name: &str, request: Request<Incoming>) -> Re
     }
     let mut asked = Asked { name, entry: &entry, method: &method, headers, query: parts.uri.query(), ticket };
     if method != Method::POST {
+        if let Some(unknown) = unknown {
+            return Err(plain(unknown));
+        }
+        // without sessions there is nothing to listen to or to end
+        if header_era == Some(Era::Modern) && entry_transport(&entry) == Some(Transport::Stdio) {
+            return Err(plain(Refusal::method("POST")));
+        }
         return match entry_transport(&entry) {
             Some(Transport::Http) | None => proxy::without_body(shared, asked).await.map_err(plain),
             Some(_) if method == Method::GET => bridged::listen(shared, asked).await.map_err(plain),
@@ -190,20 +195,23 @@ async fn mcp(shared: &Arc<Shared>, name: &str, request: Request<Incoming>) -> Re
     };
     let id = first.filter(|h| h.kind == Kind::Request).and_then(|h| h.id.clone());
     // only a body that names the key can hold it, and looking for a text is cheaper than reading all parameters
-    let modern = header_era == Some(Era::Modern)
-        || (header_era.is_none()
-            && asked.ticket.is_none()
+    let is_modern = header_era == Some(Era::Modern)
+        || (asked.ticket.is_none()
             && first.is_some_and(|h| {
                 h.params.is_some_and(|p| p.get().contains("io.modelcontextprotocol/protocolVersion"))
                     && Params::read(h.params).modern_version().is_some()
             }));
-    if modern {
+    if let Some(unknown) = unknown.filter(|_| !is_modern) {
+        return Err((unknown, id));
+    }
+    if is_modern {
         asked.ticket = None;
     }
     let outcome = match shared.transport(&asked).await {
         Err(refusal) => Err(refusal),
-        Ok(Transport::Http) => proxy::post(shared, asked, first, body.clone(), modern).await,
-        Ok(_) if modern => {
+        Ok(Transport::Http) => proxy::post(shared, asked, first, body.clone(), is_modern).await,
+        Ok(Transport::Stdio) if is_modern => modern::post(shared, &asked, first, &body).await,
+        Ok(Transport::Sse) if is_modern => {
             // not one of the modern errors, so that a client of both eras falls back to initialize
             let message = "this server speaks the revisions with a handshake, up to 2025-11-25";
             Err(Refusal::bad_request(message, "send initialize"))

@@ -8,6 +8,7 @@ use sigil_core::model::{DeploymentId, Inject, InstanceId};
 use sigil_core::route::Burden;
 use tokio_util::task::TaskTracker;
 
+use super::common::Common;
 use super::load::{Recorder, Stats};
 use crate::tail::Tail;
 use crate::upstream::RouteTable;
@@ -18,6 +19,7 @@ use crate::upstream::{Endpoint, Replica, Wire};
 pub(crate) struct Live {
     pub(crate) endpoint: Arc<Endpoint>,
     pub(crate) stats: Arc<Stats>,
+    pub(crate) common: Arc<Common>,
 }
 
 impl Live {
@@ -77,6 +79,7 @@ impl Table {
 #[derive(Debug, Default)]
 pub(crate) struct Registry {
     stats: Mutex<HashMap<InstanceId, Weak<Stats>>>,
+    commons: Mutex<HashMap<InstanceId, Weak<Common>>>,
     recorders: Mutex<HashMap<DeploymentId, Arc<Recorder>>>,
 }
 
@@ -99,6 +102,16 @@ impl Registry {
         stats
     }
 
+    pub(crate) fn common_of(&self, id: InstanceId) -> Arc<Common> {
+        let mut all = self.commons.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(common) = all.get(&id).and_then(Weak::upgrade) {
+            return common;
+        }
+        let common = Arc::new(Common::default());
+        all.insert(id, Arc::downgrade(&common));
+        common
+    }
+
     pub(crate) fn recorder_of(&self, id: DeploymentId) -> Arc<Recorder> {
         self.recorders.lock().unwrap_or_else(PoisonError::into_inner).entry(id).or_default().clone()
     }
@@ -108,6 +121,7 @@ impl Registry {
         let kept = |id: &DeploymentId| table.by_id.contains_key(id);
         self.recorders.lock().unwrap_or_else(PoisonError::into_inner).retain(|id, _| kept(id));
         self.stats.lock().unwrap_or_else(PoisonError::into_inner).retain(|_, s| s.strong_count() > 0);
+        self.commons.lock().unwrap_or_else(PoisonError::into_inner).retain(|_, c| c.strong_count() > 0);
     }
 }
 
@@ -132,7 +146,8 @@ pub(crate) fn build(new: &RouteTable, old: &Table, registry: &Registry, tail: &T
             }
         }
         let endpoint = Arc::new(Endpoint::new(replica, tail, tasks.clone()));
-        Live { endpoint, stats: registry.stats_of(replica.instance) }
+        let (stats, common) = (registry.stats_of(replica.instance), registry.common_of(replica.instance));
+        Live { endpoint, stats, common }
     };
     let entries = new.routes.values().map(|route| Entry {
         id: route.id,

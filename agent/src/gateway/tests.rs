@@ -1,6 +1,7 @@
 //! The whole front in process: real sockets, a small HTTP server and real stdio processes in the place of containers.
 
 mod fixture;
+mod stateless;
 
 use std::time::Duration;
 
@@ -624,7 +625,7 @@ async fn the_gate_reads_all_pages() {
     let modern = gated(stdio(MODERN), 10_000).await.unwrap();
     assert_eq!(
         (modern.protocol_version.as_str(), modern.tool_count, modern.server_name.as_str()),
-        ("2026-07-28", 1, "m")
+        ("2026-07-28", 2, "m")
     );
     let http = HttpServer::start().await;
     let learnt = gated(http.endpoint(), 5_000).await.unwrap();

@@ -15,7 +15,9 @@ use tokio::sync::watch;
 
 use super::http::{self, SendError};
 use super::sse::Events;
-use super::{Conversation, Endpoint, GateOptions, Handshake, LAST_OUTPUT, Output, UpstreamError, converse, describe};
+use super::{
+    Conversation, Endpoint, GateOptions, Handshake, LAST_OUTPUT, MODERN_META, Output, UpstreamError, converse, describe,
+};
 use crate::initlink::{Exit, LinkError};
 
 /// Between two tries while a server starts.
@@ -34,13 +36,6 @@ const USUAL_PORTS: [u16; 8] = [3000, 8000, 8080, 8081, 3001, 5000, 80, 8888];
 const INITIALIZE: &str = concat!(
     r#"{"protocolVersion":"2025-11-25","capabilities":{"roots":{"listChanged":true},"sampling":{},"elicitation":{}},"#,
     r#""clientInfo":{"name":"sigil","version":""#,
-    env!("CARGO_PKG_VERSION"),
-    r#""}}"#
-);
-const META: &str = concat!(
-    r#""_meta":{"io.modelcontextprotocol/protocolVersion":"2026-07-28","io.modelcontextprotocol/clientCapabilities":"#,
-    r#"{"roots":{"listChanged":true},"sampling":{},"elicitation":{}},"io.modelcontextprotocol/clientInfo":"#,
-    r#"{"name":"sigil","version":""#,
     env!("CARGO_PKG_VERSION"),
     r#""}}"#
 );
@@ -262,7 +257,9 @@ async fn handshake(client: &mut impl Ask) -> Result<Handshake, Failure> {
                     "the server's own documentation should say what it needs to start",
                 ))
             };
-            let Ok(Reply::Result(found)) = client.ask(2, "server/discover", &format!("{{{META}}}")).await else {
+            let Ok(Reply::Result(found)) =
+                client.ask(2, "server/discover", &format!("{{\"_meta\":{MODERN_META}}}")).await
+            else {
                 return Err(refused());
             };
             let found: Discovered = serde_json::from_str(found.get()).map_err(|_| refused())?;
@@ -290,7 +287,7 @@ async fn all_tools(client: &mut impl Ask, modern: bool, says_tools: bool) -> Res
     loop {
         let mut members = Vec::new();
         if modern {
-            members.push(META.to_owned());
+            members.push(format!("\"_meta\":{MODERN_META}"));
         }
         if let Some(cursor) = &cursor {
             members.push(format!("\"cursor\":{}", jsonrpc::quote(cursor)));

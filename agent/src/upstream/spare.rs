@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use super::{Conversation, Endpoint, Piped, stdio};
+use super::{Conversation, Endpoint, Piped, SHARED_PREFIX, stdio};
 use crate::initlink::LinkError;
 
 /// What keys of spare processes begin with.
@@ -147,16 +147,17 @@ impl Spare {
         }
     }
 
-    /// Takes a former agent's spare process over; of several it keeps one. Answers how many processes there are, of any
+    /// Takes a former agent's spare process over; of several it keeps one, and a shared one it ends. Answers how many processes there are, of any
     /// kind.
     pub(crate) async fn adopt(&self, endpoint: &Arc<Endpoint>) -> Result<u64, LinkError> {
         let keys = endpoint.wire.keys().await?;
         let count = keys.len() as u64;
         for key in keys {
-            if !key.starts_with(PREFIX) {
+            if !key.starts_with(PREFIX) && !key.starts_with(SHARED_PREFIX) {
                 continue;
             }
-            if matches!(self.slot().place, Place::Empty)
+            if key.starts_with(PREFIX)
+                && matches!(self.slot().place, Place::Empty)
                 && endpoint.wire.renames()
                 && let Some(piped) = endpoint.wire.resume(&key).await?
                 && piped.exit.borrow().is_none()

@@ -75,22 +75,68 @@ for line in sys.stdin:
         elif tool == "large": ok(id, text="x" * (3 << 20))
     elif method is None and id == "srv-1":
         ok(asked, got=m["result"])
+    elif method == "server/discover":
+        out({"jsonrpc": "2.0", "id": id, "error": {"code": -32601, "message": "no such method"}})
 "#;
 
 /// A server of the stateless era only.
 pub(super) const MODERN: &str = r#"
-import sys, json
+import sys, json, os
+def out(m): print(json.dumps(m), flush=True)
+cancelled, listening, held = [], [], []
+V = "io.modelcontextprotocol/"
 for line in sys.stdin:
     m = json.loads(line)
-    r = {"jsonrpc": "2.0", "id": m.get("id")}
-    if m["method"] == "server/discover":
-        r["result"] = {"resultType": "complete", "supportedVersions": ["2026-07-28"], "_meta": {"io.modelcontextprotocol/serverInfo": {"name": "m", "version": "1"}}}
-    elif m["method"] == "tools/list" and "io.modelcontextprotocol/clientCapabilities" in m["params"]["_meta"]:
-        r["result"] = {"resultType": "complete", "tools": [{"name": "a"}]}
-    else:
-        r["error"] = {"code": -32022, "message": "only 2026-07-28", "data": {"supported": ["2026-07-28"]}}
-    print(json.dumps(r), flush=True)
+    id, method, p = m.get("id"), m["method"], m.get("params") or {}
+    meta = p.get("_meta") or {}
+    def ok(id, **r): out({"jsonrpc": "2.0", "id": id, "result": {"resultType": "complete", **r}})
+    def note(method, **params): out({"jsonrpc": "2.0", "method": method, "params": params})
+    def error(code, message, **data): out({"jsonrpc": "2.0", "id": id, "error": {"code": code, "message": message, "data": data}})
+    if method == "notifications/cancelled": cancelled.append(p["requestId"])
+    elif method == "notifications/poke":
+        for l in listening: note("notifications/tools/list_changed", _meta={V + "subscriptionId": l})
+        note("notifications/tools/list_changed")
+    elif meta.get(V + "protocolVersion") != "2026-07-28": error(-32022, "only 2026-07-28", supported=["2026-07-28"])
+    elif method == "server/discover":
+        ok(id, supportedVersions=["2026-07-28"], _meta={V + "serverInfo": {"name": "m", "version": "1"}})
+    elif method == "tools/list":
+        schema = {"type": "object", "properties": {"region": {"type": "string", "x-mcp-header": "Region"}}}
+        ok(id, tools=[{"name": "echo"}, {"name": "placed", "inputSchema": schema}])
+    elif method == "subscriptions/listen":
+        listening.append(id)
+        note("notifications/subscriptions/acknowledged", _meta={V + "subscriptionId": id})
+    elif method == "tools/call":
+        tool = p["name"]
+        if tool in ("echo", "placed"):
+            ok(id, pid=os.getpid(), own=id, line=line.rstrip("\n"))
+            for h in held: ok(h)
+            held = []
+        elif tool == "after-next": held.append(id)
+        elif tool == "progress":
+            if V + "logLevel" in meta: note("notifications/message", level="info", data="for " + str(meta.get("progressToken")))
+            note("notifications/progress", progressToken=meta["progressToken"], progress=1)
+            ok(id)
+        elif tool == "cancelled": ok(id, cancelled=cancelled)
+        elif tool == "capability": error(-32021, "needs sampling", requiredCapabilities={"sampling": {}})
+        elif tool == "die": sys.exit(3)
+    else: error(-32601, "no " + method)
 "#;
+
+/// A stateless request, its parameters' other members in `rest`, with the headers that repeat it.
+pub(super) fn stateless(id: &str, method: &str, rest: &str, meta: &str) -> (Vec<(String, String)>, String) {
+    let comma = if rest.is_empty() { "" } else { "," };
+    let meta = if meta.is_empty() { String::new() } else { format!(",{meta}") };
+    let body = format!(
+        r#"{{"jsonrpc":"2.0","id":{id},"method":"{method}","params":{{{rest}{comma}"_meta":{{"io.modelcontextprotocol/protocolVersion":"2026-07-28","io.modelcontextprotocol/clientCapabilities":{{}}{meta}}}}}}}"#
+    );
+    let mut headers = accept(None);
+    headers.extend(owned(&[("mcp-protocol-version", "2026-07-28"), ("mcp-method", method)]));
+    let params: Value = serde_json::from_str(&body).unwrap();
+    if let Some(name) = params["params"]["name"].as_str() {
+        headers.push(("mcp-name".to_owned(), name.to_owned()));
+    }
+    (headers, body)
+}
 
 pub(super) fn owned(headers: &[(&str, &str)]) -> Vec<(String, String)> {
     headers.iter().map(|(n, v)| ((*n).to_owned(), (*v).to_owned())).collect()
@@ -508,9 +554,12 @@ impl Answer {
         if self.header("content-type") != "text/event-stream" {
             return self.json();
         }
+        self.events().pop().expect("an event")
+    }
+    pub(super) fn events(&self) -> Vec<Value> {
         let mut events = Vec::new();
         Parser::default().push(self.text.as_bytes(), &mut events).unwrap();
-        serde_json::from_str(&events.last().expect("an event").data).unwrap()
+        events.iter().filter(|e| !e.data.is_empty()).map(|e| serde_json::from_str(&e.data).unwrap()).collect()
     }
 }
 
@@ -539,7 +588,14 @@ impl Front {
 
     fn live(&self, endpoints: &[Arc<Endpoint>]) -> Vec<Live> {
         let registry = &self.gateway.shared.registry;
-        endpoints.iter().map(|e| Live { endpoint: e.clone(), stats: registry.stats_of(e.instance) }).collect()
+        endpoints
+            .iter()
+            .map(|e| Live {
+                endpoint: e.clone(),
+                stats: registry.stats_of(e.instance),
+                common: registry.common_of(e.instance),
+            })
+            .collect()
     }
 
     fn entry(&self, name: &str, ready: &[Arc<Endpoint>]) -> Entry {

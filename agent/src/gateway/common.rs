@@ -1,0 +1,438 @@
+//! The process of a stdio replica that all stateless requests share (2026-07-28, basic/transports/stdio): ids, progress
+//! tokens and subscriptions of different clients are told apart by giving each request a number of ours.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use serde::Deserialize;
+use serde_json::value::RawValue;
+use sigil_core::jsonrpc::{self, Head, Id, Kind, Meta, Params};
+use sigil_core::mirror::{self, Mirrored};
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::body::Event;
+use super::error::Refusal;
+use super::load::Place;
+use crate::upstream::{Endpoint, Output, one_line};
+
+/// A server that did not answer which era it speaks is asked again after this.
+const SILENCE: Duration = Duration::from_secs(60);
+/// Longer than a replica lives; what `Instant` can hold everywhere.
+const FOR_GOOD: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
+/// Messages of one request that its client has not read; a client that lets more wait loses its request.
+const QUEUED: usize = 256;
+/// Unanswered requests of one process.
+const PENDING_MAX: usize = 4096;
+/// Largest number: JSON's integers are exact up to here.
+const NUMBER_MAX: u64 = (1 << 53) - 1;
+/// Pages of tools that are read for their annotations.
+const PAGES: usize = 200;
+/// A tool that is not known has the list read again, at most this often.
+const REREAD: Duration = Duration::from_secs(5);
+
+/// One replica's shared process, if it has one now.
+#[derive(Debug, Default)]
+pub(crate) struct Common {
+    current: Mutex<Option<Arc<Process>>>,
+    /// Held by whoever starts it.
+    pub(crate) starting: tokio::sync::Mutex<()>,
+    /// The server speaks revisions with a handshake only: until then.
+    legacy: Mutex<Option<Instant>>,
+}
+
+impl Common {
+    fn current(&self) -> MutexGuard<'_, Option<Arc<Process>>> {
+        self.current.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The process, when it runs.
+    pub(crate) fn running(&self) -> Option<Arc<Process>> {
+        self.current().clone().filter(|p| p.ended().is_none())
+    }
+
+    pub(crate) fn set(&self, process: &Arc<Process>) {
+        *self.current() = Some(process.clone());
+    }
+
+    pub(crate) fn is_legacy(&self) -> bool {
+        self.legacy.lock().unwrap_or_else(PoisonError::into_inner).is_some_and(|until| Instant::now() < until)
+    }
+
+    /// Remembers that it does not speak this era. `sure`: it said so; else it only kept silent, and is asked again.
+    pub(crate) fn set_legacy(&self, sure: bool) {
+        let until = Instant::now() + if sure { FOR_GOOD } else { SILENCE };
+        *self.legacy.lock().unwrap_or_else(PoisonError::into_inner) = Some(until);
+    }
+
+    /// Takes the process out when nobody used it for `idle`.
+    pub(crate) fn retire(&self, idle: Duration) -> Option<Arc<Process>> {
+        let mut current = self.current();
+        let retired = current.as_ref().is_some_and(|p| p.idle().is_some_and(|d| d > idle));
+        if retired { current.take() } else { None }
+    }
+}
+
+#[derive(Debug)]
+struct Pending {
+    /// The client's id and progress token, as they were written.
+    id: String,
+    token: Option<String>,
+    /// The client asked for log messages.
+    logs: bool,
+    events: mpsc::Sender<Event>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    number: u64,
+    pending: HashMap<u64, Pending>,
+    ended: Option<String>,
+    /// When the last request ended.
+    used: Option<Instant>,
+}
+
+#[derive(Debug, Default)]
+struct Tools {
+    mirrored: HashMap<String, Arc<Vec<Mirrored>>>,
+    read: Option<Instant>,
+}
+
+/// A running one.
+#[derive(Debug)]
+pub(crate) struct Process {
+    pub(crate) key: String,
+    pub(crate) name: String,
+    pub(crate) endpoint: Arc<Endpoint>,
+    _place: Place,
+    input: mpsc::Sender<Bytes>,
+    state: Mutex<State>,
+    tools: tokio::sync::Mutex<Tools>,
+    born: Instant,
+    dropped: Arc<AtomicU64>,
+    pub(crate) stop: CancellationToken,
+}
+
+/// A request on its way: what comes for it, and its end when this is dropped early.
+#[derive(Debug)]
+pub(crate) struct Waiting {
+    pub(crate) events: mpsc::Receiver<Event>,
+    pub(crate) held: Held,
+}
+
+/// Cancels a request that was not answered when its client leaves: in this era a closed stream means that.
+#[derive(Debug)]
+pub(crate) struct Held(Arc<Process>, u64);
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.0.abandon(self.1, "the client left");
+    }
+}
+
+#[derive(Deserialize)]
+struct Page<'a> {
+    #[serde(borrow, default)]
+    tools: Vec<Tool<'a>>,
+    #[serde(rename = "nextCursor", default)]
+    next_cursor: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct Tool<'a> {
+    name: String,
+    #[serde(borrow, rename = "inputSchema", default)]
+    schema: Option<&'a RawValue>,
+}
+
+impl Process {
+    pub(crate) fn new(
+        key: String,
+        name: String,
+        endpoint: Arc<Endpoint>,
+        place: Place,
+        input: mpsc::Sender<Bytes>,
+        dropped: Arc<AtomicU64>,
+    ) -> Self {
+        let stop = CancellationToken::new();
+        let (state, tools) = (Mutex::default(), tokio::sync::Mutex::default());
+        Self { key, name, endpoint, _place: place, input, state, tools, born: Instant::now(), dropped, stop }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Why it no longer runs.
+    pub(crate) fn ended(&self) -> Option<String> {
+        self.state().ended.clone()
+    }
+
+    /// How long nobody used it; `None` while a request is open.
+    pub(crate) fn idle(&self) -> Option<Duration> {
+        let state = self.state();
+        state.pending.is_empty().then(|| state.used.unwrap_or(self.born).elapsed())
+    }
+
+    fn lost(&self, why: &str) -> Refusal {
+        Refusal::failed(&self.name, format!("the server process {why} during the call; the call was not sent again"))
+    }
+
+    /// Sends a client's request on under a number of its own.
+    pub(crate) async fn request(self: &Arc<Self>, head: &Head<'_>) -> Result<Waiting, Refusal> {
+        let meta = Meta::read(Params::read(head.params).meta);
+        let (events, waiting) = mpsc::channel(QUEUED);
+        let id = head.id_text.unwrap_or("null");
+        let token = meta.progress_token.map(RawValue::get);
+        let number = {
+            let mut state = self.state();
+            if let Some(why) = &state.ended {
+                return Err(self.lost(why));
+            }
+            if state.pending.len() >= PENDING_MAX {
+                let message = format!("'{}' has {PENDING_MAX} unanswered requests", self.name);
+                return Err(Refusal::overloaded(message, "wait for answers, or add a replica (`sigil scale`)"));
+            }
+            state.number = state.number % NUMBER_MAX + 1;
+            let number = state.number;
+            let (id, token) = (id.to_owned(), token.map(str::to_owned));
+            state.pending.insert(number, Pending { id, token, logs: meta.log_level.is_some(), events });
+            number
+        };
+        let held = Held(self.clone(), number);
+        let ours = number.to_string();
+        let mut parts: Vec<(&str, &str)> = vec![(id, &ours)];
+        parts.extend(token.map(|token| (token, ours.as_str())));
+        parts.sort_by_key(|(part, _)| part.as_ptr() as usize);
+        let message = jsonrpc::splice(head.text, &parts)
+            .ok_or_else(|| Refusal::bad_request("the request has no id that could be replaced", ""))?;
+        if self.input.send(one_line(Bytes::from(message))).await.is_err() {
+            let why = self.ended().unwrap_or_else(|| "no longer reads".into());
+            return Err(self.lost(&why));
+        }
+        Ok(Waiting { events: waiting, held })
+    }
+
+    /// A request of our own. Answers the response.
+    pub(crate) async fn ask(self: &Arc<Self>, method: &str, params: &str, limit: Duration) -> Result<Bytes, Refusal> {
+        let text = format!("{{\"jsonrpc\":\"2.0\",\"id\":0,\"method\":\"{method}\",\"params\":{params}}}");
+        let head = jsonrpc::parse_one(text.as_bytes()).map_err(|e| Refusal::malformed(&e))?;
+        let Waiting { mut events, held: _held } = self.request(&head).await?;
+        let last = async {
+            while let Some(event) = events.recv().await {
+                if event.last {
+                    return Some(event.data);
+                }
+            }
+            None
+        };
+        match tokio::time::timeout(limit, last).await {
+            Ok(Some(data)) => Ok(data),
+            Ok(None) => Err(self.lost(&self.ended().unwrap_or_else(|| "ended".into()))),
+            Err(_) => Err(Refusal::timeout(&self.name, u64::try_from(limit.as_millis()).unwrap_or(u64::MAX))),
+        }
+    }
+
+    /// A notification goes on as it is.
+    pub(crate) async fn notify(&self, message: Bytes) {
+        // one that cannot be delivered has nobody who waits for it
+        self.input.send(one_line(message)).await.ok();
+    }
+
+    /// Gives a request up and tells the server; one that was answered is left alone.
+    fn abandon(&self, number: u64, reason: &str) {
+        let mut state = self.state();
+        if state.pending.remove(&number).is_none() {
+            return;
+        }
+        state.used = Some(Instant::now());
+        drop(state);
+        let text = format!(
+            "{{\"jsonrpc\":\"2.0\",\"method\":\"notifications/cancelled\",\"params\":{{\"requestId\":{number},\"reason\":{}}}}}",
+            jsonrpc::quote(reason)
+        );
+        if self.input.try_send(text.into()).is_err() {
+            self.dropped.fetch_add(1, Relaxed);
+        }
+    }
+
+    /// Reads the server until it ends or `stop`. Answers why it ended, `None` when it was stopped.
+    pub(crate) async fn run(&self, mut output: Output) -> Option<String> {
+        loop {
+            let text = tokio::select! {
+                () = self.stop.cancelled() => return None,
+                text = output.next(&self.endpoint) => text,
+            };
+            match text {
+                Ok(text) => match jsonrpc::parse_one(&text) {
+                    Ok(head) => self.deliver(&head),
+                    Err(_) => match &mut output {
+                        Output::Stdio(lines) => lines.stray(&self.endpoint, text).await,
+                        Output::Sse(_) => drop(self.dropped.fetch_add(1, Relaxed)),
+                    },
+                },
+                Err(why) => {
+                    self.end(&why);
+                    return Some(why);
+                }
+            }
+        }
+    }
+
+    /// Fails what waits.
+    pub(crate) fn end(&self, why: &str) {
+        let pending = {
+            let mut state = self.state();
+            state.ended.get_or_insert_with(|| why.to_owned());
+            std::mem::take(&mut state.pending)
+        };
+        let refusal = self.lost(why);
+        for waiting in pending.into_values() {
+            let error = refusal.to_json(None);
+            let text = String::from_utf8_lossy(&error).replacen("\"id\":null", &format!("\"id\":{}", waiting.id), 1);
+            drop(waiting.events.try_send(event(text, true)));
+        }
+    }
+
+    fn deliver(&self, head: &Head<'_>) {
+        match head.kind {
+            Kind::Response => self.answer(head),
+            Kind::Notification => self.tell(head),
+            Kind::Request => {
+                // servers of this era write no requests: their questions are answers that ask for input
+                let error =
+                    jsonrpc::error(head.id.as_ref(), mirror::METHOD_NOT_FOUND, "clients answer no requests", "");
+                if self.input.try_send(error.into()).is_err() {
+                    self.dropped.fetch_add(1, Relaxed);
+                }
+            }
+        }
+    }
+
+    /// A response goes to whoever asked, under the client's own id.
+    fn answer(&self, head: &Head<'_>) {
+        let number = head.id.as_ref().and_then(number);
+        let waiting = number.and_then(|number| {
+            let mut state = self.state();
+            state.used = Some(Instant::now());
+            state.pending.remove(&number)
+        });
+        let Some((waiting, id)) = waiting.zip(head.id_text) else {
+            // late: cancelled or timed out
+            self.dropped.fetch_add(1, Relaxed);
+            return;
+        };
+        let meta = Meta::read(Params::read(head.result).meta);
+        let subscription = meta.subscription.map(|raw| (raw.get(), waiting.id.as_str()));
+        let mut parts: Vec<(&str, &str)> = subscription.into_iter().chain([(id, waiting.id.as_str())]).collect();
+        parts.sort_by_key(|(part, _)| part.as_ptr() as usize);
+        let text = jsonrpc::splice(head.text, &parts).unwrap_or_default();
+        // its queue may be full of notifications; the answer waits for its turn
+        let (events, last) = (waiting.events, event(text, true));
+        if let Err(mpsc::error::TrySendError::Full(last)) = events.try_send(last) {
+            self.endpoint.tasks.spawn(async move { events.send(last).await });
+        }
+    }
+
+    fn tell(&self, head: &Head<'_>) {
+        let params = Params::read(head.params);
+        let mut state = self.state();
+        let (number, part) = match head.method.as_ref() {
+            "notifications/progress" => (params.progress_token.and_then(Id::read), params.progress_token),
+            "notifications/cancelled" => {
+                // the server ends a subscription: its stream ends
+                if let Some(number) = params.request_id.and_then(Id::read).as_ref().and_then(number) {
+                    state.pending.remove(&number);
+                    state.used = Some(Instant::now());
+                }
+                return;
+            }
+            "notifications/message" => {
+                // whose it is is not said: it is known only while one request alone wants any
+                let mut wanting = state.pending.iter().filter(|(_, p)| p.logs);
+                let only = wanting.next().filter(|_| wanting.next().is_none());
+                (only.and_then(|(number, _)| i64::try_from(*number).ok()).map(Id::Int), None)
+            }
+            _ => {
+                let subscription = Meta::read(params.meta).subscription;
+                (subscription.and_then(Id::read), subscription)
+            }
+        };
+        let Some((number, waiting)) = number.as_ref().and_then(number_of(&state)) else {
+            self.dropped.fetch_add(1, Relaxed);
+            return;
+        };
+        let own =
+            if head.method == "notifications/progress" { waiting.token.as_deref() } else { Some(waiting.id.as_str()) };
+        let text = match (part, own) {
+            (Some(part), Some(own)) => jsonrpc::splice(head.text, &[(part.get(), own)]),
+            (Some(_), None) => None,
+            (None, _) => Some(head.text.to_owned()),
+        };
+        let Some(text) = text else {
+            self.dropped.fetch_add(1, Relaxed);
+            return;
+        };
+        if waiting.events.try_send(event(text, false)).is_err() {
+            // one client that does not read must not hold up the others
+            drop(state);
+            self.abandon(number, "the client does not read");
+        }
+    }
+
+    /// The arguments of a tool that headers mirror.
+    pub(crate) async fn mirrored(self: &Arc<Self>, tool: &str, meta: &str) -> Result<Arc<Vec<Mirrored>>, Refusal> {
+        let mut tools = self.tools.lock().await;
+        if !tools.mirrored.contains_key(tool) && tools.read.is_none_or(|at| at.elapsed() > REREAD) {
+            tools.mirrored = self.read_tools(meta).await?;
+            tools.read = Some(Instant::now());
+        }
+        Ok(tools.mirrored.get(tool).cloned().unwrap_or_default())
+    }
+
+    async fn read_tools(self: &Arc<Self>, meta: &str) -> Result<HashMap<String, Arc<Vec<Mirrored>>>, Refusal> {
+        let limit = Duration::from_millis(self.endpoint.spec.request_timeout_ms);
+        let mut all = HashMap::new();
+        let mut cursor: Option<String> = None;
+        for _ in 0..PAGES {
+            let at = cursor.as_ref().map_or_else(String::new, |c| format!(",\"cursor\":{}", jsonrpc::quote(c)));
+            let answer = self.ask("tools/list", &format!("{{\"_meta\":{meta}{at}}}"), limit).await?;
+            let head = jsonrpc::parse_one(&answer).ok();
+            let page = head.and_then(|h| h.result).and_then(|r| serde_json::from_str::<Page<'_>>(r.get()).ok());
+            // a server without tools, or with a list that nobody can read, has none that a header mirrors
+            let Some(page) = page else { break };
+            for tool in page.tools {
+                let schema = tool.schema.filter(|s| s.get().contains("x-mcp-header"));
+                let schema = schema.and_then(|s| serde_json::from_str(s.get()).ok());
+                all.insert(tool.name, Arc::new(schema.map(|s| mirror::mirrored(&s)).unwrap_or_default()));
+            }
+            match page.next_cursor.filter(|c| !c.is_empty() && cursor.as_ref() != Some(c)) {
+                Some(next) => cursor = Some(next),
+                None => break,
+            }
+        }
+        Ok(all)
+    }
+}
+
+fn event(text: String, last: bool) -> Event {
+    // this era's streams cannot be resumed: no ids
+    Event { id: None, data: one_line(Bytes::from(text)), last, related: true }
+}
+
+fn number(id: &Id) -> Option<u64> {
+    match id {
+        Id::Int(n) => u64::try_from(*n).ok(),
+        // a server that keeps ids as texts is still understood
+        Id::Str(text) => text.parse().ok(),
+        Id::Number(_) => None,
+    }
+}
+
+fn number_of<'a>(state: &'a State) -> impl Fn(&Id) -> Option<(u64, &'a Pending)> {
+    move |id| number(id).and_then(|n| state.pending.get(&n).map(|waiting| (n, waiting)))
+}

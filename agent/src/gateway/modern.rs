@@ -1,0 +1,252 @@
+//! The HTTP face of stateless requests (2026-07-28) to stdio servers: each is its own POST, answered by the process that
+//! all of them share.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use hyper::{HeaderMap, Response, StatusCode};
+use serde::Deserialize;
+use sigil_core::jsonrpc::{self, Head, Kind, Params};
+use sigil_core::mirror::{self, Flaw};
+use sigil_core::model::Transport;
+use sigil_core::session::FIRST_MODERN;
+use tokio::time::Instant;
+
+use super::Shared;
+use super::body::{Events, Timeout};
+use super::bridge::halves;
+use super::bridged::{self, Opened, PLAIN, accepted, json, stream};
+use super::common::{Common, Process, Waiting};
+use super::error::Refusal;
+use super::load::Call;
+use super::proxy::inject_body;
+use super::serve::{Asked, accepts};
+use super::table::{Entry, Live};
+use crate::upstream::{MODERN_META, SHARED_PREFIX};
+
+/// The methods that end only when one side wants it.
+const LISTEN: &str = "subscriptions/listen";
+
+/// A server that has not said by then which era it speaks is of the older one.
+const PROBE: Duration = Duration::from_secs(10);
+
+pub(crate) async fn post(
+    shared: &Arc<Shared>,
+    asked: &Asked<'_>,
+    head: Option<&Head<'_>>,
+    body: &Bytes,
+) -> Result<Response<super::body::Out>, Refusal> {
+    let Some(head) = head else {
+        return Err(Refusal::bad_request("a batch is not accepted here", "send one message a request"));
+    };
+    if !accepts(asked.headers, "text/event-stream") {
+        return Err(Refusal::not_acceptable());
+    }
+    let entry = shared.ready(asked.name).await?;
+    let Some((live, process)) = process(shared, &entry, asked.name).await? else {
+        // not one of the modern errors, so that a client of both eras falls back to initialize
+        let message = "this server speaks the revisions with a handshake, up to 2025-11-25";
+        return Err(Refusal::bad_request(message, "send initialize"));
+    };
+    mirror::check(head, |name| value(asked.headers, name)).map_err(|flaw| flawed(&flaw))?;
+    if head.kind == Kind::Response {
+        let hint = "answers to a server's questions go into the repeated request, as inputResponses";
+        return Err(Refusal::bad_request("a stateless client sends no responses", hint));
+    }
+    if head.kind == Kind::Notification {
+        // a request is cancelled by closing its stream; its id means nothing to a process that many clients share
+        if head.method != "notifications/cancelled" {
+            process.notify(body.slice_ref(head.text.as_bytes())).await;
+        }
+        return Ok(accepted());
+    }
+    let params = Params::read(head.params);
+    if head.method == "tools/call"
+        && let Some(tool) = params.name.and_then(jsonrpc::string)
+    {
+        let mirrored = process.mirrored(&tool, MODERN_META).await?;
+        mirror::check_arguments(&mirrored, params.arguments, |name| value(asked.headers, name))
+            .map_err(|flaw| flawed(&flaw))?;
+    }
+    let mut call = Call::begin(&live.stats, &entry.recorder);
+    let sent = match inject_body(&entry.injected, head) {
+        None => process.request(head).await,
+        Some(changed) => match jsonrpc::parse_one(changed.as_bytes()) {
+            Ok(head) => process.request(&head).await,
+            Err(error) => Err(Refusal::malformed(&error)),
+        },
+    };
+    match sent {
+        Ok(waiting) => answer(asked.name, head, waiting, call, &live).await,
+        Err(refusal) => {
+            call.fail();
+            Err(refusal)
+        }
+    }
+}
+
+async fn answer(
+    name: &str,
+    head: &Head<'_>,
+    waiting: Waiting,
+    mut call: Call,
+    live: &Live,
+) -> Result<Response<super::body::Out>, Refusal> {
+    let Waiting { mut events, held } = waiting;
+    if head.method == LISTEN {
+        // it lasts as long as the client listens: neither in flight nor slow
+        drop(call);
+        return Ok(stream(Events::new(None, events, None).holding(held)));
+    }
+    let ms = live.endpoint.spec.request_timeout_ms;
+    let limit = Duration::from_millis(ms);
+    let deadline = Instant::now() + limit;
+    let first = match tokio::time::timeout(PLAIN.min(limit), events.recv()).await {
+        Ok(Some(event)) if event.last => {
+            let (status, failed) = status(&event.data);
+            if failed {
+                call.fail();
+            }
+            let mut response = json(event.data);
+            *response.status_mut() = status;
+            return Ok(response);
+        }
+        Ok(Some(event)) => Some(event),
+        Ok(None) => {
+            call.fail();
+            return Err(Refusal::failed(name, "the server ended the request without an answer"));
+        }
+        Err(_) => None,
+    };
+    let alive = first.is_some();
+    let events = Events::new(first, events, Some(call));
+    if alive {
+        return Ok(stream(events.holding(held)));
+    }
+    let event = Refusal::timeout(name, ms).to_json(head.id.as_ref());
+    let abandon = Box::new(move || drop(held));
+    Ok(stream(events.with_deadline(deadline, Timeout { event, abandon })))
+}
+
+fn value<'h>(headers: &'h HeaderMap, name: &str) -> Option<&'h str> {
+    let mut values = headers.get_all(name).iter();
+    let first = values.next()?;
+    // two values of one header agree with no body
+    if values.next().is_some() { Some("\u{fffd}") } else { Some(first.to_str().unwrap_or("\u{fffd}")) }
+}
+
+fn flawed(flaw: &Flaw) -> Refusal {
+    let hint = match flaw {
+        Flaw::Mismatch(_) => "the headers of a stateless request repeat its body (MCP 2026-07-28, Request Metadata)",
+        Flaw::Params(_) => "every stateless request carries these (MCP 2026-07-28, `_meta`)",
+    };
+    Refusal { rpc: flaw.code(), ..Refusal::bad_request(flaw.to_string(), hint) }
+}
+
+/// The HTTP status of a response, and whether it counts as failed.
+fn status(response: &[u8]) -> (StatusCode, bool) {
+    #[derive(Deserialize)]
+    struct Error {
+        code: i64,
+    }
+    let error = jsonrpc::parse_one(response).ok().and_then(|head| head.error);
+    let Some(error) = error else { return (StatusCode::OK, false) };
+    let status = match serde_json::from_str::<Error>(error.get()).map(|e| e.code) {
+        Ok(mirror::METHOD_NOT_FOUND) => StatusCode::NOT_FOUND,
+        Ok(mirror::HEADER_MISMATCH | mirror::MISSING_CAPABILITY | mirror::UNSUPPORTED_VERSION) => {
+            StatusCode::BAD_REQUEST
+        }
+        _ => StatusCode::OK,
+    };
+    (status, true)
+}
+
+/// The shared process of a replica, started if need be. `None`: the server has none, it speaks the older revisions only.
+async fn process(shared: &Arc<Shared>, entry: &Entry, name: &str) -> Result<Option<(Live, Arc<Process>)>, Refusal> {
+    let mut last = None;
+    for live in shared.order(entry, false) {
+        let common = &live.common;
+        if let Some(process) = common.running() {
+            return Ok(Some((live.clone(), process)));
+        }
+        if common.is_legacy() {
+            return Ok(None);
+        }
+        let _one_at_a_time = common.starting.lock().await;
+        if let Some(process) = common.running() {
+            return Ok(Some((live.clone(), process)));
+        }
+        if common.is_legacy() {
+            return Ok(None);
+        }
+        match start(shared, live, common, name).await {
+            Ok(Some(process)) => return Ok(Some((live.clone(), process))),
+            Ok(None) => return Ok(None),
+            Err(refusal) => last = Some(refusal),
+        }
+    }
+    Err(last.unwrap_or_else(|| Refusal::unavailable(name, &entry.message)))
+}
+
+#[derive(Deserialize)]
+struct Discovered {
+    #[serde(rename = "supportedVersions")]
+    supported: Vec<String>,
+}
+
+/// Starts a process and asks it what it speaks (2026-07-28, basic/versioning, "Backward Compatibility"): a discovery or
+/// one of this era's errors says this era, anything else the older one.
+async fn start(
+    shared: &Arc<Shared>,
+    live: &Live,
+    common: &Arc<Common>,
+    name: &str,
+) -> Result<Option<Arc<Process>>, Refusal> {
+    let Opened { key, conversation, place, starting, .. } = bridged::open_at(shared, live, name, SHARED_PREFIX).await?;
+    let (input, output) = halves(conversation);
+    let endpoint = live.endpoint.clone();
+    let process = Arc::new(Process::new(key, name.to_owned(), endpoint, place, input, shared.dropped.clone()));
+    let (task, reading) = (shared.clone(), process.clone());
+    shared.tasks.spawn(async move {
+        tokio::select! {
+            () = task.stop.cancelled() => return,
+            ended = reading.run(output) => drop(ended),
+        }
+        task.finish(&reading.endpoint, &reading.key, ()).await;
+    });
+    let limit = PROBE.min(Duration::from_millis(live.endpoint.spec.start_timeout_ms));
+    let asked = process.ask("server/discover", &format!("{{\"_meta\":{MODERN_META}}}"), limit).await;
+    drop(starting);
+    let modern = match &asked {
+        Ok(answer) => jsonrpc::parse_one(answer).is_ok_and(|head| match (head.result, head.error) {
+            (Some(result), _) => serde_json::from_str::<Discovered>(result.get())
+                .is_ok_and(|found| found.supported.iter().any(|v| v.as_str() >= FIRST_MODERN)),
+            (None, _) => status(answer).0 == StatusCode::BAD_REQUEST,
+        }),
+        // a server that ends over an unknown method, or says nothing to it, is of the older era
+        Err(_) => false,
+    };
+    if modern {
+        common.set(&process);
+        shared.refill_soon(&live.endpoint);
+        return Ok(Some(process));
+    }
+    tracing::info!(deployment = name, instance = %live.endpoint.instance, "the server speaks the revisions with a handshake only");
+    common.set_legacy(asked.is_ok());
+    process.stop.cancel();
+    Ok(None)
+}
+
+impl Shared {
+    /// Ends shared processes that nobody uses.
+    pub(crate) fn sweep_common(&self, live: &Live, idle: Duration) {
+        if live.endpoint.spec.transport != Transport::Stdio {
+            return;
+        }
+        if let Some(process) = live.common.retire(idle) {
+            tracing::debug!(deployment = process.name, "an idle shared process ends");
+            process.stop.cancel();
+        }
+    }
+}
