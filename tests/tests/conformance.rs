@@ -11,6 +11,9 @@ use sigil_tests::{Agent, binary, docker};
 /// The server that the suite is run against: `tests/fixtures/conformance`.
 const SERVER: &str = "conformance-server";
 
+/// A scenario in which this version of the suite checks nothing.
+const EMPTY: [&str; 1] = ["tasks-status-notifications"];
+
 /// The longest run.
 const SECONDS: f64 = 30.0;
 
@@ -65,7 +68,8 @@ impl Scenario {
 
     /// It found something right and nothing wrong.
     fn passed(&self) -> bool {
-        self.count("SUCCESS") > 0 && self.count("FAILURE") == 0
+        let looked = self.count("SUCCESS") > 0 || EMPTY.contains(&self.scenario.as_str());
+        looked && self.count("FAILURE") == 0
     }
 
     /// One line for each check with this outcome.
