@@ -134,7 +134,7 @@ fn scores(way: &str, url: &str, revision: &Revision) {
         format!("{:.1}", report.seconds),
     ];
     let head = ["revision", "way", "required", "unscored", "extensions", "checks", "warnings", "seconds"];
-    let line = |cells: &[&str]| cells.iter().map(|cell| format!("{cell:<12}")).collect::<String>();
+    let line = |cells: &[&str]| cells.iter().map(|cell| format!("{cell:<16}")).collect::<String>();
     let row = format!("{}\n{}", line(&head), line(&row.each_ref().map(String::as_str)));
     eprintln!("{row}");
 
