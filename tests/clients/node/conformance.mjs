@@ -1,5 +1,5 @@
-// Runs the official conformance suite against a server: everything that it has for one revision of the protocol, and then
-// the scenarios named besides. Prints one JSON object: what the checks of each scenario said.
+// Runs the official conformance suite against a server: everything that it has for one revision of the protocol, and
+// then the scenarios named besides. Prints one JSON object: what the checks of each scenario said.
 import { spawnSync } from "node:child_process";
 import { existsSync, mkdtempSync, readdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
