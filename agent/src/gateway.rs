@@ -76,6 +76,8 @@ pub(crate) struct Shared {
     sessions: Mutex<HashMap<String, Arc<Session>>>,
     /// Keys of direct conversations' processes.
     direct: Mutex<HashSet<String>>,
+    /// Keys of sessions that end: their processes may still run.
+    closing: Mutex<HashSet<String>>,
     pub(crate) http_sessions: proxy::HttpSessions,
     pub(crate) resuming: tokio::sync::Mutex<()>,
     pub(crate) waiting: Semaphore,
@@ -189,6 +191,7 @@ impl Gateway {
             sealer: seal::Sealer::open(data_dir)?,
             sessions: Mutex::default(),
             direct: Mutex::default(),
+            closing: Mutex::default(),
             http_sessions: proxy::HttpSessions::default(),
             resuming: tokio::sync::Mutex::default(),
             waiting: Semaphore::new(WAITING),
@@ -269,6 +272,10 @@ impl Gateway {
 impl Shared {
     pub(crate) fn sessions(&self) -> MutexGuard<'_, HashMap<String, Arc<Session>>> {
         self.sessions.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn closing(&self) -> MutexGuard<'_, HashSet<String>> {
+        self.closing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(crate) fn direct(&self) -> MutexGuard<'_, HashSet<String>> {

@@ -205,10 +205,12 @@ impl Link {
         self.pipes(reply)
     }
 
-    /// Takes the pipes of a process that a former agent started.
-    pub async fn resume(&self, key: &str) -> Result<Pipes> {
-        let reply = self.instance.ask(ANSWER, |req| ToInit::Resume { req, key }).await?;
-        self.pipes(reply)
+    /// Takes the pipes of a process that a former agent started; `None` when there is none of that key, or it was closed.
+    pub async fn resume(&self, key: &str) -> Result<Option<Pipes>> {
+        match self.instance.ask(ANSWER, |req| ToInit::Resume { req, key }).await? {
+            Reply::Failed(sigil_init::wire::Why::Unknown, _) => Ok(None),
+            reply => self.pipes(reply).map(Some),
+        }
     }
 
     fn pipes(&self, reply: Reply) -> Result<Pipes> {

@@ -21,6 +21,7 @@ use bytes::Bytes;
 use secrecy::SecretString;
 use sigil_core::model::{DeploymentId, InstanceId, ReleaseNo, ReleaseSpec, Stream, Transport};
 use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::initlink::{Exit, Link, LinkError, Pipes, Process};
@@ -211,15 +212,10 @@ impl Wire {
         }
     }
 
-    /// The pipes of a process of an earlier agent; `None` when init has no such process.
+    /// The pipes of a process of an earlier agent; `None` when init has no such process, or is ending it.
     pub(crate) async fn resume(&self, key: &str) -> Result<Option<Piped>, LinkError> {
         match self {
-            Self::Link(link) => {
-                if !link.processes().await?.iter().any(|p| p.key == key) {
-                    return Ok(None);
-                }
-                link.resume(key).await.map(|pipes| Some(pipes.into()))
-            }
+            Self::Link(link) => Ok(link.resume(key).await?.map(Piped::from)),
             #[cfg(test)]
             Self::Local(local) => local.resume(key),
         }
@@ -365,6 +361,8 @@ pub(crate) struct Conversation {
     pub(crate) input: mpsc::Sender<Bytes>,
     /// Messages from it.
     pub(crate) output: Output,
+    /// Cancelled: what was sent still goes out, then the server reads the end of its input, whoever holds `input`.
+    pub(crate) end: CancellationToken,
 }
 
 /// What a server sends.

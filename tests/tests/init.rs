@@ -281,7 +281,7 @@ async fn sessions_dialling_and_the_world_work_in_a_hardened_container() {
         drop(link);
         bench.restart().await
     };
-    let mut pipes = link.resume("s1").await.unwrap();
+    let mut pipes = link.resume("s1").await.unwrap().unwrap();
     pipes.stdin.write_all(b"two\n").await.unwrap();
     let count = pipes.stdout.read(&mut line).await.unwrap();
     assert_eq!(&line[..count], b"got two\n");

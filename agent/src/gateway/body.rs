@@ -16,6 +16,8 @@ use crate::upstream::http;
 
 /// Proxies and browsers drop a stream that is silent for long.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
+/// With a priming event: how soon a client whose stream broke off comes back, milliseconds (2025-11-25, basic/transports).
+const RETRY: &str = "retry: 1000\n";
 /// Events up to this are written as one piece.
 const JOINED: usize = 16 << 10;
 
@@ -124,7 +126,10 @@ impl Events {
     }
 
     fn write(&mut self, event: &Event) {
-        let id = event.id.as_deref().map_or_else(String::new, |id| format!("id: {id}\n"));
+        let mut id = event.id.as_deref().map_or_else(String::new, |id| format!("id: {id}\n"));
+        if event.data.is_empty() {
+            id.push_str(RETRY);
+        }
         if event.data.len() > JOINED {
             self.ready.push_back(Bytes::from(format!("{id}data: ")));
             self.ready.push_back(event.data.clone());

@@ -105,7 +105,7 @@ impl Session {
         name: String,
         endpoint: Arc<Endpoint>,
         place: Place,
-        input: mpsc::Sender<Bytes>,
+        (input, stop): (mpsc::Sender<Bytes>, CancellationToken),
         dropped: Arc<AtomicU64>,
     ) -> Self {
         Self {
@@ -119,7 +119,7 @@ impl Session {
             born: Instant::now(),
             used_ms: AtomicU64::new(0),
             dropped,
-            stop: CancellationToken::new(),
+            stop,
         }
     }
 
@@ -149,7 +149,10 @@ impl Session {
     pub(crate) async fn run(&self, mut conversation: Output) -> Option<String> {
         loop {
             let text = tokio::select! {
-                () = self.stop.cancelled() => return None,
+                () = self.stop.cancelled() => {
+                    self.end("was closed by its client").await;
+                    return None;
+                }
                 text = conversation.next(&self.endpoint) => text,
             };
             match text {
@@ -402,7 +405,7 @@ impl Session {
     async fn end(&self, why: &str) {
         let ids: Vec<Id> = {
             let mut state = self.state();
-            state.ended = Some(why.to_owned());
+            state.ended.get_or_insert_with(|| why.to_owned());
             state.get = None;
             state.pending.keys().cloned().collect()
         };
@@ -453,6 +456,6 @@ impl State {
 }
 
 /// A conversation's two halves, for [`Session::new`] and [`Session::run`].
-pub(crate) fn halves(conversation: Conversation) -> (mpsc::Sender<Bytes>, Output) {
-    (conversation.input, conversation.output)
+pub(crate) fn halves(conversation: Conversation) -> ((mpsc::Sender<Bytes>, CancellationToken), Output) {
+    ((conversation.input, conversation.end), conversation.output)
 }

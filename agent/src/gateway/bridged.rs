@@ -142,6 +142,9 @@ async fn session(shared: &Arc<Shared>, asked: &Asked<'_>) -> Result<Arc<Session>
     if let Some(session) = shared.session_of(&ticket.upstream) {
         return Ok(session);
     }
+    if shared.closing().contains(&ticket.upstream) {
+        return Err(gone());
+    }
     let resumed = live.endpoint.wire.resume(&ticket.upstream).await;
     let piped = resumed.map_err(|e| Refusal::failed(asked.name, format!("the session cannot be resumed: {e}")))?;
     let piped = piped.ok_or_else(gone)?;
@@ -334,15 +337,23 @@ impl Shared {
 
     /// Ends a session and its process.
     pub(crate) fn close(self: &Arc<Self>, session: &Arc<Session>) {
-        if self.sessions().remove(&session.key).is_none() {
-            return;
+        {
+            // in one step: who does not find the session any more must find that it ends
+            let mut closing = self.closing();
+            if self.sessions().remove(&session.key).is_none() {
+                return;
+            }
+            closing.insert(session.key.clone());
         }
         session.stop.cancel();
-        if session.endpoint.spec.transport == Transport::Stdio {
-            let (shared, session) = (self.clone(), session.clone());
+        let (shared, session) = (self.clone(), session.clone());
+        self.tasks.spawn(async move {
             let (endpoint, key) = (session.endpoint.clone(), session.key.clone());
-            self.tasks.spawn(async move { shared.finish(&endpoint, &key, session).await });
-        }
+            if endpoint.spec.transport == Transport::Stdio {
+                shared.finish(&endpoint, &key, session).await;
+            }
+            shared.closing().remove(&key);
+        });
     }
 
     /// Ends a session's process, and has another wait in the place that gets free with `held`.

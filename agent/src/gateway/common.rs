@@ -155,10 +155,9 @@ impl Process {
         name: String,
         endpoint: Arc<Endpoint>,
         place: Place,
-        input: mpsc::Sender<Bytes>,
+        (input, stop): (mpsc::Sender<Bytes>, CancellationToken),
         dropped: Arc<AtomicU64>,
     ) -> Self {
-        let stop = CancellationToken::new();
         let (state, tools) = (Mutex::default(), tokio::sync::Mutex::default());
         Self { key, name, endpoint, _place: place, input, state, tools, born: Instant::now(), dropped, stop }
     }
@@ -264,7 +263,10 @@ impl Process {
     pub(crate) async fn run(&self, mut output: Output) -> Option<String> {
         loop {
             let text = tokio::select! {
-                () = self.stop.cancelled() => return None,
+                () = self.stop.cancelled() => {
+                    self.end("was closed");
+                    return None;
+                }
                 text = output.next(&self.endpoint) => text,
             };
             match text {

@@ -297,9 +297,14 @@ async fn stdio_sessions_have_their_own_process() {
     let (slow, fast) =
         tokio::join!(front.post(NAME, Some(&a), call(10, "after-next")), front.post(NAME, Some(&a), call(11, "echo")));
     assert_eq!((slow.last()["id"].clone(), fast.last()["id"].clone()), (json!(10), json!(11)));
-    // DELETE ends the process
-    let gone = front.raw("DELETE", &format!("/mcp/{NAME}"), &owned(&[("mcp-session-id", &a)]), "").await;
+    // DELETE ends the process, and answers what waits for it
+    let path = format!("/mcp/{NAME}");
+    let (waiting, gone) = tokio::join!(front.post(NAME, Some(&a), call(12, "after-next")), async {
+        wait_until("it is under way", || front.gateway.in_flight(replica.instance) == 1).await;
+        front.raw("DELETE", &path, &owned(&[("mcp-session-id", &a)]), "").await
+    });
     assert_eq!(gone.status, 204);
+    assert!(waiting.text.contains("closed by its client"), "{}", waiting.text);
     assert_eq!(front.post(NAME, Some(&a), call(1, "echo")).await.status, 404);
     wait_until("its place is free", || front.gateway.sessions(replica.instance) == 1).await;
     wait_until("its process is gone", || replica_keys(&replica).len() == 1).await;

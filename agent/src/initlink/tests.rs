@@ -136,14 +136,14 @@ async fn sessions_have_pipes_that_outlive_the_agent() {
     assert!(link.rename("s1", "main").await.is_err(), "the main process's name is taken for good");
     assert!(link.rename("s0", "s2").await.is_err(), "no such process");
     link.rename("s1", "s2").await.unwrap();
-    assert!(link.resume("s1").await.is_err());
+    assert!(link.resume("s1").await.unwrap().is_none());
     link.rename("s2", "s1").await.unwrap();
 
     drop(pipes);
     let link = bench.restart().await;
     let list = link.processes().await.unwrap();
     assert_eq!((list.len(), list[0].key.as_str(), list[0].exit.clone()), (1, "s1", None));
-    let mut pipes = link.resume("s1").await.unwrap();
+    let mut pipes = link.resume("s1").await.unwrap().unwrap();
     pipes.stdin.write_all(b"two\n").await.unwrap();
     let count = pipes.stdout.read(&mut buffer).await.unwrap();
     assert_eq!(&buffer[..count], b"got two\n");
@@ -155,7 +155,7 @@ async fn sessions_have_pipes_that_outlive_the_agent() {
     while !link.processes().await.unwrap().is_empty() {
         let _ = tokio::time::timeout(Duration::from_millis(20), changes.changed()).await;
     }
-    assert!(link.resume("s1").await.is_err());
+    assert!(link.resume("s1").await.unwrap().is_none());
     link.close("s1", LONG).await.unwrap();
 }
 
@@ -168,7 +168,7 @@ async fn a_process_that_ended_without_an_agent_is_told_with_its_last_output() {
     stdin.write_all(b"go\n").await.unwrap();
     drop(stdin);
     let link = bench.return_agent().await;
-    let mut pipes = link.resume("s1").await.unwrap();
+    let mut pipes = link.resume("s1").await.unwrap().unwrap();
     let mut text = String::new();
     pipes.stdout.read_to_string(&mut text).await.unwrap();
     assert_eq!(text, "last\n");

@@ -8,6 +8,7 @@ use bytes::Bytes;
 use http_body_util::BodyExt;
 use hyper::{Method, StatusCode, header};
 use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
 
 use super::http::{self, Answer};
 use super::{Conversation, Endpoint, MAX_LINE, Output, UpstreamError};
@@ -187,8 +188,16 @@ pub(crate) async fn connect(endpoint: &Arc<Endpoint>) -> Result<Conversation, Up
     let (input, mut queue) = mpsc::channel::<Bytes>(64);
     let (report, failed) = mpsc::channel(1);
     let poster = endpoint.clone();
+    let end = CancellationToken::new();
+    let ended = end.clone();
     endpoint.tasks.spawn(async move {
-        while let Some(message) = queue.recv().await {
+        loop {
+            let message = tokio::select! {
+                biased;
+                message = queue.recv() => message,
+                () = ended.cancelled() => return,
+            };
+            let Some(message) = message else { return };
             if let Err(why) = post(&poster, &target, message).await {
                 // the reader may have ended; then nobody needs to know
                 report.send(why).await.ok();
@@ -196,7 +205,7 @@ pub(crate) async fn connect(endpoint: &Arc<Endpoint>) -> Result<Conversation, Up
             }
         }
     });
-    Ok(Conversation { input, output: Output::Sse(Channel { events, failed }) })
+    Ok(Conversation { input, output: Output::Sse(Channel { events, failed }), end })
 }
 
 /// The endpoint's path and query; only this server's own address is followed (an event must not aim us elsewhere).

@@ -7,6 +7,7 @@ use bytes::{Bytes, BytesMut};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::unix::pipe;
 use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
 
 use super::{Conversation, Endpoint, MAX_LINE, Output, Piped, describe};
 use crate::initlink::Exit;
@@ -35,7 +36,8 @@ pub(crate) struct Lines {
 /// Joins a process's pipes to a conversation. `resumed`: an earlier agent read from it before.
 pub(crate) fn conversation(endpoint: &Arc<Endpoint>, piped: Piped, resumed: bool) -> Conversation {
     let (input, queue) = mpsc::channel(QUEUED);
-    endpoint.tasks.spawn(write(piped.stdin, queue));
+    let end = CancellationToken::new();
+    endpoint.tasks.spawn(write(piped.stdin, queue, end.clone()));
     let lines = Lines {
         pipe: piped.stdout,
         exit: piped.exit,
@@ -45,13 +47,19 @@ pub(crate) fn conversation(endpoint: &Arc<Endpoint>, piped: Piped, resumed: bool
         partial: resumed,
         first_stray: None,
     };
-    Conversation { input, output: Output::Stdio(lines) }
+    Conversation { input, output: Output::Stdio(lines), end }
 }
 
 /// In a task of its own, because a caller that goes away in the middle of a line would spoil the next one.
-async fn write(mut stdin: pipe::Sender, mut queue: mpsc::Receiver<Bytes>) {
+async fn write(mut stdin: pipe::Sender, mut queue: mpsc::Receiver<Bytes>, end: CancellationToken) {
     let mut line = Vec::new();
-    while let Some(message) = queue.recv().await {
+    loop {
+        let message = tokio::select! {
+            biased;
+            message = queue.recv() => message,
+            () = end.cancelled() => return,
+        };
+        let Some(message) = message else { return };
         line.clear();
         let written = if message.len() <= JOINED {
             line.extend_from_slice(&message);
