@@ -210,6 +210,9 @@ pub struct Params<'a> {
     /// Address of a resource.
     #[serde(borrow, default)]
     pub uri: Option<&'a RawValue>,
+    /// Which task (extension `io.modelcontextprotocol/tasks`).
+    #[serde(borrow, default, rename = "taskId")]
+    pub task_id: Option<&'a RawValue>,
     /// `notifications/cancelled`: which request.
     #[serde(borrow, default, rename = "requestId")]
     pub request_id: Option<&'a RawValue>,

@@ -79,13 +79,19 @@ pub fn check<'h>(head: &Head<'_>, header: impl Fn(&str) -> Option<&'h str>) -> R
     if decode(method).as_deref() != Some(&*head.method) {
         return Err(mismatch(format!("the Mcp-Method header says '{method}', the body '{}'", head.method)));
     }
-    let (key, source) = match head.method.as_ref() {
-        "tools/call" | "prompts/get" => ("name", params.name),
-        "resources/read" => ("uri", params.uri),
+    let (key, source, required) = match head.method.as_ref() {
+        "tools/call" | "prompts/get" => ("name", params.name, true),
+        "resources/read" => ("uri", params.uri, true),
+        // SEP-2663: requests about a task are routed by its id
+        "tasks/get" | "tasks/update" | "tasks/cancel" => ("taskId", params.task_id, false),
         _ => return Ok(()),
     };
     let Some(source) = source.and_then(jsonrpc::string) else { return Ok(()) };
-    let name = header("mcp-name").ok_or_else(|| mismatch("the Mcp-Name header is missing"))?;
+    let name = match header("mcp-name") {
+        Some(name) => name,
+        None if required => return Err(mismatch("the Mcp-Name header is missing")),
+        None => return Ok(()),
+    };
     if decode(name).as_deref() != Some(&*source) {
         return Err(mismatch(format!("the Mcp-Name header says '{name}', the body's {key} is '{source}'")));
     }
@@ -204,6 +210,9 @@ mod tests {
         assert_eq!(code(&call, &[version, method, ("mcp-name", "=?base64?Z3LDtsOfZQ?=")]), Some(HEADER_MISMATCH));
         let read = request("resources/read", &format!(r#""uri":"a://b",{META}"#));
         assert_eq!(code(&read, &[version, ("mcp-method", "resources/read"), ("mcp-name", "a://b")]), None);
+        let task = request("tasks/get", &format!(r#""taskId":"t1",{META}"#));
+        assert_eq!(code(&task, &[version, ("mcp-method", "tasks/get")]), None);
+        assert_eq!(code(&task, &[version, ("mcp-method", "tasks/get"), ("mcp-name", "t2")]), Some(HEADER_MISMATCH));
     }
 
     #[test]
