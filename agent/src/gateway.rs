@@ -18,6 +18,8 @@ pub(crate) mod serve;
 pub(crate) mod table;
 #[cfg(test)]
 mod tests;
+pub(crate) mod translate;
+pub(crate) mod words;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::SocketAddr;
@@ -78,6 +80,8 @@ pub(crate) struct Shared {
     direct: Mutex<HashSet<String>>,
     /// Keys of sessions that end: their processes may still run.
     closing: Mutex<HashSet<String>>,
+    /// Calls whose server waits for its client's input.
+    parked: translate::Parked,
     pub(crate) http_sessions: proxy::HttpSessions,
     pub(crate) resuming: tokio::sync::Mutex<()>,
     pub(crate) waiting: Semaphore,
@@ -192,6 +196,7 @@ impl Gateway {
             sessions: Mutex::default(),
             direct: Mutex::default(),
             closing: Mutex::default(),
+            parked: translate::Parked::default(),
             http_sessions: proxy::HttpSessions::default(),
             resuming: tokio::sync::Mutex::default(),
             waiting: Semaphore::new(WAITING),
@@ -343,6 +348,7 @@ async fn sweep(shared: Arc<Shared>) {
         for live in table.routes.values().flat_map(|entry| entry.ready.iter().chain(&entry.draining)) {
             shared.sweep_common(live, idle);
         }
+        shared.parked.sweep();
         shared.http_sessions.sweep(idle);
         turn += 1;
         // init is asked seldom: strangers exist only after a restart

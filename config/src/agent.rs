@@ -84,6 +84,8 @@ pub struct GatewayConfig {
     pub max_connections: u32,
     /// An idle stdio session ends after this, seconds. Live.
     pub session_idle_seconds: u64,
+    /// Whether clients of the stateless era reach stdio servers that know only the handshake. Live.
+    pub translate: bool,
 }
 
 impl Default for GatewayConfig {
@@ -95,6 +97,7 @@ impl Default for GatewayConfig {
             max_body: 16 << 20,
             max_connections: 4096,
             session_idle_seconds: 1800,
+            translate: true,
         }
     }
 }

@@ -210,6 +210,12 @@ pub struct Params<'a> {
     /// Address of a resource.
     #[serde(borrow, default)]
     pub uri: Option<&'a RawValue>,
+    /// A repeated request's answers to what the server asked (2026-07-28, basic/patterns/mrtr).
+    #[serde(borrow, default, rename = "inputResponses")]
+    pub input_responses: Option<&'a RawValue>,
+    /// What the server wants back with them.
+    #[serde(borrow, default, rename = "requestState")]
+    pub request_state: Option<&'a RawValue>,
     /// Which task (extension `io.modelcontextprotocol/tasks`).
     #[serde(borrow, default, rename = "taskId")]
     pub task_id: Option<&'a RawValue>,
@@ -253,6 +259,9 @@ pub struct Meta<'a> {
     /// The revision that the request speaks.
     #[serde(borrow, default, rename = "io.modelcontextprotocol/protocolVersion")]
     pub protocol_version: Option<&'a RawValue>,
+    /// Who it is.
+    #[serde(borrow, default, rename = "io.modelcontextprotocol/clientInfo")]
+    pub client_info: Option<&'a RawValue>,
     /// What the client can do.
     #[serde(borrow, default, rename = "io.modelcontextprotocol/clientCapabilities")]
     pub client_capabilities: Option<&'a RawValue>,

@@ -1,9 +1,10 @@
-//! The process of a stdio replica that all stateless requests share (2026-07-28, basic/transports/stdio): ids, progress
-//! tokens and subscriptions of different clients are told apart by giving each request a number of ours.
+//! Processes of a stdio replica that stateless requests use (2026-07-28, basic/transports/stdio): ids, progress tokens and
+//! subscriptions of different clients are told apart by giving each request a number of ours. A process that was greeted
+//! with `initialize` speaks the older era, and what it says is put into the words of this one.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -18,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 use super::body::Event;
 use super::error::Refusal;
 use super::load::Place;
+use super::words::{Filter, INVALID_PARAMS, Shape, not_found, tagged};
 use crate::upstream::{Endpoint, Output, one_line};
 
 /// A server that did not answer which era it speaks is asked again after this.
@@ -26,6 +28,8 @@ const SILENCE: Duration = Duration::from_secs(60);
 const FOR_GOOD: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 /// Messages of one request that its client has not read; a client that lets more wait loses its request.
 const QUEUED: usize = 256;
+/// Questions of a server that nobody has taken up.
+const QUESTIONS: usize = 8;
 /// Unanswered requests of one process.
 const PENDING_MAX: usize = 4096;
 /// Largest number: JSON's integers are exact up to here.
@@ -35,10 +39,13 @@ const PAGES: usize = 200;
 /// A tool that is not known has the list read again, at most this often.
 const REREAD: Duration = Duration::from_secs(5);
 
-/// One replica's shared process, if it has one now.
+/// One replica's processes for stateless requests.
 #[derive(Debug, Default)]
 pub(crate) struct Common {
+    /// The one that requests share.
     current: Mutex<Option<Arc<Process>>>,
+    /// Greeted with a client's capabilities and free, by those.
+    alone: Mutex<Vec<(String, Arc<Process>)>>,
     /// Held by whoever starts it.
     pub(crate) starting: tokio::sync::Mutex<()>,
     /// The server speaks revisions with a handshake only: until then.
@@ -69,12 +76,47 @@ impl Common {
         *self.legacy.lock().unwrap_or_else(PoisonError::into_inner) = Some(until);
     }
 
+    fn alone(&self) -> MutexGuard<'_, Vec<(String, Arc<Process>)>> {
+        self.alone.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A free process that was greeted with these capabilities, the one used last first: a server that keeps something
+    /// in memory then finds it again.
+    pub(crate) fn take(&self, capabilities: &str) -> Option<Arc<Process>> {
+        let mut alone = self.alone();
+        alone.retain(|(_, process)| process.ended().is_none());
+        let index = alone.iter().rposition(|(held, _)| held == capabilities)?;
+        Some(alone.remove(index).1)
+    }
+
+    /// A process is free again.
+    pub(crate) fn give_back(&self, capabilities: String, process: Arc<Process>) {
+        self.alone().push((capabilities, process));
+    }
+
+    /// Takes one out that is free, for `idle` at least.
+    pub(crate) fn retire_alone(&self, idle: Duration) -> Option<Arc<Process>> {
+        let mut alone = self.alone();
+        let index = alone.iter().position(|(_, p)| p.ended().is_some() || p.idle().is_some_and(|d| d >= idle))?;
+        Some(alone.remove(index).1)
+    }
+
     /// Takes the process out when nobody used it for `idle`.
     pub(crate) fn retire(&self, idle: Duration) -> Option<Arc<Process>> {
         let mut current = self.current();
         let retired = current.as_ref().is_some_and(|p| p.idle().is_some_and(|d| d > idle));
         if retired { current.take() } else { None }
     }
+}
+
+/// How a request is to be treated.
+#[derive(Debug, Default)]
+pub(crate) struct Manner {
+    pub(crate) shape: Shape,
+    /// The process is this request's alone: what it asks is asked about it.
+    pub(crate) alone: bool,
+    /// A subscription to an older server: nothing is sent, its changes are passed on.
+    pub(crate) listens: Option<Filter>,
 }
 
 #[derive(Debug)]
@@ -84,7 +126,9 @@ struct Pending {
     token: Option<String>,
     /// The client asked for log messages.
     logs: bool,
+    manner: Manner,
     events: mpsc::Sender<Event>,
+    questions: mpsc::Sender<Bytes>,
 }
 
 #[derive(Debug, Default)]
@@ -112,6 +156,8 @@ pub(crate) struct Process {
     input: mpsc::Sender<Bytes>,
     state: Mutex<State>,
     tools: tokio::sync::Mutex<Tools>,
+    /// An older server's answer to `initialize`.
+    pub(crate) greeting: OnceLock<Box<RawValue>>,
     born: Instant,
     dropped: Arc<AtomicU64>,
     pub(crate) stop: CancellationToken,
@@ -121,6 +167,8 @@ pub(crate) struct Process {
 #[derive(Debug)]
 pub(crate) struct Waiting {
     pub(crate) events: mpsc::Receiver<Event>,
+    /// What an older server asks its client meanwhile.
+    pub(crate) questions: mpsc::Receiver<Bytes>,
     pub(crate) held: Held,
 }
 
@@ -159,7 +207,8 @@ impl Process {
         dropped: Arc<AtomicU64>,
     ) -> Self {
         let (state, tools) = (Mutex::default(), tokio::sync::Mutex::default());
-        Self { key, name, endpoint, _place: place, input, state, tools, born: Instant::now(), dropped, stop }
+        let greeting = OnceLock::new();
+        Self { key, name, endpoint, _place: place, input, state, tools, greeting, born: Instant::now(), dropped, stop }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -182,9 +231,11 @@ impl Process {
     }
 
     /// Sends a client's request on under a number of its own.
-    pub(crate) async fn request(self: &Arc<Self>, head: &Head<'_>) -> Result<Waiting, Refusal> {
+    pub(crate) async fn request(self: &Arc<Self>, head: &Head<'_>, manner: Manner) -> Result<Waiting, Refusal> {
         let meta = Meta::read(Params::read(head.params).meta);
         let (events, waiting) = mpsc::channel(QUEUED);
+        let (questions, asked) = mpsc::channel(QUESTIONS);
+        let listens = manner.listens.is_some();
         let id = head.id_text.unwrap_or("null");
         let token = meta.progress_token.map(RawValue::get);
         let number = {
@@ -196,13 +247,17 @@ impl Process {
                 let message = format!("'{}' has {PENDING_MAX} unanswered requests", self.name);
                 return Err(Refusal::overloaded(message, "wait for answers, or add a replica (`sigil scale`)"));
             }
-            state.number = state.number % NUMBER_MAX + 1;
-            let number = state.number;
+            let number = self.next(&mut state);
             let (id, token) = (id.to_owned(), token.map(str::to_owned));
-            state.pending.insert(number, Pending { id, token, logs: meta.log_level.is_some(), events });
+            let logs = meta.log_level.is_some();
+            state.pending.insert(number, Pending { id, token, logs, manner, events, questions });
             number
         };
         let held = Held(self.clone(), number);
+        let waiting = Waiting { events: waiting, questions: asked, held };
+        if listens {
+            return Ok(waiting);
+        }
         let ours = number.to_string();
         let mut parts: Vec<(&str, &str)> = vec![(id, &ours)];
         parts.extend(token.map(|token| (token, ours.as_str())));
@@ -213,14 +268,30 @@ impl Process {
             let why = self.ended().unwrap_or_else(|| "no longer reads".into());
             return Err(self.lost(&why));
         }
-        Ok(Waiting { events: waiting, held })
+        Ok(waiting)
+    }
+
+    /// A request goes on under the id of its repetition.
+    pub(crate) fn repeated(&self, held: &Held, head: &Head<'_>) {
+        let meta = Meta::read(Params::read(head.params).meta);
+        if let Some(pending) = self.state().pending.get_mut(&held.1) {
+            pending.id = head.id_text.unwrap_or("null").to_owned();
+            pending.token = meta.progress_token.map(|token| token.get().to_owned());
+        }
+    }
+
+    /// Resources that subscriptions want; several may want the same.
+    pub(crate) fn wanted(&self, uri: &str) -> usize {
+        let state = self.state();
+        let filters = state.pending.values().filter_map(|p| p.manner.listens.as_ref());
+        filters.filter(|f| f.resource_subscriptions.iter().any(|wanted| wanted == uri)).count()
     }
 
     /// A request of our own. Answers the response.
     pub(crate) async fn ask(self: &Arc<Self>, method: &str, params: &str, limit: Duration) -> Result<Bytes, Refusal> {
         let text = format!("{{\"jsonrpc\":\"2.0\",\"id\":0,\"method\":\"{method}\",\"params\":{params}}}");
         let head = jsonrpc::parse_one(text.as_bytes()).map_err(|e| Refusal::malformed(&e))?;
-        let Waiting { mut events, held: _held } = self.request(&head).await?;
+        let Waiting { mut events, held: _held, .. } = self.request(&head, Manner::default()).await?;
         let last = async {
             while let Some(event) = events.recv().await {
                 if event.last {
@@ -245,11 +316,16 @@ impl Process {
     /// Gives a request up and tells the server; one that was answered is left alone.
     fn abandon(&self, number: u64, reason: &str) {
         let mut state = self.state();
-        if state.pending.remove(&number).is_none() {
-            return;
-        }
+        let Some(pending) = state.pending.remove(&number) else { return };
         state.used = Some(Instant::now());
         drop(state);
+        if let Some(filter) = pending.manner.listens {
+            // an older server knows only of the resources
+            for uri in filter.resource_subscriptions.iter().filter(|uri| self.wanted(uri) == 0) {
+                self.unsubscribe(uri);
+            }
+            return;
+        }
         let text = format!(
             "{{\"jsonrpc\":\"2.0\",\"method\":\"notifications/cancelled\",\"params\":{{\"requestId\":{number},\"reason\":{}}}}}",
             jsonrpc::quote(reason)
@@ -257,6 +333,23 @@ impl Process {
         if self.input.try_send(text.into()).is_err() {
             self.dropped.fetch_add(1, Relaxed);
         }
+    }
+
+    /// Nobody wants a resource's changes any more; the answer is nobody's.
+    fn unsubscribe(&self, uri: &str) {
+        let number = self.next(&mut self.state());
+        let uri = jsonrpc::quote(uri);
+        let text = format!(
+            "{{\"jsonrpc\":\"2.0\",\"id\":{number},\"method\":\"resources/unsubscribe\",\"params\":{{\"uri\":{uri}}}}}"
+        );
+        if self.input.try_send(text.into()).is_err() {
+            self.dropped.fetch_add(1, Relaxed);
+        }
+    }
+
+    fn next(&self, state: &mut State) -> u64 {
+        state.number = state.number % NUMBER_MAX + 1;
+        state.number
     }
 
     /// Reads the server until it ends or `stop`. Answers why it ended, `None` when it was stopped.
@@ -304,11 +397,46 @@ impl Process {
         match head.kind {
             Kind::Response => self.answer(head),
             Kind::Notification => self.tell(head),
+            Kind::Request if self.greeting.get().is_some() => self.question(head),
             Kind::Request => {
                 // servers of this era write no requests: their questions are answers that ask for input
                 let error =
                     jsonrpc::error(head.id.as_ref(), mirror::METHOD_NOT_FOUND, "clients answer no requests", "");
                 if self.input.try_send(error.into()).is_err() {
+                    self.dropped.fetch_add(1, Relaxed);
+                }
+            }
+        }
+    }
+
+    /// What an older server asks its client: passed on when it is known about which request.
+    fn question(&self, head: &Head<'_>) {
+        let text = match head.method.as_ref() {
+            "ping" => format!("{{\"jsonrpc\":\"2.0\",\"id\":{},\"result\":{{}}}}", head.id_text.unwrap_or("null")),
+            "elicitation/create" | "sampling/createMessage" | "roots/list" => {
+                let state = self.state();
+                let asked = state.pending.values().find(|p| p.manner.alone);
+                if asked.is_some_and(|p| p.questions.try_send(one_line(Bytes::from(head.text.to_owned()))).is_ok()) {
+                    return;
+                }
+                drop(state);
+                jsonrpc::error(head.id.as_ref(), mirror::METHOD_NOT_FOUND, "nobody is there to answer this", "")
+            }
+            _ => jsonrpc::error(head.id.as_ref(), mirror::METHOD_NOT_FOUND, "no such method", ""),
+        };
+        if self.input.try_send(text.into()).is_err() {
+            self.dropped.fetch_add(1, Relaxed);
+        }
+    }
+
+    /// A change that an older server tells all: to the subscriptions that want it.
+    fn broadcast(&self, state: &State, head: &Head<'_>) {
+        let uri = Params::read(head.params).uri.and_then(jsonrpc::string);
+        for waiting in state.pending.values() {
+            if waiting.manner.listens.as_ref().is_some_and(|f| f.wants(&head.method, uri.as_deref())) {
+                let uri = uri.as_ref().map_or_else(String::new, |uri| format!("\"uri\":{}", jsonrpc::quote(uri)));
+                let text = tagged(&head.method, &waiting.id, &uri);
+                if waiting.events.try_send(event(text, false)).is_err() {
                     self.dropped.fetch_add(1, Relaxed);
                 }
             }
@@ -331,6 +459,12 @@ impl Process {
         let meta = Meta::read(Params::read(head.result).meta);
         let subscription = meta.subscription.map(|raw| (raw.get(), waiting.id.as_str()));
         let mut parts: Vec<(&str, &str)> = subscription.into_iter().chain([(id, waiting.id.as_str())]).collect();
+        let gained = waiting.manner.shape.gained(head.result);
+        if let (Some(opening), Some(gained)) = (head.result.and_then(|r| r.get().get(..1)), &gained) {
+            parts.push((opening, gained));
+        }
+        let code = head.error.filter(|_| waiting.manner.shape != Shape::AsIs).and_then(not_found);
+        parts.extend(code.map(|code| (code, INVALID_PARAMS)));
         parts.sort_by_key(|(part, _)| part.as_ptr() as usize);
         let text = jsonrpc::splice(head.text, &parts).unwrap_or_default();
         // its queue may be full of notifications; the answer waits for its turn
@@ -359,6 +493,7 @@ impl Process {
                 let only = wanting.next().filter(|_| wanting.next().is_none());
                 (only.and_then(|(number, _)| i64::try_from(*number).ok()).map(Id::Int), None)
             }
+            _ if self.greeting.get().is_some() => return self.broadcast(&state, head),
             _ => {
                 let subscription = Meta::read(params.meta).subscription;
                 (subscription.and_then(Id::read), subscription)

@@ -13,20 +13,21 @@ use sigil_core::model::Transport;
 use sigil_core::session::FIRST_MODERN;
 use tokio::time::Instant;
 
-use super::Shared;
 use super::body::{Events, Timeout};
 use super::bridge::halves;
 use super::bridged::{self, Opened, PLAIN, accepted, json, stream};
-use super::common::{Common, Process, Waiting};
+use super::common::{Common, Manner, Process, Waiting};
 use super::error::Refusal;
 use super::load::Call;
 use super::proxy::inject_body;
 use super::serve::{Asked, accepts};
 use super::table::{Entry, Live};
+use super::{Shared, translate};
+use crate::upstream::quota::Starting;
 use crate::upstream::{MODERN_META, SHARED_PREFIX};
 
 /// The methods that end only when one side wants it.
-const LISTEN: &str = "subscriptions/listen";
+pub(crate) const LISTEN: &str = "subscriptions/listen";
 
 /// A server that has not said by then which era it speaks is of the older one.
 const PROBE: Duration = Duration::from_secs(10);
@@ -44,7 +45,7 @@ pub(crate) async fn post(
         return Err(Refusal::not_acceptable());
     }
     let entry = shared.ready(asked.name).await?;
-    let Some((live, process)) = process(shared, &entry, asked.name).await? else {
+    let Some(speaker) = speaker(shared, &entry, asked.name).await? else {
         // not one of the modern errors, so that a client of both eras falls back to initialize
         let message = "this server speaks the revisions with a handshake, up to 2025-11-25";
         return Err(Refusal::bad_request(message, "send initialize"));
@@ -54,6 +55,12 @@ pub(crate) async fn post(
         let hint = "answers to a server's questions go into the repeated request, as inputResponses";
         return Err(Refusal::bad_request("a stateless client sends no responses", hint));
     }
+    let (live, process) = match speaker {
+        Speaker::Modern(live, process) => (live, process),
+        // this era has no notifications of clients that an older server would know
+        Speaker::Older(_) if head.kind == Kind::Notification => return Ok(accepted()),
+        Speaker::Older(live) => return translate::post(shared, asked, head, &entry, &live).await,
+    };
     if head.kind == Kind::Notification {
         // a request is cancelled by closing its stream; its id means nothing to a process that many clients share
         if head.method != "notifications/cancelled" {
@@ -71,9 +78,9 @@ pub(crate) async fn post(
     }
     let mut call = Call::begin(&live.stats, &entry.recorder);
     let sent = match inject_body(&entry.injected, head) {
-        None => process.request(head).await,
+        None => process.request(head, Manner::default()).await,
         Some(changed) => match jsonrpc::parse_one(changed.as_bytes()) {
-            Ok(head) => process.request(&head).await,
+            Ok(head) => process.request(&head, Manner::default()).await,
             Err(error) => Err(Refusal::malformed(&error)),
         },
     };
@@ -86,14 +93,14 @@ pub(crate) async fn post(
     }
 }
 
-async fn answer(
+pub(crate) async fn answer(
     name: &str,
     head: &Head<'_>,
     waiting: Waiting,
     mut call: Call,
     live: &Live,
 ) -> Result<Response<super::body::Out>, Refusal> {
-    let Waiting { mut events, held } = waiting;
+    let Waiting { mut events, held, .. } = waiting;
     if head.method == LISTEN {
         // it lasts as long as the client listens: neither in flight nor slow
         drop(call);
@@ -145,7 +152,7 @@ fn flawed(flaw: &Flaw) -> Refusal {
 }
 
 /// The HTTP status of a response, and whether it counts as failed.
-fn status(response: &[u8]) -> (StatusCode, bool) {
+pub(crate) fn status(response: &[u8]) -> (StatusCode, bool) {
     #[derive(Deserialize)]
     struct Error {
         code: i64,
@@ -162,27 +169,35 @@ fn status(response: &[u8]) -> (StatusCode, bool) {
     (status, true)
 }
 
-/// The shared process of a replica, started if need be. `None`: the server has none, it speaks the older revisions only.
-async fn process(shared: &Arc<Shared>, entry: &Entry, name: &str) -> Result<Option<(Live, Arc<Process>)>, Refusal> {
+/// A replica and the era that its server speaks.
+enum Speaker {
+    /// With the process that requests share.
+    Modern(Live, Arc<Process>),
+    /// The handshake only.
+    Older(Live),
+}
+
+/// The replica for a request, its process started if need be. `None`: the server speaks the older revisions only, and
+/// nothing is to be translated.
+async fn speaker(shared: &Arc<Shared>, entry: &Entry, name: &str) -> Result<Option<Speaker>, Refusal> {
+    let translates = shared.config.borrow().gateway.translate;
+    let older = |live: &Live| translates.then(|| Speaker::Older(live.clone()));
     let mut last = None;
     for live in shared.order(entry, false) {
         let common = &live.common;
-        if let Some(process) = common.running() {
-            return Ok(Some((live.clone(), process)));
-        }
-        if common.is_legacy() {
-            return Ok(None);
-        }
-        let _one_at_a_time = common.starting.lock().await;
-        if let Some(process) = common.running() {
-            return Ok(Some((live.clone(), process)));
-        }
-        if common.is_legacy() {
-            return Ok(None);
+        let _one_at_a_time = match (common.running(), common.is_legacy()) {
+            (_, true) => return Ok(older(live)),
+            (Some(process), _) => return Ok(Some(Speaker::Modern(live.clone(), process))),
+            (None, false) => common.starting.lock().await,
+        };
+        match (common.running(), common.is_legacy()) {
+            (_, true) => return Ok(older(live)),
+            (Some(process), _) => return Ok(Some(Speaker::Modern(live.clone(), process))),
+            (None, false) => {}
         }
         match start(shared, live, common, name).await {
-            Ok(Some(process)) => return Ok(Some((live.clone(), process))),
-            Ok(None) => return Ok(None),
+            Ok(Some(process)) => return Ok(Some(Speaker::Modern(live.clone(), process))),
+            Ok(None) => return Ok(older(live)),
             Err(refusal) => last = Some(refusal),
         }
     }
@@ -195,14 +210,8 @@ struct Discovered {
     supported: Vec<String>,
 }
 
-/// Starts a process and asks it what it speaks (2026-07-28, basic/versioning, "Backward Compatibility"): a discovery or
-/// one of this era's errors says this era, anything else the older one.
-async fn start(
-    shared: &Arc<Shared>,
-    live: &Live,
-    common: &Arc<Common>,
-    name: &str,
-) -> Result<Option<Arc<Process>>, Refusal> {
+/// Starts a process that is read from now on. The second is to be held until the server has answered.
+pub(crate) async fn spawn(shared: &Arc<Shared>, live: &Live, name: &str) -> Result<(Arc<Process>, Starting), Refusal> {
     let Opened { key, conversation, place, starting, .. } = bridged::open_at(shared, live, name, SHARED_PREFIX).await?;
     let (input, output) = halves(conversation);
     let endpoint = live.endpoint.clone();
@@ -213,8 +222,21 @@ async fn start(
             () = task.stop.cancelled() => return,
             ended = reading.run(output) => drop(ended),
         }
-        task.finish(&reading.endpoint, &reading.key, ()).await;
+        let (endpoint, key) = (reading.endpoint.clone(), reading.key.clone());
+        task.finish(&endpoint, &key, reading).await;
     });
+    Ok((process, starting))
+}
+
+/// Starts a process and asks it what it speaks (2026-07-28, basic/versioning, "Backward Compatibility"): a discovery or
+/// one of this era's errors says this era, anything else the older one.
+async fn start(
+    shared: &Arc<Shared>,
+    live: &Live,
+    common: &Arc<Common>,
+    name: &str,
+) -> Result<Option<Arc<Process>>, Refusal> {
+    let (process, starting) = spawn(shared, live, name).await?;
     let limit = PROBE.min(Duration::from_millis(live.endpoint.spec.start_timeout_ms));
     let asked = process.ask("server/discover", &format!("{{\"_meta\":{MODERN_META}}}"), limit).await;
     drop(starting);
@@ -244,9 +266,11 @@ impl Shared {
         if live.endpoint.spec.transport != Transport::Stdio {
             return;
         }
-        if let Some(process) = live.common.retire(idle) {
-            tracing::debug!(deployment = process.name, "an idle shared process ends");
+        let mut retired = live.common.retire(idle);
+        while let Some(process) = retired.or_else(|| live.common.retire_alone(idle)) {
+            tracing::debug!(deployment = process.name, "an idle process of stateless requests ends");
             process.stop.cancel();
+            retired = None;
         }
     }
 }

@@ -2,6 +2,7 @@
 
 mod fixture;
 mod stateless;
+mod translated;
 
 use std::time::Duration;
 
@@ -21,6 +22,7 @@ const NAME: &str = "echo";
 async fn statuses_of_the_front() {
     let http = HttpServer::start().await;
     let front = Front::new().await;
+    front.translate_nothing();
     front.set(&[("h", vec![http.endpoint()]), (NAME, vec![stdio(SERVER)])]);
     let init = initialize("2025-11-25");
     for name in ["h", NAME] {

@@ -83,6 +83,7 @@ pub const KEYS: &[Key] = &[
     key("gateway.max_body", Kind::Bytes(1024, 1 << 40), LIVE),
     key("gateway.max_connections", Kind::Int(1, 1_000_000), LIVE),
     key("gateway.session_idle_seconds", Kind::Int(1, 31_536_000), LIVE),
+    key("gateway.translate", Kind::Bool, LIVE),
     key("builder.base_images", Kind::MapOf(&["node", "python", "go", "rust"]), LIVE),
     key("builder.npm_registry", Kind::Url, LIVE),
     key("builder.pypi_index", Kind::Url, LIVE),

@@ -30,6 +30,7 @@ pub(super) const SERVER: &str = r#"
 import sys, json, os
 cancelled = []
 held = []
+subscribed = set()
 def out(m):
     sys.stdout.write(json.dumps(m) + "\n")
     sys.stdout.flush()
@@ -65,8 +66,12 @@ for line in sys.stdin:
             ok(id)
         elif tool == "ask":
             asked = id
-            out({"jsonrpc": "2.0", "id": "srv-1", "method": "elicitation/create", "params": {}})
+            out({"jsonrpc": "2.0", "id": "srv-1", "method": "elicitation/create", "params": {"message": "who?"}})
         elif tool == "cancelled": ok(id, cancelled=cancelled)
+        elif tool == "subscribed":
+            ok(id, subscribed=sorted(subscribed))
+            out({"jsonrpc": "2.0", "method": "notifications/tools/list_changed"})
+            for uri in sorted(subscribed): out({"jsonrpc": "2.0", "method": "notifications/resources/updated", "params": {"uri": uri}})
         elif tool == "die": sys.exit(3)
         elif tool == "garbage":
             print("hello from print")
@@ -74,7 +79,14 @@ for line in sys.stdin:
             ok(id)
         elif tool == "large": ok(id, text="x" * (3 << 20))
     elif method is None and id == "srv-1":
-        ok(asked, got=m["result"])
+        ok(asked, got=m.get("result"), refused=m.get("error"))
+    elif method in ("resources/subscribe", "resources/unsubscribe"):
+        (subscribed.add if method.endswith("/subscribe") else subscribed.discard)(m["params"]["uri"])
+        ok(id)
+    elif method == "resources/read":
+        out({"jsonrpc": "2.0", "id": id, "error": {"code": -32002, "message": "no such resource"}})
+    elif method == "logging/setLevel":
+        ok(id)
     elif method == "server/discover":
         out({"jsonrpc": "2.0", "id": id, "error": {"code": -32601, "message": "no such method"}})
 "#;
@@ -527,7 +539,7 @@ fn result(message: &Value, port: u16, session: &str) -> Value {
 pub(super) struct Front {
     pub(super) gateway: Gateway,
     publish: watch::Sender<Arc<Table>>,
-    _config: watch::Sender<Arc<AgentConfig>>,
+    config: watch::Sender<Arc<AgentConfig>>,
     stop: CancellationToken,
     dir: Arc<tempfile::TempDir>,
 }
@@ -577,7 +589,12 @@ impl Front {
         let stop = CancellationToken::new();
         let gateway =
             Gateway::start(config, table, dir.path(), stop.clone(), Duration::from_millis(400)).await.unwrap();
-        Self { gateway, publish, _config: keep, stop, dir }
+        Self { gateway, publish, config: keep, stop, dir }
+    }
+
+    /// Stateless clients are told to fall back where a server knows only the handshake.
+    pub(super) fn translate_nothing(&self) {
+        self.config.send_modify(|config| Arc::make_mut(config).gateway.translate = false);
     }
 
     /// Another agent on the same data directory.

@@ -158,6 +158,7 @@ async fn a_process_that_ends_fails_what_waits_and_is_replaced() {
 #[tokio::test]
 async fn a_server_with_sessions_only_sends_clients_back_to_the_handshake() {
     let front = Front::new().await;
+    front.translate_nothing();
     let replica = stdio(SERVER);
     front.set(&[(NAME, vec![replica.clone()])]);
     for _ in 0..2 {
