@@ -2,7 +2,7 @@
 //! server, puts its answers into this era's words, and parks a call whose server asks its client something until the
 //! client repeats the request with the answers (basic/patterns/mrtr).
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -120,13 +120,19 @@ pub(crate) async fn post(
 fn discover(process: &Process, head: &Head<'_>) -> Response<Out> {
     let greeting = process.greeting.get().and_then(|g| serde_json::from_str::<Greeting<'_>>(g.get()).ok());
     let part = |raw: Option<&RawValue>, other: &str| raw.map_or_else(|| other.to_owned(), |r| r.get().to_owned());
-    let capabilities = part(greeting.as_ref().and_then(|g| g.capabilities), "{}");
+    // the older era's tasks are not this one's, which are an extension
+    let capabilities: BTreeMap<String, &RawValue> =
+        greeting.as_ref().and_then(|g| serde_json::from_str(g.capabilities?.get()).ok()).unwrap_or_default();
+    let offered = capabilities.iter().filter(|(name, _)| name.as_str() != "tasks");
+    let capabilities: Vec<String> =
+        offered.map(|(name, raw)| format!("{}:{}", jsonrpc::quote(name), raw.get())).collect();
+    let capabilities = capabilities.join(",");
     let info = part(greeting.as_ref().and_then(|g| g.server_info), "{\"name\":\"\",\"version\":\"\"}");
     let instructions = greeting.as_ref().and_then(|g| g.instructions);
     let instructions = instructions.map_or_else(String::new, |i| format!(",\"instructions\":{}", i.get()));
     let text = format!(
         "{{\"jsonrpc\":\"2.0\",\"id\":{},\"result\":{{\"resultType\":\"complete\",\"supportedVersions\":[\"{FIRST_MODERN}\"],\
-         \"capabilities\":{capabilities}{instructions},\"ttlMs\":0,\"cacheScope\":\"private\",\
+         \"capabilities\":{{{capabilities}}}{instructions},\"ttlMs\":0,\"cacheScope\":\"private\",\
          \"_meta\":{{\"io.modelcontextprotocol/serverInfo\":{info}}}}}}}",
         head.id_text.unwrap_or("null")
     );

@@ -42,7 +42,7 @@ for line in sys.stdin:
     method, id = m.get("method"), m.get("id")
     if method == "initialize":
         out({"jsonrpc": "2.0", "method": "notifications/tools/list_changed"})
-        ok(id, protocolVersion=m["params"]["protocolVersion"], capabilities={"tools": {}}, serverInfo={"name": "py", "version": "1"})
+        ok(id, protocolVersion=m["params"]["protocolVersion"], capabilities={"tools": {}, "tasks": {}}, serverInfo={"name": "py", "version": "1"})
     elif method == "notifications/cancelled":
         cancelled.append(m["params"]["requestId"])
     elif method == "notifications/poke":
