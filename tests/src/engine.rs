@@ -43,11 +43,13 @@ impl Docker {
         let log = std::fs::OpenOptions::new().create(true).append(true).open(at("log")).expect("a log file");
         // a containerd that belongs to the system is told apart by name spaces
         let space = self.dir.path().file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
+        // the machine's own daemon.json may say otherwise than the flags below, which dockerd refuses
+        std::fs::write(at("daemon.json"), "{}").expect("a file");
         // in a network of its own: without a bridge, dockerd removes `docker0`, and that would be the machine's
         let child = Command::new("unshare")
             .args(["--net", "dockerd"])
             .args(["--data-root", &at("data"), "--exec-root", &at("run"), "--pidfile", &at("pid"), "-H", &self.host()])
-            .args(["--bridge=none", "--iptables=false", "--ip-forward=false"])
+            .args(["--config-file", &at("daemon.json"), "--bridge=none", "--iptables=false", "--ip-forward=false"])
             .args(["--containerd-namespace", &space, "--containerd-plugins-namespace", &format!("{space}-plugins")])
             .stdin(Stdio::null())
             .stdout(log.try_clone().expect("a log file"))
