@@ -338,13 +338,23 @@ fn environment(spec: &ReleaseSpec, secrets: Vec<(String, SecretString)>) -> Vec<
 
 /// The newest lines of an instance, oldest first, as text.
 pub(super) async fn last_output(tail: &Tail, deployment: DeploymentId, instance: InstanceId) -> Vec<String> {
-    tail.flush().await;
-    let lines = tail.last(deployment, Some(instance), LAST_LINES).await;
-    lines
-        .iter()
-        .filter(|l| l.stream != sigil_core::model::Stream::Agent)
-        .map(|l| String::from_utf8_lossy(&l.bytes).into_owned())
-        .collect()
+    // its end may be known a moment before its last words are here
+    for attempt in 0..6 {
+        if attempt > 0 {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        tail.flush().await;
+        let lines = tail.last(deployment, Some(instance), LAST_LINES).await;
+        let lines: Vec<String> = lines
+            .iter()
+            .filter(|l| l.stream != sigil_core::model::Stream::Agent)
+            .map(|l| String::from_utf8_lossy(&l.bytes).into_owned())
+            .collect();
+        if !lines.is_empty() {
+            return lines;
+        }
+    }
+    Vec::new()
 }
 
 /// Stops an instance and removes its container, once the gateway has let go of it: the table without it is published

@@ -338,11 +338,20 @@ pub struct Caller {
 }
 
 impl Caller {
-    /// Initialises a session through the gateway.
+    /// Initialises a session through the gateway. As clients do, it begins anew when the replica was retired between the
+    /// two steps of the handshake.
     pub async fn open(gateway: SocketAddr, name: &str) -> Self {
         let client = Client::builder(TokioExecutor::new()).build_http();
         let mut caller = Self { client, url: format!("http://{gateway}/mcp/{name}"), session: None, calls: 0 };
-        caller.begin().await.unwrap();
+        let mut begun = caller.begin().await;
+        for _ in 0..3 {
+            if !begun.as_ref().is_err_and(|e| e.contains("GATEWAY_SESSION_EXPIRED")) {
+                break;
+            }
+            caller.session = None;
+            begun = caller.begin().await;
+        }
+        begun.unwrap();
         caller
     }
 
