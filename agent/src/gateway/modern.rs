@@ -237,6 +237,8 @@ async fn start(
     name: &str,
 ) -> Result<Option<Arc<Process>>, Refusal> {
     let (process, starting) = spawn(shared, live, name).await?;
+    // a client that leaves meanwhile leaves nothing behind
+    let unowned = process.stop.clone().drop_guard();
     let limit = PROBE.min(Duration::from_millis(live.endpoint.spec.start_timeout_ms));
     let asked = process.ask("server/discover", &format!("{{\"_meta\":{MODERN_META}}}"), limit).await;
     drop(starting);
@@ -251,12 +253,12 @@ async fn start(
     };
     if modern {
         common.set(&process);
+        unowned.disarm();
         shared.refill_soon(&live.endpoint);
         return Ok(Some(process));
     }
     tracing::info!(deployment = name, instance = %live.endpoint.instance, "the server speaks the revisions with a handshake only");
     common.set_legacy(asked.is_ok());
-    process.stop.cancel();
     Ok(None)
 }
 

@@ -63,24 +63,39 @@ async fn greeted(
     capabilities: &str,
     client: Option<&str>,
 ) -> Result<Arc<Process>, Refusal> {
-    let (process, starting) = modern::spawn(shared, live, name).await?;
+    let limit = Instant::now() + ROOM;
+    let (process, starting) = loop {
+        match modern::spawn(shared, live, name).await {
+            Err(refusal) if refusal.code == "GATEWAY_OVERLOADED" && Instant::now() < limit => {
+                // one that serves nobody at the moment makes room
+                let common = &live.common;
+                if let Some(idle) = common.retire_alone(Duration::ZERO).or_else(|| common.retire(Duration::ZERO)) {
+                    idle.stop.cancel();
+                }
+                tokio::time::sleep(AGAIN).await;
+            }
+            spawned => break spawned?,
+        }
+    };
+    // a client that leaves meanwhile leaves nothing behind
+    let unowned = process.stop.clone().drop_guard();
     let ours = format!("{{\"name\":\"sigil\",\"version\":\"{}\"}}", env!("CARGO_PKG_VERSION"));
     let client = client.unwrap_or(&ours);
     let version = LEGACY.last().copied().unwrap_or_default();
     let params =
         format!("{{\"protocolVersion\":\"{version}\",\"capabilities\":{capabilities},\"clientInfo\":{client}}}");
     let limit = Duration::from_millis(live.endpoint.spec.start_timeout_ms);
-    let answer = process.ask("initialize", &params, limit).await.inspect_err(|_| process.stop.cancel())?;
+    let answer = process.ask("initialize", &params, limit).await?;
     drop(starting);
     let greeting = jsonrpc::parse_one(&answer).ok().and_then(|head| head.result.map(ToOwned::to_owned));
     let Some(greeting) = greeting else {
-        process.stop.cancel();
         let said: String = String::from_utf8_lossy(&answer).chars().take(200).collect();
         return Err(Refusal::failed(name, format!("'{name}' refuses the handshake: {said}")));
     };
     process.greeting.set(greeting).ok();
     process.notify(Bytes::from_static(br#"{"jsonrpc":"2.0","method":"notifications/initialized"}"#)).await;
     shared.refill_soon(&live.endpoint);
+    unowned.disarm();
     Ok(process)
 }
 
@@ -206,22 +221,9 @@ async fn alone(shared: &Arc<Shared>, live: &Live, name: &str, meta: &Meta<'_>) -
     let capabilities = meta.client_capabilities.map_or("{}", RawValue::get).to_owned();
     let common = live.common.clone();
     let client = meta.client_info.map(RawValue::get);
-    let limit = Instant::now() + ROOM;
-    let process = loop {
-        if let Some(process) = common.take(&capabilities) {
-            break process;
-        }
-        match greeted(shared, live, name, &capabilities, client).await {
-            Ok(process) => break process,
-            Err(refusal) if refusal.code == "GATEWAY_OVERLOADED" && Instant::now() < limit => {
-                // one that serves nobody at the moment makes room
-                if let Some(idle) = common.retire_alone(Duration::ZERO).or_else(|| common.retire(Duration::ZERO)) {
-                    idle.stop.cancel();
-                }
-                tokio::time::sleep(AGAIN).await;
-            }
-            Err(refusal) => return Err(refusal),
-        }
+    let process = match common.take(&capabilities) {
+        Some(process) => process,
+        None => greeted(shared, live, name, &capabilities, client).await?,
     };
     Ok(Lease::Alone { process, capabilities, common, clean: false })
 }

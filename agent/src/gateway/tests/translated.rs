@@ -118,6 +118,17 @@ async fn a_question_waits_for_the_repeated_request() {
 }
 
 #[tokio::test]
+async fn one_place_is_enough_for_all_in_turn() {
+    let (front, replica) = (Front::new().await, limited(SERVER, 1));
+    front.set(&[(NAME, vec![replica.clone()])]);
+    // the process that was asked for its era, the shared one and one of a client's own, each after the other
+    assert_eq!(ask(&front, "1", r#""name":"echo""#, NOTHING).await.status, 200);
+    assert_eq!(ask(&front, "1", r#""name":"echo""#, ELICITS).await.status, 200);
+    assert_eq!(ask(&front, "1", r#""name":"echo""#, NOTHING).await.status, 200);
+    assert_eq!(replica_keys(&replica).len(), 1);
+}
+
+#[tokio::test]
 async fn nobody_is_asked_who_cannot_answer() {
     let (front, _) = front().await;
     let answer = ask(&front, "1", r#""name":"ask""#, NOTHING).await.last();
