@@ -6,12 +6,14 @@
 //! Tokens live in a file of their own, replaced whole: `sigil-agent token` makes one while the agent, which holds the
 //! store's lock, runs; the agent reads the file again when it changed.
 
+use std::collections::HashMap;
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::net::SocketAddr;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -20,6 +22,7 @@ use rustix::fs::{FlockOperation, flock};
 use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
+use sigil_core::policy::{PolicyError, Rate, Scope};
 use subtle::ConstantTimeEq;
 
 const FORMAT: u32 = 1;
@@ -34,6 +37,8 @@ const LABEL_MAX: usize = 100;
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Role {
+    /// Call tools through the gateway, and nothing else: the role of keys.
+    Caller,
     /// Look at everything but secrets.
     Reader,
     /// Everything.
@@ -44,6 +49,7 @@ impl Role {
     /// The word in JSON and tables.
     pub fn as_str(self) -> &'static str {
         match self {
+            Self::Caller => "caller",
             Self::Reader => "reader",
             Self::Admin => "admin",
         }
@@ -60,6 +66,7 @@ impl std::str::FromStr for Role {
     type Err = AccessError;
     fn from_str(s: &str) -> Result<Self, AccessError> {
         match s {
+            "caller" => Ok(Self::Caller),
             "reader" => Ok(Self::Reader),
             "admin" => Ok(Self::Admin),
             other => Err(AccessError::BadRole(other.to_owned())),
@@ -74,7 +81,36 @@ pub struct Principal {
     pub who: String,
     /// What that one may.
     pub role: Role,
+    /// The key that was shown; `None` for users of this host.
+    pub holder: Option<Arc<Holder>>,
 }
+
+/// A key's bearer as the gateway knows it.
+#[derive(Clone, Debug)]
+pub struct Holder {
+    /// The key's id.
+    pub id: String,
+    /// What it is for, in its owner's words.
+    pub label: String,
+    /// Whose it is.
+    pub user: String,
+    /// What it is good for beside calling.
+    pub role: Role,
+    /// Which deployments and tools it may call.
+    pub scope: Scope,
+    /// Requests over the gateway.
+    pub rate: Option<Rate>,
+    /// Requests over the gateway at once.
+    pub concurrency: Option<u32>,
+}
+
+impl PartialEq for Holder {
+    fn eq(&self, other: &Self) -> bool {
+        self.id == other.id
+    }
+}
+
+impl Eq for Holder {}
 
 /// Where a connection came from.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -108,8 +144,74 @@ pub struct TokenInfo {
     pub last_used_at: Option<Timestamp>,
     /// When it stops working; `None`: when it is revoked.
     pub expires_at: Option<Timestamp>,
+    /// Whose it is: who made it, unless it was made for another.
+    #[serde(default)]
+    pub user: String,
+    /// Patterns of the deployments it may call; empty: all.
+    #[serde(default)]
+    pub deployments: Vec<String>,
+    /// Patterns of the tools it may call (`tool`, `deployment/tool`); empty: all.
+    #[serde(default)]
+    pub tools: Vec<String>,
+    /// Requests over the gateway.
+    #[serde(default)]
+    pub rate: Option<Rate>,
+    /// Requests over the gateway at once.
+    #[serde(default)]
+    pub concurrency: Option<u32>,
     /// SHA-256 of the secret part, hexadecimal.
     hash: String,
+}
+
+impl TokenInfo {
+    fn holder(&self) -> Result<Holder, PolicyError> {
+        Ok(Holder {
+            id: self.id.clone(),
+            label: self.label.clone(),
+            user: if self.user.is_empty() { self.label.clone() } else { self.user.clone() },
+            role: self.role,
+            scope: Scope::new(&self.deployments, &self.tools)?,
+            rate: self.rate,
+            concurrency: self.concurrency,
+        })
+    }
+}
+
+/// A token to be made.
+#[derive(Clone, Debug)]
+pub struct NewToken {
+    /// What it is for, in the owner's words.
+    pub label: String,
+    /// What its bearer may.
+    pub role: Role,
+    /// When it stops working; `None`: when it is revoked.
+    pub expires_at: Option<Timestamp>,
+    /// Whose it is.
+    pub user: String,
+    /// Patterns of deployments; empty: all.
+    pub deployments: Vec<String>,
+    /// Patterns of tools (`tool`, `deployment/tool`); empty: all.
+    pub tools: Vec<String>,
+    /// Requests over the gateway.
+    pub rate: Option<Rate>,
+    /// Requests over the gateway at once.
+    pub concurrency: Option<u32>,
+}
+
+impl NewToken {
+    /// One without limits.
+    pub fn new(label: &str, role: Role) -> Self {
+        Self {
+            label: label.to_owned(),
+            role,
+            expires_at: None,
+            user: String::new(),
+            deployments: Vec::new(),
+            tools: Vec::new(),
+            rate: None,
+            concurrency: None,
+        }
+    }
 }
 
 /// Why a caller or a token was refused.
@@ -124,12 +226,15 @@ pub enum AccessError {
     /// Wrong, revoked or expired; which of these is nobody's business.
     #[error("the token is not valid")]
     BadToken,
-    /// Not one of the two.
+    /// Not one of the three.
     #[error("'{0}' is not a role")]
     BadRole(String),
     /// Empty, too long or with control characters.
     #[error("the label '{0}' is empty, longer than {LABEL_MAX} characters or has control characters")]
     BadLabel(String),
+    /// A scope or limit that cannot be.
+    #[error(transparent)]
+    Scope(#[from] PolicyError),
     /// No token of that id or label.
     #[error("no token '{0}'")]
     NotFound(String),
@@ -153,13 +258,14 @@ impl AccessError {
     /// What to do about it.
     pub fn hint(&self) -> &'static str {
         match self {
+            Self::Scope(error) => error.hint(),
             Self::Stranger(_) => "use root, the agent's own user, or a member of the group sigil",
             Self::NoToken | Self::BadToken => {
                 "make one on the agent's host with `sigil-agent token create NAME`, and give it as SIGIL_TOKEN"
             }
-            Self::BadRole(_) => "the roles are admin and reader",
+            Self::BadRole(_) => "the roles are admin, reader and caller",
             Self::BadLabel(_) => "give it a short name, such as 'laptop'",
-            Self::NotFound(_) | Self::Ambiguous(_) => "`sigil-agent token ls` shows the tokens and their ids",
+            Self::NotFound(_) | Self::Ambiguous(_) => "`sigil key ls` shows the keys and their ids",
             Self::Newer(_) => "use the newer agent",
             Self::Io { .. } => "look at the file's owner and mode",
         }
@@ -226,19 +332,20 @@ fn hash(secret: &[u8]) -> String {
     hex::encode(Sha256::digest(secret))
 }
 
-/// Makes a token of 256 bits; its text is shown this once. Works beside a running agent.
+/// Makes a token of 256 bits; its text is shown this once. Works beside a running agent. Blocks.
 ///
 /// # Errors
-/// [`AccessError::BadLabel`], [`AccessError::Newer`], [`AccessError::Io`].
-pub fn create_token(
-    data_dir: &Path,
-    label: &str,
-    role: Role,
-    expires_at: Option<Timestamp>,
-) -> Result<(SecretString, TokenInfo), AccessError> {
-    let label = label.trim();
-    if label.is_empty() || label.chars().count() > LABEL_MAX || label.chars().any(char::is_control) {
-        return Err(AccessError::BadLabel(label.chars().filter(|c| !c.is_control()).take(LABEL_MAX).collect()));
+/// [`AccessError::BadLabel`], [`AccessError::Scope`], [`AccessError::Newer`], [`AccessError::Io`].
+pub fn create_token(data_dir: &Path, new: NewToken) -> Result<(SecretString, TokenInfo), AccessError> {
+    let plain = |text: &str| text.chars().count() <= LABEL_MAX && !text.chars().any(char::is_control);
+    let label = new.label.trim();
+    for text in [label, new.user.as_str()] {
+        if !plain(text) || label.is_empty() {
+            return Err(AccessError::BadLabel(text.chars().filter(|c| !c.is_control()).take(LABEL_MAX).collect()));
+        }
+    }
+    if new.concurrency == Some(0) {
+        return Err(PolicyError::Zero("the key".into()).into());
     }
     let mut secret = zeroize::Zeroizing::new([0u8; SECRET_BYTES]);
     getrandom::fill(&mut *secret)
@@ -247,12 +354,18 @@ pub fn create_token(
     let info = TokenInfo {
         id: id.clone(),
         label: label.to_owned(),
-        role,
+        role: new.role,
         created_at: Timestamp::now(),
         last_used_at: None,
-        expires_at,
+        expires_at: new.expires_at,
+        user: new.user.clone(),
+        deployments: new.deployments,
+        tools: new.tools,
+        rate: new.rate,
+        concurrency: new.concurrency,
         hash: hash(&*secret),
     };
+    info.holder()?;
     let text = SecretString::from(format!("sigil_{id}_{}", URL_SAFE_NO_PAD.encode(secret.as_slice())));
     edit(data_dir, |file| {
         file.tokens.push(info.clone());
@@ -293,11 +406,22 @@ fn stamp(path: &Path) -> Stamp {
     fs::metadata(path).ok().map(|m| (m.ino(), m.mtime(), m.mtime_nsec(), m.size()))
 }
 
+#[derive(Debug)]
+struct Token {
+    info: TokenInfo,
+    holder: Arc<Holder>,
+}
+
 #[derive(Debug, Default)]
 struct Known {
     stamp: Stamp,
-    tokens: Vec<TokenInfo>,
+    /// When the file was last looked at.
+    looked: Option<Instant>,
+    tokens: HashMap<String, Token>,
 }
+
+/// How old the look at the file may be when a call of the gateway is judged: there are many of them.
+const LOOK: Duration = Duration::from_millis(200);
 
 /// Knows callers. Clones share what was read.
 #[derive(Clone, Debug)]
@@ -310,6 +434,11 @@ impl Access {
     /// For the tokens of a data directory.
     pub fn new(data_dir: &Path) -> Self {
         Self { data_dir: Arc::new(data_dir.to_owned()), known: Arc::default() }
+    }
+
+    /// Where the keys are kept.
+    pub fn data_dir(&self) -> &Path {
+        &self.data_dir
     }
 
     /// Who a caller is: by the kernel's word on a unix socket, else by its token (the text after `Bearer `).
@@ -326,34 +455,91 @@ impl Access {
                     (false, true) => Role::Reader,
                     (false, false) => return Err(AccessError::Stranger(*uid)),
                 };
-                Ok(Principal { who: login_name(*uid), role })
+                Ok(Principal { who: login_name(*uid), role, holder: None })
             }
-            Peer::Tls { .. } => self.bearer(bearer.ok_or(AccessError::NoToken)?, Timestamp::now()),
+            Peer::Tls { .. } => {
+                let holder = self.bearer(bearer.ok_or(AccessError::NoToken)?, Timestamp::now(), Duration::ZERO)?;
+                Ok(Principal { who: format!("token:{}", holder.label), role: holder.role, holder: Some(holder) })
+            }
         }
     }
 
-    fn bearer(&self, text: &str, now: Timestamp) -> Result<Principal, AccessError> {
+    /// Whether any key exists: from then on new deployments ask for one.
+    ///
+    /// # Errors
+    /// That the file cannot be read.
+    pub fn any_keys(&self) -> Result<bool, AccessError> {
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        self.look(&mut known, Duration::ZERO)?;
+        Ok(known.tokens.values().any(|t| t.info.role == Role::Caller))
+    }
+
+    /// Who holds a key, given to the gateway. Cheap: a call in the path of every request.
+    ///
+    /// # Errors
+    /// [`AccessError::BadToken`], or that the file cannot be read.
+    pub fn holder(&self, text: &str) -> Result<Arc<Holder>, AccessError> {
+        self.bearer(text, Timestamp::now(), LOOK)
+    }
+
+    /// What changed must be seen by the next call.
+    pub fn forget(&self) {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner).looked = None;
+    }
+
+    fn look(&self, known: &mut Known, age: Duration) -> Result<(), AccessError> {
+        if known.looked.is_some_and(|at| at.elapsed() < age) {
+            return Ok(());
+        }
+        let path = path_of(&self.data_dir);
+        let current = stamp(&path);
+        if known.stamp != current || current.is_none() {
+            // read after the stamp was taken: a change in between is seen the next time
+            let mut tokens = HashMap::new();
+            for info in read(&path)?.tokens {
+                match info.holder() {
+                    Ok(holder) => drop(tokens.insert(info.id.clone(), Token { info, holder: Arc::new(holder) })),
+                    Err(error) => {
+                        tracing::error!(%error, key = info.label, "a key is refused: its scope cannot be read")
+                    }
+                }
+            }
+            known.tokens = tokens;
+            known.stamp = current;
+        }
+        known.looked = Some(Instant::now());
+        Ok(())
+    }
+
+    fn bearer(&self, text: &str, now: Timestamp, age: Duration) -> Result<Arc<Holder>, AccessError> {
         let (id, secret) =
             text.strip_prefix("sigil_").and_then(|rest| rest.split_once('_')).ok_or(AccessError::BadToken)?;
         let secret = zeroize::Zeroizing::new(URL_SAFE_NO_PAD.decode(secret).map_err(|_| AccessError::BadToken)?);
         let given = hash(&secret);
-        let path = path_of(&self.data_dir);
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        let current = stamp(&path);
-        if known.stamp != current || current.is_none() {
-            // read after the stamp was taken: a change in between is seen the next time
-            let tokens = read(&path)?.tokens;
-            *known = Known { stamp: current, tokens };
+        self.look(&mut known, age)?;
+        if !known.tokens.contains_key(id) {
+            // it may have been made since
+            self.look(&mut known, Duration::ZERO)?;
         }
-        let token = known.tokens.iter_mut().find(|t| t.id == id).ok_or(AccessError::BadToken)?;
-        let same: bool = token.hash.as_bytes().ct_eq(given.as_bytes()).into();
-        if !same || token.expires_at.is_some_and(|at| at <= now) {
+        let token = known.tokens.get_mut(id).ok_or(AccessError::BadToken)?;
+        let same: bool = token.info.hash.as_bytes().ct_eq(given.as_bytes()).into();
+        if !same || token.info.expires_at.is_some_and(|at| at <= now) {
             return Err(AccessError::BadToken);
         }
-        let principal = Principal { who: format!("token:{}", token.label), role: token.role };
-        if token.last_used_at.is_none_or(|at| now.duration_since(at) >= USE_EVERY) {
-            token.last_used_at = Some(now);
-            let (dir, id) = (self.data_dir.clone(), id.to_owned());
+        let holder = token.holder.clone();
+        if token.info.last_used_at.is_none_or(|at| now.duration_since(at) >= USE_EVERY) {
+            token.info.last_used_at = Some(now);
+            drop(known);
+            self.note_use(id.to_owned(), now);
+        }
+        Ok(holder)
+    }
+
+    /// Writes down when a key was used; beside the call where there is a runtime, for the disk may be slow.
+    fn note_use(&self, id: String, now: Timestamp) {
+        let dir = self.data_dir.clone();
+        let note = move || {
             let noted = edit(&dir, |file| {
                 if let Some(token) = file.tokens.iter_mut().find(|t| t.id == id) {
                     token.last_used_at = Some(now);
@@ -363,8 +549,11 @@ impl Access {
             if let Err(e) = noted {
                 tracing::warn!(error = %e, "the last use of a token was not noted");
             }
+        };
+        match tokio::runtime::Handle::try_current() {
+            Ok(runtime) => drop(runtime.spawn_blocking(note)),
+            Err(_) => note(),
         }
-        Ok(principal)
     }
 }
 
@@ -401,10 +590,10 @@ mod tests {
         let access = Access::new(dir.path());
         assert!(matches!(access.principal(&tls(), None), Err(AccessError::NoToken)));
         assert!(matches!(access.principal(&tls(), Some("sigil_x_y")), Err(AccessError::BadToken)));
-        let (token, info) = create_token(dir.path(), "laptop", Role::Reader, None).unwrap();
+        let (token, info) = create_token(dir.path(), NewToken::new("laptop", Role::Reader)).unwrap();
         let text = reveal(&token);
         let who = access.principal(&tls(), Some(text)).unwrap();
-        assert_eq!(who, Principal { who: "token:laptop".into(), role: Role::Reader });
+        assert_eq!((who.who.as_str(), who.role), ("token:laptop", Role::Reader));
         assert!(list_tokens(dir.path()).unwrap()[0].last_used_at.is_some());
 
         let kept = fs::read_to_string(path_of(dir.path())).unwrap();
@@ -412,7 +601,7 @@ mod tests {
         assert_eq!(fs::metadata(path_of(dir.path())).unwrap().permissions().mode() & 0o777, 0o600);
 
         // one made by another process beside the running agent
-        let (second, _) = create_token(dir.path(), "ci", Role::Admin, None).unwrap();
+        let (second, _) = create_token(dir.path(), NewToken::new("ci", Role::Admin)).unwrap();
         assert_eq!(access.principal(&tls(), Some(reveal(&second))).unwrap().role, Role::Admin);
         revoke_token(dir.path(), &info.id).unwrap();
         assert!(matches!(access.principal(&tls(), Some(text)), Err(AccessError::BadToken)));
@@ -424,8 +613,8 @@ mod tests {
     fn every_flaw_of_a_token_refuses_it() {
         let dir = tempfile::tempdir().unwrap();
         let access = Access::new(dir.path());
-        let (token, _) = create_token(dir.path(), "a", Role::Admin, None).unwrap();
-        let (other, _) = create_token(dir.path(), "b", Role::Admin, None).unwrap();
+        let (token, _) = create_token(dir.path(), NewToken::new("a", Role::Admin)).unwrap();
+        let (other, _) = create_token(dir.path(), NewToken::new("b", Role::Admin)).unwrap();
         let text = reveal(&token);
         let secret = text.splitn(3, '_').nth(2).unwrap();
         let id = reveal(&other).split('_').nth(1).unwrap();
@@ -438,16 +627,20 @@ mod tests {
         ] {
             assert!(access.principal(&tls(), Some(&bad)).is_err(), "{bad}");
         }
-        let (old, _) = create_token(dir.path(), "old", Role::Admin, Some(Timestamp::now())).unwrap();
+        let (old, _) = create_token(
+            dir.path(),
+            NewToken { expires_at: Some(Timestamp::now()), ..NewToken::new("old", Role::Admin) },
+        )
+        .unwrap();
         assert!(matches!(access.principal(&tls(), Some(reveal(&old))), Err(AccessError::BadToken)));
-        assert!(matches!(create_token(dir.path(), " ", Role::Admin, None), Err(AccessError::BadLabel(_))));
+        assert!(matches!(create_token(dir.path(), NewToken::new(" ", Role::Admin)), Err(AccessError::BadLabel(_))));
     }
 
     #[test]
     fn a_newer_file_is_not_overwritten() {
         let dir = tempfile::tempdir().unwrap();
         fs::write(path_of(dir.path()), r#"{"version": 2, "tokens": {}}"#).unwrap();
-        assert!(matches!(create_token(dir.path(), "a", Role::Admin, None), Err(AccessError::Newer(_))));
+        assert!(matches!(create_token(dir.path(), NewToken::new("a", Role::Admin)), Err(AccessError::Newer(_))));
         assert_eq!(fs::read_to_string(path_of(dir.path())).unwrap(), r#"{"version": 2, "tokens": {}}"#);
     }
 
@@ -455,10 +648,13 @@ mod tests {
     fn the_kernel_says_who_is_at_the_socket() {
         let access = Access::new(Path::new("/nonexistent"));
         let unix = |uid, group_socket| access.principal(&Peer::Unix { uid, group_socket }, None);
-        assert_eq!(unix(0, false).unwrap(), Principal { who: "root".into(), role: Role::Admin });
+        assert_eq!(unix(0, false).unwrap(), Principal { who: "root".into(), role: Role::Admin, holder: None });
         let me = rustix::process::geteuid().as_raw();
         assert_eq!(unix(me, false).unwrap().role, Role::Admin);
-        assert_eq!(unix(4_000_000, true).unwrap(), Principal { who: "uid:4000000".into(), role: Role::Reader });
+        assert_eq!(
+            unix(4_000_000, true).unwrap(),
+            Principal { who: "uid:4000000".into(), role: Role::Reader, holder: None }
+        );
         assert!(matches!(unix(4_000_000, false), Err(AccessError::Stranger(4_000_000))));
     }
 }

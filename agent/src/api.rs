@@ -7,10 +7,12 @@ mod agent;
 mod board;
 mod convert;
 mod deployments;
+mod keys;
 mod listen;
 mod logs;
 mod mcp;
 mod operations;
+mod policies;
 mod rules;
 mod secrets;
 mod sources;
@@ -114,6 +116,8 @@ pub struct ApiDeps {
     pub engine_host: String,
     /// Configuration; `grpc` is read once.
     pub config: watch::Receiver<Arc<AgentConfig>>,
+    /// Keys and who callers are.
+    pub access: Access,
     /// When the agent started.
     pub started_at: Timestamp,
     /// What is degraded, one line each, beside the store's alarms; for `Info`.
@@ -145,15 +149,6 @@ impl ApiHandle {
     }
 }
 
-/// The gateway's base URL for people on this host.
-fn url_of(address: SocketAddr) -> String {
-    let ip = match address.ip() {
-        ip if ip.is_unspecified() => std::net::Ipv4Addr::LOCALHOST.into(),
-        ip => ip,
-    };
-    format!("http://{}", SocketAddr::new(ip, address.port()))
-}
-
 /// Opens the link: `<data>/agent.sock`, the group's socket where there is one, and TLS when configured.
 ///
 /// # Errors
@@ -161,7 +156,7 @@ fn url_of(address: SocketAddr) -> String {
 pub async fn spawn(deps: ApiDeps, stop: CancellationToken) -> Result<ApiHandle, ApiError> {
     let tasks = TaskTracker::new();
     let config = deps.config.borrow().clone();
-    let url = url_of(deps.gateway.address());
+    let url = deps.gateway.url();
     let listeners = Listeners::open(&deps.data_dir, &config, Path::new("/run/sigil")).await?;
 
     let board = board::Board::spawn(
@@ -207,6 +202,16 @@ pub async fn spawn(deps: ApiDeps, stop: CancellationToken) -> Result<ApiHandle, 
     };
     let logs = logs::LogsService { store: deps.store.clone(), tail: deps.tail, stop: stop.clone() };
     let mcp = mcp::McpService { gateway: deps.gateway, tasks: tasks.clone(), stop: stop.clone() };
+    let keys = keys::KeysService {
+        access: deps.access.clone(),
+        store: deps.store.clone(),
+        turn: tokio::sync::Mutex::default(),
+    };
+    let seen = deps.config.clone();
+    let policies = policies::PoliciesService {
+        store: deps.store.clone(),
+        oauth: Box::new(move || !seen.borrow().oauth.issuer.is_empty()),
+    };
     let secrets =
         secrets::SecretsService { secrets: deps.secrets, store: deps.store, turn: tokio::sync::Mutex::default() };
     let sources = sources::SourcesService { sources: deps.sources };
@@ -221,8 +226,10 @@ pub async fn spawn(deps: ApiDeps, stop: CancellationToken) -> Result<ApiHandle, 
         .add_service(v1::deployments_server::DeploymentsServer::new(deployments).max_decoding_message_size(DECODE_MAX))
         .add_service(v1::logs_server::LogsServer::new(logs).max_decoding_message_size(DECODE_MAX))
         .add_service(v1::mcp_server::McpServer::new(mcp).max_decoding_message_size(frame))
-        .add_service(v1::secrets_server::SecretsServer::new(secrets).max_decoding_message_size(DECODE_MAX));
-    Ok(serve(routes, listeners, Access::new(&deps.data_dir), tasks, stop))
+        .add_service(v1::secrets_server::SecretsServer::new(secrets).max_decoding_message_size(DECODE_MAX))
+        .add_service(v1::keys_server::KeysServer::new(keys).max_decoding_message_size(DECODE_MAX))
+        .add_service(v1::policies_server::PoliciesServer::new(policies).max_decoding_message_size(DECODE_MAX));
+    Ok(serve(routes, listeners, deps.access, tasks, stop))
 }
 
 /// Everything that is listened on.

@@ -13,6 +13,7 @@ use sigil_core::model::InstanceId;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use crate::access::Access;
 use crate::api::{self, ApiDeps, ApiHandle};
 use crate::build::Builds;
 use crate::engine::docker::Docker;
@@ -104,8 +105,10 @@ impl App {
         let logins = secrets.clone();
         builds.set_logins(Arc::new(move |host| registry_login(&logins, host)));
 
+        let access = Access::new(data_dir);
         let (routes, routes_seen) = watch::channel(Arc::new(RouteTable::default()));
-        let gateway = Gateway::spawn(config.clone(), routes_seen, tail.clone(), data_dir, stops.edge.clone()).await?;
+        let gateway =
+            Gateway::spawn(config.clone(), routes_seen, tail.clone(), access.clone(), stops.edge.clone()).await?;
         let (load, front) = (gateway.clone(), gateway.clone());
         let reconcile = Reconcile::spawn(
             reconcile::Deps {
@@ -133,8 +136,9 @@ impl App {
                 tail: tail.clone(),
                 reconcile: reconcile.clone(),
                 config: config.clone(),
+                access: access.clone(),
                 data_dir: data_dir.to_owned(),
-                gateway_url: format!("http://{}", gateway.address()),
+                gateway_url: gateway.url(),
             },
             stops.loops.clone(),
         )
@@ -152,6 +156,7 @@ impl App {
                 engine,
                 engine_host,
                 config: config.clone(),
+                access,
                 started_at: Timestamp::now(),
                 notes: notes(report.alarms, reload, stops.loops.clone()),
             },

@@ -280,7 +280,10 @@ fn token(places: &Places, what: Token) -> anyhow::Result<ExitCode> {
                 0 => None,
                 days => Some(jiff::Timestamp::now() + jiff::SignedDuration::from_hours(24 * i64::from(days))),
             };
-            let (token, info) = access::create_token(&data_dir, &label, role, expires)?;
+            let (token, info) = access::create_token(
+                &data_dir,
+                access::NewToken { expires_at: expires, ..access::NewToken::new(&label, role) },
+            )?;
             println!("{}", access::reveal(&token));
             eprintln!(
                 "'{}' is shown this once; give it to the console as SIGIL_TOKEN, or keep it with a context",

@@ -1,29 +1,35 @@
 //! Owns: MCP sessions and the HTTP front for MCP clients.
-//! May touch: upstream, `<data>/gateway.key`.
+//! May touch: upstream, the keys of access, `<data>/gateway.key`, the identity provider.
 //! Never: starts containers, sends a call twice, or keeps a session only in memory.
 //! Tested by: unit tests here (against local servers), `tests/docker`, conformance.
 
 pub(crate) mod body;
 pub(crate) mod bridge;
 pub(crate) mod bridged;
+pub(crate) mod caller;
 pub(crate) mod common;
 pub(crate) mod direct;
 pub(crate) mod error;
+pub(crate) mod guard;
+pub(crate) mod jws;
+pub(crate) mod limits;
 pub(crate) mod listen;
 pub(crate) mod load;
 pub(crate) mod modern;
+pub(crate) mod oauth;
 pub(crate) mod proxy;
 pub(crate) mod seal;
 pub(crate) mod serve;
 pub(crate) mod table;
 #[cfg(test)]
 mod tests;
+pub(crate) mod tls;
 pub(crate) mod translate;
 pub(crate) mod words;
+pub(crate) mod wrap;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::SocketAddr;
-use std::path::Path;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
@@ -37,6 +43,7 @@ use tokio_util::task::TaskTracker;
 
 pub use error::GatewayError;
 
+use crate::access::{Access, Principal};
 use crate::tail::Tail;
 use crate::upstream::{RouteTable, SHARED_PREFIX, spare};
 use crate::web;
@@ -65,6 +72,8 @@ const WAITING: usize = 256;
 const HOLD: Duration = Duration::from_secs(30);
 /// How often idle sessions are looked for.
 const SWEEP: Duration = Duration::from_secs(5);
+/// How often the certificate is looked at.
+const RENEW: Duration = Duration::from_secs(12 * 3600);
 /// A request whose client left is forgotten after this.
 const ABANDONED: Duration = Duration::from_secs(600);
 
@@ -93,6 +102,11 @@ pub(crate) struct Shared {
     pub(crate) stop: CancellationToken,
     pub(crate) dropped: Arc<AtomicU64>,
     pub(crate) counters: Counters,
+    pub(crate) keys: Access,
+    pub(crate) limits: limits::Limits,
+    pub(crate) oauth: oauth::Oauth,
+    /// Whoever shows nothing where nothing is asked for.
+    pub(crate) anonymous: Arc<caller::Caller>,
     status: OnceLock<Arc<dyn StatusDebug>>,
 }
 
@@ -142,12 +156,12 @@ impl Gateway {
         config: watch::Receiver<Arc<AgentConfig>>,
         mut routes: watch::Receiver<Arc<RouteTable>>,
         tail: Tail,
-        data_dir: &Path,
+        keys: Access,
         stop: CancellationToken,
     ) -> Result<Self, GatewayError> {
         let first = routes.borrow_and_update().clone();
         let (publish, table) = watch::channel(Arc::default());
-        let gateway = Self::start(config, table, data_dir, stop, HOLD).await?;
+        let gateway = Self::start(config, table, keys, stop, HOLD).await?;
         let shared = gateway.shared.clone();
         let update = move |shared: &Shared, publish: &watch::Sender<Arc<Table>>, new: &RouteTable| {
             let next = table::build(new, &publish.borrow(), &shared.registry, &tail, &shared.tasks);
@@ -178,7 +192,7 @@ impl Gateway {
     pub(crate) async fn start(
         config: watch::Receiver<Arc<AgentConfig>>,
         table: watch::Receiver<Arc<Table>>,
-        data_dir: &Path,
+        keys: Access,
         stop: CancellationToken,
         hold: Duration,
     ) -> Result<Self, GatewayError> {
@@ -188,11 +202,13 @@ impl Gateway {
         let address = listener
             .local_addr()
             .map_err(|e| GatewayError::Listen(config.borrow().gateway.listen.clone(), e.to_string()))?;
+        let shown = tls::Shown::open(&config.borrow().clone(), keys.data_dir())?.map(Arc::new);
+        let acceptor = shown.clone().map(tls::acceptor).transpose()?;
         let shared = Arc::new(Shared {
             config,
             table,
             registry: Registry::default(),
-            sealer: seal::Sealer::open(data_dir)?,
+            sealer: seal::Sealer::open(keys.data_dir())?,
             sessions: Mutex::default(),
             direct: Mutex::default(),
             closing: Mutex::default(),
@@ -207,12 +223,33 @@ impl Gateway {
             stop,
             dropped: Arc::default(),
             counters: Counters::default(),
+            keys,
+            limits: limits::Limits::default(),
+            oauth: oauth::Oauth::default(),
+            anonymous: Arc::new(caller::Caller::anonymous()),
             status: OnceLock::new(),
         });
-        shared.tasks.spawn(listen::accept(shared.clone(), listener));
+        shared.tasks.spawn(listen::accept(shared.clone(), listener, acceptor));
+        if let Some(shown) = shown {
+            shared.tasks.spawn(renew(shared.clone(), shown));
+        }
         shared.tasks.spawn(sweep(shared.clone()));
         tracing::info!(%address, "the gateway listens");
         Ok(Self { shared, address })
+    }
+
+    /// Its base URL for people on this host.
+    pub fn url(&self) -> String {
+        let config = self.shared.config.borrow().clone();
+        if !config.gateway.public_url.is_empty() {
+            return config.gateway.public_url.trim_end_matches('/').to_owned();
+        }
+        let ip = match self.address.ip() {
+            ip if ip.is_unspecified() => std::net::Ipv4Addr::LOCALHOST.into(),
+            ip => ip,
+        };
+        let scheme = if config.gateway.tls == "off" { "http" } else { "https" };
+        format!("{scheme}://{}", SocketAddr::new(ip, self.address.port()))
     }
 
     /// Where it listens.
@@ -266,11 +303,12 @@ impl Gateway {
     pub async fn session(
         &self,
         deployment: &str,
-        principal: &str,
+        principal: &Principal,
         from_client: mpsc::Receiver<Bytes>,
         to_client: mpsc::Sender<Bytes>,
     ) -> Result<(), GatewayError> {
-        direct::run(&self.shared, deployment, principal, from_client, to_client).await
+        let caller = Arc::new(caller::Caller::link(principal));
+        direct::run(&self.shared, deployment, &caller, from_client, to_client).await
     }
 }
 
@@ -320,6 +358,21 @@ impl Shared {
             refusals: refusals.iter().map(|(code, count)| (*code, *count)).collect(),
             dropped: self.dropped.load(Relaxed),
         }
+    }
+}
+
+/// Renews the certificate when it is time, and when the names by which the gateway is called change.
+async fn renew(shared: Arc<Shared>, shown: Arc<tls::Shown>) {
+    let mut config = shared.config.clone();
+    loop {
+        tokio::select! {
+            () = shared.stop.cancelled() => return,
+            () = tokio::time::sleep(RENEW) => {}
+            changed = config.changed() => if changed.is_err() { return shared.stop.cancelled().await },
+        }
+        let (now, shown) = (config.borrow_and_update().clone(), shown.clone());
+        // it logs what goes wrong itself
+        let _ = tokio::task::spawn_blocking(move || shown.refresh(&now)).await;
     }
 }
 

@@ -26,6 +26,7 @@ use tokio_util::task::TaskTracker;
 
 use self::events::Events;
 pub use self::events::Follow;
+use crate::access::Access;
 use crate::build::Builds;
 use crate::engine::Engine;
 use crate::reconcile::Reconcile;
@@ -266,6 +267,8 @@ pub struct Deps {
     pub builds: Builds,
     /// Whether what is asked for is there.
     pub secrets: Secrets,
+    /// Whether there are keys.
+    pub access: Access,
     /// Build output is log, too.
     pub tail: Tail,
     /// How it went.

@@ -9,6 +9,7 @@
 //! results come back over one bounded channel, so that a hung engine call holds up one instance only.
 
 mod act;
+mod routes;
 mod slots;
 mod status;
 

@@ -28,6 +28,7 @@ use crate::engine::{Engine, EngineError, RegistryLogin};
 use crate::secrets::Secrets;
 use cache::Cache;
 pub use cache::TreeGuard;
+pub(crate) use http::client as http_client;
 pub use upload::Upload;
 use upload::Uploads;
 
@@ -202,8 +203,6 @@ impl Sources {
         engine: Arc<dyn Engine>,
         stop: CancellationToken,
     ) -> Result<Self, SourceError> {
-        // an error only says that another room was first
-        let _other_room_was_first = rustls::crypto::ring::default_provider().install_default();
         git::remove_leftovers(data_dir);
         let cache = Cache::open(&data_dir.join("sources"))?;
         let uploads = Uploads::open(&data_dir.join("uploads"))?;

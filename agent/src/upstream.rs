@@ -20,6 +20,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use secrecy::SecretString;
 use sigil_core::model::{DeploymentId, InstanceId, ReleaseNo, ReleaseSpec, Stream, Transport};
+use sigil_core::policy::{Access, Rules};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -59,6 +60,10 @@ pub struct Route {
     pub message: String,
     /// Header, query and body secrets.
     pub injected: Arc<Vec<(sigil_core::model::Inject, secrecy::SecretString)>>,
+    /// Who may call.
+    pub access: Access,
+    /// What callers may see and use.
+    pub rules: Arc<Rules>,
 }
 
 /// One replica that can be called.

@@ -36,6 +36,8 @@ pub struct AgentConfig {
     pub grpc: GrpcConfig,
     /// HTTP for MCP clients.
     pub gateway: GatewayConfig,
+    /// Tokens of an identity provider that open deployments with `access = "oauth"`.
+    pub oauth: OauthConfig,
     /// How images are made.
     pub builder: BuilderConfig,
     /// Where sources may come from, and how.
@@ -84,8 +86,56 @@ pub struct GatewayConfig {
     pub max_connections: u32,
     /// An idle stdio session ends after this, seconds. Live.
     pub session_idle_seconds: u64,
-    /// Whether clients of the stateless era reach stdio servers that know only the handshake. Live.
+    /// Whether clients of one era of the protocol reach servers of the other. Live.
     pub translate: bool,
+    /// From where deployments that ask for no key may be called: `loopback` or `anywhere`. Live.
+    pub anonymous: String,
+    /// What clients call the gateway by (`https://mcp.example.org`); empty: as each request names it. Live.
+    pub public_url: String,
+    /// `<name>.<domain>` is the deployment `<name>`, beside its path; empty: paths only. Live.
+    pub domain: String,
+    /// `off`, `own` (a certificate of the agent's own) or `files`. Needs a restart.
+    pub tls: String,
+    /// Certificate chain (PEM) of `tls = "files"`. Needs a restart.
+    pub certificate: Option<PathBuf>,
+    /// Key of `certificate` (PEM). Needs a restart.
+    pub key: Option<PathBuf>,
+    /// Most connections of one address, loopback exempt. Live.
+    pub connections_per_address: u32,
+    /// Whether each request is one line of the agent's log (target `sigil::access`). Live.
+    pub access_log: bool,
+}
+
+/// Tokens of an identity provider (OAuth 2.1 resource server, RFC 9728).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct OauthConfig {
+    /// Who signs the tokens, exactly as they say it; empty: no tokens are taken. Live.
+    pub issuer: String,
+    /// Its keys; empty: as its metadata says (RFC 8414, OpenID Connect Discovery). Live.
+    pub jwks_url: String,
+    /// Audiences taken beside a deployment's own address (RFC 8707). Live.
+    pub audience: Vec<String>,
+    /// Scopes that every token must have. Live.
+    pub scopes: Vec<String>,
+    /// Scope to the tools that it opens, patterns (`tool`, `deployment/tool`) with spaces between; empty: a token opens
+    /// every tool. Live.
+    pub tool_scopes: BTreeMap<String, String>,
+    /// The claim that names the user. Live.
+    pub user_claim: String,
+}
+
+impl Default for OauthConfig {
+    fn default() -> Self {
+        Self {
+            issuer: String::new(),
+            jwks_url: String::new(),
+            audience: Vec::new(),
+            scopes: Vec::new(),
+            tool_scopes: BTreeMap::new(),
+            user_claim: "sub".into(),
+        }
+    }
 }
 
 impl Default for GatewayConfig {
@@ -98,6 +148,14 @@ impl Default for GatewayConfig {
             max_connections: 4096,
             session_idle_seconds: 1800,
             translate: true,
+            anonymous: "loopback".into(),
+            public_url: String::new(),
+            domain: String::new(),
+            tls: "off".into(),
+            certificate: None,
+            key: None,
+            connections_per_address: 512,
+            access_log: false,
         }
     }
 }

@@ -13,6 +13,7 @@ mod folder;
 mod get;
 mod info;
 mod init;
+mod key;
 mod logs;
 mod ls;
 mod mcp;
@@ -20,6 +21,7 @@ mod near;
 mod ops;
 mod output;
 mod plan;
+mod policy;
 mod progress;
 mod releases;
 mod restart;
@@ -104,6 +106,8 @@ pub enum Verb {
     Run(run::Args),
     Ops(ops::Args),
     Secret(secret::Args),
+    Key(key::Args),
+    Policy(policy::Args),
     Context(context::Args),
     Info(info::Args),
     Completions(completions::Args),
@@ -285,6 +289,8 @@ async fn dispatch(ctx: &Ctx, verb: Verb) -> Outcome {
         Verb::Run(args) => run::run(ctx, args).await,
         Verb::Ops(args) => ops::run(ctx, args).await,
         Verb::Secret(args) => secret::run(ctx, args).await,
+        Verb::Key(args) => key::run(ctx, args).await,
+        Verb::Policy(args) => policy::run(ctx, args).await,
         Verb::Context(args) => context::run(ctx, args).await,
         Verb::Info(args) => info::run(ctx, args).await,
         Verb::Completions(args) => completions::run(args),

@@ -32,7 +32,10 @@ pub use dial::{HELLO, fingerprint, local, local_sockets};
 pub use error::{LinkError, Refusal};
 pub use mcp::McpSession;
 pub use resume::{DeploymentWatch, Fleet, Logs, OperationFollow, Progress, Update};
-pub use view::{AgentInfo, Deployment, Detail, Event, LogBatch, LogGap, LogLine, Operation, Problem, Secret, What};
+pub use view::{
+    AgentInfo, Deployment, Detail, Event, Key, LogBatch, LogGap, LogLine, NewKey, Operation, Policy, Problem, Secret,
+    What,
+};
 // made by the tests of the screens only, which are given whole values
 #[cfg(test)]
 pub use view::{Condition, Engine, Release, Replica};
@@ -314,6 +317,14 @@ impl Link {
         v1::secrets_client::SecretsClient::new(self.wire.clone())
     }
 
+    fn keys_client(&self) -> v1::keys_client::KeysClient<Wire> {
+        v1::keys_client::KeysClient::new(self.wire.clone())
+    }
+
+    fn policies_client(&self) -> v1::policies_client::PoliciesClient<Wire> {
+        v1::policies_client::PoliciesClient::new(self.wire.clone())
+    }
+
     /// The agent and its host.
     pub async fn info(&self) -> Result<AgentInfo, LinkError> {
         let mut client = v1::agent_client::AgentClient::new(self.wire.clone());
@@ -462,6 +473,47 @@ impl Link {
             purpose: purpose(source),
         };
         self.ask("secret rm", self.secrets_client().remove(request)).await.map(|_| ())
+    }
+
+    /// Makes a key. Answers it and its text, which nobody can ask for again.
+    pub async fn create_key(&self, new: NewKey) -> Result<(Key, String), LinkError> {
+        let request = v1::CreateKeyRequest {
+            request_id: request_id(),
+            label: new.label,
+            role: new.role,
+            user: new.user,
+            deployments: new.deployments,
+            tools: new.tools,
+            rate: new.rate,
+            concurrency: new.concurrency,
+            expires_at: new.expires_at.map_or(0, |at| at.as_microsecond()),
+        };
+        let reply = self.ask("key create", self.keys_client().create(request)).await?;
+        Ok((convert::key(reply.key.unwrap_or_default()), reply.text))
+    }
+
+    /// Keys without their text.
+    pub async fn keys(&self) -> Result<Vec<Key>, LinkError> {
+        let reply = self.ask("key ls", self.keys_client().list(v1::ListKeysRequest {})).await?;
+        Ok(reply.keys.into_iter().map(convert::key).collect())
+    }
+
+    /// Ends a key, by id or by a label that only one has.
+    pub async fn revoke_key(&self, key: &str) -> Result<Key, LinkError> {
+        let request = v1::RevokeKeyRequest { request_id: request_id(), key: key.to_owned() };
+        Ok(convert::key(self.ask("key revoke", self.keys_client().revoke(request)).await?))
+    }
+
+    /// Who may call a deployment, and what.
+    pub async fn policy(&self, name: &str) -> Result<Policy, LinkError> {
+        let request = v1::NameRequest { name: name.to_owned() };
+        Ok(convert::policy(self.ask("policy get", self.policies_client().get(request)).await?))
+    }
+
+    /// Sets it. `merge` leaves what `text` (TOML) does not name.
+    pub async fn set_policy(&self, name: &str, text: String, merge: bool) -> Result<Policy, LinkError> {
+        let request = v1::SetPolicyRequest { request_id: request_id(), name: name.to_owned(), policy: text, merge };
+        Ok(convert::policy(self.ask("policy set", self.policies_client().set(request)).await?))
     }
 }
 

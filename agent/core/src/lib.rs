@@ -4,6 +4,7 @@ pub mod jsonrpc;
 pub mod mirror;
 pub mod model;
 pub mod plan;
+pub mod policy;
 pub mod recipe;
 pub mod ring;
 pub mod route;

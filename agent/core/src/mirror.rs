@@ -55,6 +55,12 @@ pub fn decode(value: &str) -> Option<Cow<'_, str>> {
     String::from_utf8(STANDARD.decode(encoded).ok()?).ok().map(Cow::Owned)
 }
 
+/// A text as a header's value, encoded where a header could not carry it as it is.
+pub fn encode(text: &str) -> Cow<'_, str> {
+    let plain = text.bytes().all(|b| (0x20..0x7f).contains(&b)) && text.trim_ascii() == text && !text.starts_with("=?");
+    if plain { Cow::Borrowed(text) } else { Cow::Owned(format!("=?base64?{}?=", STANDARD.encode(text))) }
+}
+
 /// Compares what every request mirrors. `header` answers the value of a header by its lower-case name.
 ///
 /// # Errors

@@ -10,6 +10,8 @@ use std::str::FromStr;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use crate::policy::{Access, Policy};
+
 /// Makes an identifier type around a ULID, so that one kind can never be passed for another.
 macro_rules! id {
     ($(#[$doc:meta])* $name:ident) => {
@@ -393,12 +395,22 @@ pub struct Deployment {
     pub serving: Option<ReleaseNo>,
     /// Kept releases, oldest first.
     pub releases: Vec<Release>,
+    /// Who may call, and what; changed without a release.
+    #[serde(default)]
+    pub policy: Policy,
 }
 
 impl Deployment {
     /// A kept release by number.
     pub fn release(&self, number: ReleaseNo) -> Option<&Release> {
         self.releases.iter().find(|r| r.number == number)
+    }
+
+    /// Who may call: the policy's word, else that of the wanted release.
+    pub fn access(&self) -> Access {
+        let released = || self.release(self.desired.release).and_then(|r| r.spec.access.parse().ok());
+        // a word that nobody knows opens nothing
+        self.policy.access.or_else(released).unwrap_or(Access::Key)
     }
 
     /// The number the next release gets.

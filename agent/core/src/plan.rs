@@ -333,6 +333,7 @@ mod tests {
             changed_at: Timestamp::UNIX_EPOCH,
             desired: Desired { run: Run::Running, replicas, release: desired, restart: 0 },
             serving: None,
+            policy: crate::policy::Policy::default(),
             releases: outcomes
                 .iter()
                 .enumerate()

@@ -71,7 +71,7 @@ impl v1::mcp_server::Mcp for McpService {
         let (gateway, stop, deployment) = (self.gateway.clone(), self.stop.clone(), first.deployment);
         let running = self.tasks.spawn(async move {
             tokio::select! {
-                done = gateway.session(&deployment, &caller.who, from_client, to_client) => done,
+                done = gateway.session(&deployment, &caller, from_client, to_client) => done,
                 () = stop.cancelled() => Ok(()),
             }
         });

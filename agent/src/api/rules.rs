@@ -22,21 +22,29 @@ pub(super) struct Rule {
     pub path: &'static str,
     /// The least role.
     pub role: Role,
+    /// A key that is good for calling only is enough.
+    pub caller: bool,
     /// The client sends a stream: its length is its own affair (it has limits of its own).
     pub feeds: bool,
 }
 
 const fn rule(path: &'static str, role: Role) -> Rule {
-    Rule { path, role, feeds: false }
+    Rule { path, role, caller: false, feeds: false }
 }
 
 const fn fed(path: &'static str, role: Role) -> Rule {
-    Rule { path, role, feeds: true }
+    Rule { path, role, caller: false, feeds: true }
+}
+
+impl Rule {
+    const fn callers(self) -> Self {
+        Self { caller: true, ..self }
+    }
 }
 
 /// Every RPC of the contract. Calling a tool may change things, so `Session` is no reading.
 pub(super) const RULES: &[Rule] = &[
-    rule("/sigil.v1.Agent/Info", Role::Reader),
+    rule("/sigil.v1.Agent/Info", Role::Reader).callers(),
     fed("/sigil.v1.Sources/Upload", Role::Admin),
     rule("/sigil.v1.Operations/Start", Role::Admin),
     rule("/sigil.v1.Operations/Get", Role::Reader),
@@ -46,10 +54,15 @@ pub(super) const RULES: &[Rule] = &[
     rule("/sigil.v1.Deployments/Watch", Role::Reader),
     rule("/sigil.v1.Deployments/Get", Role::Reader),
     rule("/sigil.v1.Logs/Tail", Role::Reader),
-    fed("/sigil.v1.Mcp/Session", Role::Admin),
+    fed("/sigil.v1.Mcp/Session", Role::Admin).callers(),
     rule("/sigil.v1.Secrets/Set", Role::Admin),
     rule("/sigil.v1.Secrets/List", Role::Reader),
     rule("/sigil.v1.Secrets/Remove", Role::Admin),
+    rule("/sigil.v1.Keys/Create", Role::Admin),
+    rule("/sigil.v1.Keys/List", Role::Reader),
+    rule("/sigil.v1.Keys/Revoke", Role::Admin),
+    rule("/sigil.v1.Policies/Get", Role::Reader),
+    rule("/sigil.v1.Policies/Set", Role::Admin),
 ];
 
 /// Puts [`Guarded`] around the services.
@@ -83,11 +96,13 @@ impl Guard {
             tracing::info!(?peer, path, why = %e, "call refused");
             status::access(&e)
         })?;
-        if principal.role < rule.role {
-            tracing::info!(who = principal.who, path, "call refused: reader");
+        let enough = principal.role >= rule.role || (rule.caller && principal.role == Role::Caller);
+        if !enough {
+            tracing::info!(who = principal.who, role = %principal.role, path, "call refused");
+            let may = if principal.role == Role::Caller { "only call tools" } else { "only read" };
             return Err(status::refuse(
                 "FORBIDDEN",
-                format!("{} may only read", principal.who),
+                format!("{} may {may}", principal.who),
                 "ask an admin of this agent, or use a token of role admin",
                 status::FORBIDDEN,
             ));
@@ -203,7 +218,8 @@ mod tests {
     async fn readers_read_and_strangers_do_nothing() {
         let dir = tempfile::tempdir().unwrap();
         let access = Access::new(dir.path());
-        let (token, _) = crate::access::create_token(dir.path(), "r", Role::Reader, None).unwrap();
+        let (token, _) =
+            crate::access::create_token(dir.path(), crate::access::NewToken::new("r", Role::Reader)).unwrap();
         let tls = || Some(Peer::Tls { address: "192.0.2.1:1".parse().unwrap() });
         let token = Some(crate::access::reveal(&token));
         for rule in RULES {

@@ -32,7 +32,7 @@ async fn run(listen: &str) -> Running {
         agent_id: "A".into(),
         started_at: Timestamp::now(),
         data_dir: dir.path().to_owned(),
-        gateway_url: url_of("0.0.0.0:7450".parse().unwrap()),
+        gateway_url: "http://127.0.0.1:7450".into(),
         engine_host: "unix:///nowhere".into(),
         engine: Arc::new(|| {
             let error = EngineError::Unreachable { host: "unix:///nowhere".into(), why: "no such file".into() };
@@ -167,7 +167,7 @@ async fn over_tls_a_token_decides() {
     let info = v1::ErrorInfo::decode(none.details()).unwrap();
     assert_eq!((info.code.as_str(), info.exit_code), ("UNAUTHENTICATED", 4));
     assert_eq!(client.info(ask(Some("sigil_x_y"))).await.unwrap_err().code(), Code::Unauthenticated);
-    let (token, _) = create_token(running.dir.path(), "laptop", Role::Reader, None).unwrap();
+    let (token, _) = create_token(running.dir.path(), crate::access::NewToken::new("laptop", Role::Reader)).unwrap();
     let info = client.info(ask(Some(reveal(&token)))).await.unwrap().into_inner();
     assert_eq!((info.who.as_str(), info.role.as_str()), ("token:laptop", "reader"));
     running.end().await;

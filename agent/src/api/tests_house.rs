@@ -41,7 +41,10 @@ async fn house() -> House {
     let sources = Sources::spawn(dir.path(), config.clone(), secrets.clone(), engine.clone(), stop.clone()).unwrap();
     let builds = Builds::spawn(config.clone(), engine.clone(), links.clone(), agent, dir.path(), stop.clone());
     let (routes, seen) = watch::channel(Arc::new(RouteTable::default()));
-    let gateway = Gateway::spawn(config.clone(), seen, tail.clone(), dir.path(), stop.clone()).await.unwrap();
+    let gateway =
+        Gateway::spawn(config.clone(), seen, tail.clone(), crate::access::Access::new(dir.path()), stop.clone())
+            .await
+            .unwrap();
     let load = gateway.clone();
     let reconcile = Reconcile::spawn(
         reconcile::Deps {
@@ -64,6 +67,7 @@ async fn house() -> House {
             engine: engine.clone(),
             sources: sources.clone(),
             builds,
+            access: crate::access::Access::new(dir.path()),
             secrets: secrets.clone(),
             tail: tail.clone(),
             reconcile: reconcile.clone(),
@@ -75,6 +79,7 @@ async fn house() -> House {
     )
     .unwrap();
     let deps = ApiDeps {
+        access: crate::access::Access::new(dir.path()),
         data_dir: dir.path().to_owned(),
         store: store.clone(),
         operate,

@@ -12,6 +12,7 @@ use tokio::time::{Instant, Sleep};
 
 use super::common::Held;
 use super::load::Call;
+use super::wrap::Wrapped;
 use crate::upstream::http;
 
 /// Proxies and browsers drop a stream that is silent for long.
@@ -27,6 +28,7 @@ pub(crate) enum Out {
     Full(Option<Bytes>),
     Proxied(Box<Proxied>),
     Events(Box<Events>),
+    Wrapped(Box<Wrapped>),
 }
 
 impl Out {
@@ -207,6 +209,7 @@ impl Body for Out {
         match &mut *self {
             Self::Full(bytes) => Poll::Ready(bytes.take().map(|b| Ok(Frame::data(b)))),
             Self::Events(events) => events.poll(cx).map(|bytes| bytes.map(|b| Ok(Frame::data(b)))),
+            Self::Wrapped(wrapped) => wrapped.poll(cx),
             Self::Proxied(proxied) => {
                 let frame = ready!(Pin::new(&mut proxied.inner).poll_frame(cx));
                 match &frame {
@@ -246,6 +249,7 @@ impl Body for Out {
             Self::Full(bytes) => bytes.is_none(),
             Self::Proxied(proxied) => proxied.inner.is_end_stream(),
             Self::Events(_) => false,
+            Self::Wrapped(wrapped) => wrapped.is_end_stream(),
         }
     }
 
@@ -254,6 +258,7 @@ impl Body for Out {
             Self::Full(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, |b| b.len() as u64)),
             Self::Proxied(proxied) => proxied.inner.size_hint(),
             Self::Events(_) => SizeHint::default(),
+            Self::Wrapped(wrapped) => wrapped.size_hint(),
         }
     }
 }

@@ -19,7 +19,7 @@ use super::error::Refusal;
 use super::load::{Call, Place};
 use super::proxy::{SESSION_LIFE, inject_body};
 use super::seal::random_key;
-use super::serve::{ANONYMOUS, Asked, accepts, now};
+use super::serve::{Asked, accepts, now};
 use super::table::{Entry, Live};
 use crate::upstream::quota::Starting;
 use crate::upstream::{Conversation, Endpoint, UpstreamError, converse, spare, stdio};
@@ -205,7 +205,7 @@ async fn initialize(
     let ticket = Ticket {
         deployment: entry.id,
         instance: live.endpoint.instance,
-        principal: ANONYMOUS.into(),
+        principal: asked.caller.principal.to_string(),
         transport: spec.transport,
         version: version.clone(),
         upstream: session.key.clone(),

@@ -15,12 +15,13 @@ use sigil_core::model::Transport;
 use sigil_core::session::FIRST_MODERN;
 use tokio::sync::mpsc;
 
-use super::Shared;
 use super::bridged::{self, Opened};
+use super::caller::Caller;
 use super::error::{GatewayError, Refusal};
 use super::load::Call;
 use super::proxy::{inject_body, inject_headers, target};
 use super::table::{Entry, Live};
+use super::{Shared, guard};
 use crate::upstream::http::{self, SendError};
 use crate::upstream::sse::Events;
 use crate::upstream::{MAX_LINE, Output, one_line};
@@ -31,7 +32,7 @@ const PENDING_MAX: usize = 1024;
 pub(crate) async fn run(
     shared: &Arc<Shared>,
     name: &str,
-    principal: &str,
+    caller: &Arc<Caller>,
     from_client: mpsc::Receiver<Bytes>,
     to_client: mpsc::Sender<Bytes>,
 ) -> Result<(), GatewayError> {
@@ -39,12 +40,22 @@ pub(crate) async fn run(
         "GATEWAY_MCP_NOT_FOUND" => GatewayError::NotFound(name.to_owned()),
         _ => refusal.into(),
     })?;
-    tracing::debug!(deployment = name, principal, "a direct conversation begins");
-    let transport = entry.ready.first().map(|l| l.endpoint.spec.transport);
-    match transport {
-        Some(Transport::Http) => over_http(shared, &entry, from_client, to_client).await,
-        _ => over_process(shared, &entry, from_client, to_client).await,
+    if !caller.scope.deployment(name) {
+        let hint = "`sigil key ls` shows what each key is good for";
+        return Err(Refusal::forbidden(format!("the key '{}' is not for '{name}'", caller.name), hint).into());
     }
+    tracing::debug!(deployment = name, caller = caller.name, "a direct conversation begins");
+    let ((from_client, to_client), guard) =
+        guard::between(shared.clone(), entry.id, caller.clone(), from_client, to_client);
+    let conversation = async {
+        match entry.ready.first().map(|l| l.endpoint.spec.transport) {
+            Some(Transport::Http) => over_http(shared, &entry, from_client, to_client).await,
+            _ => over_process(shared, &entry, from_client, to_client).await,
+        }
+    };
+    // the guard ends when the conversation has: what the server said last still goes out
+    let (ended, ()) = tokio::join!(conversation, guard);
+    ended
 }
 
 /// Reads a frame; what is no message is answered here.

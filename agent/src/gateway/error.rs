@@ -4,6 +4,7 @@ use bytes::Bytes;
 use hyper::StatusCode;
 use hyper::header::{self, HeaderName, HeaderValue};
 use sigil_core::jsonrpc::{self, Id, Malformed};
+use sigil_core::policy::Access;
 
 /// Why the gateway cannot start, or does not pass a conversation on.
 #[derive(Debug, thiserror::Error)]
@@ -14,6 +15,9 @@ pub enum GatewayError {
     /// The key that seals session ids cannot be read or written.
     #[error("the gateway's key {0}: {1}")]
     Key(String, String),
+    /// A certificate that cannot be made, read or used.
+    #[error("the gateway's certificate {0}: {1}")]
+    Certificate(String, String),
     /// No deployment of that name.
     #[error("no deployment '{0}'")]
     NotFound(String),
@@ -35,6 +39,7 @@ impl GatewayError {
         match self {
             Self::Listen(..) => "GATEWAY_LISTEN",
             Self::Key(..) => "GATEWAY_KEY",
+            Self::Certificate(..) => "GATEWAY_CERTIFICATE",
             Self::NotFound(_) => "GATEWAY_MCP_NOT_FOUND",
             Self::Refused { code, .. } => code,
         }
@@ -47,6 +52,7 @@ impl GatewayError {
                 format!("is another agent running? else choose another address than {address} in [gateway] listen")
             }
             Self::Key(path, _) => format!("{path} must be a file of 32 bytes that only the agent's user can read"),
+            Self::Certificate(..) => "check [gateway] tls, certificate and key in agent.toml".into(),
             Self::NotFound(_) => "`sigil ls` shows what there is".into(),
             Self::Refused { hint, .. } => hint.clone(),
         }
@@ -64,6 +70,8 @@ pub(crate) struct Refusal {
     pub(crate) hint: String,
     pub(crate) retry_after: Option<u32>,
     pub(crate) allow: Option<&'static str>,
+    /// `WWW-Authenticate`.
+    pub(crate) challenge: Option<String>,
 }
 
 /// Invalid Request of JSON-RPC.
@@ -77,7 +85,8 @@ impl Refusal {
         message: impl Into<String>,
         hint: impl Into<String>,
     ) -> Self {
-        Self { status, code, rpc, message: message.into(), hint: hint.into(), retry_after: None, allow: None }
+        let (message, hint) = (message.into(), hint.into());
+        Self { status, code, rpc, message, hint, retry_after: None, allow: None, challenge: None }
     }
 
     pub(crate) fn not_found(name: &str) -> Self {
@@ -130,6 +139,52 @@ impl Refusal {
         Self::new(StatusCode::GATEWAY_TIMEOUT, "GATEWAY_TIMEOUT", -31504, message, hint)
     }
 
+    fn unauthorized(message: impl Into<String>, hint: impl Into<String>) -> Self {
+        Self::new(StatusCode::UNAUTHORIZED, "GATEWAY_INVALID_API_KEY", -31401, message, hint)
+    }
+
+    pub(crate) fn no_key(access: Access) -> Self {
+        match access {
+            Access::Oauth => Self::unauthorized(
+                "this server needs a token of the identity provider, or a key",
+                "log in with your client, or send `Authorization: Bearer KEY` with a key of `sigil key create NAME`",
+            ),
+            _ => Self::unauthorized(
+                "this server needs a key",
+                "send `Authorization: Bearer KEY`; `sigil key create NAME` makes one",
+            ),
+        }
+    }
+
+    pub(crate) fn no_key_from_afar() -> Self {
+        Self::unauthorized(
+            "this server asks for no key, so it is open to its own host only",
+            "`sigil policy set NAME --access key`, or [gateway] anonymous = \"anywhere\" in agent.toml",
+        )
+    }
+
+    pub(crate) fn bad_key() -> Self {
+        // which of these it is is nobody's business
+        let hint = "`sigil key ls` shows the keys; `sigil key create NAME` makes one";
+        Self::unauthorized("the key is wrong, revoked or expired", hint)
+    }
+
+    pub(crate) fn bad_token(why: &str) -> Self {
+        Self::unauthorized(format!("the token is not taken: {why}"), "log in again with your client")
+    }
+
+    pub(crate) fn rate_limited(message: impl Into<String>, seconds: u32) -> Self {
+        let hint = format!("try again in {seconds} s; `sigil policy get NAME` and `sigil key ls` show the limits");
+        let refusal = Self::new(StatusCode::TOO_MANY_REQUESTS, "GATEWAY_RATE_LIMITED", -31429, message, hint);
+        Self { retry_after: Some(seconds), ..refusal }
+    }
+
+    /// As a server says that it has no such tool: what is hidden is not told from what is not there.
+    pub(crate) fn no_tool(name: &str) -> Self {
+        let hint = "tools/list shows what there is";
+        Self::new(StatusCode::OK, "GATEWAY_FORBIDDEN", -32602, format!("Unknown tool: {name}"), hint)
+    }
+
     pub(crate) fn forbidden(message: impl Into<String>, hint: impl Into<String>) -> Self {
         Self::new(StatusCode::FORBIDDEN, "GATEWAY_FORBIDDEN", -31403, message, hint)
     }
@@ -175,7 +230,8 @@ impl Refusal {
 
     /// The JSON-RPC error response for a request.
     pub(crate) fn to_json(&self, id: Option<&Id>) -> Bytes {
-        let data = format!("{{\"code\":{},\"hint\":{}}}", jsonrpc::quote(self.code), jsonrpc::quote(&self.hint));
+        let retry = self.retry_after.map_or_else(String::new, |s| format!(",\"retryAfter\":{s}"));
+        let data = format!("{{\"code\":{},\"hint\":{}{retry}}}", jsonrpc::quote(self.code), jsonrpc::quote(&self.hint));
         Bytes::from(jsonrpc::error(id, self.rpc, &self.message, &data))
     }
 
@@ -183,7 +239,8 @@ impl Refusal {
     pub(crate) fn headers(&self) -> impl Iterator<Item = (HeaderName, HeaderValue)> {
         let retry = self.retry_after.map(|s| (header::RETRY_AFTER, HeaderValue::from(s)));
         let allow = self.allow.map(|a| (header::ALLOW, HeaderValue::from_static(a)));
-        retry.into_iter().chain(allow)
+        let challenge = self.challenge.as_deref().and_then(|c| HeaderValue::try_from(c).ok());
+        retry.into_iter().chain(allow).chain(challenge.map(|c| (header::WWW_AUTHENTICATE, c)))
     }
 }
 

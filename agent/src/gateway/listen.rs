@@ -1,14 +1,17 @@
 //! The listener: limits that hold before a request exists.
 
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::net::IpAddr;
 use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
+use tokio_rustls::TlsAcceptor;
 
 use super::Shared;
 use super::error::GatewayError;
@@ -33,14 +36,56 @@ pub(crate) async fn bind(listen: &str) -> Result<TcpListener, GatewayError> {
     })
 }
 
-pub(crate) async fn accept(shared: Arc<Shared>, listener: TcpListener) {
+/// Where a request came from.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Peer {
+    pub(crate) ip: IpAddr,
+    pub(crate) tls: bool,
+}
+
+/// Connections of each address that is not this host's.
+type Counts = Arc<Mutex<HashMap<IpAddr, u32>>>;
+
+/// One connection of an address; dropping it makes room.
+struct Counted(Option<(Counts, IpAddr)>);
+
+impl Counted {
+    fn take(counts: &Counts, ip: IpAddr, most: u32) -> Option<Self> {
+        if ip.is_loopback() {
+            return Some(Self(None));
+        }
+        let mut all = counts.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = all.entry(ip).or_default();
+        if *count >= most {
+            return None;
+        }
+        *count += 1;
+        Some(Self(Some((counts.clone(), ip))))
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        let Some((counts, ip)) = &self.0 else { return };
+        let mut all = counts.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = all.get_mut(ip) {
+            *count -= 1;
+            if *count == 0 {
+                all.remove(ip);
+            }
+        }
+    }
+}
+
+pub(crate) async fn accept(shared: Arc<Shared>, listener: TcpListener, tls: Option<TlsAcceptor>) {
+    let counts = Counts::default();
     loop {
         let accepted = tokio::select! {
             () = shared.stop.cancelled() => return,
             accepted = listener.accept() => accepted,
         };
-        let stream = match accepted {
-            Ok((stream, _)) => stream,
+        let (stream, from) = match accepted {
+            Ok(accepted) => accepted,
             Err(error) => {
                 // out of descriptors, or the peer was gone again: neither ends the listener
                 tracing::warn!(%error, "a connection could not be accepted");
@@ -48,36 +93,59 @@ pub(crate) async fn accept(shared: Arc<Shared>, listener: TcpListener) {
                 continue;
             }
         };
-        let limit = u64::from(shared.config.borrow().gateway.max_connections);
+        let ip = from.ip().to_canonical();
+        let (limit, each) = {
+            let config = shared.config.borrow();
+            (u64::from(config.gateway.max_connections), config.gateway.connections_per_address)
+        };
+        let Some(counted) = Counted::take(&counts, ip, each) else {
+            shared.counters.connections_refused.fetch_add(1, Relaxed);
+            turn_away(stream, tls.is_some()).await;
+            continue;
+        };
         if shared.counters.connections.fetch_add(1, Relaxed) >= limit {
             shared.counters.connections.fetch_sub(1, Relaxed);
             shared.counters.connections_refused.fetch_add(1, Relaxed);
-            turn_away(stream).await;
+            turn_away(stream, tls.is_some()).await;
             continue;
         }
-        let held = shared.clone();
+        let (held, tls) = (shared.clone(), tls.clone());
         shared.tasks.spawn(async move {
-            serve(&held, stream).await;
+            let _counted = counted;
+            begin(&held, stream, ip, tls).await;
             held.counters.connections.fetch_sub(1, Relaxed);
         });
     }
 }
 
 /// Says why, without waiting for anything.
-async fn turn_away(mut stream: TcpStream) {
+async fn turn_away(mut stream: TcpStream, encrypted: bool) {
+    if encrypted {
+        // an answer in plain text would be noise to it
+        return;
+    }
     const ANSWER: &[u8] =
         b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 1\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
     drop(tokio::time::timeout(Duration::from_millis(10), stream.write_all(ANSWER)).await);
 }
 
-async fn serve(shared: &Arc<Shared>, stream: TcpStream) {
+async fn begin(shared: &Arc<Shared>, stream: TcpStream, ip: IpAddr, tls: Option<TlsAcceptor>) {
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, "a connection was gone at once");
         return;
     }
+    let Some(tls) = tls else { return serve(shared, stream, Peer { ip, tls: false }).await };
+    match tokio::time::timeout(HEAD_TIME, tls.accept(stream)).await {
+        Ok(Ok(stream)) => serve(shared, stream, Peer { ip, tls: true }).await,
+        Ok(Err(error)) => tracing::debug!(%error, %ip, "no TLS connection came about"),
+        Err(_) => tracing::debug!(%ip, "a TLS handshake took too long"),
+    }
+}
+
+async fn serve(shared: &Arc<Shared>, stream: impl AsyncRead + AsyncWrite + Unpin, peer: Peer) {
     let service = service_fn(|request| {
         let shared = shared.clone();
-        async move { Ok::<_, std::convert::Infallible>(handle(shared, request).await) }
+        async move { Ok::<_, std::convert::Infallible>(handle(shared, peer, request).await) }
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())

@@ -17,7 +17,7 @@ use super::Shared;
 use super::body::{Out, Proxied};
 use super::error::Refusal;
 use super::load::{Call, Stats};
-use super::serve::{ANONYMOUS, Asked, now};
+use super::serve::{Asked, now};
 use super::table::{Entry, Live};
 use crate::upstream::http::{self, Answer, SendError};
 
@@ -172,7 +172,9 @@ fn copy_headers(from: &HeaderMap, to: &mut HeaderMap) {
         .map(|name| name.trim().to_ascii_lowercase())
         .collect();
     to.reserve(from.len());
-    for (name, value) in from {
+    // a key of this agent is for this agent
+    let ours = |name: &HeaderName, value: &HeaderValue| name == "x-api-key" && value.as_bytes().starts_with(b"sigil_");
+    for (name, value) in from.iter().filter(|(name, value)| !ours(name, value)) {
         if !KEPT_BACK.contains(&name.as_str()) && !named.iter().any(|n| n == name.as_str()) {
             to.append(name.clone(), value.clone());
         }
@@ -270,7 +272,7 @@ fn incoming(
                 let ticket = Ticket {
                     deployment: entry.id,
                     instance: live.endpoint.instance,
-                    principal: ANONYMOUS.into(),
+                    principal: asked.caller.principal.to_string(),
                     transport: Transport::Http,
                     version: String::new(),
                     upstream: upstream.to_owned(),

@@ -9,18 +9,23 @@ use hyper::body::Incoming;
 use hyper::header::{self, HeaderMap, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode};
 use sigil_core::jsonrpc::{self, Body, Head, Id, Kind, Params};
+use sigil_core::mirror;
 use sigil_core::model::{InstanceId, Transport};
+use sigil_core::policy::Access;
 use sigil_core::route;
 use sigil_core::session::{self, Era, Ticket};
 
 use super::body::Out;
+use super::caller::Caller;
 use super::error::Refusal;
+use super::limits::Permits;
+use super::listen::Peer;
+use super::oauth::{self, Address};
 use super::table::{Entry, Live};
+use super::wrap::{Line, Shaping, Wrapped};
 use super::{Shared, bridged, modern, proxy};
 use crate::web;
 
-/// Until keys exist, every caller that reaches the listener is the same one.
-pub(crate) const ANONYMOUS: &str = "anonymous";
 /// Longest wait for a request's body.
 const BODY_TIME: Duration = Duration::from_secs(30);
 const METHODS: &str = "GET, POST, DELETE, OPTIONS";
@@ -32,30 +37,39 @@ pub(crate) type Refused = (Refusal, Option<Id>);
 pub(crate) struct Asked<'a> {
     pub(crate) name: &'a str,
     pub(crate) entry: &'a Arc<Entry>,
+    pub(crate) caller: &'a Arc<Caller>,
     pub(crate) method: &'a Method,
     pub(crate) headers: &'a HeaderMap,
     pub(crate) query: Option<&'a str>,
-    /// The client's session id and what it holds; the ticket is this deployment's and not expired.
+    /// The client's session id and what it holds; the ticket is this deployment's and this caller's, and not expired.
     pub(crate) ticket: Option<(HeaderValue, Ticket)>,
 }
 
 /// Answers one request; never fails.
-pub(crate) async fn handle(shared: Arc<Shared>, request: Request<Incoming>) -> Response<Out> {
+pub(crate) async fn handle(shared: Arc<Shared>, peer: Peer, request: Request<Incoming>) -> Response<Out> {
     let origin = request.headers().get(header::ORIGIN).cloned();
-    let mut response = match admit(&shared, &request) {
+    let host = host(&request);
+    let mut response = match admit(&shared, &request, &host) {
         Err(refusal) => {
             shared.counters.refused(&refusal);
             return refuse(&refusal, None);
         }
-        Ok(()) => route_path(&shared, request).await,
+        Ok(()) => route_path(&shared, peer, &host, request).await,
     };
+    let headers = response.headers_mut();
+    // an answer is data, whatever a browser would like to make of it
+    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    if peer.tls {
+        headers.insert(header::STRICT_TRANSPORT_SECURITY, HeaderValue::from_static("max-age=31536000"));
+    }
     if let Some(origin) = origin {
         // admitted above, so it may read the answer
-        let headers = response.headers_mut();
         headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin);
         headers.append(header::VARY, HeaderValue::from_static("origin"));
-        let exposed = HeaderValue::from_static("mcp-session-id, mcp-protocol-version, www-authenticate");
+        let exposed = HeaderValue::from_static("mcp-session-id, mcp-protocol-version, www-authenticate, retry-after");
         headers.insert(header::ACCESS_CONTROL_EXPOSE_HEADERS, exposed);
+        headers.insert(header::X_FRAME_OPTIONS, HeaderValue::from_static("DENY"));
+        headers.insert(header::REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
     }
     response
 }
@@ -69,16 +83,27 @@ pub(crate) fn refuse(refusal: &Refusal, id: Option<&Id>) -> Response<Out> {
     response
 }
 
+/// The host that a request names, with its port.
+fn host(request: &Request<Incoming>) -> String {
+    match request.uri().authority() {
+        Some(authority) => authority.as_str().to_owned(),
+        None => request.headers().get(header::HOST).and_then(|h| h.to_str().ok()).unwrap_or_default().to_owned(),
+    }
+}
+
 /// Host and Origin: a web page must not reach a server on this machine by a name that it chose.
-fn admit(shared: &Shared, request: &Request<Incoming>) -> Result<(), Refusal> {
+fn admit(shared: &Shared, request: &Request<Incoming>, host: &str) -> Result<(), Refusal> {
     let config = shared.config.borrow().gateway.clone();
-    if shared.loopback || !config.allowed_hosts.is_empty() {
-        let host = match request.uri().authority() {
-            Some(authority) => Some(authority.as_str().to_owned()),
-            None => request.headers().get(header::HOST).and_then(|h| h.to_str().ok()).map(str::to_owned),
-        };
-        let host = host.map(|h| route::host_of(&h)).unwrap_or_default();
-        if !route::is_loopback(&host) && !config.allowed_hosts.iter().any(|h| route::host_of(h) == host) {
+    let named = !config.allowed_hosts.is_empty() || !config.domain.is_empty() || !config.public_url.is_empty();
+    if shared.loopback || named {
+        let host = route::host_of(host);
+        let known = |name: &String| route::host_of(name) == host;
+        let public = url::Url::parse(&config.public_url).ok().and_then(|u| u.host_str().map(route::host_of));
+        let fine = route::is_loopback(&host)
+            || config.allowed_hosts.iter().any(known)
+            || public.is_some_and(|public| public == host)
+            || (!config.domain.is_empty() && (host == config.domain || under(&host, &config.domain).is_some()));
+        if !fine {
             let hint = "call it by a loopback name, or add the name to [gateway] allowed_hosts";
             return Err(Refusal::forbidden(format!("the host name '{host}' is not served here"), hint));
         }
@@ -93,25 +118,74 @@ fn admit(shared: &Shared, request: &Request<Incoming>) -> Result<(), Refusal> {
     Ok(())
 }
 
-async fn route_path(shared: &Arc<Shared>, request: Request<Incoming>) -> Response<Out> {
+/// The deployment that a host of its own names.
+fn under<'h>(host: &'h str, domain: &str) -> Option<&'h str> {
+    let name = host.strip_suffix(domain)?.strip_suffix('.')?;
+    (!name.is_empty() && !name.contains('.')).then_some(name)
+}
+
+/// The deployment that a path names behind `prefix`.
+fn named<'p>(path: &'p str, prefix: &str) -> Option<&'p str> {
+    let rest = path.strip_prefix(prefix)?;
+    let name = rest.strip_suffix('/').unwrap_or(rest);
+    (!name.is_empty() && !name.contains('/')).then_some(name)
+}
+
+const METADATA: &str = "/.well-known/oauth-protected-resource";
+
+async fn route_path(shared: &Arc<Shared>, peer: Peer, host: &str, request: Request<Incoming>) -> Response<Out> {
+    let config = shared.config.borrow().clone();
     let path = request.uri().path();
-    if let Some(rest) = path.strip_prefix("/mcp/") {
-        let name = rest.strip_suffix('/').unwrap_or(rest);
-        if !name.is_empty() && !name.contains('/') {
-            let name = name.to_owned();
-            return match mcp(shared, &name, request).await {
-                Ok(response) => response,
-                Err((refusal, id)) => {
-                    tracing::debug!(deployment = name, code = refusal.code, "{}", refusal.message);
-                    shared.counters.refused(&refusal);
-                    refuse(&refusal, id.as_ref())
-                }
-            };
+    let own = (!config.gateway.domain.is_empty()).then(|| route::host_of(host));
+    let own = own.as_deref().and_then(|host| under(host, &config.gateway.domain));
+    let base = || match config.gateway.public_url.trim_end_matches('/') {
+        public if !public.is_empty() && own.is_none() => public.to_owned(),
+        _ => format!("{}://{host}", if peer.tls { "https" } else { "http" }),
+    };
+    let at = match own {
+        Some(name) if matches!(path, "/" | "/mcp" | "/mcp/") => Some((name, "/mcp".to_owned())),
+        Some(_) => None,
+        None => named(path, "/mcp/").map(|name| (name, format!("/mcp/{name}"))),
+    };
+    if let Some((name, path)) = at {
+        let (name, address) = (name.to_owned(), Address { base: base(), path });
+        let mut line = config.gateway.access_log.then(|| Box::new(Line::new(&name, peer.ip, &request)));
+        let mut response = match mcp(shared, &name, &address, peer, request, line.as_deref_mut()).await {
+            Ok(response) => response,
+            Err((refusal, id)) => {
+                tracing::debug!(deployment = name, code = refusal.code, "{}", refusal.message);
+                shared.counters.refused(&refusal);
+                refuse(&refusal, id.as_ref())
+            }
+        };
+        if let Some(mut line) = line {
+            line.status = response.status().as_u16();
+            response = response.map(|out| Out::Wrapped(Box::new(Wrapped::new(out, None, Vec::new(), Some(*line)))));
         }
+        return response;
+    }
+    let reads = matches!(*request.method(), Method::GET | Method::HEAD);
+    let metadata_of = match own {
+        Some(name) if path == METADATA || path == "/.well-known/oauth-protected-resource/mcp" => {
+            Some((name, "/mcp".to_owned()))
+        }
+        Some(_) => None,
+        None => named(path, "/.well-known/oauth-protected-resource/mcp/").map(|name| (name, format!("/mcp/{name}"))),
+    };
+    if let Some((name, path)) = metadata_of.filter(|_| reads) {
+        // told only where it opens something
+        let open = shared.entry(name).await.is_ok_and(|entry| entry.access == Access::Oauth);
+        if open && !config.oauth.issuer.is_empty() {
+            let text = oauth::metadata(&config, &Address { base: base(), path }, name);
+            let mut response = Response::new(Out::full(text));
+            response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+            return response;
+        }
+        return refuse(&Refusal::no_path(request.uri().path()), None);
     }
     match path {
         "/healthz" | "/readyz" | "/metrics" => {
-            if !matches!(*request.method(), Method::GET | Method::HEAD) {
+            if !reads {
                 return refuse(&Refusal::method("GET"), None);
             }
             let page = web::page(path, &shared.facts());
@@ -124,7 +198,14 @@ async fn route_path(shared: &Arc<Shared>, request: Request<Incoming>) -> Respons
     }
 }
 
-async fn mcp(shared: &Arc<Shared>, name: &str, request: Request<Incoming>) -> Result<Response<Out>, Refused> {
+async fn mcp(
+    shared: &Arc<Shared>,
+    name: &str,
+    address: &Address,
+    peer: Peer,
+    request: Request<Incoming>,
+    mut line: Option<&mut Line>,
+) -> Result<Response<Out>, Refused> {
     let plain = |refusal: Refusal| (refusal, None);
     let method = request.method().clone();
     if method == Method::OPTIONS {
@@ -134,7 +215,11 @@ async fn mcp(shared: &Arc<Shared>, name: &str, request: Request<Incoming>) -> Re
         return Err(plain(Refusal::method(METHODS)));
     }
     let mut entry = shared.entry(name).await.map_err(plain)?;
-    let (parts, body) = request.into_parts();
+    let (mut parts, body) = request.into_parts();
+    let caller = shared.caller(&entry, &parts.headers, peer.ip, address).await.map_err(plain)?;
+    if let Some(line) = &mut line {
+        line.caller.clone_from(&caller.name);
+    }
     let headers = &parts.headers;
     let version = header_text(headers, "mcp-protocol-version");
     let header_era = version.and_then(session::era);
@@ -145,7 +230,7 @@ async fn mcp(shared: &Arc<Shared>, name: &str, request: Request<Incoming>) -> Re
     let ticket = if header_era == Some(Era::Modern) {
         None
     } else {
-        headers.get("mcp-session-id").map(|id| shared.ticket(id, &entry)).transpose().map_err(plain)?
+        headers.get("mcp-session-id").map(|id| shared.ticket(id, &entry, &caller)).transpose().map_err(plain)?
     };
     if let Some((_, ticket)) = &ticket
         && entry.instance(ticket.instance).is_none()
@@ -153,7 +238,6 @@ async fn mcp(shared: &Arc<Shared>, name: &str, request: Request<Incoming>) -> Re
     {
         entry = shared.returned(name, ticket.instance).await.map_err(plain)?;
     }
-    let mut asked = Asked { name, entry: &entry, method: &method, headers, query: parts.uri.query(), ticket };
     if method != Method::POST {
         if let Some(unknown) = unknown {
             return Err(plain(unknown));
@@ -162,11 +246,14 @@ async fn mcp(shared: &Arc<Shared>, name: &str, request: Request<Incoming>) -> Re
         if header_era == Some(Era::Modern) && entry_transport(&entry) == Some(Transport::Stdio) {
             return Err(plain(Refusal::method("POST")));
         }
-        return match entry_transport(&entry) {
-            Some(Transport::Http) | None => proxy::without_body(shared, asked).await.map_err(plain),
-            Some(_) if method == Method::GET => bridged::listen(shared, asked).await.map_err(plain),
-            Some(_) => bridged::delete(shared, asked).await.map_err(plain),
+        let asked =
+            Asked { name, entry: &entry, caller: &caller, method: &method, headers, query: parts.uri.query(), ticket };
+        let outcome = match entry_transport(&entry) {
+            Some(Transport::Http) | None => proxy::without_body(shared, asked).await,
+            Some(_) if method == Method::GET => bridged::listen(shared, asked).await,
+            Some(_) => bridged::delete(shared, asked).await,
         };
+        return outcome.map(|response| wrapped(response, &entry, &caller, Vec::new())).map_err(plain);
     }
     let media_type = crate::upstream::http::media_type(headers);
     if media_type != "application/json" {
@@ -180,8 +267,8 @@ async fn mcp(shared: &Arc<Shared>, name: &str, request: Request<Incoming>) -> Re
     let heads: Vec<&Head<'_>> = match &parsed {
         Body::One(head) => vec![head],
         Body::Batch(heads) => {
-            let agreed = asked.ticket.as_ref().map(|(_, t)| t.version.as_str()).filter(|v| !v.is_empty());
-            let batches = asked.ticket.is_some() && version.or(agreed).is_none_or(|v| v == "2025-03-26");
+            let agreed = ticket.as_ref().map(|(_, t)| t.version.as_str()).filter(|v| !v.is_empty());
+            let batches = ticket.is_some() && version.or(agreed).is_none_or(|v| v == "2025-03-26");
             if !batches || heads.iter().any(|h| h.method == "initialize") {
                 let hint = "send one message a request; batches exist in revision 2025-03-26 only, within a session";
                 return Err(plain(Refusal::bad_request("a batch is not accepted here", hint)));
@@ -194,9 +281,12 @@ async fn mcp(shared: &Arc<Shared>, name: &str, request: Request<Incoming>) -> Re
         _ => None,
     };
     let id = first.filter(|h| h.kind == Kind::Request).and_then(|h| h.id.clone());
+    if let (Some(line), Some(head)) = (&mut line, first) {
+        line.read(head);
+    }
     // only a body that names the key can hold it, and looking for a text is cheaper than reading all parameters
     let is_modern = header_era == Some(Era::Modern)
-        || (asked.ticket.is_none()
+        || (ticket.is_none()
             && first.is_some_and(|h| {
                 h.params.is_some_and(|p| p.get().contains("io.modelcontextprotocol/protocolVersion"))
                     && Params::read(h.params).modern_version().is_some()
@@ -204,21 +294,111 @@ async fn mcp(shared: &Arc<Shared>, name: &str, request: Request<Incoming>) -> Re
     if let Some(unknown) = unknown.filter(|_| !is_modern) {
         return Err((unknown, id));
     }
-    if is_modern {
-        asked.ticket = None;
+    let mut permits = Permits::new();
+    let mut renamed = Vec::new();
+    for head in &heads {
+        match shared.allow(&entry, &caller, head, &mut permits) {
+            Ok(None) => renamed.push(None),
+            Ok(Some(text)) => renamed.push(Some(text)),
+            Err(refusal) => return Err((refusal, id)),
+        }
     }
-    let outcome = match shared.transport(&asked).await {
-        Err(refusal) => Err(refusal),
-        Ok(Transport::Http) => proxy::post(shared, asked, first, body.clone(), is_modern).await,
-        Ok(Transport::Stdio) if is_modern => modern::post(shared, &asked, first, &body).await,
-        Ok(Transport::Sse) if is_modern => {
+    if renamed.iter().any(Option::is_some) {
+        // the server knows the tool by another name
+        let texts: Vec<&str> =
+            heads.iter().zip(&renamed).map(|(head, new)| new.as_deref().unwrap_or(head.text)).collect();
+        let text = match texts.as_slice() {
+            [one] if first.is_some() => (*one).to_owned(),
+            all => format!("[{}]", all.join(",")),
+        };
+        rename_header(&mut parts.headers, first, renamed.first().and_then(Option::as_deref));
+        let again = Again { body: text.into(), parts: &parts, ticket, is_modern };
+        return again.pass(shared, name, &entry, &caller, permits).await.map_err(|refusal| (refusal, id));
+    }
+    let ticket = ticket.filter(|_| !is_modern);
+    let asked =
+        Asked { name, entry: &entry, caller: &caller, method: &method, headers, query: parts.uri.query(), ticket };
+    let outcome = pass(shared, asked, first, &heads, &body, is_modern).await;
+    outcome.map(|response| wrapped(response, &entry, &caller, permits)).map_err(|refusal| (refusal, id))
+}
+
+/// A request whose body was changed on the way.
+struct Again<'a> {
+    body: Bytes,
+    parts: &'a hyper::http::request::Parts,
+    ticket: Option<(HeaderValue, Ticket)>,
+    is_modern: bool,
+}
+
+impl Again<'_> {
+    async fn pass(
+        self,
+        shared: &Arc<Shared>,
+        name: &str,
+        entry: &Arc<Entry>,
+        caller: &Arc<Caller>,
+        permits: Permits,
+    ) -> Result<Response<Out>, Refusal> {
+        let Self { body, parts, ticket, is_modern } = self;
+        let parsed = jsonrpc::parse(&body).map_err(|e| Refusal::malformed(&e))?;
+        let heads: Vec<&Head<'_>> = match &parsed {
+            Body::One(head) => vec![head],
+            Body::Batch(heads) => heads.iter().collect(),
+        };
+        let first = matches!(parsed, Body::One(_)).then(|| heads.first().copied()).flatten();
+        let ticket = ticket.filter(|_| !is_modern);
+        let (method, headers, query) = (&parts.method, &parts.headers, parts.uri.query());
+        let asked = Asked { name, entry, caller, method, headers, query, ticket };
+        let response = pass(shared, asked, first, &heads, &body, is_modern).await?;
+        Ok(wrapped(response, entry, caller, permits))
+    }
+}
+
+/// `Mcp-Name` repeats the body's name; one that did not before is left for the check to find.
+fn rename_header(headers: &mut HeaderMap, was: Option<&Head<'_>>, now: Option<&str>) {
+    let name = |params| Params::read(params).name.and_then(jsonrpc::string);
+    let Some(was) = was.and_then(|head| name(head.params)) else { return };
+    let agreed = headers
+        .get("mcp-name")
+        .and_then(|v| v.to_str().ok())
+        .is_some_and(|v| mirror::decode(v).as_deref() == Some(&*was));
+    let now = now.and_then(|text| jsonrpc::parse_one(text.as_bytes()).ok());
+    let now = now.as_ref().and_then(|head| name(head.params)).map(|name| mirror::encode(&name).into_owned());
+    if let (true, Some(Ok(value))) = (agreed, now.map(HeaderValue::try_from)) {
+        headers.insert("mcp-name", value);
+    }
+}
+
+async fn pass(
+    shared: &Arc<Shared>,
+    asked: Asked<'_>,
+    first: Option<&Head<'_>>,
+    heads: &[&Head<'_>],
+    body: &Bytes,
+    is_modern: bool,
+) -> Result<Response<Out>, Refusal> {
+    match shared.transport(&asked).await? {
+        Transport::Http => proxy::post(shared, asked, first, body.clone(), is_modern).await,
+        Transport::Stdio if is_modern => modern::post(shared, &asked, first, body).await,
+        Transport::Sse if is_modern => {
             // not one of the modern errors, so that a client of both eras falls back to initialize
             let message = "this server speaks the revisions with a handshake, up to 2025-11-25";
             Err(Refusal::bad_request(message, "send initialize"))
         }
-        Ok(_) => bridged::post(shared, asked, &heads, &body).await,
-    };
-    outcome.map_err(|refusal| (refusal, id))
+        _ => bridged::post(shared, asked, heads, body).await,
+    }
+}
+
+/// The answer as its caller may see it, holding its places.
+fn wrapped(mut response: Response<Out>, entry: &Arc<Entry>, caller: &Arc<Caller>, permits: Permits) -> Response<Out> {
+    let shaping = Shaping::new(entry, caller, crate::upstream::http::is_event_stream(response.headers()));
+    if shaping.is_none() && permits.is_empty() {
+        return response;
+    }
+    if shaping.is_some() {
+        response.headers_mut().remove(header::CONTENT_LENGTH);
+    }
+    response.map(|out| Out::Wrapped(Box::new(Wrapped::new(out, shaping, permits, None))))
 }
 
 fn entry_transport(entry: &Entry) -> Option<Transport> {
@@ -349,9 +529,9 @@ impl Shared {
     }
 
     /// What a session id holds, when it is one of this deployment's and still good.
-    fn ticket(&self, id: &HeaderValue, entry: &Entry) -> Result<(HeaderValue, Ticket), Refusal> {
+    fn ticket(&self, id: &HeaderValue, entry: &Entry, caller: &Caller) -> Result<(HeaderValue, Ticket), Refusal> {
         let ticket = id.to_str().ok().and_then(|id| self.sealer.unseal(id));
-        let ticket = ticket.filter(|t| t.deployment == entry.id && t.principal == ANONYMOUS);
+        let ticket = ticket.filter(|t| t.deployment == entry.id && t.principal == *caller.principal);
         let ticket = ticket.ok_or_else(|| Refusal::expired("this session id is not one of this server's"))?;
         if ticket.expires < now() {
             return Err(Refusal::expired("this session has expired"));

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use secrecy::SecretString;
 use sigil_core::model::{DeploymentId, Inject, InstanceId};
+use sigil_core::policy::{Access, Rules};
 use sigil_core::route::Burden;
 use tokio_util::task::TaskTracker;
 
@@ -41,6 +42,8 @@ pub(crate) struct Entry {
     pub(crate) returning: Option<Vec<InstanceId>>,
     pub(crate) message: String,
     pub(crate) injected: Arc<Vec<(Inject, SecretString)>>,
+    pub(crate) access: Access,
+    pub(crate) rules: Arc<Rules>,
     pub(crate) recorder: Arc<Recorder>,
 }
 
@@ -158,7 +161,31 @@ pub(crate) fn build(new: &RouteTable, old: &Table, registry: &Registry, tail: &T
         returning: route.returning.clone(),
         message: route.message.clone(),
         injected: route.injected.clone(),
+        access: route.access,
+        rules: route.rules.clone(),
         recorder: registry.recorder_of(route.id),
     });
     Table::new(entries, new.known)
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    /// A deployment without replicas, under a policy.
+    pub(crate) fn entry(name: &str, policy: &str) -> Entry {
+        Entry {
+            id: DeploymentId(ulid::Ulid(1)),
+            name: name.into(),
+            ready: Vec::new(),
+            draining: Vec::new(),
+            expected: false,
+            returning: None,
+            message: String::new(),
+            injected: Arc::default(),
+            access: Access::Anonymous,
+            rules: Arc::new(Rules::new(serde_json::from_str(policy).unwrap()).unwrap()),
+            recorder: Arc::default(),
+        }
+    }
 }

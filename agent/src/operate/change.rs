@@ -233,7 +233,12 @@ fn apply(d: &mut Deployment, request: &Request, aim: Aim) {
         Request::Rollback { .. } => {
             d.desired.run = Desire::Running;
             if let Some(to) = aim.release {
+                // an older release must not open what is closed now
+                let access = d.access();
                 d.desired.release = to;
+                if d.access() != access {
+                    d.policy.access = Some(access);
+                }
             }
         }
         Request::Remove { .. } => d.desired.run = Desire::Removed,

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use sigil_config::agent::AgentConfig;
 use sigil_config::manifest;
 use sigil_core::model::{Inject, NetworkMode, ReleaseSpec, SecretUse, Transport, Volume, VolumeMode};
+use sigil_core::policy::Access;
 use sigil_core::recipe::Recipe;
 use sigil_core::source::Source;
 use sigil_core::tier;
@@ -23,8 +24,13 @@ const START_SECONDS: u64 = 60;
 /// Who a server runs as when its image says nothing, or root.
 const USER: &str = "10001:10001";
 
-/// Everything that can be wrong before there is an image, in one failure.
-pub(super) fn check(request: &DeployRequest, recipe: &Recipe, config: &AgentConfig) -> Result<(), Failure> {
+/// Everything that can be wrong before there is an image, in one failure. `now`: who may call as things are.
+pub(super) fn check(
+    request: &DeployRequest,
+    recipe: &Recipe,
+    config: &AgentConfig,
+    now: Access,
+) -> Result<(), Failure> {
     let mut flaws = Vec::new();
     let mut note = |result: Result<(), Failure>| {
         if let Err(failure) = result {
@@ -38,7 +44,7 @@ pub(super) fn check(request: &DeployRequest, recipe: &Recipe, config: &AgentConf
     note(replicas(request, recipe, config).map(drop));
     note(secrets(request, recipe).map(drop));
     note(values(request, recipe).map(drop));
-    note(access(request).map(drop));
+    note(access(request, config, now).map(drop));
     if request.port == Some(0) {
         note(Err(Failure::invalid("port 0 cannot be listened on", "choose 1 to 65535")));
     }
@@ -61,13 +67,14 @@ pub(super) fn check(request: &DeployRequest, recipe: &Recipe, config: &AgentConf
     }
 }
 
-/// The release's specification.
+/// The release's specification. `now`: who may call as things are.
 pub(super) fn spec(
     request: &DeployRequest,
     recipe: &Recipe,
     fetched: &Fetched,
     built: &Built,
     config: &AgentConfig,
+    now: Access,
 ) -> Result<ReleaseSpec, Failure> {
     let image = &built.image;
     let transport = transport(request, recipe, Some(image))?;
@@ -119,7 +126,7 @@ pub(super) fn spec(
         network: network(recipe, config)?,
         egress,
         config: config_values,
-        access: access(request)?,
+        access: access(request, config, now)?.as_str().into(),
         sessions_max: recipe.manifest.sessions.max,
         request_timeout_ms: health.request_timeout.unwrap_or(REQUEST_SECONDS) * 1000,
         start_timeout_ms: health.start_timeout.unwrap_or(START_SECONDS) * 1000,
@@ -318,15 +325,17 @@ fn values(request: &DeployRequest, recipe: &Recipe) -> Result<serde_json::Value,
     }
 }
 
-fn access(request: &DeployRequest) -> Result<String, Failure> {
-    match request.access.as_deref() {
-        None | Some("anonymous") => Ok("anonymous".into()),
-        Some(word @ ("key" | "oauth")) => Err(Failure::invalid(
-            format!("access '{word}' needs keys, which this version does not have"),
-            "leave --access out: the gateway listens on loopback only",
-        )),
-        Some(other) => Err(Failure::invalid(format!("'{other}' is not an access"), "anonymous")),
+/// Who may call: as asked for, else as it is `now` (for a new deployment: what this agent gives to new ones).
+fn access(request: &DeployRequest, config: &AgentConfig, now: Access) -> Result<Access, Failure> {
+    let Some(word) = request.access.as_deref() else { return Ok(now) };
+    let access = word.parse::<Access>().map_err(|e| Failure::invalid(e.to_string(), e.hint()))?;
+    if access == Access::Oauth && config.oauth.issuer.is_empty() {
+        return Err(Failure::invalid(
+            "access 'oauth' needs an identity provider",
+            "set [oauth] issuer in the agent's configuration, or use --access key",
+        ));
     }
+    Ok(access)
 }
 
 fn is_env_name(text: &str) -> bool {

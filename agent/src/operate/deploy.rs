@@ -6,6 +6,7 @@ use jiff::Timestamp;
 use sigil_core::model::{
     Deployment, DeploymentId, Desired, Name, Outcome as GateOutcome, Release, ReleaseNo, ReleaseSpec, Run as Desire,
 };
+use sigil_core::policy::{Access, Policy};
 use sigil_core::recipe::{self, Origin, Recipe, RecipeError};
 use sigil_core::scan;
 use sigil_core::source::Source;
@@ -106,7 +107,8 @@ impl Run {
             ));
         }
         // everything that a person can have got wrong is told before minutes are spent on a build
-        compose::check(&request, &understood.recipe, &config)?;
+        let access = self.access(existing.as_deref())?;
+        compose::check(&request, &understood.recipe, &config, access)?;
         self.check_secrets(&request, &understood.recipe, existing.as_deref())?;
 
         self.scan(&understood.fetched, &request.waivers, true).await?;
@@ -117,12 +119,22 @@ impl Run {
         let making = self.number("making").unwrap_or(u64::from(next));
         self.keep("making", making);
         self.begin("release").await?;
-        let mut spec = compose::spec(&request, &understood.recipe, &understood.fetched, &built, &config)?;
+        let mut spec = compose::spec(&request, &understood.recipe, &understood.fetched, &built, &config, access)?;
         // a name means something in its image only, and a new volume is given to a number
         spec.user =
             self.deps().engine.resolve_user(&built.image.id, &spec.user).await.map_err(|e| engine_failure(&e))?;
         let replicas = compose::replicas(&request, &understood.recipe, &config)?;
         let recognised = understood.recipe.why.join("; ");
+        if let Some(deployment) = existing.as_ref().filter(|d| d.policy.access.is_some())
+            && let Some(asked) = request.access.as_deref().and_then(|word| word.parse().ok())
+        {
+            // the policy's word goes before the release's, so what is asked for now has to be there
+            let change = move |d: &mut Deployment| {
+                d.policy.access = Some(asked);
+                Ok(())
+            };
+            self.deps().store.update(deployment.id, None, "access changed", change).await?;
+        }
         if let Some(deployment) = &existing
             && !request.force
             && let Some(number) = serves_already(deployment, &spec, replicas)
@@ -143,6 +155,17 @@ impl Run {
         };
         self.end(&format!("release {number}"));
         self.until_ready(number, false).await
+    }
+
+    /// Who may call when the request does not say: as the release before, for a new deployment holders of keys once there
+    /// are keys.
+    fn access(&self, existing: Option<&Deployment>) -> Result<Access, Failure> {
+        if let Some(deployment) = existing {
+            let released = deployment.release(deployment.desired.release).and_then(|r| r.spec.access.parse().ok());
+            return Ok(released.unwrap_or(Access::Key));
+        }
+        let any = self.deps().access.any_keys().map_err(|e| Failure::new("ACCESS", 1, e.to_string(), e.hint()))?;
+        Ok(if any { Access::Key } else { Access::Anonymous })
     }
 
     fn progress_release(&self) -> Option<ReleaseNo> {
@@ -361,6 +384,7 @@ impl Run {
                     desired: Desired { run: Desire::Running, replicas: replicas.unwrap_or(1), release: 1, restart: 0 },
                     serving: None,
                     releases: vec![make(1)],
+                    policy: Policy::default(),
                 };
                 store.create(deployment).await?
             }

@@ -10,9 +10,9 @@ use sigil_core::plan::{self, Action, Backoff, Failed, Inst, Phase};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use super::{Deps, Shared, act, status};
+use super::{Deps, Shared, act, routes, status};
 use crate::engine::{Container, ContainerState, label};
-use crate::upstream::{LAST_OUTPUT, Replica, Route, RouteTable};
+use crate::upstream::{LAST_OUTPUT, Replica, RouteTable};
 
 /// A full look at the engine happens at least this often: its event stream drops silently.
 const RESYNC: Duration = Duration::from_secs(30);
@@ -109,7 +109,7 @@ pub(super) struct Room {
     stop: CancellationToken,
     done_tx: mpsc::Sender<Done>,
     done_rx: mpsc::Receiver<Done>,
-    seen_engine: bool,
+    pub seen_engine: bool,
     /// A container went (or a former agent's may have): init binaries may be unused.
     sweep: bool,
     /// Instances whose links a former agent had: later ones have an owner.
@@ -705,49 +705,10 @@ impl Room {
             let old = self.deps.routes.borrow();
             !old.known
                 || old.routes.len() != table.routes.len()
-                || table.routes.iter().any(|(name, route)| old.routes.get(name).is_none_or(|r| !same(r, route)))
+                || table.routes.iter().any(|(name, route)| old.routes.get(name).is_none_or(|r| !routes::same(r, route)))
         };
         if changed {
             self.deps.routes.send_replace(Arc::new(table));
-        }
-    }
-
-    fn route(&self, deployment: &Deployment, instances: &[InstanceId]) -> Route {
-        let of = |wanted: fn(&Phase) -> bool| -> Vec<Replica> {
-            let slots = instances.iter().filter_map(|id| self.slots.get(id)).filter(|s| wanted(&s.phase));
-            slots.filter_map(|s| s.replica.clone()).collect()
-        };
-        let mut ready = of(|p| *p == Phase::Ready);
-        // during a roll-out new work goes to the new release as soon as one instance of it serves
-        if ready.iter().any(|r| r.release == deployment.desired.release) {
-            ready.retain(|r| r.release == deployment.desired.release);
-        }
-        let draining = {
-            let mut all = of(|p| matches!(p, Phase::Draining { .. } | Phase::Ready));
-            all.retain(|r| !ready.iter().any(|x| x.instance == r.instance));
-            all
-        };
-        let status = self.shared.statuses.read().ok().and_then(|s| s.get(&deployment.id).cloned());
-        let hopeless =
-            deployment.release(deployment.desired.release).is_none_or(|r| matches!(r.outcome, Outcome::Failed { .. }));
-        let message = status.map(|s| s.message.clone()).unwrap_or_default();
-        let injected = ready
-            .first()
-            .and_then(|r| self.deps.secrets.injected(deployment.id, &deployment.team, &r.spec).ok())
-            .unwrap_or_default();
-        let returning = self.seen_engine.then(|| {
-            let coming = |id: &&InstanceId| self.slots.get(id).is_some_and(|s| s.returning);
-            instances.iter().filter(coming).copied().collect()
-        });
-        Route {
-            returning,
-            id: deployment.id,
-            name: deployment.name.to_string(),
-            expected: deployment.desired.run == Run::Running && deployment.desired.replicas > 0 && !hopeless,
-            ready,
-            draining,
-            message,
-            injected: Arc::new(injected),
         }
     }
 
@@ -765,18 +726,6 @@ impl Room {
             tail.append(deployment, release, Some(instance), Stream::Agent, Timestamp::now(), words.into()).await;
         });
     }
-}
-
-/// Two routes that a caller cannot tell apart. Secrets are compared by count: a rotation replaces instances.
-fn same(a: &Route, b: &Route) -> bool {
-    let ids = |list: &[Replica]| list.iter().map(|r| (r.instance, r.link.is_up())).collect::<Vec<_>>();
-    a.id == b.id
-        && a.expected == b.expected
-        && a.returning == b.returning
-        && a.message == b.message
-        && a.injected.len() == b.injected.len()
-        && ids(&a.ready) == ids(&b.ready)
-        && ids(&a.draining) == ids(&b.draining)
 }
 
 fn exit_words(code: i64, oom: bool, error: &str) -> String {

@@ -8,6 +8,7 @@ use std::time::Duration;
 use futures::StreamExt;
 use reqwest::{Certificate, Client, NoProxy, Proxy, Response, StatusCode, redirect};
 use secrecy::ExposeSecret;
+use sigil_config::agent::AgentConfig;
 use tokio::io::AsyncWriteExt;
 use url::Url;
 
@@ -49,44 +50,46 @@ pub(super) struct Document {
     pub body: Vec<u8>,
 }
 
+/// An HTTPS client that goes out as the configuration says: through its proxy, trusting its certificate authorities.
+pub(crate) fn client(config: &AgentConfig) -> Result<Client, SourceError> {
+    // an error only says that another room was first
+    let _another_was_first = rustls::crypto::ring::default_provider().install_default();
+    let mut builder = Client::builder()
+        .user_agent(concat!("sigil/", env!("CARGO_PKG_VERSION")))
+        .connect_timeout(CONNECT)
+        .read_timeout(STALL)
+        .redirect(redirect::Policy::custom(|attempt| {
+            if attempt.previous().len() > 5 {
+                return attempt.error("too many redirects");
+            }
+            let from_https = attempt.previous().iter().any(|url| url.scheme() == "https");
+            if from_https && attempt.url().scheme() != "https" {
+                return attempt.error("a redirect from https to plain http");
+            }
+            attempt.follow()
+        }));
+    if let Some(path) = &config.builder.extra_ca {
+        builder = builder.tls_certs_merge(extra_ca(path)?);
+    }
+    if !config.outbound.proxy.is_empty() {
+        let no_proxy = if config.outbound.no_proxy.is_empty() {
+            NoProxy::from_env()
+        } else {
+            NoProxy::from_string(&config.outbound.no_proxy.join(","))
+        };
+        let proxy = Proxy::all(&config.outbound.proxy).map_err(|e| {
+            SourceError::failed(format!("the proxy is not usable: {}", reason(&e)), "mend [outbound] proxy")
+        })?;
+        builder = builder.proxy(proxy.no_proxy(no_proxy));
+    }
+    builder.build().map_err(|e| {
+        SourceError::failed(format!("no HTTPS client: {}", reason(&e)), "are the system's CA certificates installed?")
+    })
+}
+
 impl<'a> Http<'a> {
     pub(super) fn new(job: &'a Job<'a>, login: Login, setting: &'static str) -> Result<Self, SourceError> {
-        let config = &job.config;
-        let mut builder = Client::builder()
-            .user_agent(concat!("sigil/", env!("CARGO_PKG_VERSION")))
-            .connect_timeout(CONNECT)
-            .read_timeout(STALL)
-            .redirect(redirect::Policy::custom(|attempt| {
-                if attempt.previous().len() > 5 {
-                    return attempt.error("too many redirects");
-                }
-                let from_https = attempt.previous().iter().any(|url| url.scheme() == "https");
-                if from_https && attempt.url().scheme() != "https" {
-                    return attempt.error("a redirect from https to plain http");
-                }
-                attempt.follow()
-            }));
-        if let Some(path) = &config.builder.extra_ca {
-            builder = builder.tls_certs_merge(extra_ca(path)?);
-        }
-        if !config.outbound.proxy.is_empty() {
-            let no_proxy = if config.outbound.no_proxy.is_empty() {
-                NoProxy::from_env()
-            } else {
-                NoProxy::from_string(&config.outbound.no_proxy.join(","))
-            };
-            let proxy = Proxy::all(&config.outbound.proxy).map_err(|e| {
-                SourceError::failed(format!("the proxy is not usable: {}", reason(&e)), "mend [outbound] proxy")
-            })?;
-            builder = builder.proxy(proxy.no_proxy(no_proxy));
-        }
-        let client = builder.build().map_err(|e| {
-            SourceError::failed(
-                format!("no HTTPS client: {}", reason(&e)),
-                "are the system's CA certificates installed?",
-            )
-        })?;
-        Ok(Self { client, job, login, setting })
+        Ok(Self { client: client(&job.config)?, job, login, setting })
     }
 
     /// Reads a document of at most `limit` bytes. `None` when the server says there is none (404, 410).

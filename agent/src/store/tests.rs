@@ -60,6 +60,7 @@ pub(crate) fn deployment(name: &str) -> Deployment {
         changed_at: now,
         desired: Desired { run: Run::Running, replicas: 1, release: 1, restart: 0 },
         serving: None,
+        policy: sigil_core::policy::Policy::default(),
         releases: vec![Release {
             number: 1,
             created_at: now,

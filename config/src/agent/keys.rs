@@ -49,6 +49,8 @@ pub enum Kind {
     MapOf(&'static [&'static str]),
     /// A map from names (environment variable names) to texts.
     Map,
+    /// A map from any names to texts.
+    Named,
 }
 
 /// A key that may be set.
@@ -84,6 +86,20 @@ pub const KEYS: &[Key] = &[
     key("gateway.max_connections", Kind::Int(1, 1_000_000), LIVE),
     key("gateway.session_idle_seconds", Kind::Int(1, 31_536_000), LIVE),
     key("gateway.translate", Kind::Bool, LIVE),
+    key("gateway.anonymous", Kind::Word(&["loopback", "anywhere"]), LIVE),
+    key("gateway.public_url", Kind::Url, LIVE),
+    key("gateway.domain", Kind::Text, LIVE),
+    key("gateway.tls", Kind::Word(&["off", "own", "files"]), RESTART),
+    key("gateway.certificate", Kind::File, RESTART),
+    key("gateway.key", Kind::File, RESTART),
+    key("gateway.connections_per_address", Kind::Int(1, 1_000_000), LIVE),
+    key("gateway.access_log", Kind::Bool, LIVE),
+    key("oauth.issuer", Kind::Url, LIVE),
+    key("oauth.jwks_url", Kind::Url, LIVE),
+    key("oauth.audience", Kind::Texts, LIVE),
+    key("oauth.scopes", Kind::Texts, LIVE),
+    key("oauth.tool_scopes", Kind::Named, LIVE),
+    key("oauth.user_claim", Kind::Text, LIVE),
     key("builder.base_images", Kind::MapOf(&["node", "python", "go", "rust"]), LIVE),
     key("builder.npm_registry", Kind::Url, LIVE),
     key("builder.pypi_index", Kind::Url, LIVE),
@@ -143,6 +159,9 @@ pub fn with_live(old: &AgentConfig, new: &AgentConfig) -> (AgentConfig, Vec<&'st
     kept.engine.host.clone_from(&old.engine.host);
     kept.grpc = old.grpc.clone();
     kept.gateway.listen.clone_from(&old.gateway.listen);
+    kept.gateway.tls.clone_from(&old.gateway.tls);
+    kept.gateway.certificate.clone_from(&old.gateway.certificate);
+    kept.gateway.key.clone_from(&old.gateway.key);
     kept.logs.format.clone_from(&old.logs.format);
     let waiting = diff(old, new).into_iter().filter(|c| !c.live).map(|c| c.path).collect();
     (kept, waiting)

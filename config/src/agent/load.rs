@@ -218,7 +218,7 @@ impl Layers {
         };
         let key = KEYS.iter().find(|k| variable(k.path) == base);
         match (key, entry) {
-            (Some(key), _) if entry.is_some() == matches!(key.kind, Kind::Map | Kind::MapOf(_)) => {
+            (Some(key), _) if entry.is_some() == matches!(key.kind, Kind::Map | Kind::MapOf(_) | Kind::Named) => {
                 self.outside(key, entry, &at, value);
             }
             (Some(key), None) => {
@@ -257,9 +257,10 @@ impl Layers {
                 };
                 scalar(Value::List(parts.map(port).collect()))
             }
-            Kind::MapOf(_) | Kind::Map => {
+            Kind::MapOf(_) | Kind::Map | Kind::Named => {
                 let name = entry.unwrap_or_default();
-                let name = if key.kind == Kind::Map { name.to_owned() } else { name.to_lowercase() };
+                let name =
+                    if matches!(key.kind, Kind::Map | Kind::Named) { name.to_owned() } else { name.to_lowercase() };
                 let mut node = Node { at: at.clone(), raw: String::new(), value: Value::Map(Vec::new()) };
                 // one variable sets one entry; the others stay
                 if let Some(Json::Object(map)) = self.values.pointer(&pointer(key.path))
@@ -363,7 +364,7 @@ impl Layers {
                 let members: Vec<Option<Json>> = node.items().iter().map(|n| self.member(key, n)).collect();
                 members.into_iter().collect::<Option<Vec<_>>>().map(Json::Array)
             }
-            Kind::MapOf(_) | Kind::Map => self.map(key, node),
+            Kind::MapOf(_) | Kind::Map | Kind::Named => self.map(key, node),
         }
     }
 
@@ -395,6 +396,9 @@ impl Layers {
             };
         }
         match key.kind {
+            Kind::Text if key.path == "gateway.domain" && !domain(text) => {
+                return bad("write a domain, such as mcp.example.org".into());
+            }
             Kind::Word(known) if !known.contains(&text) => {
                 return bad(format!("known: {}", known.join(", ")));
             }
@@ -541,6 +545,11 @@ fn listen(text: &str) -> Option<bool> {
     // digits and dots only would be a mistyped address, not a name
     let fine = host.split('.').all(label) && host.contains(|c: char| c.is_ascii_alphabetic());
     port.parse::<u16>().ok().filter(|_| fine).map(|_| host == "localhost")
+}
+
+fn domain(text: &str) -> bool {
+    let label = |l: &str| !l.is_empty() && l.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-');
+    text.split('.').all(label)
 }
 
 fn origin(text: &str) -> bool {

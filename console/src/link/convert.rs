@@ -243,6 +243,26 @@ pub(super) fn log_batch(batch: v1::TailBatch) -> view::LogBatch {
     }
 }
 
+pub(super) fn key(k: v1::KeyInfo) -> view::Key {
+    view::Key {
+        id: k.id,
+        label: k.label,
+        role: k.role,
+        user: k.user,
+        deployments: k.deployments,
+        tools: k.tools,
+        rate: k.rate,
+        concurrency: k.concurrency,
+        created_at: time(k.created_at),
+        last_used_at: time(k.last_used_at),
+        expires_at: time(k.expires_at),
+    }
+}
+
+pub(super) fn policy(p: v1::PolicyReply) -> view::Policy {
+    view::Policy { name: p.name, text: p.policy, access: p.access }
+}
+
 pub(super) fn secret(s: v1::SecretInfo) -> view::Secret {
     view::Secret {
         name: s.name,

@@ -338,3 +338,62 @@ pub struct Secret {
     /// Deployments that ask for it.
     pub used_by: Vec<String>,
 }
+
+/// A key to be made.
+#[derive(Debug, Clone, Default)]
+pub struct NewKey {
+    /// What it is for.
+    pub label: String,
+    /// `caller`, `reader` or `admin`.
+    pub role: String,
+    /// Whose; empty: who makes it.
+    pub user: String,
+    /// Patterns of deployments; empty: all.
+    pub deployments: Vec<String>,
+    /// Patterns of tools (`tool`, `deployment/tool`); empty: all.
+    pub tools: Vec<String>,
+    /// `60/min`; empty: no limit.
+    pub rate: String,
+    /// Requests at once; 0: no limit.
+    pub concurrency: u32,
+    /// When it stops working.
+    pub expires_at: Option<Timestamp>,
+}
+
+/// A key without its text.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Key {
+    /// Public part.
+    pub id: String,
+    /// What it is for.
+    pub label: String,
+    /// `caller`, `reader` or `admin`.
+    pub role: String,
+    /// Whose it is.
+    pub user: String,
+    /// Patterns of deployments; empty: all.
+    pub deployments: Vec<String>,
+    /// Patterns of tools; empty: all.
+    pub tools: Vec<String>,
+    /// `60/min`; empty: no limit.
+    pub rate: String,
+    /// Requests at once; 0: no limit.
+    pub concurrency: u32,
+    /// When it was made.
+    pub created_at: Option<Timestamp>,
+    /// When it was last used, within ten minutes.
+    pub last_used_at: Option<Timestamp>,
+    /// When it stops working.
+    pub expires_at: Option<Timestamp>,
+}
+
+/// Who may call a deployment, and what.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Policy {
+    /// The deployment.
+    pub name: String,
+    /// TOML.
+    pub text: String,
+    /// What holds: `anonymous`, `key` or `oauth`.
+    pub access: String,
+}

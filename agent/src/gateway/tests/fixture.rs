@@ -18,12 +18,18 @@ use tokio::sync::{Notify, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::access::{Access, Principal, Role};
 use crate::gateway::Gateway;
 use crate::gateway::table::{Entry, Live, Table};
 use crate::upstream::local::Local;
 use crate::upstream::spare::PREFIX;
 use crate::upstream::sse::Parser;
 use crate::upstream::{Endpoint, Stray, Wire};
+
+/// Who may do everything, over the link.
+pub(super) fn root() -> Principal {
+    Principal { who: "root".into(), role: Role::Admin, holder: None }
+}
 
 /// A server of the era with a handshake, with one tool for every manner that matters.
 pub(super) const SERVER: &str = r#"
@@ -51,7 +57,7 @@ for line in sys.stdin:
         if (m.get("params") or {}).get("cursor") == "2":
             ok(id, tools=[{"name": "c"}])
         else:
-            ok(id, tools=[{"name": "a", "xVendor": 1.0}, {"name": "b"}], nextCursor="2")
+            ok(id, tools=[{"name": "a", "xVendor": 1.0}, {"name": "echo"}], nextCursor="2")
     elif method == "tools/call":
         tool = m["params"]["name"]
         if tool == "echo":
@@ -587,14 +593,15 @@ impl Front {
         let (keep, config) = watch::channel(Arc::new(config));
         let (publish, table) = watch::channel(Arc::default());
         let stop = CancellationToken::new();
-        let gateway =
-            Gateway::start(config, table, dir.path(), stop.clone(), Duration::from_millis(400)).await.unwrap();
+        let gateway = Gateway::start(config, table, Access::new(dir.path()), stop.clone(), Duration::from_millis(400))
+            .await
+            .unwrap();
         Self { gateway, publish, config: keep, stop, dir }
     }
 
     /// Stateless clients are told to fall back where a server knows only the handshake.
     pub(super) fn translate_nothing(&self) {
-        self.config.send_modify(|config| Arc::make_mut(config).gateway.translate = false);
+        self.configure(|config| config.gateway.translate = false);
     }
 
     /// Another agent on the same data directory.
@@ -626,6 +633,8 @@ impl Front {
             returning: Some(Vec::new()),
             message: String::new(),
             injected: Arc::default(),
+            access: sigil_core::policy::Access::Anonymous,
+            rules: Arc::default(),
             recorder: self.gateway.shared.registry.recorder_of(id),
         }
     }
@@ -656,6 +665,29 @@ impl Front {
     pub(super) fn set_with(&self, name: &str, ready: Vec<Arc<Endpoint>>, injected: Vec<(Inject, SecretString)>) {
         let entry = Entry { injected: Arc::new(injected), ..self.entry(name, &ready) };
         self.publish(vec![entry]);
+    }
+
+    /// The deployments that there are, one of them under other rules.
+    pub(super) fn govern(&self, name: &str, access: sigil_core::policy::Access, policy: &str) {
+        let routes = self.publish.borrow().routes.clone();
+        let of = |old: &Arc<Entry>| {
+            let ready: Vec<Arc<Endpoint>> = old.ready.iter().map(|live| live.endpoint.clone()).collect();
+            let entry = self.entry(&old.name, &ready);
+            if old.name != name {
+                return Entry { access: old.access, rules: old.rules.clone(), ..entry };
+            }
+            let rules = sigil_core::policy::Rules::new(serde_json::from_str(policy).unwrap()).unwrap();
+            Entry { access, rules: Arc::new(rules), ..entry }
+        };
+        self.publish(routes.values().map(of).collect());
+    }
+
+    pub(super) fn configure(&self, change: impl FnOnce(&mut AgentConfig)) {
+        self.config.send_modify(|config| change(Arc::make_mut(config)));
+    }
+
+    pub(super) fn data_dir(&self) -> &std::path::Path {
+        self.dir.path()
     }
 
     pub(super) fn set_state(&self, name: &str, expected: bool, message: &str) {

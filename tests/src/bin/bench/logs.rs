@@ -111,6 +111,7 @@ fn engine_local(image: &str, lines: &str) -> anyhow::Result<f64> {
     let stamp = "CHATTY_STAMP=1";
     let log = ["--log-driver", "local", "--log-opt", "max-size=200m", "--log-opt", "max-file=2"];
     let mut args = vec!["run", "-d", "-i", "--network", "none", "-e", "CHATTY_RATE=0", "-e", "CHATTY_LINE=100"];
+    args.extend(["-e", "CHATTY_NOW=1"]);
     // the image's own label would make it the agent's, which removes what it did not start
     args.extend(["-e", stamp, "-e", lines, "--label", "sigil.agent=nobody"]);
     args.extend(log);

@@ -1,0 +1,216 @@
+//! Who calls: a key of this agent, a token of the identity provider, or nobody in particular; and what that one may.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use hyper::header::{self, HeaderMap};
+use sigil_core::jsonrpc::{self, Head, Kind, Params};
+use sigil_core::policy::{Access, Rate, Scope};
+
+use super::error::Refusal;
+use super::limits::{Permits, Whose};
+use super::oauth::Address;
+use super::table::Entry;
+use super::{Shared, oauth};
+use crate::access::{AccessError, Principal, Role};
+
+/// A caller, known.
+#[derive(Debug)]
+pub(crate) struct Caller {
+    /// What sessions are bound to; never shown to anybody else.
+    pub(crate) principal: Arc<str>,
+    /// For logs and people.
+    pub(crate) name: String,
+    pub(crate) scope: Scope,
+    rate: Option<Rate>,
+    concurrency: Option<u32>,
+    /// Its deployment's policy about calls does not bind it to a caller's rate (the link of an admin).
+    unlimited: bool,
+    /// It showed nothing, where lists need nothing.
+    lists_only: bool,
+}
+
+/// Methods that read what a server offers.
+const DISCOVERY: [&str; 9] = [
+    "initialize",
+    "notifications/initialized",
+    "ping",
+    "server/discover",
+    "tools/list",
+    "prompts/list",
+    "resources/list",
+    "resources/templates/list",
+    "notifications/cancelled",
+];
+
+impl Caller {
+    /// Whoever reaches a deployment that asks for nothing.
+    pub(crate) fn anonymous() -> Self {
+        Self::of("anonymous".into(), "anonymous".into())
+    }
+
+    fn of(principal: Arc<str>, name: String) -> Self {
+        let scope = Scope::default();
+        Self { principal, name, scope, rate: None, concurrency: None, unlimited: false, lists_only: false }
+    }
+
+    /// A token of the identity provider.
+    pub(crate) fn user(issuer: &str, subject: &str, name: &str, scope: Scope) -> Self {
+        Self { scope, ..Self::of(format!("oauth:{issuer} {subject}").into(), name.to_owned()) }
+    }
+
+    /// Somebody on the gRPC link.
+    pub(crate) fn link(principal: &Principal) -> Self {
+        match &principal.holder {
+            Some(holder) if holder.role == Role::Caller => Self::holder(holder),
+            _ => Self { unlimited: true, ..Self::of(format!("link:{}", principal.who).into(), principal.who.clone()) },
+        }
+    }
+
+    fn holder(holder: &crate::access::Holder) -> Self {
+        Self {
+            scope: holder.scope.clone(),
+            rate: holder.rate,
+            concurrency: holder.concurrency,
+            ..Self::of(format!("key:{}", holder.id).into(), holder.label.clone())
+        }
+    }
+}
+
+/// What a request shows of its caller.
+fn shown(headers: &HeaderMap) -> Result<Option<&str>, Refusal> {
+    if let Some(value) = headers.get(header::AUTHORIZATION) {
+        let parts = value.to_str().ok().and_then(|v| v.split_once(' '));
+        // another scheme is the business of a proxy before us
+        return Ok(parts.filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer")).map(|(_, token)| token.trim()));
+    }
+    let mut keys = headers.get_all("x-api-key").iter();
+    match (keys.next(), keys.next()) {
+        (Some(_), Some(_)) => Err(Refusal::bad_request("X-Api-Key is there twice", "send one key")),
+        (Some(value), None) => Ok(value.to_str().ok().map(str::trim).filter(|key| !key.is_empty())),
+        (None, _) => Ok(None),
+    }
+}
+
+impl Shared {
+    /// Who makes a request to a deployment, when that one may call it.
+    pub(crate) async fn caller(
+        &self,
+        entry: &Entry,
+        headers: &HeaderMap,
+        peer: IpAddr,
+        address: &Address,
+    ) -> Result<Arc<Caller>, Refusal> {
+        let shown = shown(headers)?;
+        let challenge = |refusal: Refusal| match entry.access {
+            Access::Oauth => Refusal { challenge: Some(oauth::challenge(address, None)), ..refusal },
+            _ => Refusal { challenge: Some("Bearer realm=\"sigil\"".into()), ..refusal },
+        };
+        let caller = match shown {
+            Some(text) if text.starts_with("sigil_") => {
+                let holder = self.keys.holder(text).map_err(|error| match error {
+                    AccessError::BadToken => challenge(Refusal::bad_key()),
+                    other => {
+                        tracing::error!(error = %other, "keys cannot be read");
+                        Refusal::overloaded("keys cannot be read", "look at the agent's log")
+                    }
+                })?;
+                if holder.role == Role::Reader {
+                    let hint = "use a key of role caller: `sigil key create NAME`";
+                    return Err(Refusal::forbidden(format!("the key '{}' may only read", holder.label), hint));
+                }
+                Arc::new(Caller::holder(&holder))
+            }
+            Some(token) if entry.access == Access::Oauth => {
+                let config = self.config.borrow().clone();
+                let resource = address.resource();
+                self.oauth.caller(&config, &resource, token).await.map_err(|refused| match refused {
+                    oauth::Refused::Token(why) => challenge(Refusal::bad_token(&why)),
+                    oauth::Refused::Scope(scope) => Refusal {
+                        challenge: Some(oauth::challenge(address, Some(&scope))),
+                        ..Refusal::forbidden(
+                            format!("the token lacks the scope {scope}"),
+                            "ask the identity provider for it",
+                        )
+                    },
+                    oauth::Refused::Unknown(why) => {
+                        Refusal { retry_after: Some(5), ..Refusal::overloaded(why, "is the identity provider up?") }
+                    }
+                })?
+            }
+            Some(_) if entry.access == Access::Key => return Err(challenge(Refusal::bad_key())),
+            // a deployment that asks for nothing has no use for what was shown
+            Some(_) | None if entry.access == Access::Anonymous => self.nobody(peer)?,
+            _ if entry.rules.policy().open_discovery => Arc::new(Caller { lists_only: true, ..Caller::anonymous() }),
+            _ => return Err(challenge(Refusal::no_key(entry.access))),
+        };
+        if !caller.scope.deployment(&entry.name) {
+            let hint = "`sigil key ls` shows what each key is good for";
+            return Err(Refusal::forbidden(format!("the key '{}' is not for '{}'", caller.name, entry.name), hint));
+        }
+        Ok(caller)
+    }
+
+    fn nobody(&self, peer: IpAddr) -> Result<Arc<Caller>, Refusal> {
+        let near = peer.to_canonical().is_loopback();
+        if !near && self.config.borrow().gateway.anonymous != "anywhere" {
+            return Err(Refusal { challenge: Some("Bearer realm=\"sigil\"".into()), ..Refusal::no_key_from_afar() });
+        }
+        Ok(self.anonymous.clone())
+    }
+
+    /// Whether a caller may send a message now, and the message as the server knows its tool (`None`: as it is). Takes
+    /// the places that it needs.
+    pub(crate) fn allow(
+        &self,
+        entry: &Entry,
+        caller: &Caller,
+        head: &Head<'_>,
+        permits: &mut Permits,
+    ) -> Result<Option<String>, Refusal> {
+        if caller.lists_only && head.kind != Kind::Response && !DISCOVERY.contains(&head.method.as_ref()) {
+            return Err(Refusal { challenge: Some("Bearer realm=\"sigil\"".into()), ..Refusal::no_key(entry.access) });
+        }
+        if head.kind != Kind::Request {
+            return Ok(None);
+        }
+        let policy = entry.rules.policy();
+        // a stream that only listens is no load, and would hold its place for ever
+        let listens = head.method == super::modern::LISTEN;
+        if let Some(rate) = caller.rate {
+            self.limits.rate(Whose::Caller(caller.principal.clone()), rate)?;
+        }
+        if let Some(rate) = policy.caller_rate.filter(|_| !caller.unlimited) {
+            self.limits.rate(Whose::CallerAt(caller.principal.clone(), entry.id), rate)?;
+        }
+        if let Some(rate) = policy.rate {
+            self.limits.rate(Whose::Deployment(entry.id), rate)?;
+        }
+        if let Some(most) = caller.concurrency.filter(|_| !listens) {
+            self.limits.place(Whose::Caller(caller.principal.clone()), most, permits)?;
+        }
+        if let Some(most) = policy.concurrency.filter(|_| !listens) {
+            self.limits.place(Whose::Deployment(entry.id), most, permits)?;
+        }
+        if head.method != "tools/call" || !(entry.rules.judges_tools() || caller.scope.narrows()) {
+            return Ok(None);
+        }
+        let raw = Params::read(head.params).name;
+        let Some((raw, shown)) = raw.and_then(|raw| Some((raw, jsonrpc::string(raw)?))) else { return Ok(None) };
+        let Some(name) = entry.rules.tool(&shown) else { return Err(Refusal::no_tool(&shown)) };
+        if !caller.scope.tool(&entry.name, &shown) {
+            let hint = "`sigil key ls` shows what each key is good for";
+            return Err(Refusal::forbidden(format!("the key '{}' is not for the tool '{shown}'", caller.name), hint));
+        }
+        if let Some(rate) = policy.tools.rate.get(name) {
+            self.limits.rate(Whose::Tool(entry.id, name.to_owned()), *rate)?;
+        }
+        if let Some(most) = policy.tools.concurrency.get(name) {
+            self.limits.place(Whose::Tool(entry.id, name.to_owned()), *most, permits)?;
+        }
+        if name == shown {
+            return Ok(None);
+        }
+        Ok(jsonrpc::splice(head.text, &[(raw.get(), &jsonrpc::quote(name))]))
+    }
+}

@@ -1,0 +1,84 @@
+//! What the gateway is told of a deployment: who serves, who only finishes, who may call.
+
+use std::sync::Arc;
+
+use sigil_core::model::{Deployment, InstanceId, Outcome, Run};
+use sigil_core::plan::Phase;
+use sigil_core::policy::{Policy, Rules, ToolRules};
+
+use super::slots::Room;
+use crate::upstream::{Replica, Route};
+
+impl Room {
+    pub(super) fn route(&self, deployment: &Deployment, instances: &[InstanceId]) -> Route {
+        let of = |wanted: fn(&Phase) -> bool| -> Vec<Replica> {
+            let slots = instances.iter().filter_map(|id| self.slots.get(id)).filter(|s| wanted(&s.phase));
+            slots.filter_map(|s| s.replica.clone()).collect()
+        };
+        let mut ready = of(|p| *p == Phase::Ready);
+        // during a roll-out new work goes to the new release as soon as one instance of it serves
+        if ready.iter().any(|r| r.release == deployment.desired.release) {
+            ready.retain(|r| r.release == deployment.desired.release);
+        }
+        let draining = {
+            let mut all = of(|p| matches!(p, Phase::Draining { .. } | Phase::Ready));
+            all.retain(|r| !ready.iter().any(|x| x.instance == r.instance));
+            all
+        };
+        let status = self.shared.statuses.read().ok().and_then(|s| s.get(&deployment.id).cloned());
+        let hopeless =
+            deployment.release(deployment.desired.release).is_none_or(|r| matches!(r.outcome, Outcome::Failed { .. }));
+        let message = status.map(|s| s.message.clone()).unwrap_or_default();
+        let injected = ready
+            .first()
+            .and_then(|r| self.deps.secrets.injected(deployment.id, &deployment.team, &r.spec).ok())
+            .unwrap_or_default();
+        let returning = self.seen_engine.then(|| {
+            let coming = |id: &&InstanceId| self.slots.get(id).is_some_and(|s| s.returning);
+            instances.iter().filter(coming).copied().collect()
+        });
+        Route {
+            returning,
+            id: deployment.id,
+            name: deployment.name.to_string(),
+            expected: deployment.desired.run == Run::Running && deployment.desired.replicas > 0 && !hopeless,
+            ready,
+            draining,
+            message,
+            injected: Arc::new(injected),
+            access: deployment.access(),
+            rules: self.rules(deployment),
+        }
+    }
+
+    /// The policy made ready; as it was while it is the same.
+    fn rules(&self, deployment: &Deployment) -> Arc<Rules> {
+        let old = self.deps.routes.borrow().routes.get(deployment.name.as_str()).map(|r| r.rules.clone());
+        if let Some(old) = old.filter(|old| *old.policy() == deployment.policy) {
+            return old;
+        }
+        let made = Rules::new(deployment.policy.clone()).or_else(|error| {
+            // it was checked when it was set; one that cannot be read offers no tool at all
+            tracing::error!(%error, deployment = %deployment.name, "the policy cannot be used: no tool is offered");
+            Rules::new(Policy {
+                tools: ToolRules { deny: vec!["*".into()], ..ToolRules::default() },
+                ..Policy::default()
+            })
+        });
+        Arc::new(made.unwrap_or_default())
+    }
+}
+
+/// Two routes that a caller cannot tell apart. Secrets are compared by count: a rotation replaces instances.
+pub(super) fn same(a: &Route, b: &Route) -> bool {
+    let ids = |list: &[Replica]| list.iter().map(|r| (r.instance, r.link.is_up())).collect::<Vec<_>>();
+    a.id == b.id
+        && a.expected == b.expected
+        && a.returning == b.returning
+        && a.message == b.message
+        && a.access == b.access
+        && Arc::ptr_eq(&a.rules, &b.rules)
+        && a.injected.len() == b.injected.len()
+        && ids(&a.ready) == ids(&b.ready)
+        && ids(&a.draining) == ids(&b.draining)
+}
