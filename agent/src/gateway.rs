@@ -6,6 +6,7 @@
 pub(crate) mod body;
 pub(crate) mod bridge;
 pub(crate) mod bridged;
+pub(crate) mod bundle;
 pub(crate) mod caller;
 pub(crate) mod common;
 pub(crate) mod direct;
@@ -104,6 +105,7 @@ pub(crate) struct Shared {
     pub(crate) counters: Counters,
     pub(crate) keys: Access,
     pub(crate) limits: limits::Limits,
+    pub(crate) bundles: bundle::Bundles,
     pub(crate) oauth: oauth::Oauth,
     /// Whoever shows nothing where nothing is asked for.
     pub(crate) anonymous: Arc<caller::Caller>,
@@ -225,6 +227,7 @@ impl Gateway {
             counters: Counters::default(),
             keys,
             limits: limits::Limits::default(),
+            bundles: bundle::Bundles::default(),
             oauth: oauth::Oauth::default(),
             anonymous: Arc::new(caller::Caller::anonymous()),
             status: OnceLock::new(),
@@ -401,6 +404,10 @@ async fn sweep(shared: Arc<Shared>) {
         for live in table.routes.values().flat_map(|entry| entry.ready.iter().chain(&entry.draining)) {
             shared.sweep_common(live, idle);
         }
+        for live in &shared.bundles.lives() {
+            shared.sweep_common(live, idle);
+        }
+        shared.bundles.sweep(idle);
         shared.parked.sweep();
         shared.http_sessions.sweep(idle);
         turn += 1;

@@ -178,9 +178,22 @@ pub async fn adopt(replica: &Replica, tail: &Tail) -> Result<u64, LinkError> {
 pub(crate) enum Wire {
     /// Through the container's init.
     Link(Link),
+    /// A server within the agent.
+    Inside(Arc<dyn Inside>),
     /// Processes and ports of this host, for tests.
     #[cfg(test)]
     Local(Arc<local::Local>),
+}
+
+/// A server within the agent: it has conversations and no processes.
+pub(crate) trait Inside: Send + Sync + std::fmt::Debug {
+    /// Begins one; `None` when the agent is ending.
+    fn converse(&self) -> Option<Conversation>;
+}
+
+/// What a server within the agent has not.
+fn no_process() -> LinkError {
+    LinkError::Io("this server runs within the agent and has no processes".into())
 }
 
 /// A process with its pipes; dropping them ends nothing ([`Wire::close`] does).
@@ -201,6 +214,7 @@ impl Wire {
     pub(crate) async fn dial(&self, port: u16) -> Result<tokio::net::TcpStream, LinkError> {
         let stream = match self {
             Self::Link(link) => link.dial(port).await?,
+            Self::Inside(_) => return Err(no_process()),
             #[cfg(test)]
             Self::Local(local) => local.dial(port).await?,
         };
@@ -212,6 +226,7 @@ impl Wire {
     pub(crate) async fn spawn(&self, key: &str, process: Process) -> Result<Piped, LinkError> {
         match self {
             Self::Link(link) => link.spawn(key, process).await.map(Piped::from),
+            Self::Inside(_) => Err(no_process()),
             #[cfg(test)]
             Self::Local(local) => local.spawn(key, &process),
         }
@@ -221,6 +236,7 @@ impl Wire {
     pub(crate) async fn resume(&self, key: &str) -> Result<Option<Piped>, LinkError> {
         match self {
             Self::Link(link) => Ok(link.resume(key).await?.map(Piped::from)),
+            Self::Inside(_) => Ok(None),
             #[cfg(test)]
             Self::Local(local) => local.resume(key),
         }
@@ -229,6 +245,8 @@ impl Wire {
     pub(crate) async fn close(&self, key: &str, grace: Duration) {
         let closed = match self {
             Self::Link(link) => link.close(key, grace).await,
+            // its conversation ends with its input
+            Self::Inside(_) => Ok(()),
             #[cfg(test)]
             Self::Local(local) => local.close(key),
         };
@@ -241,6 +259,7 @@ impl Wire {
     pub(crate) fn renames(&self) -> bool {
         match self {
             Self::Link(link) => link.renames(),
+            Self::Inside(_) => false,
             #[cfg(test)]
             Self::Local(_) => true,
         }
@@ -250,6 +269,7 @@ impl Wire {
     pub(crate) async fn rename(&self, key: &str, to: &str) -> Result<(), LinkError> {
         match self {
             Self::Link(link) => link.rename(key, to).await,
+            Self::Inside(_) => Err(no_process()),
             #[cfg(test)]
             Self::Local(local) => local.rename(key, to),
         }
@@ -259,6 +279,7 @@ impl Wire {
     pub(crate) async fn keys(&self) -> Result<Vec<String>, LinkError> {
         match self {
             Self::Link(link) => Ok(link.processes().await?.into_iter().map(|p| p.key).collect()),
+            Self::Inside(_) => Ok(Vec::new()),
             #[cfg(test)]
             Self::Local(local) => Ok(local.keys()),
         }
@@ -268,6 +289,7 @@ impl Wire {
     pub(crate) fn main_exit(&self) -> Option<Exit> {
         match self {
             Self::Link(link) => link.main_exit().borrow().clone(),
+            Self::Inside(_) => None,
             #[cfg(test)]
             Self::Local(_) => None,
         }
@@ -279,6 +301,8 @@ impl Wire {
 pub(crate) enum Stray {
     /// The deployment's log.
     Tail(Tail),
+    /// A server within the agent has no lines.
+    Nowhere,
     /// A test.
     #[cfg(test)]
     Test(mpsc::Sender<Bytes>),
@@ -324,6 +348,7 @@ impl Endpoint {
                 let now = jiff::Timestamp::now();
                 tail.append(self.deployment, self.release, Some(self.instance), Stream::Stdout, now, line).await;
             }
+            Stray::Nowhere => {}
             #[cfg(test)]
             Stray::Test(tx) => drop(tx.send(line).await),
         }
@@ -331,10 +356,7 @@ impl Endpoint {
 
     /// The server's last words on stderr, for an error; they may come a moment after its end.
     pub(crate) async fn last_words(&self) -> Vec<String> {
-        #[cfg(test)]
         let Stray::Tail(tail) = &self.stray else { return Vec::new() };
-        #[cfg(not(test))]
-        let Stray::Tail(tail) = &self.stray;
         for attempt in 0..6 {
             if attempt > 0 {
                 tokio::time::sleep(Duration::from_millis(50)).await;
@@ -375,6 +397,7 @@ pub(crate) struct Conversation {
 pub(crate) enum Output {
     Stdio(stdio::Lines),
     Sse(sse::Channel),
+    Inside(mpsc::Receiver<Bytes>),
 }
 
 impl Output {
@@ -384,12 +407,16 @@ impl Output {
         match self {
             Self::Stdio(lines) => lines.next(endpoint).await,
             Self::Sse(channel) => channel.next().await,
+            Self::Inside(messages) => messages.recv().await.ok_or_else(|| "ended".to_owned()),
         }
     }
 }
 
 /// Opens a conversation. `key` names the process within the container.
 pub(crate) async fn converse(endpoint: &Arc<Endpoint>, key: &str) -> Result<Conversation, UpstreamError> {
+    if let Wire::Inside(server) = &endpoint.wire {
+        return server.converse().ok_or_else(|| no_process().into());
+    }
     match endpoint.spec.transport {
         Transport::Sse => sse::connect(endpoint).await,
         Transport::Stdio | Transport::Http => {

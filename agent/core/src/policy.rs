@@ -123,6 +123,9 @@ pub enum PolicyError {
     /// A limit of nothing.
     #[error("a limit of 0 for '{0}' would refuse every call")]
     Zero(String),
+    /// Not a name for a bundle.
+    #[error("'{0}' is not a name for a bundle")]
+    Bundle(String),
     /// Not a name that clients take.
     #[error("'{0}' is not a name for a tool")]
     Name(String),
@@ -137,6 +140,7 @@ impl PolicyError {
             Self::Pattern(_) => "a name, with * for any run of characters: get_*",
             Self::Twice(_) => "choose another name in tools.rename",
             Self::Zero(_) => "deny the tool, or leave the limit out",
+            Self::Bundle(_) => "1 to 40 lower-case letters, digits or '-'",
             Self::Name(_) => "1 to 128 letters, digits, '_', '-' or '.'",
         }
     }
@@ -174,6 +178,8 @@ pub struct Policy {
     pub caller_rate: Option<Rate>,
     /// Requests at once.
     pub concurrency: Option<u32>,
+    /// Bundles that it belongs to: `/mcp/@name` joins their members.
+    pub bundles: Vec<String>,
     /// Rules about tools.
     pub tools: ToolRules,
 }
@@ -296,6 +302,14 @@ impl Rules {
         }
         if let Some((name, _)) = tools.concurrency.iter().find(|(_, n)| **n == 0) {
             return Err(PolicyError::Zero(name.clone()));
+        }
+        let label = |b: &String| {
+            !b.is_empty()
+                && b.len() <= 40
+                && b.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-')
+        };
+        if let Some(bundle) = policy.bundles.iter().find(|b| !label(b)) {
+            return Err(PolicyError::Bundle(bundle.clone()));
         }
         if policy.concurrency == Some(0) {
             return Err(PolicyError::Zero("the deployment".into()));

@@ -165,7 +165,7 @@ impl Session {
                     }
                     Err(_) => match &mut conversation {
                         Output::Stdio(lines) => lines.stray(&self.endpoint, text).await,
-                        Output::Sse(_) => {
+                        Output::Sse(_) | Output::Inside(_) => {
                             self.dropped.fetch_add(1, Relaxed);
                         }
                     },

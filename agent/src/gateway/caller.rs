@@ -67,6 +67,11 @@ impl Caller {
         }
     }
 
+    /// A caller of a bundle: its members hold it to its limits, each for itself.
+    pub(crate) fn whole(of: &Self) -> Self {
+        Self { lists_only: false, ..Self::of(of.principal.clone(), of.name.clone()) }
+    }
+
     fn holder(holder: &crate::access::Holder) -> Self {
         Self {
             scope: holder.scope.clone(),

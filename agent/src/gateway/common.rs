@@ -367,7 +367,7 @@ impl Process {
                     Ok(head) => self.deliver(&head),
                     Err(_) => match &mut output {
                         Output::Stdio(lines) => lines.stray(&self.endpoint, text).await,
-                        Output::Sse(_) => drop(self.dropped.fetch_add(1, Relaxed)),
+                        Output::Sse(_) | Output::Inside(_) => drop(self.dropped.fetch_add(1, Relaxed)),
                     },
                 },
                 Err(why) => {

@@ -94,6 +94,15 @@ impl Refusal {
         Self::new(StatusCode::NOT_FOUND, "GATEWAY_MCP_NOT_FOUND", -31404, message, "`sigil ls` shows what there is")
     }
 
+    pub(crate) fn no_bundle(name: &str) -> Self {
+        let message = match name {
+            "" => "there is no deployment".to_owned(),
+            name => format!("no deployment belongs to the bundle '{name}'"),
+        };
+        let hint = "`sigil policy set DEPLOYMENT --bundle NAME` makes one a member";
+        Self::new(StatusCode::NOT_FOUND, "GATEWAY_MCP_NOT_FOUND", -31404, message, hint)
+    }
+
     pub(crate) fn no_path(path: &str) -> Self {
         let message = format!("nothing is at {path}");
         Self::new(StatusCode::NOT_FOUND, "GATEWAY_MCP_NOT_FOUND", -31404, message, "MCP servers are at /mcp/<name>")

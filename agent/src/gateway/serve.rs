@@ -145,6 +145,7 @@ async fn route_path(shared: &Arc<Shared>, peer: Peer, host: &str, request: Reque
     let at = match own {
         Some(name) if matches!(path, "/" | "/mcp" | "/mcp/") => Some((name, "/mcp".to_owned())),
         Some(_) => None,
+        None if matches!(path, "/mcp" | "/mcp/") => Some(("@", "/mcp".to_owned())),
         None => named(path, "/mcp/").map(|name| (name, format!("/mcp/{name}"))),
     };
     if let Some((name, path)) = at {
@@ -214,9 +215,17 @@ async fn mcp(
     if !matches!(method, Method::GET | Method::POST | Method::DELETE) {
         return Err(plain(Refusal::method(METHODS)));
     }
-    let mut entry = shared.entry(name).await.map_err(plain)?;
     let (mut parts, body) = request.into_parts();
-    let caller = shared.caller(&entry, &parts.headers, peer.ip, address).await.map_err(plain)?;
+    let (mut entry, caller) = if name.starts_with('@') {
+        shared.bundle(name, &parts.headers, peer.ip, address).await.map_err(plain)?
+    } else {
+        let entry = shared.entry(name).await.map_err(plain)?;
+        let caller = shared.caller(&entry, &parts.headers, peer.ip, address).await.map_err(plain)?;
+        (entry, caller)
+    };
+    // a bundle's entry has a name of its own for each caller
+    let own_name = entry.name.clone();
+    let name = own_name.as_str();
     if let Some(line) = &mut line {
         line.caller.clone_from(&caller.name);
     }
@@ -462,10 +471,21 @@ fn preflight(asked: &HeaderMap) -> Response<Out> {
 impl Shared {
     /// The deployment of a name. A new agent listens a moment before it knows what it serves; then this waits.
     pub(crate) async fn entry(&self, name: &str) -> Result<Arc<Entry>, Refusal> {
+        if name.starts_with('@') {
+            return self.bundles.entry(name).ok_or_else(|| Refusal::expired("this bundle was forgotten"));
+        }
         if !self.table.borrow().known {
             self.until(name, |table| table.known).await?;
         }
         self.table.borrow().routes.get(name).cloned().ok_or_else(|| Refusal::not_found(name))
+    }
+
+    /// All deployments, once they are known.
+    pub(crate) async fn known(&self) -> Result<Arc<super::table::Table>, Refusal> {
+        if !self.table.borrow().known {
+            self.until("the gateway", |table| table.known).await?;
+        }
+        Ok(self.table.borrow().clone())
     }
 
     /// The deployment once an instance of a former agent is taken over, or known not to be.

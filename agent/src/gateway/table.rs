@@ -141,6 +141,7 @@ pub(crate) fn build(new: &RouteTable, old: &Table, registry: &Registry, tail: &T
             let same = Arc::ptr_eq(&live.endpoint.spec, &replica.spec) || live.endpoint.spec == replica.spec;
             let up = match &live.endpoint.wire {
                 Wire::Link(link) => link.is_up(),
+                Wire::Inside(_) => true,
                 #[cfg(test)]
                 Wire::Local(_) => true,
             };

@@ -1,6 +1,7 @@
 //! The whole front in process: real sockets, a small HTTP server and real stdio processes in the place of containers.
 
 mod access;
+mod bundle;
 mod fixture;
 mod oauth;
 mod stateless;

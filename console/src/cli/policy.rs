@@ -55,6 +55,9 @@ struct Set {
     /// Show a tool with another description
     #[arg(long = "describe", value_name = "TOOL=TEXT", value_parser = args::pair)]
     describe: Vec<(String, String)>,
+    /// Make it a member of a bundle (/mcp/@NAME); may be repeated, '' stands for none
+    #[arg(long = "bundle", value_name = "NAME")]
+    bundle: Vec<String>,
     /// Most requests of all callers (600/min)
     #[arg(long, value_name = "RATE")]
     rate: Option<String>,
@@ -88,6 +91,7 @@ impl Set {
             ("open_discovery", self.open_discovery.map(toml::Value::Boolean)),
             ("rate", text(&self.rate)),
             ("caller_rate", text(&self.caller_rate)),
+            ("bundles", list(&self.bundle)),
             ("concurrency", self.concurrency.map(|n| toml::Value::Integer(n.into()))),
         ] {
             top.extend(value.map(|value| (key.to_owned(), value)));

@@ -1,0 +1,218 @@
+//! Several deployments behind one address: `/mcp/@name` joins those whose policy names the bundle, `/mcp` all that the
+//! caller may call. A bundle is a server of its own, made of conversations with its members: it has a replica without a
+//! container for each caller, so that nobody meets what another may see.
+
+mod joined;
+mod names;
+
+use std::collections::{BTreeMap, HashMap};
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::{Duration, Instant};
+
+use hyper::header::HeaderMap;
+use sha2::{Digest, Sha256};
+use sigil_core::model::{DeploymentId, NetworkMode, ReleaseSpec, Resources, Transport};
+use tokio_util::task::TaskTracker;
+
+use super::Shared;
+use super::caller::Caller;
+use super::error::Refusal;
+use super::oauth::Address;
+use super::table::{Entry, Live};
+use crate::upstream::{Conversation, Endpoint, Inside, Stray, Wire};
+
+/// Bundles of callers kept; those that nobody used longest go first.
+const KEPT: usize = 1024;
+/// Replicas of one bundle of one caller whose sessions go on after its members have changed.
+const OLD: usize = 4;
+/// The longest answer: each member has its own limit within.
+const REQUEST: Duration = Duration::from_secs(600);
+
+/// A member and who its caller is to it.
+#[derive(Debug, Clone)]
+pub(crate) struct Member {
+    pub(crate) name: String,
+    pub(crate) id: DeploymentId,
+    pub(crate) caller: Arc<Caller>,
+}
+
+/// The server that a bundle is, for one caller.
+#[derive(Debug)]
+struct Server {
+    shared: Weak<Shared>,
+    name: String,
+    members: Vec<Member>,
+}
+
+impl Inside for Server {
+    fn converse(&self) -> Option<Conversation> {
+        let shared = self.shared.upgrade()?;
+        Some(joined::begin(&shared, &self.name, self.members.clone()))
+    }
+}
+
+#[derive(Debug)]
+struct Kept {
+    members: Vec<DeploymentId>,
+    entry: Arc<Entry>,
+    used: Instant,
+}
+
+/// Bundles as their callers see them, by the name of their entry.
+#[derive(Debug, Default)]
+pub(crate) struct Bundles(Mutex<HashMap<String, Kept>>);
+
+impl Bundles {
+    fn all(&self) -> MutexGuard<'_, HashMap<String, Kept>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn entry(&self, name: &str) -> Option<Arc<Entry>> {
+        self.all().get(name).map(|kept| kept.entry.clone())
+    }
+
+    /// Everything that has a process to sweep.
+    pub(crate) fn lives(&self) -> Vec<Live> {
+        let all = self.all();
+        all.values().flat_map(|kept| kept.entry.ready.iter().chain(&kept.entry.draining).cloned()).collect()
+    }
+
+    /// Forgets those that nobody used for `idle`.
+    pub(crate) fn sweep(&self, idle: Duration) {
+        let busy = |live: &Live| {
+            let burden = live.burden();
+            burden.sessions > 0 || burden.in_flight > 0
+        };
+        self.all().retain(|_, kept| {
+            kept.used.elapsed() < idle || kept.entry.ready.iter().chain(&kept.entry.draining).any(busy)
+        });
+    }
+}
+
+fn spec() -> ReleaseSpec {
+    ReleaseSpec {
+        image: String::new(),
+        source: String::new(),
+        source_digest: String::new(),
+        commit: None,
+        transport: Transport::Stdio,
+        port: 0,
+        path: String::new(),
+        command: Vec::new(),
+        workdir: String::new(),
+        user: String::new(),
+        env: BTreeMap::new(),
+        secrets: Vec::new(),
+        // of the agent's own; nothing limits by them
+        resources: Resources {
+            tier: String::new(),
+            cpu_share: 0.0,
+            cpu_limit: 0.0,
+            memory: 0,
+            storage: 0,
+            processes: 0,
+            files: 0,
+        },
+        volumes: Vec::new(),
+        network: NetworkMode::Link,
+        egress: Vec::new(),
+        config: serde_json::Value::Null,
+        access: String::new(),
+        sessions_max: Some(10_000),
+        request_timeout_ms: u64::try_from(REQUEST.as_millis()).unwrap_or(u64::MAX),
+        start_timeout_ms: 60_000,
+    }
+}
+
+impl Shared {
+    /// A bundle as the maker of a request sees it, and who that is. `name` is `@bundle`, or `@` for everything.
+    pub(crate) async fn bundle(
+        self: &Arc<Self>,
+        name: &str,
+        headers: &HeaderMap,
+        peer: IpAddr,
+        address: &Address,
+    ) -> Result<(Arc<Entry>, Arc<Caller>), Refusal> {
+        let bundle = name.trim_start_matches('@');
+        let table = self.known().await?;
+        let mut refused = None;
+        let mut members = Vec::new();
+        for entry in table.routes.values() {
+            let named = entry.rules.policy().bundles.iter().any(|b| b == bundle);
+            if !bundle.is_empty() && !named {
+                continue;
+            }
+            match self.caller(entry, headers, peer, address).await {
+                Ok(caller) => members.push(Member { name: entry.name.clone(), id: entry.id, caller }),
+                // a key that is wrong is wrong everywhere; one that is for others only narrows what is seen
+                Err(refusal) => drop(refused.get_or_insert(refusal)),
+            }
+        }
+        let known = members.iter().find(|m| *m.caller.principal != *self.anonymous.principal).or(members.first());
+        let Some(first) = known else {
+            return Err(refused.unwrap_or_else(|| Refusal::no_bundle(bundle)));
+        };
+        let caller = Arc::new(Caller::whole(&first.caller));
+        Ok((self.joined(name, members, &caller), caller))
+    }
+
+    /// The entry of a bundle for one caller.
+    fn joined(self: &Arc<Self>, name: &str, members: Vec<Member>, caller: &Caller) -> Arc<Entry> {
+        // two callers never meet: the entry's name tells them apart
+        let digest = hex::encode(Sha256::digest(caller.principal.as_bytes()));
+        let own = format!("{name}~{}", digest.get(..16).unwrap_or_default());
+        let ids: Vec<DeploymentId> = members.iter().map(|m| m.id).collect();
+        let mut all = self.bundles.all();
+        if let Some(kept) = all.get_mut(&own)
+            && kept.members == ids
+        {
+            kept.used = Instant::now();
+            return kept.entry.clone();
+        }
+        let before = all.remove(&own);
+        if all.len() >= KEPT
+            && let Some(oldest) = all.iter().min_by_key(|(_, kept)| kept.used).map(|(name, _)| name.clone())
+        {
+            all.remove(&oldest);
+        }
+        let id = before.as_ref().map_or_else(|| DeploymentId(ulid::Ulid::generate()), |kept| kept.entry.id);
+        let server = Server { shared: Arc::downgrade(self), name: name.to_owned(), members };
+        let endpoint = Arc::new(Endpoint {
+            deployment: id,
+            release: 1,
+            instance: ulid::Ulid::generate().into(),
+            spec: Arc::new(spec()),
+            env: Arc::default(),
+            quota: crate::upstream::quota::Quota::default(),
+            spare: crate::upstream::spare::Spare::default(),
+            wire: Wire::Inside(Arc::new(server)),
+            stray: Stray::Nowhere,
+            pool: crate::upstream::http::Pool::default(),
+            tasks: TaskTracker::new(),
+        });
+        let live = Live {
+            stats: self.registry.stats_of(endpoint.instance),
+            common: self.registry.common_of(endpoint.instance),
+            endpoint,
+        };
+        let draining = before.as_ref().map_or_else(Vec::new, |kept| {
+            kept.entry.ready.iter().chain(&kept.entry.draining).take(OLD).cloned().collect()
+        });
+        let entry = Arc::new(Entry {
+            id,
+            name: own.clone(),
+            ready: vec![live],
+            draining,
+            expected: false,
+            returning: Some(Vec::new()),
+            message: String::new(),
+            injected: Arc::default(),
+            access: sigil_core::policy::Access::Key,
+            rules: Arc::default(),
+            recorder: before.map_or_else(Arc::default, |kept| kept.entry.recorder.clone()),
+        });
+        all.insert(own, Kept { members: ids, entry: entry.clone(), used: Instant::now() });
+        entry
+    }
+}
