@@ -2,6 +2,7 @@
 
 use proptest::prelude::*;
 use proptest::sample::select;
+use proptest::strategy::ValueTree as _;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
@@ -288,5 +289,20 @@ fn deep_nesting_is_no_danger() {
         assert!(Params::read(head.params).arguments.is_some());
         assert!(with_arguments(&head, &[("key", "s")]).is_some_and(|changed| changed.contains(&deep)));
         assert!(parse(deep.as_bytes()).is_err());
+    }
+}
+
+/// A generator of nothing but broken messages would prove little.
+#[test]
+fn what_is_tried_is_often_a_message() {
+    let mut runner = proptest::test_runner::TestRunner::deterministic();
+    let mut kinds = Vec::new();
+    for _ in 0..1_000 {
+        let text = message().new_tree(&mut runner).unwrap().current();
+        kinds.extend(expected(&text).map(|(kind, _)| kind));
+    }
+    for (kind, least) in [(Kind::Request, 100), (Kind::Notification, 50), (Kind::Response, 20)] {
+        let count = kinds.iter().filter(|k| **k == kind).count();
+        assert!(count >= least && kinds.len() < 900, "{kind:?}: {count} of {}", kinds.len());
     }
 }
