@@ -6,6 +6,7 @@
 
 pub(crate) mod gate;
 pub(crate) mod http;
+mod lines;
 #[cfg(test)]
 pub(crate) mod local;
 pub mod quota;

@@ -1,6 +1,7 @@
 //! What whole-product tests share: a real agent in a process of its own on a temporary data directory, the real `sigil`
 //! beside it, and predicates with deadlines.
 
+pub mod clients;
 pub mod engine;
 
 use std::path::{Path, PathBuf};

@@ -374,6 +374,9 @@ pub fn with_arguments(head: &Head<'_>, values: &[(&str, &str)]) -> Option<String
 }
 
 #[cfg(test)]
+mod fuzz;
+
+#[cfg(test)]
 mod tests {
     use super::*;
 
@@ -477,14 +480,5 @@ mod tests {
         let value: serde_json::Value = serde_json::from_str(&text).unwrap();
         assert_eq!(value["id"], "a\"b");
         assert_eq!(value["error"]["data"]["code"], "C");
-    }
-
-    proptest::proptest! {
-        #[test]
-        fn never_panics_and_text_is_the_input(text in "\\PC{0,80}") {
-            if let Ok(head) = parse_one(text.as_bytes()) {
-                proptest::prop_assert_eq!(head.text, text.trim_ascii());
-            }
-        }
     }
 }

@@ -167,7 +167,10 @@ pub fn check_arguments<'h>(
             Value::String(text) => *text == decoded,
             Value::Bool(flag) => decoded == if *flag { "true" } else { "false" },
             // integers compare as numbers: 1 is 1.0
-            Value::Number(number) => decoded.parse::<f64>().is_ok_and(|told| Some(told) == number.as_f64()),
+            Value::Number(number) => match (number.as_i128(), decoded.parse::<i128>()) {
+                (Some(number), Ok(told)) => number == told,
+                _ => decoded.parse::<f64>().is_ok_and(|told| Some(told) == number.as_f64()),
+            },
             _ => false,
         };
         if !same {
@@ -176,6 +179,9 @@ pub fn check_arguments<'h>(
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod fuzz;
 
 #[cfg(test)]
 mod tests {

@@ -12,7 +12,6 @@ use sigil_core::model::{Resources, Transport};
 use sigil_core::session::Ticket;
 use tokio::time::Instant;
 
-use super::Shared;
 use super::body::{Events, Out, Timeout};
 use super::bridge::{Session, halves};
 use super::error::Refusal;
@@ -21,6 +20,7 @@ use super::proxy::{SESSION_LIFE, inject_body};
 use super::seal::random_key;
 use super::serve::{Asked, accepts, now};
 use super::table::{Entry, Live};
+use super::{Shared, modern};
 use crate::upstream::quota::Starting;
 use crate::upstream::{Conversation, Endpoint, UpstreamError, converse, spare, stdio};
 
@@ -200,7 +200,13 @@ async fn initialize(
     let Some(version) = version else {
         // the server refuses: its own words go to the client, and there is no session
         call.fail();
-        return Ok(json(event.data));
+        let unsupported = modern::status(&event.data).0 == StatusCode::BAD_REQUEST;
+        let mut response = json(event.data);
+        if unsupported {
+            // a server of the stateless era only, which names the revisions it speaks
+            *response.status_mut() = StatusCode::BAD_REQUEST;
+        }
+        return Ok(response);
     };
     let ticket = Ticket {
         deployment: entry.id,

@@ -1,6 +1,7 @@
 //! The HTTP face of stateless requests (2026-07-28) to stdio servers: each is its own POST, answered by the process that
 //! all of them share.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -50,7 +51,7 @@ pub(crate) async fn post(
         let message = "this server speaks the revisions with a handshake, up to 2025-11-25";
         return Err(Refusal::bad_request(message, "send initialize"));
     };
-    mirror::check(head, |name| value(asked.headers, name)).map_err(|flaw| flawed(&flaw))?;
+    check(asked.headers, head)?;
     if head.kind == Kind::Response {
         let hint = "answers to a server's questions go into the repeated request, as inputResponses";
         return Err(Refusal::bad_request("a stateless client sends no responses", hint));
@@ -59,6 +60,7 @@ pub(crate) async fn post(
         Speaker::Modern(live, process) => (live, process),
         // this era has no notifications of clients that an older server would know
         Speaker::Older(_) if head.kind == Kind::Notification => return Ok(accepted()),
+        Speaker::Older(_) if version(head).is_some_and(|v| v != FIRST_MODERN) => return Ok(unsupported(head)),
         Speaker::Older(live) => return translate::post(shared, asked, head, &entry, &live).await,
     };
     if head.kind == Kind::Notification {
@@ -134,6 +136,26 @@ pub(crate) async fn answer(
     let event = Refusal::timeout(name, ms).to_json(head.id.as_ref());
     let abandon = Box::new(move || drop(held));
     Ok(stream(events.with_deadline(deadline, Timeout { event, abandon })))
+}
+
+/// Compares a request with the headers that repeat it.
+pub(crate) fn check(headers: &HeaderMap, head: &Head<'_>) -> Result<(), Refusal> {
+    mirror::check(head, |name| value(headers, name)).map_err(|flaw| flawed(&flaw))
+}
+
+fn version<'a>(head: &Head<'a>) -> Option<Cow<'a, str>> {
+    Params::read(head.params).modern_version()
+}
+
+/// The answer to a revision that translation does not know.
+fn unsupported(head: &Head<'_>) -> Response<super::body::Out> {
+    let requested = jsonrpc::quote(&version(head).unwrap_or_default());
+    let data = format!("{{\"supported\":[\"{FIRST_MODERN}\"],\"requested\":{requested}}}");
+    let message = "this revision is not supported";
+    let text = jsonrpc::error(head.id.as_ref(), mirror::UNSUPPORTED_VERSION, message, &data);
+    let mut response = json(Bytes::from(text));
+    *response.status_mut() = StatusCode::BAD_REQUEST;
+    response
 }
 
 fn value<'h>(headers: &'h HeaderMap, name: &str) -> Option<&'h str> {

@@ -64,6 +64,10 @@ pub(crate) async fn post(
     body: Bytes,
     modern: bool,
 ) -> Result<Response<Out>, Refusal> {
+    if modern && let Some(head) = head {
+        // the server compares them, too, but whoever reads a body has to (SEP-2243)
+        super::modern::check(asked.headers, head)?;
+    }
     let version = modern.then_some(sigil_core::session::FIRST_MODERN);
     exchange(shared, &asked, head, body, version).await
 }

@@ -6,6 +6,7 @@ mod fixture;
 mod oauth;
 mod stateless;
 mod translated;
+mod wire;
 
 use std::time::Duration;
 
@@ -226,7 +227,7 @@ async fn stateless_requests_pass_through() {
     front.set(&[(NAME, vec![http.endpoint()])]);
     let headers =
         [accept(None), owned(&[("mcp-protocol-version", "2026-07-28"), ("mcp-method", "server/discover")])].concat();
-    let body = r#"{"jsonrpc":"2.0","id":1,"method":"server/discover","params":{"_meta":{"io.modelcontextprotocol/protocolVersion":"2026-07-28"}}}"#;
+    let body = r#"{"jsonrpc":"2.0","id":1,"method":"server/discover","params":{"_meta":{"io.modelcontextprotocol/protocolVersion":"2026-07-28","io.modelcontextprotocol/clientCapabilities":{}}}}"#;
     let answer = front.raw("POST", &format!("/mcp/{NAME}"), &headers, body).await;
     assert_eq!(answer.status, 200);
     assert_eq!(http.last().header("mcp-method"), "server/discover");

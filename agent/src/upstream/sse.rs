@@ -54,7 +54,12 @@ impl Parser {
             rest = tail.get(1..).unwrap_or_default();
             self.end_line(out);
         }
-        if self.line.len() + self.current.data.len() > MAX_LINE { Err(TooLong) } else { Ok(()) }
+        if self.held() > MAX_LINE { Err(TooLong) } else { Ok(()) }
+    }
+
+    /// Bytes of an unfinished event.
+    fn held(&self) -> usize {
+        self.line.len() + self.current.data.len() + self.current.event.len()
     }
 
     fn end_line(&mut self, out: &mut Vec<Event>) {
@@ -235,6 +240,8 @@ async fn post(endpoint: &Arc<Endpoint>, target: &str, message: Bytes) -> Result<
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn event(event: &str, data: &str) -> Event {
@@ -255,11 +262,93 @@ mod tests {
         }
     }
 
+    /// Endless in every part of an event: what is kept is bounded, and what means nothing is not kept.
     #[test]
     fn endless_events_are_refused() {
-        let mut parser = Parser::default();
-        let mut out = Vec::new();
-        let chunk = vec![b'x'; 1 << 20];
-        assert!((0..32).any(|_| parser.push(&chunk, &mut out) == Err(TooLong)));
+        let data = |byte: u8| [b"data: ".as_slice(), &[byte; 1000], b"\n"].concat();
+        let long_name = [b"event: ".as_slice(), &vec![b'x'; 12 << 20], b"\ndata: "].concat();
+        for (first, then, refused) in [
+            (Vec::new(), b"x".to_vec(), true),
+            (Vec::new(), data(b'x'), true),
+            // reading what is no UTF-8 makes three bytes of one
+            (Vec::new(), data(0xff), true),
+            (long_name, b"x".to_vec(), true),
+            (data(b'x'), b": alive\r\n".to_vec(), false),
+            (data(b'x'), b"id: 1\nretry: 5\n".to_vec(), false),
+            (data(b'x'), b"event: x\n".to_vec(), false),
+            (Vec::new(), b"event: x\n\n".to_vec(), false),
+        ] {
+            let (mut parser, mut out, mut most) = (Parser::default(), Vec::new(), 0);
+            parser.push(&first, &mut out).unwrap();
+            let chunk = then.repeat((1 << 20) / then.len());
+            let outcome = (0..if refused { 20 } else { 2 }).any(|_| {
+                let refused = parser.push(&chunk, &mut out) == Err(TooLong);
+                most = most.max(parser.held());
+                refused
+            });
+            let name = String::from_utf8_lossy(&then[..then.len().min(20)]);
+            assert_eq!((outcome, out.len()), (refused, 0), "{name:?}");
+            assert!(most <= if refused { MAX_LINE + 3 * chunk.len() } else { 2000 }, "{name:?}: {most}");
+        }
+    }
+
+    /// The specification's words, in another way: no state, the whole stream at once.
+    fn wanted(bytes: &[u8]) -> Vec<Event> {
+        let mut text = Vec::new();
+        for (at, byte) in bytes.iter().enumerate() {
+            match byte {
+                b'\n' if at > 0 && bytes[at - 1] == b'\r' => {}
+                b'\r' => text.push(b'\n'),
+                byte => text.push(*byte),
+            }
+        }
+        let mut lines: Vec<String> =
+            text.split(|b| *b == b'\n').map(|l| String::from_utf8_lossy(l).into_owned()).collect();
+        lines.pop();
+        if let Some(first) = lines.first_mut() {
+            *first = first.strip_prefix('\u{feff}').unwrap_or(first).to_owned();
+        }
+        let mut events = Vec::new();
+        let ended = lines.iter().rposition(String::is_empty).map_or(0, |at| at + 1);
+        for block in lines[..ended].split(String::is_empty) {
+            let of = |name: &str| -> Vec<String> {
+                let fields = block.iter().map(|line| line.split_once(':').unwrap_or((line, "")));
+                let values = fields.filter(|(field, _)| *field == name);
+                values.map(|(_, value)| value.strip_prefix(' ').unwrap_or(value).to_owned()).collect()
+            };
+            let data = of("data");
+            if !data.is_empty() {
+                let kind = of("event").pop().filter(|kind| !kind.is_empty());
+                events.push(Event { event: kind.unwrap_or_else(|| "message".into()), data: data.join("\n") });
+            }
+        }
+        events
+    }
+
+    fn stream() -> impl Strategy<Value = Vec<u8>> {
+        let word = prop_oneof![
+            6 => prop::sample::select(vec!["data", "data:", "data: ", "event:", "event: ", "id: ", "retry: 5", ":", " ", "\u{feff}"])
+                .prop_map(|text| text.as_bytes().to_vec()),
+            6 => prop::sample::select(vec!["\n", "\r\n", "\r", "\n\n", "\r\n\r\n"]).prop_map(|text| text.as_bytes().to_vec()),
+            2 => "[a-z{}é😀]{0,4}".prop_map(String::into_bytes),
+            1 => proptest::collection::vec(any::<u8>(), 0..4),
+        ];
+        proptest::collection::vec(word, 0..60).prop_map(|words| words.concat())
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(2_000))]
+
+        #[test]
+        fn streams_read_the_same_however_they_are_cut(bytes in stream(), sizes in proptest::collection::vec(1usize..20, 0..60)) {
+            let (mut parser, mut out, mut rest) = (Parser::default(), Vec::new(), bytes.as_slice());
+            let mut sizes = sizes.into_iter().chain(std::iter::repeat(usize::MAX));
+            while !rest.is_empty() {
+                let (chunk, more) = rest.split_at(sizes.next().unwrap_or(1).min(rest.len()));
+                rest = more;
+                prop_assert_eq!(parser.push(chunk, &mut out), Ok(()));
+            }
+            prop_assert_eq!(out, wanted(&bytes));
+        }
     }
 }

@@ -3,12 +3,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::unix::pipe;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
+use super::lines::{Cut, Cutter};
 use super::{Conversation, Endpoint, MAX_LINE, Output, Piped, describe};
 use crate::initlink::Exit;
 
@@ -22,11 +23,7 @@ const JOINED: usize = 64 << 10;
 pub(crate) struct Lines {
     pipe: pipe::Receiver,
     exit: watch::Receiver<Option<Exit>>,
-    buffer: BytesMut,
-    /// Bytes of `buffer` known to hold no line break.
-    scanned: usize,
-    /// In a line longer than [`MAX_LINE`], whose rest is dropped.
-    skipping: bool,
+    cutter: Cutter,
     /// The first line may be the end of one that a former agent began to read.
     partial: bool,
     /// The first line that was no protocol, for whoever explains a failure.
@@ -41,9 +38,7 @@ pub(crate) fn conversation(endpoint: &Arc<Endpoint>, piped: Piped, resumed: bool
     let lines = Lines {
         pipe: piped.stdout,
         exit: piped.exit,
-        buffer: BytesMut::with_capacity(16 << 10),
-        scanned: 0,
-        skipping: false,
+        cutter: Cutter::new(MAX_LINE),
         partial: resumed,
         first_stray: None,
     };
@@ -91,32 +86,27 @@ impl Lines {
 
     pub(crate) async fn next(&mut self, endpoint: &Endpoint) -> Result<Bytes, String> {
         loop {
-            if let Some(line) = self.line() {
-                let line = line.freeze();
-                let text = line.slice_ref(line.trim_ascii());
-                let partial = std::mem::take(&mut self.partial);
-                match text.first() {
-                    None => {}
-                    Some(b'{' | b'[') => return Ok(text),
-                    Some(_) if partial => {}
-                    Some(_) => self.stray(endpoint, text).await,
+            match self.cutter.next() {
+                Some(Cut::Line(line)) => {
+                    let text = line.slice_ref(line.trim_ascii());
+                    let partial = std::mem::take(&mut self.partial);
+                    match text.first() {
+                        None => {}
+                        Some(b'{' | b'[') => return Ok(text),
+                        Some(_) if partial => {}
+                        Some(_) => self.stray(endpoint, text).await,
+                    }
                 }
-                continue;
-            }
-            if self.buffer.len() > MAX_LINE {
-                if !self.skipping {
+                Some(Cut::TooLong) => {
+                    self.partial = false;
                     let said = format!("a line of more than {MAX_LINE} bytes on stdout was dropped");
                     self.stray(endpoint, Bytes::from(said)).await;
                 }
-                self.skipping = true;
-                self.buffer.clear();
-                self.scanned = 0;
-            }
-            self.buffer.reserve(8 << 10);
-            match self.pipe.read_buf(&mut self.buffer).await {
-                Ok(0) => return Err(self.end().await),
-                Ok(_) => {}
-                Err(error) => return Err(format!("its output could not be read: {error}")),
+                None => match self.pipe.read_buf(self.cutter.room()).await {
+                    Ok(0) => return Err(self.end().await),
+                    Ok(_) => {}
+                    Err(error) => return Err(format!("its output could not be read: {error}")),
+                },
             }
         }
     }
@@ -127,23 +117,6 @@ impl Lines {
             self.first_stray = Some(String::from_utf8_lossy(&text).chars().take(200).collect());
         }
         endpoint.stray(text).await;
-    }
-
-    /// A whole line, without its break.
-    fn line(&mut self) -> Option<BytesMut> {
-        loop {
-            let Some(at) = self.buffer.get(self.scanned..)?.iter().position(|b| *b == b'\n') else {
-                self.scanned = self.buffer.len();
-                return None;
-            };
-            let mut line = self.buffer.split_to(self.scanned + at + 1);
-            self.scanned = 0;
-            line.truncate(line.len() - 1);
-            if std::mem::take(&mut self.skipping) {
-                continue;
-            }
-            return Some(line);
-        }
     }
 
     /// Its stdout is closed: usually it has ended, and init knows how a moment later.

@@ -4,7 +4,7 @@
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use sigil_tests::{Agent, docker, eventually};
 
@@ -18,13 +18,19 @@ const PORT: u16 = 8080;
 const SOON: Duration = Duration::from_secs(10);
 
 /// A child that ends with this.
-struct Held(Child);
+pub struct Held(pub Child);
 
 impl Drop for Held {
     fn drop(&mut self) {
         // nginx's workers end with their master only when it is told to end, not when it is killed
         let pid = rustix::process::Pid::from_child(&self.0);
         let _told = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
+        let deadline = Instant::now() + SOON;
+        while self.0.try_wait().is_ok_and(|ended| ended.is_none()) && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        // one that waits for its connections to end waits for ever
+        let _killed = self.0.kill();
         let _reaped = self.0.wait();
     }
 }
@@ -37,8 +43,12 @@ struct Way {
     p50: Vec<f64>,
 }
 
+/// An address of this machine that nobody listens on.
+pub fn free() -> anyhow::Result<SocketAddr> {
+    Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?)
+}
+
 pub fn run(options: &Options, section: &mut Section) -> anyhow::Result<()> {
-    let free = || -> anyhow::Result<SocketAddr> { Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?) };
     let direct = free()?;
     let mut command = Command::new(std::env::current_exe()?);
     let _server = Held(command.args(["--echo", &direct.to_string()]).stdin(Stdio::null()).spawn()?);
@@ -92,16 +102,20 @@ pub fn run(options: &Options, section: &mut Section) -> anyhow::Result<()> {
 }
 
 /// An image of this program on the Python base image, which every machine that runs these tests has; nothing is fetched.
-fn deploy(agent: &Agent, dir: &Path) -> anyhow::Result<String> {
+pub fn image(dir: &Path, arguments: &[&str]) -> anyhow::Result<String> {
     let context = dir.join("context");
     std::fs::create_dir(&context)?;
     std::fs::copy(std::env::current_exe()?, context.join("echo"))?;
-    let dockerfile = format!(
-        "FROM sigil-base/python\nCOPY echo /echo\nUSER 10001:10001\nCMD [\"/echo\", \"--echo\", \"127.0.0.1:{PORT}\"]\n"
-    );
+    let command = serde_json::to_string(&[&["/echo"], arguments].concat())?;
+    let dockerfile = format!("FROM sigil-base/python\nCOPY echo /echo\nUSER 10001:10001\nCMD {command}\n");
     std::fs::write(context.join("Dockerfile"), dockerfile)?;
     let tag = format!("sigil-bench-echo:{}", std::process::id());
     docker(&["build", "-q", "-t", &tag, &context.to_string_lossy()]);
+    Ok(tag)
+}
+
+fn deploy(agent: &Agent, dir: &Path) -> anyhow::Result<String> {
+    let tag = image(dir, &["--echo", &format!("127.0.0.1:{PORT}")])?;
     let (source, port) = (format!("image:{tag}"), PORT.to_string());
     let args = ["deploy", &source, "--name", "echo", "--transport", "http", "--port", &port, "--tier", "compute"];
     agent.sigil(&args).ok();

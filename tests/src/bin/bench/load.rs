@@ -1,7 +1,8 @@
-//! The two ends of the gateway's measurement: an MCP echo server that costs next to nothing, and clients that call it
-//! as fast as they are answered.
+//! The two ends of a measurement: an MCP echo server that costs next to nothing, over HTTP and over its pipes, and
+//! clients that call it as fast as they are answered.
 
 use std::convert::Infallible;
+use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
@@ -37,6 +38,67 @@ struct Asked<'a> {
     #[serde(borrow)]
     id: Option<&'a RawValue>,
     method: &'a str,
+    #[serde(borrow)]
+    params: Option<&'a RawValue>,
+}
+
+/// The tool that says little, and the one that says everything again.
+pub const ECHO: &str = "echo";
+pub const MIRROR: &str = "mirror";
+
+/// What is answered to a message; `Ok(None)`: nothing.
+fn reply(message: &[u8]) -> serde_json::Result<Option<String>> {
+    #[derive(serde::Deserialize)]
+    struct Params<'a> {
+        #[serde(borrow)]
+        name: &'a str,
+        #[serde(borrow)]
+        arguments: Arguments<'a>,
+    }
+    #[derive(serde::Deserialize)]
+    struct Arguments<'a> {
+        #[serde(borrow)]
+        text: &'a RawValue,
+    }
+    let Asked { id, method, params } = serde_json::from_slice(message)?;
+    let Some(id) = id else { return Ok(None) };
+    let result = match method {
+        "initialize" => concat!(
+            r#"{"protocolVersion":"2025-11-25","capabilities":{"tools":{}},"#,
+            r#""serverInfo":{"name":"bench-echo","version":"1"}}"#
+        ),
+        "tools/list" => r#"{"tools":[{"name":"echo","inputSchema":{"type":"object"}}]}"#,
+        "tools/call" => {
+            let params: Option<Params<'_>> = params.and_then(|p| serde_json::from_str(p.get()).ok());
+            if let Some(Params { arguments: Arguments { text }, .. }) = params.filter(|p| p.name == MIRROR) {
+                let content = format!(r#"{{"content":[{{"type":"text","text":{text}}}],"isError":false}}"#);
+                return Ok(Some(format!(r#"{{"jsonrpc":"2.0","id":{id},"result":{content}}}"#)));
+            }
+            r#"{"content":[{"type":"text","text":"pong"}],"isError":false}"#
+        }
+        "ping" => "{}",
+        _ => {
+            let error = r#"{"code":-32601,"message":"no such method"}"#;
+            return Ok(Some(format!(r#"{{"jsonrpc":"2.0","id":{id},"error":{error}}}"#)));
+        }
+    };
+    Ok(Some(format!(r#"{{"jsonrpc":"2.0","id":{id},"result":{result}}}"#)))
+}
+
+/// The same server over its pipes, until its input ends: no runtime, one thread.
+pub fn serve_pipes() -> anyhow::Result<()> {
+    let (mut input, mut output) =
+        (BufReader::with_capacity(64 << 10, std::io::stdin().lock()), std::io::stdout().lock());
+    let mut line = Vec::new();
+    while input.read_until(b'\n', &mut line)? > 0 {
+        if let Some(mut answer) = reply(&line)? {
+            answer.push('\n');
+            output.write_all(answer.as_bytes())?;
+            output.flush()?;
+        }
+        line.clear();
+    }
+    Ok(())
 }
 
 async fn answer(request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Infallible> {
@@ -50,20 +112,16 @@ async fn answer(request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Inf
     }
     let Ok(body) = request.into_body().collect().await else { return status(StatusCode::BAD_REQUEST) };
     let body = body.to_bytes();
-    let Ok(asked) = serde_json::from_slice::<Asked<'_>>(&body) else { return status(StatusCode::BAD_REQUEST) };
-    let Some(id) = asked.id else { return status(StatusCode::ACCEPTED) };
-    let result = match asked.method {
-        "initialize" => concat!(
-            r#"{"protocolVersion":"2025-11-25","capabilities":{"tools":{}},"#,
-            r#""serverInfo":{"name":"bench-echo","version":"1"}}"#
-        ),
-        "tools/list" => r#"{"tools":[{"name":"echo","inputSchema":{"type":"object"}}]}"#,
-        _ => r#"{"content":[{"type":"text","text":"pong"}],"isError":false}"#,
+    let text = match reply(&body) {
+        Ok(Some(text)) => text,
+        Ok(None) => return status(StatusCode::ACCEPTED),
+        Err(_) => return status(StatusCode::BAD_REQUEST),
     };
-    let mut response = Response::new(Full::from(format!(r#"{{"jsonrpc":"2.0","id":{id},"result":{result}}}"#)));
+    let begins = text.contains("protocolVersion");
+    let mut response = Response::new(Full::from(text));
     let headers = response.headers_mut();
     headers.insert("content-type", hyper::header::HeaderValue::from_static("application/json"));
-    if asked.method == "initialize" {
+    if begins {
         headers.insert("mcp-session-id", hyper::header::HeaderValue::from_static("bench-session"));
     }
     Ok(response)
@@ -75,20 +133,57 @@ pub struct Load {
     pub micros: Vec<f64>,
 }
 
-/// So many connections, each with a session of its own and one call at a time.
+/// What the clients do.
+#[derive(Clone, Copy)]
+pub struct Work {
+    /// Each with a session of its own and one call at a time.
+    pub connections: usize,
+    pub time: Duration,
+    pub tool: &'static str,
+    /// Length of a call's argument.
+    pub bytes: usize,
+}
+
+impl Work {
+    /// Calls of 256 bytes.
+    pub fn small(connections: usize, time: Duration) -> Self {
+        Self { connections, time, tool: ECHO, bytes: 160 }
+    }
+}
+
+/// Small calls over so many connections.
 pub async fn load(address: SocketAddr, path: &str, connections: usize, time: Duration) -> anyhow::Result<Load> {
+    work(address, path, Work::small(connections, time), || ()).await.map(|(load, ())| load)
+}
+
+/// The same with other calls, and with a look at it while all sessions are open.
+pub async fn work<T>(
+    address: SocketAddr,
+    path: &str,
+    work: Work,
+    look: impl FnOnce() -> T,
+) -> anyhow::Result<(Load, T)> {
     let mut clients = Vec::new();
-    for _ in 0..connections {
+    for _ in 0..work.connections {
         clients.push(Client::open(address, path).await?);
     }
+    let body = Bytes::from(call(work.tool, &format!(r#"{{"text":"{}"}}"#, "x".repeat(work.bytes))));
     let began = Instant::now();
-    let deadline = began + time;
-    let running: Vec<_> = clients.into_iter().map(|client| tokio::spawn(client.run(deadline))).collect();
-    let mut micros = Vec::new();
+    let deadline = began + work.time;
+    let running = clients.into_iter().map(|client| tokio::spawn(client.run(body.clone(), deadline)));
+    let running: Vec<_> = running.collect();
+    let (mut micros, mut clients) = (Vec::new(), Vec::new());
     for client in running {
-        micros.extend(client.await??);
+        let (client, took) = client.await??;
+        micros.extend(took);
+        clients.push(client);
     }
-    Ok(Load { rate: micros.len() as f64 / began.elapsed().as_secs_f64(), micros })
+    let rate = micros.len() as f64 / began.elapsed().as_secs_f64();
+    let seen = look();
+    for client in clients {
+        client.end().await?;
+    }
+    Ok((Load { rate, micros }, seen))
 }
 
 struct Client {
@@ -126,9 +221,7 @@ impl Client {
         Ok(response)
     }
 
-    async fn run(mut self, deadline: Instant) -> anyhow::Result<Vec<f64>> {
-        // 256 bytes of arguments and envelope
-        let body = Bytes::from(call("echo", &format!(r#"{{"text":"{}"}}"#, "x".repeat(160))));
+    async fn run(mut self, body: Bytes, deadline: Instant) -> anyhow::Result<(Self, Vec<f64>)> {
         let mut micros = Vec::new();
         while Instant::now() < deadline {
             let asked = Instant::now();
@@ -136,6 +229,18 @@ impl Client {
             micros.push(asked.elapsed().as_secs_f64() * 1e6);
             anyhow::ensure!(answer.windows(8).any(|w| w == b"\"result\""), "no result: {answer:?}");
         }
-        Ok(micros)
+        Ok((self, micros))
+    }
+
+    /// Ends its session, as clients do.
+    async fn end(mut self) -> anyhow::Result<()> {
+        let mut request = Request::delete(&self.path).header("host", &self.host);
+        if let Some(session) = &self.session {
+            request = request.header("mcp-session-id", session).header("mcp-protocol-version", "2025-11-25");
+        }
+        self.sender.ready().await?;
+        // servers may answer 405
+        self.sender.send_request(request.body(Full::default())?).await?.into_body().collect().await?;
+        Ok(())
     }
 }

@@ -65,3 +65,23 @@ pub fn memory_mib(pid: u32, key: &str) -> anyhow::Result<f64> {
     let line = status.lines().find_map(|l| l.strip_prefix(key)?.strip_prefix(':')).context("a memory line")?;
     Ok(line.trim().trim_end_matches(" kB").trim().parse::<f64>()? / 1024.0)
 }
+
+/// A process's descendants.
+pub fn descendants(pid: u32) -> anyhow::Result<Vec<u32>> {
+    let mut parents = Vec::new();
+    for entry in std::fs::read_dir("/proc")?.flatten() {
+        let Some(child) = entry.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else { continue };
+        // one that ended meanwhile is none
+        let Ok(stat) = std::fs::read_to_string(entry.path().join("stat")) else { continue };
+        let parent = stat.rsplit(')').next().and_then(|rest| rest.split_whitespace().nth(1)?.parse::<u32>().ok());
+        parents.extend(parent.map(|parent| (parent, child)));
+    }
+    let mut found = vec![pid];
+    let mut at = 0;
+    while let Some(&parent) = found.get(at) {
+        found.extend(parents.iter().filter(|(p, _)| *p == parent).map(|(_, child)| *child));
+        at += 1;
+    }
+    found.remove(0);
+    Ok(found)
+}

@@ -3,6 +3,7 @@
 //! `bench [--out FILE] [--strict] [--cold] [--kills N] [--seconds N] [SECTION…]`. A missed bar is a result; only
 //! `--strict` makes it an exit code.
 
+mod bridge;
 mod build;
 mod deploy;
 mod gateway;
@@ -28,13 +29,14 @@ pub const ROUNDS: usize = 5;
 /// A section's name, what it measures, and its code.
 type Part = (&'static str, &'static str, fn(&Options, &mut Section) -> anyhow::Result<()>);
 
-const PARTS: [Part; 6] = [
+const PARTS: [Part; 7] = [
     ("build", "sizes of the binaries as shipped; with --cold a build from nothing", build::run),
     ("deploy", "source to first answered tool call, beside docker build + docker run", deploy::run),
     ("idle", "an agent with 20 deployments and nothing to do", idle::run),
     ("kills", "kill -9 of the agent during deploys, restarts and a log flood", kills::run),
     ("logs", "lines to disk and to a reader; 64 MB/s with a reader that stalls", logs::run),
     ("gateway", "echo calls through the gateway, beside direct and nginx", gateway::run),
+    ("bridge", "echo calls to a stdio server, beside supergateway and mcp-proxy", bridge::run),
 ];
 
 /// What was asked for.
@@ -57,7 +59,11 @@ fn main() -> ExitCode {
 }
 
 fn run() -> anyhow::Result<ExitCode> {
-    let mut arguments = std::env::args().skip(1);
+    let mut arguments = std::env::args().skip(1).peekable();
+    // what the bridges' measurement puts behind them, many times: not even a runtime
+    if arguments.next_if_eq("--echo-stdio").is_some() {
+        return load::serve_pipes().map(|()| ExitCode::SUCCESS);
+    }
     let runtime = tokio::runtime::Runtime::new()?;
     let mut options = Options { cold: false, kills: 100, seconds: 60, runtime };
     let (mut out, mut strict, mut wanted) = (None, false, Vec::new());

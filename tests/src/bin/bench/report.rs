@@ -57,6 +57,7 @@ pub enum Bar {
     AtLeast(f64),
     /// Ours over the other's median.
     RatioAtMost(f64),
+    RatioAtLeast(f64),
     /// For orientation.
     None,
 }
@@ -107,12 +108,14 @@ impl Section {
     }
 
     pub fn row(&mut self, what: &str, unit: &'static str, ours: Sample, beside: Option<(&str, Sample)>, bar: Bar) {
-        let ratio = beside.as_ref().map(|(_, other)| ours.median / other.median);
+        let ratio = beside.as_ref().filter(|(_, other)| other.median != 0.0);
+        let ratio = ratio.map(|(_, other)| ours.median / other.median);
         let (bar, met) = match (bar, ratio) {
             (Bar::AtMost(most), _) => (format!("at most {}", number(most)), Some(ours.median <= most)),
             (Bar::AtLeast(least), _) => (format!("at least {}", number(least)), Some(ours.median >= least)),
             (Bar::RatioAtMost(most), Some(ratio)) => (format!("at most {most}x"), Some(ratio <= most)),
-            (Bar::None | Bar::RatioAtMost(_), _) => (String::new(), None),
+            (Bar::RatioAtLeast(least), Some(ratio)) => (format!("at least {least}x"), Some(ratio >= least)),
+            (Bar::None | Bar::RatioAtMost(_) | Bar::RatioAtLeast(_), _) => (String::new(), None),
         };
         let beside = beside.map(|(name, sample)| (name.to_owned(), sample));
         self.rows.push(Row { what: what.to_owned(), unit, ours, beside, ratio, bar, met });
