@@ -59,13 +59,13 @@ pub(crate) async fn without_body(shared: &Arc<Shared>, asked: Asked<'_>) -> Resu
 /// POST. `head`: the message, unless it is a batch.
 pub(crate) async fn post(
     shared: &Arc<Shared>,
-    asked: Asked<'_>,
+    asked: &Asked<'_>,
     head: Option<&Head<'_>>,
     body: Bytes,
     modern: bool,
 ) -> Result<Response<Out>, Refusal> {
     let version = modern.then_some(sigil_core::session::FIRST_MODERN);
-    exchange(shared, &asked, head, body, version).await
+    exchange(shared, asked, head, body, version).await
 }
 
 async fn exchange(
@@ -163,7 +163,7 @@ fn outgoing(
 }
 
 /// Copies what may pass, all values of each.
-fn copy_headers(from: &HeaderMap, to: &mut HeaderMap) {
+pub(crate) fn copy_headers(from: &HeaderMap, to: &mut HeaderMap) {
     let named: Vec<String> = from
         .get_all(header::CONNECTION)
         .iter()
@@ -274,6 +274,7 @@ fn incoming(
                     transport: Transport::Http,
                     version: String::new(),
                     upstream: upstream.to_owned(),
+                    translated: false,
                     expires: now() + SESSION_LIFE,
                 };
                 let sealed = shared.sealer.seal(&ticket).and_then(|id| HeaderValue::try_from(id).ok());

@@ -16,7 +16,7 @@ use sigil_core::session::{self, Era, Ticket};
 use super::body::Out;
 use super::error::Refusal;
 use super::table::{Entry, Live};
-use super::{Shared, bridged, modern, proxy};
+use super::{Shared, bridged, cross, modern, proxy};
 use crate::web;
 
 /// Until keys exist, every caller that reaches the listener is the same one.
@@ -162,10 +162,11 @@ async fn mcp(shared: &Arc<Shared>, name: &str, request: Request<Incoming>) -> Re
         if header_era == Some(Era::Modern) && entry_transport(&entry) == Some(Transport::Stdio) {
             return Err(plain(Refusal::method("POST")));
         }
+        let translated = asked.ticket.as_ref().is_some_and(|(_, ticket)| ticket.translated);
         return match entry_transport(&entry) {
-            Some(Transport::Http) | None => proxy::without_body(shared, asked).await.map_err(plain),
-            Some(_) if method == Method::GET => bridged::listen(shared, asked).await.map_err(plain),
-            Some(_) => bridged::delete(shared, asked).await.map_err(plain),
+            Some(Transport::Http) | None if !translated => proxy::without_body(shared, asked).await.map_err(plain),
+            _ if method == Method::GET => bridged::listen(shared, asked).await.map_err(plain),
+            _ => bridged::delete(shared, asked).await.map_err(plain),
         };
     }
     let media_type = crate::upstream::http::media_type(headers);
@@ -209,13 +210,11 @@ async fn mcp(shared: &Arc<Shared>, name: &str, request: Request<Incoming>) -> Re
     }
     let outcome = match shared.transport(&asked).await {
         Err(refusal) => Err(refusal),
-        Ok(Transport::Http) => proxy::post(shared, asked, first, body.clone(), is_modern).await,
-        Ok(Transport::Stdio) if is_modern => modern::post(shared, &asked, first, &body).await,
-        Ok(Transport::Sse) if is_modern => {
-            // not one of the modern errors, so that a client of both eras falls back to initialize
-            let message = "this server speaks the revisions with a handshake, up to 2025-11-25";
-            Err(Refusal::bad_request(message, "send initialize"))
+        Ok(_) if asked.ticket.as_ref().is_some_and(|(_, ticket)| ticket.translated) => {
+            bridged::post(shared, asked, &heads, &body).await
         }
+        Ok(Transport::Http) => cross::http(shared, &asked, first, &body, is_modern).await,
+        Ok(_) if is_modern => modern::post(shared, &asked, first, &body).await,
         Ok(_) => bridged::post(shared, asked, &heads, &body).await,
     };
     outcome.map_err(|refusal| (refusal, id))

@@ -1,6 +1,8 @@
 //! The whole front in process: real sockets, a small HTTP server and real stdio processes in the place of containers.
 
 mod fixture;
+mod greeted;
+mod servers;
 mod stateless;
 mod translated;
 
@@ -9,6 +11,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use fixture::*;
 use serde_json::{Value, json};
+use servers::*;
 use sigil_core::model::{Inject, Transport};
 use tokio::sync::mpsc;
 
@@ -537,6 +540,7 @@ async fn the_gate_leaves_one_that_waits_and_knows_what_it_takes() {
 #[tokio::test]
 async fn a_refused_initialize_leaves_nothing() {
     let front = Front::new().await;
+    front.translate_nothing();
     let replica = stdio(MODERN);
     front.set(&[(NAME, vec![replica.clone()])]);
     let answer = front.post(NAME, None, initialize("2025-11-25")).await;

@@ -524,6 +524,7 @@ fn result(message: &Value, port: u16, session: &str) -> Value {
             json!({"protocolVersion": message["params"]["protocolVersion"], "capabilities": {"tools": {}}, "serverInfo": {"name": port, "version": "1"}})
         }
         "tools/list" => json!({"tools": [{"name": "whoami"}]}),
+        "server/discover" => json!({"resultType": "complete", "supportedVersions": ["2026-07-28"], "capabilities": {}}),
         _ => json!({"who": port, "session": session}),
     };
     // names are strings on the wire
