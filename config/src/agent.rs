@@ -84,7 +84,7 @@ pub struct GatewayConfig {
     pub max_connections: u32,
     /// An idle stdio session ends after this, seconds. Live.
     pub session_idle_seconds: u64,
-    /// Whether clients of the stateless era reach stdio servers that know only the handshake. Live.
+    /// Whether clients of one era of MCP (a handshake, or stateless) reach servers that know only the other. Live.
     pub translate: bool,
 }
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use hyper::header::{HeaderMap, HeaderName};
-use secrecy::SecretString;
+use secrecy::{ExposeSecret, SecretString};
 use sha2::{Digest, Sha256};
 use sigil_core::model::{Inject, Transport};
 
@@ -88,6 +88,10 @@ impl Caller {
                 add(name.as_bytes());
                 add(value);
             }
+            // a secret that changes ends what was begun with the old one
+            for (_, value) in self.injected.iter() {
+                add(value.expose_secret().as_bytes());
+            }
         }
         hex::encode(hash.finalize())
     }
@@ -97,5 +101,44 @@ impl Caller {
         let mut headers = self.headers.clone();
         inject_headers(&self.injected, &mut headers);
         Carried { target: target(&endpoint.spec.path, self.query.as_deref(), &self.injected), headers }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::gateway::tests::fixture::endpoint;
+    use hyper::header::HeaderValue;
+
+    fn caller(principal: &str, query: &str, headers: &[(&'static str, &str)], secret: &str) -> Caller {
+        let headers = headers
+            .iter()
+            .map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_str(value).unwrap()))
+            .collect();
+        let injected = Arc::new(vec![(Inject::Header("x-secret".into()), SecretString::from(secret))]);
+        Caller { principal: principal.into(), query: Some(query.to_owned()), headers, injected }
+    }
+
+    #[test]
+    fn only_the_same_caller_shares() {
+        let over = |transport| endpoint(transport, 1, &[]);
+        let (http, stdio) = (over(Transport::Http), over(Transport::Stdio));
+        let ann = caller("ann", "a=1", &[("x-key", "1"), ("x-z", "2")], "s");
+        let same = caller("ann", "a=1", &[("x-z", "2"), ("x-key", "1")], "s");
+        assert_eq!(ann.key(&http), same.key(&http));
+        for other in [
+            caller("bob", "a=1", &[("x-key", "1"), ("x-z", "2")], "s"),
+            caller("ann", "a=2", &[("x-key", "1"), ("x-z", "2")], "s"),
+            caller("ann", "a=1", &[("x-key", "1"), ("x-z", "3")], "s"),
+            caller("ann", "a=1", &[("x-key", "1")], "s"),
+            caller("ann", "a=1", &[("x-key", "1"), ("x-z", "2")], "t"),
+        ] {
+            assert_ne!(ann.key(&http), other.key(&http), "{other:?}");
+        }
+        // a process sees messages only
+        assert_eq!(ann.key(&stdio), caller("ann", "a=2", &[], "s").key(&stdio));
+        assert_ne!(ann.key(&stdio), caller("bob", "a=1", &[], "s").key(&stdio));
+        let carried = ann.carried(&http);
+        assert_eq!((carried.target.as_str(), carried.headers.len()), ("/mcp?a=1", 3));
     }
 }

@@ -27,7 +27,7 @@ use super::serve::{Asked, accepts};
 use super::table::{Entry, Live};
 use super::{Shared, translate};
 use crate::upstream::quota::Starting;
-use crate::upstream::streamable::{self, LOST};
+use crate::upstream::streamable::{self, LOST, REFUSED};
 use crate::upstream::{MODERN_META, SHARED_PREFIX};
 
 /// The methods that end only when one side wants it.
@@ -340,8 +340,14 @@ async fn start(
         return Ok(Some(process));
     }
     tracing::info!(deployment = name, instance = %endpoint.instance, "the server speaks the revisions with a handshake only");
-    live.common.set_legacy(asked.is_ok());
-    if asked.is_ok() {
+    // an HTTP answer without JSON-RPC may be about this one client
+    let refused = |answer: &Bytes| {
+        let error = jsonrpc::parse_one(answer).ok().and_then(|head| head.error.and_then(code));
+        error == Some(REFUSED)
+    };
+    let sure = asked.is_ok_and(|answer| !refused(&answer));
+    live.common.set_legacy(sure);
+    if sure {
         shared.eras.learn_stateless(endpoint, false);
     }
     Ok(None)

@@ -1,7 +1,8 @@
 //! The whole front in process: real sockets, a small HTTP server and real stdio processes in the place of containers.
 
-mod fixture;
+pub(crate) mod fixture;
 mod greeted;
+mod matrix;
 mod servers;
 mod stateless;
 mod translated;

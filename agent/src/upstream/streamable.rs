@@ -35,7 +35,7 @@ const REREAD: Duration = Duration::from_secs(5);
 /// JSON-RPC code of a request that got no answer at all: the gateway's own for a connection that failed.
 pub(crate) const LOST: i64 = -31502;
 /// JSON-RPC code of a request that the server's HTTP refuses, with no JSON-RPC error of its own.
-const REFUSED: i64 = -31400;
+pub(crate) const REFUSED: i64 = -31400;
 
 /// What every request of a conversation carries.
 #[derive(Debug, Clone, Default)]

@@ -247,7 +247,7 @@ fn build(spec: ReleaseSpec, stray: mpsc::Sender<Bytes>) -> Arc<Endpoint> {
     })
 }
 
-pub(super) fn endpoint(transport: Transport, port: u16, command: &[&str]) -> Arc<Endpoint> {
+pub(crate) fn endpoint(transport: Transport, port: u16, command: &[&str]) -> Arc<Endpoint> {
     build(spec(transport, port, command), mpsc::channel(1).0)
 }
 
@@ -399,7 +399,7 @@ impl HttpServer {
         Self { port, inner, stop }
     }
 
-    pub(super) fn endpoint(&self) -> Arc<Endpoint> {
+    pub(crate) fn endpoint(&self) -> Arc<Endpoint> {
         endpoint(Transport::Http, self.port, &[])
     }
 
