@@ -37,6 +37,8 @@ const PENDING_MAX: usize = 4096;
 const NUMBER_MAX: u64 = (1 << 53) - 1;
 /// Where [`Common`] keeps the process of a server that is stateless itself: it knows no clients, so all share it.
 pub(crate) const EVERYBODY: &str = "";
+/// Conversations of one replica that are kept for callers to come; beyond that the one unused for longest ends.
+const KEPT_MAX: usize = 256;
 /// Pages of tools that are read for their annotations.
 const PAGES: usize = 200;
 /// A tool that is not known has the list read again, at most this often.
@@ -70,7 +72,14 @@ impl Common {
     }
 
     pub(crate) fn set(&self, whose: &str, process: &Arc<Process>) {
-        self.current().insert(whose.to_owned(), process.clone());
+        let mut current = self.current();
+        current.insert(whose.to_owned(), process.clone());
+        if current.len() > KEPT_MAX {
+            let others = current.iter().filter(|(other, _)| *other != whose);
+            let idle = others.filter_map(|(whose, p)| Some((p.idle()?, whose.clone())));
+            let oldest = idle.max_by_key(|(idle, _)| *idle).and_then(|(_, whose)| current.remove(&whose));
+            oldest.iter().for_each(|process| process.stop.cancel());
+        }
     }
 
     fn started(&self) -> MutexGuard<'_, Vec<Weak<Process>>> {
@@ -115,7 +124,11 @@ impl Common {
 
     /// A process is free again.
     pub(crate) fn give_back(&self, whose: String, process: Arc<Process>) {
-        self.alone().push((whose, process));
+        let mut alone = self.alone();
+        alone.push((whose, process));
+        if alone.len() > KEPT_MAX {
+            alone.remove(0).1.stop.cancel();
+        }
     }
 
     /// Takes one out that is free, for `idle` at least.

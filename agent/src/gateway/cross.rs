@@ -24,8 +24,8 @@ use super::table::Entry;
 use crate::upstream::Conversation;
 
 /// Sessions that only the gateway holds, at once; beyond that the one unused for longest ends (and goes on when its
-/// client comes back).
-const SESSIONS_MAX: usize = 8192;
+/// client comes back). Each may have a subscription open, and these must leave a process room for calls.
+const SESSIONS_MAX: usize = 2048;
 
 pub(crate) fn translates(shared: &Shared) -> bool {
     shared.config.borrow().gateway.translate

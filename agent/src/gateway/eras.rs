@@ -52,3 +52,23 @@ impl Eras {
         self.map().retain(|key, _| runs(key));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::gateway::tests::fixture::endpoint;
+    use sigil_core::model::Transport;
+
+    #[test]
+    fn known_for_a_release_while_it_is_there() {
+        let eras = Eras::default();
+        let (one, other) = (endpoint(Transport::Http, 1, &[]), endpoint(Transport::Http, 1, &[]));
+        assert_eq!(eras.of(&one), Known::default());
+        eras.learn_stateless(&one, true);
+        eras.learn_no_handshake(&one);
+        assert_eq!(eras.of(&one), Known { stateless: Some(true), no_handshake: true });
+        assert_eq!(eras.of(&other), Known::default());
+        eras.prune(&Table::default());
+        assert_eq!(eras.of(&one), Known::default());
+    }
+}

@@ -519,3 +519,51 @@ impl Offered {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use sigil_core::model::Transport;
+
+    fn guest(capabilities: &str) -> Guest {
+        let text = format!(
+            r#"{{"jsonrpc":"2.0","id":1,"method":"initialize","params":{{"capabilities":{capabilities},"clientInfo":{{"name":"t"}}}}}}"#
+        );
+        Guest::of(&jsonrpc::parse_one(text.as_bytes()).unwrap())
+    }
+
+    #[test]
+    fn a_sessions_id_holds_its_guest() {
+        let guest = guest(r#"{"tasks":{},"roots":{"x":1.0}}"#);
+        assert_eq!(guest.capabilities(), r#"{"roots":{"x":1.0}}"#);
+        let ticket = |upstream: String, translated| Ticket {
+            deployment: ulid::Ulid(1).into(),
+            instance: ulid::Ulid(2).into(),
+            principal: "p".into(),
+            transport: Transport::Http,
+            version: String::new(),
+            upstream,
+            translated,
+            expires: 0,
+        };
+        let packed = guest.packed();
+        let read = |index: usize| Guest::unpack(&ticket(packed[index].clone(), true)).unwrap();
+        assert_eq!(
+            (read(0).whole(), read(0).info.is_some(), read(0).capabilities()),
+            (true, true, guest.capabilities())
+        );
+        assert_eq!((read(1).whole(), read(1).info.is_some()), (true, false));
+        assert_eq!((read(2).whole(), read(2).key), (false, guest.key));
+        // a server's own session id is nothing of ours, whatever it looks like
+        assert!(Guest::unpack(&ticket(packed[0].clone(), false)).is_none());
+    }
+
+    #[test]
+    fn the_last_ended_sessions_are_known() {
+        let ended = Ended::default();
+        for n in 0..=ENDED_MAX {
+            ended.add(&n.to_string());
+        }
+        assert_eq!((ended.has("0"), ended.has("1"), ended.has(&ENDED_MAX.to_string())), (false, true, true));
+    }
+}

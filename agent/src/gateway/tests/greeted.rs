@@ -234,3 +234,35 @@ async fn changes_come_on_the_sessions_own_stream() {
         }
     }
 }
+
+#[tokio::test]
+async fn a_server_over_http_may_answer_in_parts() {
+    let place = place("legacy", Transport::Http).await;
+    let (headers, body) = stateless("1", "tools/call", r#""name":"parts","arguments":{}"#, r#""progressToken":"p""#);
+    let answer = place.front.raw("POST", &format!("/mcp/{NAME}"), &headers, &body).await;
+    let events = answer.events();
+    assert_eq!((events.len(), &events[0]["params"]["progressToken"]), (3, &json!("p")), "{}", answer.text);
+    assert_eq!(text(&answer), "the rest");
+}
+
+#[tokio::test]
+async fn a_server_that_only_asks_is_given_up() {
+    let place = place("modern", Transport::Stdio).await;
+    let front = &place.front;
+    let able = initialize("2025-11-25").replace(r#""capabilities":{}"#, r#""capabilities":{"elicitation":{}}"#);
+    let session = front.post(NAME, None, able).await.header("mcp-session-id");
+    let mut stream =
+        front.open("POST", &format!("/mcp/{NAME}"), &accept(Some(&session)), &tool(4, "ever", json!({}))).await;
+    let mut asked = 0;
+    loop {
+        let event = stream.event().await;
+        if event["id"] == 4 {
+            assert!(event["error"]["message"].as_str().unwrap().contains("asked 32 times"), "{event}");
+            break;
+        }
+        asked += 1;
+        let reply = json!({"jsonrpc":"2.0","id":event["id"],"result":{"action":"accept","content":{"who":"x"}}});
+        assert_eq!(front.post(NAME, Some(&session), reply.to_string()).await.status, 202);
+    }
+    assert_eq!(asked, 32);
+}

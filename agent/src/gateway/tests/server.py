@@ -229,6 +229,8 @@ class Modern:
             for each in ("debug", "warning"):
                 if level is not None and LEVELS.index(each) >= LEVELS.index(level):
                     say(notification("notifications/message", level=each, data="a " + each))
+        elif tool == "ever":
+            return self.input({}, meta, "k", "ask", "again")[1]
         elif tool == "twice":
             first = (p.get("requestState") or "").split(" ", 1)
             if len(first) == 2 and first[0] == "second":
@@ -244,10 +246,14 @@ class Modern:
         elif tool == "touch":
             for listener, (tell, wanted) in list(self.listening.items()):
                 tag = {META + "subscriptionId": listener}
-                for uri in wanted.get("resourceSubscriptions", []):
-                    tell(notification("notifications/resources/updated", uri=uri, _meta=tag))
-                if wanted.get("toolsListChanged"):
-                    tell(notification("notifications/tools/list_changed", _meta=tag))
+                try:
+                    for uri in wanted.get("resourceSubscriptions", []):
+                        tell(notification("notifications/resources/updated", uri=uri, _meta=tag))
+                    if wanted.get("toolsListChanged"):
+                        tell(notification("notifications/tools/list_changed", _meta=tag))
+                except OSError:
+                    # a client that has just left
+                    self.listening.pop(listener, None)
         else:
             cached = method.endswith("/list") or method == "resources/read"
             return {**plain(method, p), **(lists if cached else {})}
@@ -344,7 +350,10 @@ class Handler(BaseHTTPRequestHandler):
         session = SESSIONS.get(self.headers.get("Mcp-Session-Id"))
         if ERA == "modern" or session is None:
             return self.whole(405 if ERA == "modern" else 404, "")
-        self.pump(session, self.events())
+        write = self.events()
+        if self.headers.get("Last-Event-ID") == "two":
+            return write("data: " + json.dumps(session.rest) + "\n\n")
+        self.pump(session, write)
 
     def do_DELETE(self):
         if SESSIONS.pop(self.headers.get("Mcp-Session-Id"), None) is None:
@@ -412,6 +421,12 @@ class Handler(BaseHTTPRequestHandler):
             for other in list(SESSIONS):
                 SESSIONS.pop(other).queue.put(None)
         write = self.events()
+        if m["method"] == "tools/call" and m["params"]["name"] == "parts":
+            # the rest is for who comes back for it
+            write("id: one\nretry: 10\ndata: \n\n")
+            step(m["params"], lambda m: write("id: two\ndata: " + json.dumps(m) + "\n\n"))
+            session.rest = {"jsonrpc": "2.0", "id": m["id"], "result": text("the rest")}
+            return
         try:
             session.take(m, lambda m: write("data: " + json.dumps(m) + "\n\n"))
         except OSError:
