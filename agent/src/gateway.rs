@@ -8,9 +8,13 @@ pub(crate) mod bridge;
 pub(crate) mod bridged;
 pub(crate) mod bundle;
 pub(crate) mod caller;
+pub(crate) mod client;
 pub(crate) mod common;
+pub(crate) mod cross;
 pub(crate) mod direct;
+pub(crate) mod eras;
 pub(crate) mod error;
+pub(crate) mod greeter;
 pub(crate) mod guard;
 pub(crate) mod jws;
 pub(crate) mod limits;
@@ -21,6 +25,7 @@ pub(crate) mod oauth;
 pub(crate) mod proxy;
 pub(crate) mod seal;
 pub(crate) mod serve;
+pub(crate) mod subscribed;
 pub(crate) mod table;
 #[cfg(test)]
 mod tests;
@@ -93,6 +98,8 @@ pub(crate) struct Shared {
     /// Calls whose server waits for its client's input.
     parked: translate::Parked,
     pub(crate) http_sessions: proxy::HttpSessions,
+    pub(crate) eras: eras::Eras,
+    pub(crate) greeted_ended: greeter::Ended,
     pub(crate) resuming: tokio::sync::Mutex<()>,
     pub(crate) waiting: Semaphore,
     pub(crate) hold: Duration,
@@ -216,6 +223,8 @@ impl Gateway {
             closing: Mutex::default(),
             parked: translate::Parked::default(),
             http_sessions: proxy::HttpSessions::default(),
+            eras: eras::Eras::default(),
+            greeted_ended: greeter::Ended::default(),
             resuming: tokio::sync::Mutex::default(),
             waiting: Semaphore::new(WAITING),
             hold,
@@ -413,6 +422,7 @@ async fn sweep(shared: Arc<Shared>) {
         turn += 1;
         // init is asked seldom: strangers exist only after a restart
         if turn % 12 == 1 {
+            shared.eras.prune(&table);
             for live in table.routes.values().flat_map(|entry| &entry.ready) {
                 shared.refill(&live.endpoint).await;
             }
@@ -443,7 +453,7 @@ async fn reap_strangers(
             if !ours || shared.session_of(&key).is_some() || live.endpoint.spare.key().as_ref() == Some(&key) {
                 continue;
             }
-            if live.common.running().is_some_and(|process| process.key == key) {
+            if live.common.holds(&key) {
                 continue;
             }
             let id = (live.endpoint.instance, key);

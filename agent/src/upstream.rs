@@ -13,6 +13,7 @@ pub mod quota;
 pub mod spare;
 pub(crate) mod sse;
 pub(crate) mod stdio;
+pub(crate) mod streamable;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -20,6 +21,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use secrecy::SecretString;
+use sigil_core::jsonrpc::Id;
 use sigil_core::model::{DeploymentId, InstanceId, ReleaseNo, ReleaseSpec, Stream, Transport};
 use sigil_core::policy::{Access, Rules};
 use tokio::sync::{mpsc, watch};
@@ -382,7 +384,8 @@ impl Endpoint {
     }
 }
 
-/// A two-way stream of whole JSON-RPC messages with one server process (stdio) or one connection (legacy SSE).
+/// A two-way stream of whole JSON-RPC messages with one server process (stdio), one connection (legacy SSE) or one
+/// session over HTTP.
 #[derive(Debug)]
 pub(crate) struct Conversation {
     /// Messages to the server. A message must not hold a line break (see [`one_line`]).
@@ -393,12 +396,26 @@ pub(crate) struct Conversation {
     pub(crate) end: CancellationToken,
 }
 
+/// A message with the request that it came for, where that is known.
+#[derive(Debug)]
+pub(crate) struct Said {
+    pub(crate) data: Bytes,
+    pub(crate) about: Option<Id>,
+}
+
+impl From<Bytes> for Said {
+    fn from(data: Bytes) -> Self {
+        Self { data, about: None }
+    }
+}
+
 /// What a server sends.
 #[derive(Debug)]
 pub(crate) enum Output {
     Stdio(stdio::Lines),
     Sse(sse::Channel),
-    Inside(mpsc::Receiver<Bytes>),
+    /// Messages that one of our own tasks brings.
+    Told(mpsc::Receiver<Said>),
 }
 
 impl Output {
@@ -408,7 +425,15 @@ impl Output {
         match self {
             Self::Stdio(lines) => lines.next(endpoint).await,
             Self::Sse(channel) => channel.next().await,
-            Self::Inside(messages) => messages.recv().await.ok_or_else(|| "ended".to_owned()),
+            Self::Told(told) => told.recv().await.map(|said| said.data).ok_or_else(|| "was closed".to_owned()),
+        }
+    }
+
+    /// The same, with what is known about it. Cancel-safe.
+    pub(crate) async fn said(&mut self, endpoint: &Endpoint) -> Result<Said, String> {
+        match self {
+            Self::Told(told) => told.recv().await.ok_or_else(|| "was closed".to_owned()),
+            _ => self.next(endpoint).await.map(Said::from),
         }
     }
 }

@@ -86,7 +86,7 @@ pub struct GatewayConfig {
     pub max_connections: u32,
     /// An idle stdio session ends after this, seconds. Live.
     pub session_idle_seconds: u64,
-    /// Whether clients of one era of the protocol reach servers of the other. Live.
+    /// Whether clients of one era of MCP (a handshake, or stateless) reach servers that know only the other. Live.
     pub translate: bool,
     /// From where deployments that ask for no key may be called: `loopback` or `anywhere`. Live.
     pub anonymous: String,

@@ -329,22 +329,52 @@ impl<'de: 'a, 'a> Deserialize<'de> for Members<'a> {
 /// `object` with `values` (name, text value) as members, replacing members of those names; every other byte of the
 /// members' values is kept. `None` when `object` is no object.
 pub fn with_members(object: &str, values: &[(&str, &str)]) -> Option<String> {
+    let quoted: Vec<(&str, String)> = values.iter().map(|(name, value)| (*name, quote(value))).collect();
+    let raw: Vec<(&str, &str)> = quoted.iter().map(|(name, value)| (*name, value.as_str())).collect();
+    with_raw_members(object, &raw)
+}
+
+/// The same where the values are JSON texts.
+pub fn with_raw_members(object: &str, values: &[(&str, &str)]) -> Option<String> {
     let Members(old) = serde_json::from_str(object).ok()?;
     let mut out = String::with_capacity(object.len() + 64);
     out.push('{');
     let kept = old.iter().filter(|(name, _)| !values.iter().any(|(n, _)| n == name));
-    let kept = kept.map(|(name, value)| (quote(name), value.get().to_owned()));
-    let added = values.iter().map(|(name, value)| (quote(name), quote(value)));
-    for (index, (name, value)) in kept.chain(added).enumerate() {
+    let kept = kept.map(|(name, value)| (name.as_str(), value.get()));
+    for (index, (name, value)) in kept.chain(values.iter().copied()).enumerate() {
         if index > 0 {
             out.push(',');
         }
-        out.push_str(&name);
+        out.push_str(&quote(name));
         out.push(':');
-        out.push_str(&value);
+        out.push_str(value);
     }
     out.push('}');
     Some(out)
+}
+
+/// `object` without the members of these names; every other byte of the members' values is kept. `None` when it is no
+/// object.
+pub fn without_members(object: &str, names: &[&str]) -> Option<String> {
+    let Members(old) = serde_json::from_str(object).ok()?;
+    let kept = old.iter().filter(|(name, _)| !names.contains(&name.as_str()));
+    let kept: Vec<String> = kept.map(|(name, value)| format!("{}:{}", quote(name), value.get())).collect();
+    Some(format!("{{{}}}", kept.join(",")))
+}
+
+/// A request with these members (name, JSON text) in its parameters and in their `_meta`, replacing those of the same
+/// names; the rest of the message keeps its bytes. `None` when its parameters are no object.
+pub fn with_params(head: &Head<'_>, members: &[(&str, &str)], meta: &[(&str, &str)]) -> Option<String> {
+    let own = Params::read(head.params).meta.map(RawValue::get).filter(|m| m.starts_with('{'));
+    let meta = with_raw_members(own.unwrap_or("{}"), meta)?;
+    let mut all = members.to_vec();
+    all.push(("_meta", &meta));
+    let params = with_raw_members(head.params.map_or("{}", RawValue::get), &all)?;
+    match head.params {
+        Some(old) => splice(head.text, &[(old.get(), &params)]),
+        // absent, or null, which must not stay behind
+        None => with_raw_members(head.text, &[("params", &params)]),
+    }
 }
 
 /// A `tools/call` with `values` set in its arguments; `None` when the message is no tool call. The rest of the message
@@ -382,6 +412,26 @@ mod tests {
 
     fn one(text: &str) -> Head<'_> {
         parse_one(text.as_bytes()).unwrap()
+    }
+
+    #[test]
+    fn parameters_gain_members() {
+        let meta = [("v", "1.0")];
+        let with = |text: &str| with_params(&one(text), &[("state", "\"s\"")], &meta).unwrap();
+        assert_eq!(
+            with(
+                r#"{"jsonrpc":"2.0","x":1.0,"id":1,"method":"m","params":{"n":1.0,"_meta":{"v":2,"t":1e2},"state":0}}"#
+            ),
+            r#"{"jsonrpc":"2.0","x":1.0,"id":1,"method":"m","params":{"n":1.0,"state":"s","_meta":{"t":1e2,"v":1.0}}}"#
+        );
+        for params in ["", r#","params":null"#] {
+            assert_eq!(
+                with(&format!(r#"{{"jsonrpc":"2.0","id":"a","method":"m"{params}}}"#)),
+                r#"{"jsonrpc":"2.0","id":"a","method":"m","params":{"state":"s","_meta":{"v":1.0}}}"#
+            );
+        }
+        assert_eq!(with_params(&one(r#"{"jsonrpc":"2.0","id":1,"method":"m","params":[1]}"#), &[], &meta), None);
+        assert_eq!(without_members(r#"{"a":1.0,"b":{}}"#, &["b"]).unwrap(), r#"{"a":1.0}"#);
     }
 
     #[test]

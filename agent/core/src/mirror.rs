@@ -5,6 +5,7 @@ use std::borrow::Cow;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use serde::Deserialize;
 use serde_json::Value;
 use serde_json::value::RawValue;
 
@@ -55,10 +56,73 @@ pub fn decode(value: &str) -> Option<Cow<'_, str>> {
     String::from_utf8(STANDARD.decode(encoded).ok()?).ok().map(Cow::Owned)
 }
 
-/// A text as a header's value, encoded where a header could not carry it as it is.
-pub fn encode(text: &str) -> Cow<'_, str> {
-    let plain = text.bytes().all(|b| (0x20..0x7f).contains(&b)) && text.trim_ascii() == text && !text.starts_with("=?");
-    if plain { Cow::Borrowed(text) } else { Cow::Owned(format!("=?base64?{}?=", STANDARD.encode(text))) }
+/// A value as a header carries it: what a header cannot hold as it is, is encoded.
+pub fn encode(value: &str) -> Cow<'_, str> {
+    let plain = value.bytes().all(|b| (0x20..0x7f).contains(&b)) && value.trim_ascii() == value;
+    let marked = value.starts_with("=?base64?") && value.ends_with("?=");
+    if plain && !marked { Cow::Borrowed(value) } else { Cow::Owned(format!("=?base64?{}?=", STANDARD.encode(value))) }
+}
+
+/// The headers that mirror a tool call's arguments: name and value.
+pub fn headers(mirrored: &[Mirrored], arguments: Option<&RawValue>) -> Vec<(String, String)> {
+    if mirrored.is_empty() {
+        return Vec::new();
+    }
+    let arguments: Value = arguments.and_then(|a| serde_json::from_str(a.get()).ok()).unwrap_or_default();
+    let value = |path: &[String]| match path.iter().try_fold(&arguments, |at, key| at.get(key))? {
+        Value::String(text) => Some(encode(text).into_owned()),
+        Value::Bool(flag) => Some(flag.to_string()),
+        Value::Number(number) => Some(number.to_string()),
+        _ => None,
+    };
+    mirrored.iter().filter_map(|m| Some((m.header.clone(), value(&m.path)?))).collect()
+}
+
+/// The part of a request's body that its `Mcp-Name` header mirrors.
+pub fn name(head: &Head<'_>) -> Option<String> {
+    let params = Params::read(head.params);
+    let source = match head.method.as_ref() {
+        "tools/call" | "prompts/get" => params.name,
+        "resources/read" => params.uri,
+        "tasks/get" | "tasks/update" | "tasks/cancel" => params.task_id,
+        _ => None,
+    };
+    source.and_then(jsonrpc::string).map(Cow::into_owned)
+}
+
+/// One page of `tools/list`.
+#[derive(Debug, Default)]
+pub struct Page {
+    /// Each tool and what headers mirror of its arguments.
+    pub tools: Vec<(String, Vec<Mirrored>)>,
+    /// Where the next page begins.
+    pub next: Option<String>,
+}
+
+impl Page {
+    /// Reads a result; `None` when it is no such page.
+    pub fn read(result: &RawValue) -> Option<Self> {
+        #[derive(Deserialize)]
+        struct List<'a> {
+            #[serde(borrow, default)]
+            tools: Vec<Tool<'a>>,
+            #[serde(rename = "nextCursor", default)]
+            next: Option<String>,
+        }
+        #[derive(Deserialize)]
+        struct Tool<'a> {
+            name: String,
+            #[serde(borrow, rename = "inputSchema", default)]
+            schema: Option<&'a RawValue>,
+        }
+        let list: List<'_> = serde_json::from_str(result.get()).ok()?;
+        let tools = list.tools.into_iter().map(|tool| {
+            let schema = tool.schema.filter(|s| s.get().contains("x-mcp-header"));
+            let schema = schema.and_then(|s| serde_json::from_str(s.get()).ok());
+            (tool.name, schema.map(|s| mirrored(&s)).unwrap_or_default())
+        });
+        Some(Self { tools: tools.collect(), next: list.next.filter(|n| !n.is_empty()) })
+    }
 }
 
 /// Compares what every request mirrors. `header` answers the value of a header by its lower-case name.
@@ -225,6 +289,35 @@ mod tests {
         let task = request("tasks/get", &format!(r#""taskId":"t1",{META}"#));
         assert_eq!(code(&task, &[version, ("mcp-method", "tasks/get")]), None);
         assert_eq!(code(&task, &[version, ("mcp-method", "tasks/get"), ("mcp-name", "t2")]), Some(HEADER_MISMATCH));
+    }
+
+    #[test]
+    fn headers_that_are_made_agree() {
+        let list = r#"{"tools":[{"name":"put","inputSchema":{"properties":{"region":{"x-mcp-header":"Region"},"n":{"x-mcp-header":"N"}}}}],"nextCursor":""}"#;
+        let page = Page::read(&RawValue::from_string(list.to_owned()).unwrap()).unwrap();
+        assert_eq!((page.next, page.tools.len()), (None, 1));
+        let found = &page.tools[0].1;
+        for region in ["eu", " eu", "größe", "=?base64?ZXU=?=", ""] {
+            let arguments = serde_json::json!({"region": region, "n": 7}).to_string();
+            let arguments = RawValue::from_string(arguments).unwrap();
+            let made = headers(found, Some(&arguments));
+            assert_eq!(made.len(), 2, "{made:?}");
+            assert!(made.iter().all(|(_, v)| v.bytes().all(|b| (0x20..0x7f).contains(&b))), "{made:?}");
+            let header = |name: &str| made.iter().find(|(n, _)| n == name).map(|(_, v)| v.as_str());
+            assert_eq!(check_arguments(found, Some(&arguments), header), Ok(()), "{region}");
+        }
+        assert_eq!(headers(found, None), []);
+        let call = request("tools/call", &format!(r#""name":"größe",{META}"#));
+        let (head, version) = (parse_one(call.as_bytes()).unwrap(), "2026-07-28");
+        let named = name(&head).unwrap();
+        let named = encode(&named);
+        let header = |name: &str| match name {
+            "mcp-protocol-version" => Some(version),
+            "mcp-method" => Some("tools/call"),
+            "mcp-name" => Some(named.as_ref()),
+            _ => None,
+        };
+        assert_eq!(check(&head, header), Ok(()));
     }
 
     #[test]

@@ -43,25 +43,31 @@ pub struct Ticket {
     pub transport: Transport,
     /// The revision agreed on at `initialize`.
     pub version: String,
-    /// HTTP: the server's own session id. stdio: the key of its process. Legacy SSE: the key of its connection.
+    /// HTTP: the server's own session id. stdio: the key of its process. Legacy SSE: the key of its connection. Where the
+    /// gateway itself holds the session: what its client said at the handshake.
     pub upstream: String,
+    /// The server is stateless: the session is between the client and the gateway alone.
+    pub translated: bool,
     /// When it ends whatever happens, seconds since 1970.
     pub expires: u64,
 }
 
 /// First byte of every payload; a payload of another format reads as unknown.
 const FORMAT: u8 = 1;
+/// Added to the transport's byte: see [`Ticket::translated`].
+const TRANSLATED: u8 = 0x10;
 
 impl Ticket {
     /// The payload.
     pub fn encode(&self) -> Vec<u8> {
         let mut out = Vec::with_capacity(48 + self.principal.len() + self.version.len() + self.upstream.len());
         out.push(FORMAT);
-        out.push(match self.transport {
+        let transport = match self.transport {
             Transport::Http => 0,
             Transport::Sse => 1,
             Transport::Stdio => 2,
-        });
+        };
+        out.push(if self.translated { transport | TRANSLATED } else { transport });
         out.extend(self.expires.to_be_bytes());
         out.extend(self.deployment.0.0.to_be_bytes());
         out.extend(self.instance.0.0.to_be_bytes());
@@ -84,10 +90,12 @@ impl Ticket {
         if take(1)? != [FORMAT] {
             return None;
         }
-        let transport = match take(1)? {
-            [0] => Transport::Http,
-            [1] => Transport::Sse,
-            [2] => Transport::Stdio,
+        let &[transport] = take(1)? else { return None };
+        let translated = transport & TRANSLATED != 0;
+        let transport = match transport & !TRANSLATED {
+            0 => Transport::Http,
+            1 => Transport::Sse,
+            2 => Transport::Stdio,
             _ => return None,
         };
         let expires = u64::from_be_bytes(take(8)?.try_into().ok()?);
@@ -98,7 +106,8 @@ impl Ticket {
             String::from_utf8(take(usize::from(length))?.to_vec()).ok()
         };
         let (principal, version, upstream) = (text()?, text()?, text()?);
-        rest.is_empty().then_some(Self { deployment, instance, principal, transport, version, upstream, expires })
+        let read = Self { deployment, instance, principal, transport, version, upstream, translated, expires };
+        rest.is_empty().then_some(read)
     }
 }
 
@@ -114,6 +123,7 @@ mod tests {
             transport: Transport::Stdio,
             version: "2025-11-25".into(),
             upstream: "s-1".into(),
+            translated: false,
             expires: 1_800_000_000,
         }
     }
@@ -122,6 +132,8 @@ mod tests {
     fn comes_back_and_no_other_length_does() {
         let bytes = ticket().encode();
         assert_eq!(Ticket::decode(&bytes), Some(ticket()));
+        let translated = Ticket { translated: true, transport: Transport::Http, ..ticket() };
+        assert_eq!(Ticket::decode(&translated.encode()), Some(translated));
         for n in 0..bytes.len() {
             assert_eq!(Ticket::decode(&bytes[..n]), None, "{n}");
         }

@@ -1,8 +1,8 @@
-//! One legacy session over a server process (stdio) or connection (legacy SSE): which of the server's messages belongs
-//! on which of the client's streams.
+//! One legacy session over a server process (stdio), a connection (legacy SSE) or our own translation: which of the
+//! server's messages belongs on which of the client's streams.
 //!
-//! One client owns the process, so ids pass unchanged. A response goes to the POST that asked. Progress goes by its
-//! token. Anything else goes to the only POST that waits, if there is just one (so that order is kept: a log message
+//! One client owns the process, so ids pass unchanged. A response goes to the POST that asked. What is known to belong to
+//! a request goes there, progress by its token. Anything else goes to the only POST that waits, if there is just one (so that order is kept: a log message
 //! comes before the result it explains), else to the GET stream, else to any POST, else it waits (bounded).
 
 use std::collections::{HashMap, VecDeque};
@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 use super::body::Event;
 use super::error::Refusal;
 use super::load::Place;
-use crate::upstream::{Conversation, Endpoint, Output, one_line};
+use crate::upstream::{Conversation, Endpoint, Output, Said, one_line};
 
 /// Events waiting for one client stream.
 const STREAM_QUEUE: usize = 64;
@@ -147,25 +147,27 @@ impl Session {
 
     /// Reads the server until it ends or `stop`. Answers why it ended, `None` when it was stopped.
     pub(crate) async fn run(&self, mut conversation: Output) -> Option<String> {
+        // our own translation knows what belongs to no request
+        let knows = matches!(conversation, Output::Told(_));
         loop {
-            let text = tokio::select! {
+            let said = tokio::select! {
                 () = self.stop.cancelled() => {
                     self.end("was closed by its client").await;
                     return None;
                 }
-                text = conversation.next(&self.endpoint) => text,
+                said = conversation.said(&self.endpoint) => said,
             };
-            match text {
-                Ok(text) => match jsonrpc::parse(&text) {
-                    Ok(jsonrpc::Body::One(head)) => self.deliver(&head, text.clone()).await,
+            match said {
+                Ok(Said { data: text, about }) => match jsonrpc::parse(&text) {
+                    Ok(jsonrpc::Body::One(head)) => self.deliver(&head, text.clone(), about, knows).await,
                     Ok(jsonrpc::Body::Batch(heads)) => {
                         for head in &heads {
-                            self.deliver(head, text.slice_ref(head.text.as_bytes())).await;
+                            self.deliver(head, text.slice_ref(head.text.as_bytes()), None, knows).await;
                         }
                     }
                     Err(_) => match &mut conversation {
                         Output::Stdio(lines) => lines.stray(&self.endpoint, text).await,
-                        Output::Sse(_) | Output::Inside(_) => {
+                        Output::Sse(_) | Output::Told(_) => {
                             self.dropped.fetch_add(1, Relaxed);
                         }
                     },
@@ -318,7 +320,8 @@ impl Session {
         streams.retain(|number, s| !s.tx.is_closed() || pending.values().any(|p| p.stream == *number));
     }
 
-    async fn deliver(&self, head: &Head<'_>, data: Bytes) {
+    /// `about`: the request that it came for, where the other side `knows` that.
+    async fn deliver(&self, head: &Head<'_>, data: Bytes, about: Option<Id>, knows: bool) {
         let data = one_line(data);
         if head.kind == Kind::Response {
             match &head.id {
@@ -337,6 +340,7 @@ impl Session {
             let State { pending, streams, get, .. } = &mut *state;
             let get_open = get.as_ref().is_some_and(|tx| !tx.is_closed());
             let by_token = token.and_then(|t| pending.values().find(|p| p.token.as_ref() == Some(&t)));
+            let by_token = about.and_then(|id| pending.get(&id)).or(by_token);
             let mut open =
                 pending.values().map(|p| p.stream).filter(|s| streams.get(s).is_some_and(|s| !s.tx.is_closed()));
             let oldest = open.clone().min();
@@ -345,6 +349,7 @@ impl Session {
                 Some(pending) => Some(pending.stream),
                 // before the handshake is done nothing belongs to anybody
                 None if self.version.get().is_none() => None,
+                None if knows && get_open => None,
                 None => only.or(if get_open { None } else { oldest }),
             };
             match stream.and_then(|number| Some((number, streams.remove(&number)?))) {

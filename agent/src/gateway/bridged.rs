@@ -15,12 +15,13 @@ use tokio::time::Instant;
 use super::body::{Events, Out, Timeout};
 use super::bridge::{Session, halves};
 use super::error::Refusal;
+use super::greeter::{self, Guest};
 use super::load::{Call, Place};
 use super::proxy::{SESSION_LIFE, inject_body};
-use super::seal::random_key;
+use super::seal::{ID_MAX, random_key};
 use super::serve::{Asked, accepts, now};
 use super::table::{Entry, Live};
-use super::{Shared, modern};
+use super::{Shared, client, cross, modern};
 use crate::upstream::quota::Starting;
 use crate::upstream::{Conversation, Endpoint, UpstreamError, converse, spare, stdio};
 
@@ -114,6 +115,9 @@ pub(crate) async fn listen(shared: &Arc<Shared>, asked: Asked<'_>) -> Result<Res
 
 pub(crate) async fn delete(shared: &Arc<Shared>, asked: Asked<'_>) -> Result<Response<Out>, Refusal> {
     let session = session(shared, &asked).await?;
+    if greeted(&session.key) {
+        shared.greeted_ended.add(&session.key);
+    }
     shared.close(&session);
     let mut response = Response::new(Out::empty());
     *response.status_mut() = StatusCode::NO_CONTENT;
@@ -130,6 +134,9 @@ async fn session(shared: &Arc<Shared>, asked: &Asked<'_>) -> Result<Arc<Session>
         let hint = "send initialize first, then its Mcp-Session-Id with every request";
         return Err(Refusal::bad_request("the Mcp-Session-Id header is missing", hint));
     };
+    if ticket.translated {
+        return cross::session(shared, asked, ticket).await;
+    }
     if let Some(session) = shared.session_of(&ticket.upstream) {
         return Ok(session);
     }
@@ -162,13 +169,44 @@ async fn initialize(
     message: Bytes,
 ) -> Result<Response<Out>, Refusal> {
     let entry = shared.ready(asked.name).await?;
-    let Opened { live, key, conversation, place, starting: _starting } = open(shared, &entry, asked.name, "s-").await?;
+    if cross::translates(shared) && shared.eras.no_handshake(&entry) {
+        return cross::greet(shared, asked, &entry, head, message).await;
+    }
+    let opened = open(shared, &entry, asked.name, "s-").await?;
+    let response = match shake(shared, asked, &entry, head, message.clone(), opened, None).await? {
+        Shaken::Session(response) => return Ok(response),
+        Shaken::Refused(response) => response,
+    };
+    if cross::no_handshake(shared, asked, &entry).await {
+        return cross::greet(shared, asked, &entry, head, message).await;
+    }
+    Ok(response)
+}
+
+/// How a handshake ended.
+pub(crate) enum Shaken {
+    Session(Response<Out>),
+    /// The server's own words.
+    Refused(Response<Out>),
+}
+
+/// Passes `initialize` on and makes a session of its answer. `guest`: the gateway itself is the other side.
+pub(crate) async fn shake(
+    shared: &Arc<Shared>,
+    asked: &Asked<'_>,
+    entry: &Arc<Entry>,
+    head: &Head<'_>,
+    message: Bytes,
+    opened: Opened,
+    guest: Option<&Guest>,
+) -> Result<Shaken, Refusal> {
+    let Opened { live, key, conversation, place, starting: _starting } = opened;
     let spec = &live.endpoint.spec;
     let session = shared.begin(&live, key, asked.name, conversation, place);
     // until the handshake is done a failure, or a client that leaves, ends the session
     let unfinished = Unfinished { shared, session: Some(session.clone()) };
     let mut waiting = session.register(&[head])?;
-    let mut call = call(shared, &session, &entry);
+    let mut call = call(shared, &session, entry);
     let ms = spec.request_timeout_ms.max(spec.start_timeout_ms);
     let answered = async {
         session.send(message).await?;
@@ -200,24 +238,26 @@ async fn initialize(
     let Some(version) = version else {
         // the server refuses: its own words go to the client, and there is no session
         call.fail();
-        let unsupported = modern::status(&event.data).0 == StatusCode::BAD_REQUEST;
+        let (status, _) = modern::status(&event.data);
         let mut response = json(event.data);
-        if unsupported {
-            // a server of the stateless era only, which names the revisions it speaks
-            *response.status_mut() = StatusCode::BAD_REQUEST;
+        if status == StatusCode::BAD_REQUEST {
+            *response.status_mut() = status;
         }
-        return Ok(response);
+        return Ok(Shaken::Refused(response));
     };
     let ticket = Ticket {
         deployment: entry.id,
         instance: live.endpoint.instance,
-        principal: asked.caller.principal.to_string(),
+        principal: client::principal(asked).to_owned(),
         transport: spec.transport,
         version: version.clone(),
         upstream: session.key.clone(),
+        translated: guest.is_some(),
         expires: now() + SESSION_LIFE,
     };
-    let id = shared.sealer.seal(&ticket).and_then(|id| HeaderValue::try_from(id).ok());
+    let texts = guest.map_or_else(|| vec![session.key.clone()], Guest::packed);
+    let mut ids = texts.into_iter().filter_map(|text| shared.sealer.seal(&Ticket { upstream: text, ..ticket.clone() }));
+    let id = ids.find(|id| id.len() <= ID_MAX).and_then(|id| HeaderValue::try_from(id).ok());
     let id = id.ok_or_else(|| Refusal::failed(asked.name, "no session id could be made: no randomness"))?;
     session.version.set(version).ok();
     session.touch();
@@ -225,7 +265,7 @@ async fn initialize(
     shared.refill_soon(&live.endpoint);
     let mut response = json(event.data);
     response.headers_mut().insert("mcp-session-id", id);
-    Ok(response)
+    Ok(Shaken::Session(response))
 }
 
 fn agreed(result: Option<&RawValue>) -> Option<String> {
@@ -250,6 +290,11 @@ impl Drop for Unfinished<'_> {
             self.shared.close(&session);
         }
     }
+}
+
+/// Whether the session of a key is one of the gateway's own: no process stands behind it.
+fn greeted(key: &str) -> bool {
+    key.starts_with(greeter::PREFIX)
 }
 
 /// Most sessions of a replica at once.
@@ -308,7 +353,7 @@ impl Shared {
     }
 
     /// Starts a session.
-    fn begin(
+    pub(crate) fn begin(
         self: &Arc<Self>,
         live: &Live,
         key: String,
@@ -355,7 +400,7 @@ impl Shared {
         let (shared, session) = (self.clone(), session.clone());
         self.tasks.spawn(async move {
             let (endpoint, key) = (session.endpoint.clone(), session.key.clone());
-            if endpoint.spec.transport == Transport::Stdio {
+            if !greeted(&key) {
                 shared.finish(&endpoint, &key, session).await;
             }
             shared.closing().remove(&key);
@@ -364,6 +409,9 @@ impl Shared {
 
     /// Ends a session's process, and has another wait in the place that gets free with `held`.
     pub(crate) async fn finish(&self, endpoint: &Arc<Endpoint>, key: &str, held: impl Send) {
+        if endpoint.spec.transport != Transport::Stdio {
+            return;
+        }
         let wire = &endpoint.wire;
         wire.close(key, GRACE).await;
         // memory is free when it has ended, not before
@@ -409,6 +457,7 @@ impl Shared {
         let oldest = {
             let sessions = self.sessions();
             let here = sessions.values().filter(|s| s.endpoint.instance == live.endpoint.instance);
+            let here = here.filter(|s| !greeted(&s.key));
             let idle = here.filter_map(|s| Some((s.idle()?, s.clone()))).filter(|(idle, _)| *idle > EVICTABLE);
             idle.max_by_key(|(idle, _)| *idle).map(|(_, session)| session)
         };

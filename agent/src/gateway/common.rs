@@ -1,17 +1,17 @@
-//! Processes of a stdio replica that stateless requests use (2026-07-28, basic/transports/stdio): ids, progress tokens and
-//! subscriptions of different clients are told apart by giving each request a number of ours. A process that was greeted
-//! with `initialize` speaks the older era, and what it says is put into the words of this one.
+//! Conversations with a replica that stateless requests use (2026-07-28, basic/transports/stdio), be it a process, a
+//! connection or a session over HTTP: ids, progress tokens and subscriptions of different clients are told apart by
+//! giving each request a number of ours. A server that was greeted with `initialize` speaks the older era, and what it
+//! says is put into the words of this one.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
-use serde::Deserialize;
 use serde_json::value::RawValue;
 use sigil_core::jsonrpc::{self, Head, Id, Kind, Meta, Params};
-use sigil_core::mirror::{self, Mirrored};
+use sigil_core::mirror::{self, Mirrored, Page};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -19,8 +19,9 @@ use tokio_util::sync::CancellationToken;
 use super::body::Event;
 use super::error::Refusal;
 use super::load::Place;
-use super::words::{Filter, INVALID_PARAMS, Shape, not_found, tagged};
-use crate::upstream::{Endpoint, Output, one_line};
+use super::modern::LISTEN;
+use super::words::{Filter, INVALID_PARAMS, Shape, addresses, not_found, tagged};
+use crate::upstream::{Endpoint, Output, Said, one_line};
 
 /// A server that did not answer which era it speaks is asked again after this.
 const SILENCE: Duration = Duration::from_secs(60);
@@ -34,6 +35,10 @@ const QUESTIONS: usize = 8;
 const PENDING_MAX: usize = 4096;
 /// Largest number: JSON's integers are exact up to here.
 const NUMBER_MAX: u64 = (1 << 53) - 1;
+/// Where [`Common`] keeps the process of a server that is stateless itself: it knows no clients, so all share it.
+pub(crate) const EVERYBODY: &str = "";
+/// Conversations of one replica that are kept for callers to come; beyond that the one unused for longest ends.
+const KEPT_MAX: usize = 256;
 /// Pages of tools that are read for their annotations.
 const PAGES: usize = 200;
 /// A tool that is not known has the list read again, at most this often.
@@ -42,56 +47,88 @@ const REREAD: Duration = Duration::from_secs(5);
 /// One replica's processes for stateless requests.
 #[derive(Debug, Default)]
 pub(crate) struct Common {
-    /// The one that requests share.
-    current: Mutex<Option<Arc<Process>>>,
-    /// Greeted with a client's capabilities and free, by those.
+    /// Those that requests share, by who may share them.
+    current: Mutex<HashMap<String, Arc<Process>>>,
+    /// Greeted with a client's capabilities and free, by who may use them and those.
     alone: Mutex<Vec<(String, Arc<Process>)>>,
+    /// All that were started.
+    started: Mutex<Vec<Weak<Process>>>,
     /// Held by whoever starts it.
     pub(crate) starting: tokio::sync::Mutex<()>,
     /// The server speaks revisions with a handshake only: until then.
     legacy: Mutex<Option<Instant>>,
+    /// Set with `legacy`, for those who ask often.
+    ever_legacy: AtomicBool,
 }
 
 impl Common {
-    fn current(&self) -> MutexGuard<'_, Option<Arc<Process>>> {
+    fn current(&self) -> MutexGuard<'_, HashMap<String, Arc<Process>>> {
         self.current.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The process, when it runs.
-    pub(crate) fn running(&self) -> Option<Arc<Process>> {
-        self.current().clone().filter(|p| p.ended().is_none())
+    /// The process that `whose` requests share, when it runs.
+    pub(crate) fn running(&self, whose: &str) -> Option<Arc<Process>> {
+        self.current().get(whose).filter(|p| p.ended().is_none()).cloned()
     }
 
-    pub(crate) fn set(&self, process: &Arc<Process>) {
-        *self.current() = Some(process.clone());
+    pub(crate) fn set(&self, whose: &str, process: &Arc<Process>) {
+        let mut current = self.current();
+        current.insert(whose.to_owned(), process.clone());
+        if current.len() > KEPT_MAX {
+            let others = current.iter().filter(|(other, _)| *other != whose);
+            let idle = others.filter_map(|(whose, p)| Some((p.idle()?, whose.clone())));
+            let oldest = idle.max_by_key(|(idle, _)| *idle).and_then(|(_, whose)| current.remove(&whose));
+            oldest.iter().for_each(|process| process.stop.cancel());
+        }
+    }
+
+    fn started(&self) -> MutexGuard<'_, Vec<Weak<Process>>> {
+        self.started.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// One more was started.
+    pub(crate) fn add(&self, process: &Arc<Process>) {
+        let mut started = self.started();
+        started.retain(|p| p.strong_count() > 0);
+        started.push(Arc::downgrade(process));
+    }
+
+    /// Whether the process of this key is one of these, in use or free.
+    pub(crate) fn holds(&self, key: &str) -> bool {
+        self.started().iter().filter_map(Weak::upgrade).any(|p| p.key == key && p.ended().is_none())
     }
 
     pub(crate) fn is_legacy(&self) -> bool {
-        self.legacy.lock().unwrap_or_else(PoisonError::into_inner).is_some_and(|until| Instant::now() < until)
+        self.ever_legacy.load(Relaxed)
+            && self.legacy.lock().unwrap_or_else(PoisonError::into_inner).is_some_and(|until| Instant::now() < until)
     }
 
     /// Remembers that it does not speak this era. `sure`: it said so; else it only kept silent, and is asked again.
     pub(crate) fn set_legacy(&self, sure: bool) {
         let until = Instant::now() + if sure { FOR_GOOD } else { SILENCE };
         *self.legacy.lock().unwrap_or_else(PoisonError::into_inner) = Some(until);
+        self.ever_legacy.store(true, Relaxed);
     }
 
     fn alone(&self) -> MutexGuard<'_, Vec<(String, Arc<Process>)>> {
         self.alone.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A free process that was greeted with these capabilities, the one used last first: a server that keeps something
-    /// in memory then finds it again.
-    pub(crate) fn take(&self, capabilities: &str) -> Option<Arc<Process>> {
+    /// A free process of `whose`, the one used last first: a server that keeps something in memory then finds it again.
+    pub(crate) fn take(&self, whose: &str) -> Option<Arc<Process>> {
         let mut alone = self.alone();
         alone.retain(|(_, process)| process.ended().is_none());
-        let index = alone.iter().rposition(|(held, _)| held == capabilities)?;
+        let index = alone.iter().rposition(|(held, _)| held == whose)?;
         Some(alone.remove(index).1)
     }
 
     /// A process is free again.
-    pub(crate) fn give_back(&self, capabilities: String, process: Arc<Process>) {
-        self.alone().push((capabilities, process));
+    pub(crate) fn give_back(&self, whose: String, process: Arc<Process>) {
+        let mut alone = self.alone();
+        alone.push((whose, process));
+        if alone.len() > KEPT_MAX {
+            alone.remove(0).1.stop.cancel();
+        }
     }
 
     /// Takes one out that is free, for `idle` at least.
@@ -101,11 +138,12 @@ impl Common {
         Some(alone.remove(index).1)
     }
 
-    /// Takes the process out when nobody used it for `idle`.
+    /// Takes a shared process out that nobody used for `idle`.
     pub(crate) fn retire(&self, idle: Duration) -> Option<Arc<Process>> {
         let mut current = self.current();
-        let retired = current.as_ref().is_some_and(|p| p.idle().is_some_and(|d| d > idle));
-        if retired { current.take() } else { None }
+        let unused = |p: &Arc<Process>| p.ended().is_some() || p.idle().is_some_and(|d| d > idle);
+        let whose = current.iter().find(|(_, p)| unused(p)).map(|(whose, _)| whose.clone())?;
+        current.remove(&whose)
     }
 }
 
@@ -129,6 +167,17 @@ struct Pending {
     manner: Manner,
     events: mpsc::Sender<Event>,
     questions: mpsc::Sender<Bytes>,
+}
+
+impl Pending {
+    /// Passes the answer on.
+    fn finish(self, endpoint: &Endpoint, text: String) {
+        // its queue may be full of notifications; the answer waits for its turn
+        let (events, last) = (self.events, event(text, true));
+        if let Err(mpsc::error::TrySendError::Full(last)) = events.try_send(last) {
+            endpoint.tasks.spawn(async move { events.send(last).await });
+        }
+    }
 }
 
 #[derive(Debug, Default)]
@@ -180,21 +229,6 @@ impl Drop for Held {
     fn drop(&mut self) {
         self.0.abandon(self.1, "the client left");
     }
-}
-
-#[derive(Deserialize)]
-struct Page<'a> {
-    #[serde(borrow, default)]
-    tools: Vec<Tool<'a>>,
-    #[serde(rename = "nextCursor", default)]
-    next_cursor: Option<String>,
-}
-
-#[derive(Deserialize)]
-struct Tool<'a> {
-    name: String,
-    #[serde(borrow, rename = "inputSchema", default)]
-    schema: Option<&'a RawValue>,
 }
 
 impl Process {
@@ -249,7 +283,8 @@ impl Process {
             }
             let number = self.next(&mut state);
             let (id, token) = (id.to_owned(), token.map(str::to_owned));
-            let logs = meta.log_level.is_some();
+            // a subscription is open for long and never logs
+            let logs = meta.log_level.is_some() && head.method != LISTEN;
             state.pending.insert(number, Pending { id, token, logs, manner, events, questions });
             number
         };
@@ -355,19 +390,19 @@ impl Process {
     /// Reads the server until it ends or `stop`. Answers why it ended, `None` when it was stopped.
     pub(crate) async fn run(&self, mut output: Output) -> Option<String> {
         loop {
-            let text = tokio::select! {
+            let said = tokio::select! {
                 () = self.stop.cancelled() => {
                     self.end("was closed");
                     return None;
                 }
-                text = output.next(&self.endpoint) => text,
+                said = output.said(&self.endpoint) => said,
             };
-            match text {
-                Ok(text) => match jsonrpc::parse_one(&text) {
-                    Ok(head) => self.deliver(&head),
+            match said {
+                Ok(Said { data, about }) => match jsonrpc::parse_one(&data) {
+                    Ok(head) => self.deliver(&head, about.as_ref()),
                     Err(_) => match &mut output {
-                        Output::Stdio(lines) => lines.stray(&self.endpoint, text).await,
-                        Output::Sse(_) | Output::Inside(_) => drop(self.dropped.fetch_add(1, Relaxed)),
+                        Output::Stdio(lines) => lines.stray(&self.endpoint, data).await,
+                        Output::Sse(_) | Output::Told(_) => drop(self.dropped.fetch_add(1, Relaxed)),
                     },
                 },
                 Err(why) => {
@@ -393,10 +428,11 @@ impl Process {
         }
     }
 
-    fn deliver(&self, head: &Head<'_>) {
+    /// `about`: the request that it came for, where the transport tells.
+    fn deliver(&self, head: &Head<'_>, about: Option<&Id>) {
         match head.kind {
             Kind::Response => self.answer(head),
-            Kind::Notification => self.tell(head),
+            Kind::Notification => self.tell(head, about),
             Kind::Request if self.greeting.get().is_some() => self.question(head),
             Kind::Request => {
                 // servers of this era write no requests: their questions are answers that ask for input
@@ -463,18 +499,20 @@ impl Process {
         if let (Some(opening), Some(gained)) = (head.result.and_then(|r| r.get().get(..1)), &gained) {
             parts.push((opening, gained));
         }
-        let code = head.error.filter(|_| waiting.manner.shape != Shape::AsIs).and_then(not_found);
+        let translated = head.error.filter(|_| waiting.manner.shape != Shape::AsIs);
+        if let Some(result) = translated.and_then(addresses) {
+            let text = format!("{{\"jsonrpc\":\"2.0\",\"id\":{},\"result\":{result}}}", waiting.id);
+            waiting.finish(&self.endpoint, text);
+            return;
+        }
+        let code = translated.and_then(not_found);
         parts.extend(code.map(|code| (code, INVALID_PARAMS)));
         parts.sort_by_key(|(part, _)| part.as_ptr() as usize);
         let text = jsonrpc::splice(head.text, &parts).unwrap_or_default();
-        // its queue may be full of notifications; the answer waits for its turn
-        let (events, last) = (waiting.events, event(text, true));
-        if let Err(mpsc::error::TrySendError::Full(last)) = events.try_send(last) {
-            self.endpoint.tasks.spawn(async move { events.send(last).await });
-        }
+        waiting.finish(&self.endpoint, text);
     }
 
-    fn tell(&self, head: &Head<'_>) {
+    fn tell(&self, head: &Head<'_>, about: Option<&Id>) {
         let params = Params::read(head.params);
         let mut state = self.state();
         let (number, part) = match head.method.as_ref() {
@@ -488,10 +526,11 @@ impl Process {
                 return;
             }
             "notifications/message" => {
-                // whose it is is not said: it is known only while one request alone wants any
+                // whose it is is not said: else it is known only while one request alone wants any
+                let told = about.and_then(number).filter(|n| state.pending.get(n).is_some_and(|p| p.logs));
                 let mut wanting = state.pending.iter().filter(|(_, p)| p.logs);
-                let only = wanting.next().filter(|_| wanting.next().is_none());
-                (only.and_then(|(number, _)| i64::try_from(*number).ok()).map(Id::Int), None)
+                let only = wanting.next().filter(|_| wanting.next().is_none() && about.is_none()).map(|(n, _)| *n);
+                (told.or(only).and_then(|number| i64::try_from(number).ok()).map(Id::Int), None)
             }
             _ if self.greeting.get().is_some() => return self.broadcast(&state, head),
             _ => {
@@ -539,15 +578,11 @@ impl Process {
             let at = cursor.as_ref().map_or_else(String::new, |c| format!(",\"cursor\":{}", jsonrpc::quote(c)));
             let answer = self.ask("tools/list", &format!("{{\"_meta\":{meta}{at}}}"), limit).await?;
             let head = jsonrpc::parse_one(&answer).ok();
-            let page = head.and_then(|h| h.result).and_then(|r| serde_json::from_str::<Page<'_>>(r.get()).ok());
+            let page = head.and_then(|h| h.result).and_then(Page::read);
             // a server without tools, or with a list that nobody can read, has none that a header mirrors
             let Some(page) = page else { break };
-            for tool in page.tools {
-                let schema = tool.schema.filter(|s| s.get().contains("x-mcp-header"));
-                let schema = schema.and_then(|s| serde_json::from_str(s.get()).ok());
-                all.insert(tool.name, Arc::new(schema.map(|s| mirror::mirrored(&s)).unwrap_or_default()));
-            }
-            match page.next_cursor.filter(|c| !c.is_empty() && cursor.as_ref() != Some(c)) {
+            all.extend(page.tools.into_iter().map(|(name, mirrored)| (name, Arc::new(mirrored))));
+            match page.next.filter(|c| cursor.as_ref() != Some(c)) {
                 Some(next) => cursor = Some(next),
                 None => break,
             }

@@ -1,5 +1,5 @@
-//! The HTTP face of stateless requests (2026-07-28) to stdio servers: each is its own POST, answered by the process that
-//! all of them share.
+//! The HTTP face of stateless requests (2026-07-28) to servers that do not take them as they are: each is its own POST,
+//! answered by the process that all of them share, or translated for a server of the older era.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -8,23 +8,27 @@ use std::time::Duration;
 use bytes::Bytes;
 use hyper::{HeaderMap, Response, StatusCode};
 use serde::Deserialize;
+use serde_json::value::RawValue;
 use sigil_core::jsonrpc::{self, Head, Kind, Params};
 use sigil_core::mirror::{self, Flaw};
-use sigil_core::model::Transport;
+use sigil_core::model::{InstanceId, Transport};
 use sigil_core::session::FIRST_MODERN;
 use tokio::time::Instant;
 
 use super::body::{Events, Timeout};
 use super::bridge::halves;
 use super::bridged::{self, Opened, PLAIN, accepted, json, stream};
-use super::common::{Common, Manner, Process, Waiting};
+use super::client::Client;
+use super::common::{EVERYBODY, Manner, Process, Waiting};
 use super::error::Refusal;
-use super::load::Call;
+use super::load::{Call, Place};
 use super::proxy::inject_body;
+use super::seal::random_key;
 use super::serve::{Asked, accepts};
 use super::table::{Entry, Live};
 use super::{Shared, translate};
 use crate::upstream::quota::Starting;
+use crate::upstream::streamable::{self, LOST, REFUSED};
 use crate::upstream::{MODERN_META, SHARED_PREFIX};
 
 /// The methods that end only when one side wants it.
@@ -46,10 +50,9 @@ pub(crate) async fn post(
         return Err(Refusal::not_acceptable());
     }
     let entry = shared.ready(asked.name).await?;
-    let Some(speaker) = speaker(shared, &entry, asked.name).await? else {
-        // not one of the modern errors, so that a client of both eras falls back to initialize
-        let message = "this server speaks the revisions with a handshake, up to 2025-11-25";
-        return Err(Refusal::bad_request(message, "send initialize"));
+    let caller = (!is_stdio(&entry)).then(|| Client::of(asked, &entry));
+    let Some(speaker) = speaker(shared, &entry, asked.name, caller.as_ref(), None).await? else {
+        return Err(fall_back());
     };
     check(asked.headers, head)?;
     if head.kind == Kind::Response {
@@ -93,6 +96,16 @@ pub(crate) async fn post(
             Err(refusal)
         }
     }
+}
+
+/// Not one of the modern errors, so that a client of both eras falls back to initialize.
+fn fall_back() -> Refusal {
+    let message = "this server speaks the revisions with a handshake, up to 2025-11-25";
+    Refusal::bad_request(message, "send initialize")
+}
+
+fn is_stdio(entry: &Entry) -> bool {
+    entry.ready.first().is_some_and(|live| live.endpoint.spec.transport == Transport::Stdio)
 }
 
 pub(crate) async fn answer(
@@ -173,17 +186,33 @@ fn flawed(flaw: &Flaw) -> Refusal {
     Refusal { rpc: flaw.code(), ..Refusal::bad_request(flaw.to_string(), hint) }
 }
 
-/// The HTTP status of a response, and whether it counts as failed.
-pub(crate) fn status(response: &[u8]) -> (StatusCode, bool) {
+/// The code of an error.
+pub(crate) fn code(error: &RawValue) -> Option<i64> {
     #[derive(Deserialize)]
     struct Error {
         code: i64,
     }
+    serde_json::from_str::<Error>(error.get()).ok().map(|e| e.code)
+}
+
+/// The words of an error.
+pub(crate) fn said(error: &RawValue) -> String {
+    #[derive(Deserialize)]
+    struct Error {
+        #[serde(default)]
+        message: String,
+    }
+    let message = serde_json::from_str::<Error>(error.get()).map(|e| e.message).unwrap_or_default();
+    message.chars().take(300).collect()
+}
+
+/// The HTTP status of a response, and whether it counts as failed.
+pub(crate) fn status(response: &[u8]) -> (StatusCode, bool) {
     let error = jsonrpc::parse_one(response).ok().and_then(|head| head.error);
     let Some(error) = error else { return (StatusCode::OK, false) };
-    let status = match serde_json::from_str::<Error>(error.get()).map(|e| e.code) {
-        Ok(mirror::METHOD_NOT_FOUND) => StatusCode::NOT_FOUND,
-        Ok(mirror::HEADER_MISMATCH | mirror::MISSING_CAPABILITY | mirror::UNSUPPORTED_VERSION) => {
+    let status = match code(error) {
+        Some(mirror::METHOD_NOT_FOUND) => StatusCode::NOT_FOUND,
+        Some(mirror::HEADER_MISMATCH | mirror::MISSING_CAPABILITY | mirror::UNSUPPORTED_VERSION) => {
             StatusCode::BAD_REQUEST
         }
         _ => StatusCode::OK,
@@ -192,32 +221,52 @@ pub(crate) fn status(response: &[u8]) -> (StatusCode, bool) {
 }
 
 /// A replica and the era that its server speaks.
-enum Speaker {
+pub(crate) enum Speaker {
     /// With the process that requests share.
     Modern(Live, Arc<Process>),
     /// The handshake only.
     Older(Live),
 }
 
-/// The replica for a request, its process started if need be. `None`: the server speaks the older revisions only, and
-/// nothing is to be translated.
-async fn speaker(shared: &Arc<Shared>, entry: &Entry, name: &str) -> Result<Option<Speaker>, Refusal> {
+/// The replica for a request, its process started if need be; `prefer` comes first. `caller`: for servers over HTTP,
+/// which see who asks. `None`: the server speaks the older revisions only, and nothing is to be translated.
+pub(crate) async fn speaker(
+    shared: &Arc<Shared>,
+    entry: &Entry,
+    name: &str,
+    caller: Option<&Client>,
+    prefer: Option<InstanceId>,
+) -> Result<Option<Speaker>, Refusal> {
     let translates = shared.config.borrow().gateway.translate;
     let older = |live: &Live| translates.then(|| Speaker::Older(live.clone()));
     let mut last = None;
-    for live in shared.order(entry, false) {
-        let common = &live.common;
-        let _one_at_a_time = match (common.running(), common.is_legacy()) {
-            (_, true) => return Ok(older(live)),
-            (Some(process), _) => return Ok(Some(Speaker::Modern(live.clone(), process))),
-            (None, false) => common.starting.lock().await,
+    let mut order = shared.order(entry, false);
+    order.sort_by_key(|live| prefer.is_some_and(|id| live.endpoint.instance != id));
+    for live in order {
+        let (common, endpoint) = (&live.common, &live.endpoint);
+        let whose = match endpoint.spec.transport {
+            Transport::Sse => return Ok(older(live)),
+            Transport::Http => caller.map_or_else(String::new, |caller| caller.key(endpoint)),
+            Transport::Stdio => EVERYBODY.to_owned(),
         };
-        match (common.running(), common.is_legacy()) {
-            (_, true) => return Ok(older(live)),
-            (Some(process), _) => return Ok(Some(Speaker::Modern(live.clone(), process))),
-            (None, false) => {}
+        let known = || match common.running(&whose) {
+            Some(process) => Some(Some(Speaker::Modern(live.clone(), process))),
+            None if common.is_legacy() => Some(older(live)),
+            None if shared.eras.of(endpoint).stateless == Some(false) => {
+                // another replica of the release has said so
+                common.set_legacy(true);
+                Some(older(live))
+            }
+            None => None,
+        };
+        if let Some(speaker) = known() {
+            return Ok(speaker);
         }
-        match start(shared, live, common, name).await {
+        let _one_at_a_time = common.starting.lock().await;
+        if let Some(speaker) = known() {
+            return Ok(speaker);
+        }
+        match start(shared, live, &whose, name, caller).await {
             Ok(Some(process)) => return Ok(Some(Speaker::Modern(live.clone(), process))),
             Ok(None) => return Ok(older(live)),
             Err(refusal) => last = Some(refusal),
@@ -232,16 +281,33 @@ struct Discovered {
     supported: Vec<String>,
 }
 
-/// Starts a process that is read from now on. The second is to be held until the server has answered.
-pub(crate) async fn spawn(shared: &Arc<Shared>, live: &Live, name: &str) -> Result<(Arc<Process>, Starting), Refusal> {
-    let Opened { key, conversation, place, starting, .. } = bridged::open_at(shared, live, name, SHARED_PREFIX).await?;
+/// Starts a process (or connects to a server) that is read from now on. The second is to be held until the server has
+/// answered.
+pub(crate) async fn spawn(
+    shared: &Arc<Shared>,
+    live: &Live,
+    name: &str,
+    caller: Option<&Client>,
+) -> Result<(Arc<Process>, Starting), Refusal> {
+    let opened = match (live.endpoint.spec.transport, caller) {
+        (Transport::Http, Some(caller)) => over_http(live, name, caller)?,
+        _ => bridged::open_at(shared, live, name, SHARED_PREFIX).await?,
+    };
+    let Opened { key, conversation, place, starting, .. } = opened;
     let (input, output) = halves(conversation);
     let endpoint = live.endpoint.clone();
     let process = Arc::new(Process::new(key, name.to_owned(), endpoint, place, input, shared.dropped.clone()));
+    live.common.add(&process);
     let (task, reading) = (shared.clone(), process.clone());
     shared.tasks.spawn(async move {
         tokio::select! {
-            () = task.stop.cancelled() => return,
+            () = task.stop.cancelled() => {
+                // a process outlives the agent; a session over HTTP is to be ended
+                if reading.endpoint.spec.transport != Transport::Stdio {
+                    reading.stop.cancel();
+                }
+                return;
+            }
             ended = reading.run(output) => drop(ended),
         }
         let (endpoint, key) = (reading.endpoint.clone(), reading.key.clone());
@@ -250,51 +316,71 @@ pub(crate) async fn spawn(shared: &Arc<Shared>, live: &Live, name: &str) -> Resu
     Ok((process, starting))
 }
 
+fn over_http(live: &Live, name: &str, caller: &Client) -> Result<Opened, Refusal> {
+    let place = Place::take(&live.stats, u64::MAX).ok_or_else(|| Refusal::unavailable(name, ""))?;
+    let conversation = streamable::connect(&live.endpoint, caller.carried(&live.endpoint));
+    let starting = live.endpoint.quota.starting();
+    Ok(Opened { live: live.clone(), key: format!("{SHARED_PREFIX}{}", random_key()), conversation, place, starting })
+}
+
 /// Starts a process and asks it what it speaks (2026-07-28, basic/versioning, "Backward Compatibility"): a discovery or
 /// one of this era's errors says this era, anything else the older one.
 async fn start(
     shared: &Arc<Shared>,
     live: &Live,
-    common: &Arc<Common>,
+    whose: &str,
     name: &str,
+    caller: Option<&Client>,
 ) -> Result<Option<Arc<Process>>, Refusal> {
-    let (process, starting) = spawn(shared, live, name).await?;
+    let (process, starting) = spawn(shared, live, name, caller).await?;
     // a client that leaves meanwhile leaves nothing behind
     let unowned = process.stop.clone().drop_guard();
-    let limit = PROBE.min(Duration::from_millis(live.endpoint.spec.start_timeout_ms));
+    let endpoint = &live.endpoint;
+    let limit = PROBE.min(Duration::from_millis(endpoint.spec.start_timeout_ms));
     let asked = process.ask("server/discover", &format!("{{\"_meta\":{MODERN_META}}}"), limit).await;
     drop(starting);
+    let http = endpoint.spec.transport == Transport::Http;
     let modern = match &asked {
-        Ok(answer) => jsonrpc::parse_one(answer).is_ok_and(|head| match (head.result, head.error) {
-            (Some(result), _) => serde_json::from_str::<Discovered>(result.get())
+        Ok(answer) => match jsonrpc::parse_one(answer) {
+            Ok(Head { result: Some(result), .. }) => serde_json::from_str::<Discovered>(result.get())
                 .is_ok_and(|found| found.supported.iter().any(|v| v.as_str() >= FIRST_MODERN)),
-            (None, _) => status(answer).0 == StatusCode::BAD_REQUEST,
-        }),
+            // no answer at all says nothing
+            Ok(Head { error: Some(error), .. }) if http && code(error) == Some(LOST) => {
+                return Err(Refusal::failed(name, said(error)));
+            }
+            _ => status(answer).0 == StatusCode::BAD_REQUEST,
+        },
+        Err(refusal) if http => return Err(refusal.clone()),
         // a server that ends over an unknown method, or says nothing to it, is of the older era
         Err(_) => false,
     };
     if modern {
-        common.set(&process);
+        live.common.set(whose, &process);
+        shared.eras.learn_stateless(endpoint, true);
         unowned.disarm();
-        shared.refill_soon(&live.endpoint);
+        shared.refill_soon(endpoint);
         return Ok(Some(process));
     }
-    tracing::info!(deployment = name, instance = %live.endpoint.instance, "the server speaks the revisions with a handshake only");
-    common.set_legacy(asked.is_ok());
+    tracing::info!(deployment = name, instance = %endpoint.instance, "the server speaks the revisions with a handshake only");
+    // an HTTP answer without JSON-RPC may be about this one client
+    let refused = |answer: &Bytes| {
+        let error = jsonrpc::parse_one(answer).ok().and_then(|head| head.error.and_then(code));
+        error == Some(REFUSED)
+    };
+    let sure = asked.is_ok_and(|answer| !refused(&answer));
+    live.common.set_legacy(sure);
+    if sure {
+        shared.eras.learn_stateless(endpoint, false);
+    }
     Ok(None)
 }
 
 impl Shared {
     /// Ends shared processes that nobody uses.
     pub(crate) fn sweep_common(&self, live: &Live, idle: Duration) {
-        if live.endpoint.spec.transport != Transport::Stdio {
-            return;
-        }
-        let mut retired = live.common.retire(idle);
-        while let Some(process) = retired.or_else(|| live.common.retire_alone(idle)) {
+        while let Some(process) = live.common.retire(idle).or_else(|| live.common.retire_alone(idle)) {
             tracing::debug!(deployment = process.name, "an idle process of stateless requests ends");
             process.stop.cancel();
-            retired = None;
         }
     }
 }

@@ -59,7 +59,7 @@ pub(crate) async fn without_body(shared: &Arc<Shared>, asked: Asked<'_>) -> Resu
 /// POST. `head`: the message, unless it is a batch.
 pub(crate) async fn post(
     shared: &Arc<Shared>,
-    asked: Asked<'_>,
+    asked: &Asked<'_>,
     head: Option<&Head<'_>>,
     body: Bytes,
     modern: bool,
@@ -69,7 +69,7 @@ pub(crate) async fn post(
         super::modern::check(asked.headers, head)?;
     }
     let version = modern.then_some(sigil_core::session::FIRST_MODERN);
-    exchange(shared, &asked, head, body, version).await
+    exchange(shared, asked, head, body, version).await
 }
 
 async fn exchange(
@@ -167,7 +167,7 @@ fn outgoing(
 }
 
 /// Copies what may pass, all values of each.
-fn copy_headers(from: &HeaderMap, to: &mut HeaderMap) {
+pub(crate) fn copy_headers(from: &HeaderMap, to: &mut HeaderMap) {
     let named: Vec<String> = from
         .get_all(header::CONNECTION)
         .iter()
@@ -280,6 +280,7 @@ fn incoming(
                     transport: Transport::Http,
                     version: String::new(),
                     upstream: upstream.to_owned(),
+                    translated: false,
                     expires: now() + SESSION_LIFE,
                 };
                 let sealed = shared.sealer.seal(&ticket).and_then(|id| HeaderValue::try_from(id).ok());

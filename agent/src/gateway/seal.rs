@@ -18,7 +18,7 @@ use super::error::GatewayError;
 const PURPOSE: &[u8] = b"sigil mcp session 1";
 const NONCE: usize = 12;
 /// Longer ids than we make are not looked at.
-const ID_MAX: usize = 2048;
+pub(crate) const ID_MAX: usize = 2048;
 
 /// Makes and reads session ids.
 pub(crate) struct Sealer {
@@ -115,6 +115,7 @@ mod tests {
             transport: Transport::Stdio,
             version: "2025-11-25".into(),
             upstream: "s-x".into(),
+            translated: false,
             expires: 9,
         }
     }

@@ -23,7 +23,7 @@ use super::listen::Peer;
 use super::oauth::{self, Address};
 use super::table::{Entry, Live};
 use super::wrap::{Line, Shaping, Wrapped};
-use super::{Shared, bridged, modern, proxy};
+use super::{Shared, bridged, cross, modern, proxy};
 use crate::web;
 
 /// Longest wait for a request's body.
@@ -255,12 +255,13 @@ async fn mcp(
         if header_era == Some(Era::Modern) && entry_transport(&entry) == Some(Transport::Stdio) {
             return Err(plain(Refusal::method("POST")));
         }
+        let translated = ticket.as_ref().is_some_and(|(_, ticket)| ticket.translated);
         let asked =
             Asked { name, entry: &entry, caller: &caller, method: &method, headers, query: parts.uri.query(), ticket };
         let outcome = match entry_transport(&entry) {
-            Some(Transport::Http) | None => proxy::without_body(shared, asked).await,
-            Some(_) if method == Method::GET => bridged::listen(shared, asked).await,
-            Some(_) => bridged::delete(shared, asked).await,
+            Some(Transport::Http) | None if !translated => proxy::without_body(shared, asked).await,
+            _ if method == Method::GET => bridged::listen(shared, asked).await,
+            _ => bridged::delete(shared, asked).await,
         };
         return outcome.map(|response| wrapped(response, &entry, &caller, Vec::new())).map_err(plain);
     }
@@ -387,13 +388,11 @@ async fn pass(
     is_modern: bool,
 ) -> Result<Response<Out>, Refusal> {
     match shared.transport(&asked).await? {
-        Transport::Http => proxy::post(shared, asked, first, body.clone(), is_modern).await,
-        Transport::Stdio if is_modern => modern::post(shared, &asked, first, body).await,
-        Transport::Sse if is_modern => {
-            // not one of the modern errors, so that a client of both eras falls back to initialize
-            let message = "this server speaks the revisions with a handshake, up to 2025-11-25";
-            Err(Refusal::bad_request(message, "send initialize"))
+        _ if asked.ticket.as_ref().is_some_and(|(_, ticket)| ticket.translated) => {
+            bridged::post(shared, asked, heads, body).await
         }
+        Transport::Http => cross::http(shared, &asked, first, body, is_modern).await,
+        _ if is_modern => modern::post(shared, &asked, first, body).await,
         _ => bridged::post(shared, asked, heads, body).await,
     }
 }

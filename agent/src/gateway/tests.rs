@@ -2,8 +2,11 @@
 
 mod access;
 mod bundle;
-mod fixture;
+pub(crate) mod fixture;
+mod greeted;
+mod matrix;
 mod oauth;
+mod servers;
 mod stateless;
 mod translated;
 mod wire;
@@ -13,6 +16,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use fixture::*;
 use serde_json::{Value, json};
+use servers::*;
 use sigil_core::model::{Inject, Transport};
 use tokio::sync::mpsc;
 
@@ -541,6 +545,7 @@ async fn the_gate_leaves_one_that_waits_and_knows_what_it_takes() {
 #[tokio::test]
 async fn a_refused_initialize_leaves_nothing() {
     let front = Front::new().await;
+    front.translate_nothing();
     let replica = stdio(MODERN);
     front.set(&[(NAME, vec![replica.clone()])]);
     let answer = front.post(NAME, None, initialize("2025-11-25")).await;

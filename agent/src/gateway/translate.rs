@@ -1,4 +1,4 @@
-//! A client of the stateless era (2026-07-28) before a stdio server that knows only the handshake: the gateway greets the
+//! A client of the stateless era (2026-07-28) before a server that knows only the handshake, however that is reached: the gateway greets the
 //! server, puts its answers into this era's words, and parks a call whose server asks its client something until the
 //! client repeats the request with the answers (basic/patterns/mrtr).
 
@@ -22,6 +22,7 @@ use tokio_util::sync::CancellationToken;
 use super::Shared;
 use super::body::{Event, Events, Out, Timeout};
 use super::bridged::{PLAIN, json, stream};
+use super::client::{self, Client};
 use super::common::{Common, Manner, Process, Waiting};
 use super::error::Refusal;
 use super::load::Call;
@@ -62,10 +63,11 @@ async fn greeted(
     name: &str,
     capabilities: &str,
     client: Option<&str>,
+    caller: &Client,
 ) -> Result<Arc<Process>, Refusal> {
     let limit = Instant::now() + ROOM;
     let (process, starting) = loop {
-        match modern::spawn(shared, live, name).await {
+        match modern::spawn(shared, live, name, Some(caller)).await {
             Err(refusal) if refusal.code == "GATEWAY_OVERLOADED" && Instant::now() < limit => {
                 // one that serves nobody at the moment makes room
                 let common = &live.common;
@@ -100,14 +102,20 @@ async fn greeted(
 }
 
 /// The process that requests share whose clients can be asked nothing.
-async fn common(shared: &Arc<Shared>, live: &Live, name: &str) -> Result<Arc<Process>, Refusal> {
+async fn common(shared: &Arc<Shared>, live: &Live, name: &str, caller: &Client) -> Result<Arc<Process>, Refusal> {
+    let whose = whose(live, caller, "{}");
     let _one_at_a_time = live.common.starting.lock().await;
-    if let Some(process) = live.common.running() {
+    if let Some(process) = live.common.running(&whose) {
         return Ok(process);
     }
-    let process = greeted(shared, live, name, "{}", None).await?;
-    live.common.set(&process);
+    let process = greeted(shared, live, name, "{}", None, caller).await?;
+    live.common.set(&whose, &process);
     Ok(process)
+}
+
+/// Under which name a greeted process is kept. It remembers its client: only requests of the same one get it.
+fn whose(live: &Live, caller: &Client, capabilities: &str) -> String {
+    format!("{} {capabilities}", caller.key(&live.endpoint))
 }
 
 pub(crate) async fn post(
@@ -117,18 +125,19 @@ pub(crate) async fn post(
     entry: &Arc<Entry>,
     live: &Live,
 ) -> Result<Response<Out>, Refusal> {
+    let caller = Client::of(asked, entry);
     match head.method.as_ref() {
         "server/discover" => {
-            let process = common(shared, live, asked.name).await?;
+            let process = common(shared, live, asked.name, &caller).await?;
             Ok(discover(&process, head))
         }
-        LISTEN => listen(&common(shared, live, asked.name).await?, head).await,
+        LISTEN => listen(&common(shared, live, asked.name, &caller).await?, head).await,
         "initialize" | "ping" | "logging/setLevel" | "resources/subscribe" | "resources/unsubscribe" => Err(Refusal {
             status: StatusCode::NOT_FOUND,
             rpc: mirror::METHOD_NOT_FOUND,
             ..Refusal::bad_request(format!("'{}' is no method of {FIRST_MODERN}", head.method), "")
         }),
-        _ => call(shared, asked, head, entry, live).await,
+        _ => call(shared, asked, head, entry, live, &caller).await,
     }
 }
 
@@ -184,7 +193,7 @@ async fn listen(process: &Arc<Process>, head: &Head<'_>) -> Result<Response<Out>
 /// Whose process a call uses.
 enum Lease {
     Shared(Arc<Process>),
-    Alone { process: Arc<Process>, capabilities: String, common: Arc<Common>, clean: bool },
+    Alone { process: Arc<Process>, whose: String, common: Arc<Common>, clean: bool },
 }
 
 impl Lease {
@@ -204,9 +213,9 @@ impl Lease {
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        if let Self::Alone { process, capabilities, common, clean } = self {
+        if let Self::Alone { process, whose, common, clean } = self {
             if *clean && process.ended().is_none() {
-                common.give_back(std::mem::take(capabilities), process.clone());
+                common.give_back(std::mem::take(whose), process.clone());
             } else {
                 // it may still ask about a call that was given up: nobody else may get that question
                 process.stop.cancel();
@@ -217,15 +226,22 @@ impl Drop for Lease {
 
 /// A process of its own for a client that can be asked something. What it can decides what a server shows and asks, so
 /// it is greeted with just that.
-async fn alone(shared: &Arc<Shared>, live: &Live, name: &str, meta: &Meta<'_>) -> Result<Lease, Refusal> {
-    let capabilities = meta.client_capabilities.map_or("{}", RawValue::get).to_owned();
+async fn alone(
+    shared: &Arc<Shared>,
+    live: &Live,
+    name: &str,
+    meta: &Meta<'_>,
+    caller: &Client,
+) -> Result<Lease, Refusal> {
+    let capabilities = meta.client_capabilities.map_or("{}", RawValue::get);
+    let whose = whose(live, caller, capabilities);
     let common = live.common.clone();
     let client = meta.client_info.map(RawValue::get);
-    let process = match common.take(&capabilities) {
+    let process = match common.take(&whose) {
         Some(process) => process,
-        None => greeted(shared, live, name, &capabilities, client).await?,
+        None => greeted(shared, live, name, capabilities, client, caller).await?,
     };
-    Ok(Lease::Alone { process, capabilities, common, clean: false })
+    Ok(Lease::Alone { process, whose, common, clean: false })
 }
 
 /// Whether a client can be asked something.
@@ -246,6 +262,7 @@ struct Running {
     lease: Lease,
     subject: String,
     deployment: DeploymentId,
+    principal: String,
 }
 
 async fn call(
@@ -254,6 +271,7 @@ async fn call(
     head: &Head<'_>,
     entry: &Arc<Entry>,
     live: &Live,
+    caller: &Client,
 ) -> Result<Response<Out>, Refusal> {
     let params = Params::read(head.params);
     let meta = Meta::read(params.meta);
@@ -263,9 +281,9 @@ async fn call(
     let mut counted = Call::begin(&live.stats, &entry.recorder);
     let begun = async {
         let lease = if answers(meta.client_capabilities) || meta.log_level.is_some() {
-            alone(shared, live, asked.name, &meta).await?
+            alone(shared, live, asked.name, &meta, caller).await?
         } else {
-            Lease::Shared(common(shared, live, asked.name).await?)
+            Lease::Shared(common(shared, live, asked.name, caller).await?)
         };
         let limit = Duration::from_millis(live.endpoint.spec.request_timeout_ms);
         if let Some(level) = meta.log_level {
@@ -282,7 +300,8 @@ async fn call(
                 lease.process().request(&head, manner).await?
             }
         };
-        Ok(Running { waiting, lease, subject: subject(head, &params), deployment: entry.id })
+        let principal = caller.principal().to_owned();
+        Ok(Running { waiting, lease, subject: subject(head, &params), deployment: entry.id, principal })
     };
     let running = begun.await.inspect_err(|_| counted.fail())?;
     answer(shared, asked.name, head, running, counted).await
@@ -449,7 +468,10 @@ async fn repeated(
     let about = subject(head, params);
     let found = {
         let mut map = shared.parked.map();
-        let fits = map.get(state).is_some_and(|w| w.running.deployment == entry.id && w.running.subject == about);
+        let fits = map.get(state).is_some_and(|w| {
+            let running = &w.running;
+            running.deployment == entry.id && running.subject == about && running.principal == client::principal(asked)
+        });
         if fits { map.remove(state) } else { None }
     };
     let Some(Waits { running, question, .. }) = found else {

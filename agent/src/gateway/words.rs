@@ -1,7 +1,13 @@
-//! What a server of the older era says, in the words of the stateless one (2026-07-28).
+//! What a server of the older era says, in the words of the stateless one (2026-07-28), and the other way round.
 
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::value::RawValue;
+use sigil_core::jsonrpc;
+
+use super::seal::random_key;
 
 /// What an older server's result lacks of this era's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -54,6 +60,115 @@ pub(crate) fn not_found(error: &RawValue) -> Option<&str> {
     (coded.code.get() == "-32002").then_some(coded.code.get())
 }
 
+/// An older server's "open this address first" (error -32042), which this era says as a result that asks for it. The
+/// request is then simply sent again.
+pub(crate) fn addresses(error: &RawValue) -> Option<String> {
+    #[derive(Deserialize)]
+    struct Required<'a> {
+        code: i64,
+        #[serde(borrow)]
+        data: Data<'a>,
+    }
+    #[derive(Deserialize)]
+    struct Data<'a> {
+        #[serde(borrow)]
+        elicitations: Vec<&'a RawValue>,
+    }
+    let required: Required<'_> = serde_json::from_str(error.get()).ok()?;
+    if required.code != -32042 || required.data.elicitations.is_empty() {
+        return None;
+    }
+    let asked = required.data.elicitations.iter().enumerate().filter_map(|(index, params)| {
+        let params = jsonrpc::without_members(params.get(), &["elicitationId"])?;
+        Some(format!("\"url{index}\":{{\"method\":\"elicitation/create\",\"params\":{params}}}"))
+    });
+    let asked: Vec<String> = asked.collect();
+    Some(format!("{{\"resultType\":\"input_required\",\"inputRequests\":{{{}}}}}", asked.join(",")))
+}
+
+/// What a stateless server wants to know before it answers (basic/patterns/mrtr).
+#[derive(Debug)]
+pub(crate) struct Asks {
+    pub(crate) questions: BTreeMap<String, Question>,
+    /// What it wants back with the answers, as it was written.
+    pub(crate) state: Option<String>,
+}
+
+/// One of its questions.
+#[derive(Debug, Deserialize)]
+pub(crate) struct Question {
+    pub(crate) method: String,
+    #[serde(default)]
+    params: Option<Box<RawValue>>,
+}
+
+impl Asks {
+    /// Reads an answer; `None` when it asks nothing.
+    pub(crate) fn read(answer: &[u8]) -> Option<Self> {
+        #[derive(Deserialize)]
+        struct Asking<'a> {
+            #[serde(rename = "resultType")]
+            kind: String,
+            #[serde(default, rename = "inputRequests")]
+            requests: BTreeMap<String, Question>,
+            #[serde(borrow, default, rename = "requestState")]
+            state: Option<&'a RawValue>,
+        }
+        let result = jsonrpc::parse_one(answer).ok()?.result?;
+        if !result.get().contains("input_required") {
+            return None;
+        }
+        let asking: Asking<'_> = serde_json::from_str(result.get()).ok()?;
+        let state = asking.state.map(|state| state.get().to_owned());
+        (asking.kind == "input_required").then_some(Self { questions: asking.requests, state })
+    }
+}
+
+impl Question {
+    /// It as a request of the older era.
+    pub(crate) fn request(&self, id: &str) -> String {
+        let params = self.params.as_deref().map(RawValue::get).map(|params| {
+            // that era names each address that a person is to open
+            let address = params.contains("\"url\"") && !params.contains("\"elicitationId\"");
+            let named = address && self.method == "elicitation/create";
+            let id = jsonrpc::quote(&random_key());
+            let named = if named { jsonrpc::with_raw_members(params, &[("elicitationId", &id)]) } else { None };
+            named.unwrap_or_else(|| params.to_owned())
+        });
+        let params = params.map_or_else(String::new, |params| format!(",\"params\":{params}"));
+        let method = jsonrpc::quote(&self.method);
+        format!("{{\"jsonrpc\":\"2.0\",\"id\":{},\"method\":{method}{params}}}", jsonrpc::quote(id))
+    }
+}
+
+/// A stateless server's answer for a client of the older era: what a result has more is harmless there, but some errors
+/// are called otherwise.
+pub(crate) fn older(method: &str, answer: Bytes) -> Bytes {
+    #[derive(Deserialize)]
+    struct Coded<'a> {
+        #[serde(borrow)]
+        code: &'a RawValue,
+        #[serde(borrow, default)]
+        data: Option<&'a RawValue>,
+    }
+    let other = || {
+        let head = jsonrpc::parse_one(&answer).ok()?;
+        let coded: Coded<'_> = serde_json::from_str(head.error?.get()).ok()?;
+        let code = match coded.code.get() {
+            INVALID_PARAMS if method == "resources/read" && coded.data?.get().contains("\"uri\"") => "-32002",
+            // a capability is missing, a header differs, a revision is not spoken
+            "-32021" => "-32600",
+            "-32020" | "-32022" => "-32603",
+            _ => return None,
+        };
+        jsonrpc::splice(head.text, &[(coded.code.get(), code)])
+    };
+    match other() {
+        Some(text) => Bytes::from(text),
+        None => answer,
+    }
+}
+
 /// A notification with the tag of its subscription, `members` being the rest of its parameters.
 pub(crate) fn tagged(method: &str, id: &str, members: &str) -> String {
     let comma = if members.is_empty() { "" } else { "," };
@@ -88,5 +203,50 @@ impl Shape {
         let life = if self == Self::Cacheable { ",\"ttlMs\":0,\"cacheScope\":\"private\"" } else { "" };
         let empty = text.get(1..)?.trim_start().starts_with('}');
         Some(format!("{{\"resultType\":\"complete\"{life}{}", if empty { "" } else { "," }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn raw(text: &str) -> Box<RawValue> {
+        RawValue::from_string(text.to_owned()).unwrap()
+    }
+
+    #[test]
+    fn errors_of_the_other_era() {
+        let of = |method: &str, error: &str| {
+            let answer = format!(r#"{{"jsonrpc":"2.0","id":1,"error":{error}}}"#);
+            let older = older(method, Bytes::from(answer));
+            jsonrpc::parse_one(&older).unwrap().error.unwrap().get().to_owned()
+        };
+        let missing = r#"{"code":-32602,"message":"no","data":{"uri":"a://b"}}"#;
+        assert_eq!(of("resources/read", missing), missing.replace("-32602", "-32002"));
+        assert_eq!(of("tools/call", missing), missing);
+        assert!(of("tools/call", r#"{"code":-32021,"message":"no"}"#).contains("-32600"));
+        assert!(of("tools/call", r#"{"code":7,"message":"no"}"#).contains("7"));
+        let required = raw(
+            r#"{"code":-32042,"message":"m","data":{"elicitations":[{"mode":"url","elicitationId":"e","url":"u","message":"m"}]}}"#,
+        );
+        assert_eq!(
+            addresses(&required).unwrap(),
+            r#"{"resultType":"input_required","inputRequests":{"url0":{"method":"elicitation/create","params":{"mode":"url","url":"u","message":"m"}}}}"#
+        );
+        assert_eq!(addresses(&raw(r#"{"code":-32041,"data":{"elicitations":[{}]}}"#)), None);
+    }
+
+    #[test]
+    fn answers_that_ask() {
+        let read = |result: &str| Asks::read(format!(r#"{{"jsonrpc":"2.0","id":1,"result":{result}}}"#).as_bytes());
+        let asks = read(
+            r#"{"resultType":"input_required","requestState":"s\u0041","inputRequests":{"a":{"method":"elicitation/create","params":{"mode":"url","url":"u"}},"b":{"method":"roots/list"}}}"#,
+        )
+        .unwrap();
+        assert_eq!(asks.state.as_deref(), Some(r#""s\u0041""#), "exactly as it was written");
+        assert_eq!(asks.questions["b"].request("q"), r#"{"jsonrpc":"2.0","id":"q","method":"roots/list"}"#);
+        assert!(asks.questions["a"].request("q").contains(r#""elicitationId":""#));
+        assert!(read(r#"{"resultType":"complete","content":"input_required"}"#).is_none());
+        assert!(read(r#"{}"#).is_none());
     }
 }

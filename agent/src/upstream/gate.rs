@@ -379,7 +379,7 @@ impl Ask for Talk<'_> {
             let Ok(head) = jsonrpc::parse_one(&text) else {
                 match &mut self.conversation.output {
                     Output::Stdio(lines) => lines.stray(self.endpoint, text.clone()).await,
-                    Output::Sse(_) | Output::Inside(_) => {}
+                    Output::Sse(_) | Output::Told(_) => {}
                 }
                 continue;
             };
@@ -405,7 +405,7 @@ impl Talk<'_> {
     fn exit(&self) -> Option<watch::Receiver<Option<Exit>>> {
         match &self.conversation.output {
             Output::Stdio(lines) => Some(lines.exit()),
-            Output::Sse(_) | Output::Inside(_) => None,
+            Output::Sse(_) | Output::Told(_) => None,
         }
     }
 
@@ -414,7 +414,7 @@ impl Talk<'_> {
             Output::Stdio(lines) => lines.first_stray.as_ref().map_or_else(String::new, |line| {
                 format!("; on stdout, which is for the protocol, it printed: '{}'", short(line))
             }),
-            Output::Sse(_) | Output::Inside(_) => String::new(),
+            Output::Sse(_) | Output::Told(_) => String::new(),
         }
     }
 }

@@ -29,6 +29,11 @@ pub(crate) struct Parser {
     has_data: bool,
     after_cr: bool,
     begun: bool,
+    /// The id of the event that is being read, and of the last one that was read wholly.
+    id: Option<String>,
+    last_id: Option<String>,
+    /// How long the server wants its client to wait before it comes back, milliseconds.
+    retry: Option<u64>,
 }
 
 /// The event is larger than [`MAX_LINE`].
@@ -71,6 +76,9 @@ impl Parser {
             text.strip_prefix('\u{feff}').unwrap_or(&text)
         };
         if text.is_empty() {
+            if let Some(id) = self.id.take() {
+                self.last_id = Some(id);
+            }
             let mut event = std::mem::take(&mut self.current);
             if std::mem::take(&mut self.has_data) {
                 if event.event.is_empty() {
@@ -91,6 +99,8 @@ impl Parser {
                 self.current.data.push_str(value);
             }
             "event" => self.current.event = value.to_owned(),
+            "id" if !value.contains('\0') => self.id = Some(value.to_owned()),
+            "retry" => self.retry = value.parse().ok().or(self.retry),
             _ => {}
         }
     }
@@ -107,6 +117,11 @@ pub(crate) struct Events {
 impl Events {
     pub(crate) fn new(body: http::Body) -> Self {
         Self { body, parser: Parser::default(), ready: std::collections::VecDeque::new() }
+    }
+
+    /// What to resume after, and how long to wait before that: as far as the server said.
+    pub(crate) fn position(&self) -> (Option<String>, Option<Duration>) {
+        (self.parser.last_id.clone(), self.parser.retry.map(Duration::from_millis))
     }
 
     /// The next event; `None` at the stream's end. Cancel-safe.
@@ -259,6 +274,7 @@ mod tests {
                 parser.push(chunk, &mut out).unwrap();
             }
             assert_eq!(out, want, "cut every {size}");
+            assert_eq!((parser.last_id.as_deref(), parser.retry), (Some("3"), Some(5)), "cut every {size}");
         }
     }
 

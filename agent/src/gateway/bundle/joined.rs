@@ -22,7 +22,7 @@ use tokio_util::sync::CancellationToken;
 use super::Member;
 use super::names::{self, LISTS};
 use crate::gateway::{Shared, direct};
-use crate::upstream::{Conversation, Output, one_line};
+use crate::upstream::{Conversation, Output, Said, one_line};
 
 /// Messages under way in each direction.
 const DEPTH: usize = 64;
@@ -39,7 +39,7 @@ pub(super) fn begin(shared: &Arc<Shared>, name: &str, members: Vec<Member>) -> C
     let end = CancellationToken::new();
     let (task, name, over) = (shared.clone(), name.to_owned(), end.clone());
     shared.tasks.spawn(async move { Joined::new(&task, name, members, to_client).run(from_client, over).await });
-    Conversation { input, output: Output::Inside(output), end }
+    Conversation { input, output: Output::Told(output), end }
 }
 
 /// A member's end of the bundle.
@@ -58,7 +58,7 @@ type Own = (oneshot::Sender<Bytes>, usize);
 struct Joined {
     name: String,
     sides: Vec<Side>,
-    to_client: mpsc::Sender<Bytes>,
+    to_client: mpsc::Sender<Said>,
     from_members: mpsc::Receiver<(usize, Option<Bytes>)>,
     /// Requests of our own, by id.
     own: HashMap<String, Own>,
@@ -101,7 +101,7 @@ fn result(id: &str, result: &str) -> Bytes {
 }
 
 impl Joined {
-    fn new(shared: &Arc<Shared>, name: String, members: Vec<Member>, to_client: mpsc::Sender<Bytes>) -> Self {
+    fn new(shared: &Arc<Shared>, name: String, members: Vec<Member>, to_client: mpsc::Sender<Said>) -> Self {
         let (out, from_members) = mpsc::channel(DEPTH);
         let sides = members.into_iter().enumerate().map(|(index, member)| {
             let (to, from_us) = mpsc::channel(DEPTH);
@@ -154,7 +154,7 @@ impl Joined {
 
     async fn say(&self, message: Bytes) {
         // a client that has left is told by the end of its input
-        self.to_client.send(one_line(message)).await.ok();
+        self.to_client.send(one_line(message).into()).await.ok();
     }
 
     async fn from_client(&mut self, message: &Bytes, end: &CancellationToken) {

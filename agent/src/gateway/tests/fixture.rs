@@ -253,7 +253,7 @@ fn build(spec: ReleaseSpec, stray: mpsc::Sender<Bytes>) -> Arc<Endpoint> {
     })
 }
 
-pub(super) fn endpoint(transport: Transport, port: u16, command: &[&str]) -> Arc<Endpoint> {
+pub(crate) fn endpoint(transport: Transport, port: u16, command: &[&str]) -> Arc<Endpoint> {
     build(spec(transport, port, command), mpsc::channel(1).0)
 }
 
@@ -405,7 +405,7 @@ impl HttpServer {
         Self { port, inner, stop }
     }
 
-    pub(super) fn endpoint(&self) -> Arc<Endpoint> {
+    pub(crate) fn endpoint(&self) -> Arc<Endpoint> {
         endpoint(Transport::Http, self.port, &[])
     }
 
@@ -530,6 +530,7 @@ fn result(message: &Value, port: u16, session: &str) -> Value {
             json!({"protocolVersion": message["params"]["protocolVersion"], "capabilities": {"tools": {}}, "serverInfo": {"name": port, "version": "1"}})
         }
         "tools/list" => json!({"tools": [{"name": "whoami"}]}),
+        "server/discover" => json!({"resultType": "complete", "supportedVersions": ["2026-07-28"], "capabilities": {}}),
         _ => json!({"who": port, "session": session}),
     };
     // names are strings on the wire

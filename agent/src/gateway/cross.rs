@@ -1,0 +1,180 @@
+//! Which way between the eras: a client and a server of one era are left alone, the others are translated. What a server
+//! speaks is found out when it first refuses the other era.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use hyper::{Response, StatusCode};
+use sigil_core::jsonrpc::{Head, Kind};
+use sigil_core::model::InstanceId;
+use sigil_core::session::{FIRST_MODERN, Ticket};
+
+use super::Shared;
+use super::body::Out;
+use super::bridge::Session;
+use super::bridged::{self, Opened, Shaken};
+use super::client::Client;
+use super::error::Refusal;
+use super::greeter::{self, Guest, PREFIX};
+use super::load::Place;
+use super::modern::{self, Speaker};
+use super::proxy;
+use super::serve::Asked;
+use super::table::Entry;
+use crate::upstream::Conversation;
+
+/// Sessions that only the gateway holds, at once; beyond that the one unused for longest ends (and goes on when its
+/// client comes back). Each may have a subscription open, and these must leave a process room for calls.
+const SESSIONS_MAX: usize = 2048;
+
+pub(crate) fn translates(shared: &Shared) -> bool {
+    shared.config.borrow().gateway.translate
+}
+
+/// A POST to a server over HTTP. One that speaks as its client does gets it as it is.
+pub(crate) async fn http(
+    shared: &Arc<Shared>,
+    asked: &Asked<'_>,
+    head: Option<&Head<'_>>,
+    body: &Bytes,
+    modern: bool,
+) -> Result<Response<Out>, Refusal> {
+    let opening = head.filter(|h| h.kind == Kind::Request && (modern || h.method == "initialize"));
+    let pass = || proxy::post(shared, asked, head, body.clone(), modern);
+    let (Some(head), Some(first)) = (opening, asked.entry.ready.first()) else { return pass().await };
+    if !modern {
+        if shared.eras.no_handshake(asked.entry) && translates(shared) {
+            return greet(shared, asked, asked.entry, head, body.clone()).await;
+        }
+        let response = pass().await?;
+        if refuses(response.status()) && no_handshake(shared, asked, asked.entry).await {
+            return greet(shared, asked, asked.entry, head, body.clone()).await;
+        }
+        return Ok(response);
+    }
+    if first.common.is_legacy() && translates(shared) {
+        return modern::post(shared, asked, Some(head), body).await;
+    }
+    // who asks this first may ask a server that answers other requests of an era that it does not know
+    let asks = head.method == "server/discover" && shared.eras.of(&first.endpoint).stateless.is_none();
+    if asks && translates(shared) && older(shared, asked).await {
+        return modern::post(shared, asked, Some(head), body).await;
+    }
+    let response = pass().await?;
+    let settled = || shared.eras.of(&first.endpoint).stateless == Some(true);
+    if !refuses(response.status()) || settled() || !translates(shared) || !older(shared, asked).await {
+        return Ok(response);
+    }
+    // a server refuses an era before it looks at the call
+    modern::post(shared, asked, Some(head), body).await
+}
+
+/// Whether an answer may say that the server does not know its client's era.
+fn refuses(status: StatusCode) -> bool {
+    let other = [StatusCode::UNAUTHORIZED, StatusCode::FORBIDDEN, StatusCode::TOO_MANY_REQUESTS];
+    status.is_client_error() && !other.contains(&status)
+}
+
+/// Whether the server speaks the older revisions only; asked if nobody has.
+async fn older(shared: &Arc<Shared>, asked: &Asked<'_>) -> bool {
+    let caller = Client::of(asked, asked.entry);
+    let speaker = modern::speaker(shared, asked.entry, asked.name, Some(&caller), None).await;
+    matches!(speaker, Ok(Some(Speaker::Older(_))))
+}
+
+/// Whether the server that just refused a handshake serves stateless requests instead.
+pub(crate) async fn no_handshake(shared: &Arc<Shared>, asked: &Asked<'_>, entry: &Entry) -> bool {
+    if !translates(shared) {
+        return false;
+    }
+    let caller = Client::of(asked, entry);
+    match modern::speaker(shared, entry, asked.name, Some(&caller), None).await {
+        Ok(Some(Speaker::Modern(live, _))) => {
+            tracing::info!(deployment = asked.name, "the server speaks {FIRST_MODERN} only");
+            shared.eras.learn_no_handshake(&live.endpoint);
+            true
+        }
+        Ok(_) => false,
+        Err(refusal) => {
+            tracing::debug!(deployment = asked.name, "which era the server speaks is not known: {}", refusal.message);
+            false
+        }
+    }
+}
+
+/// Shakes hands in the place of a server that does not.
+pub(crate) async fn greet(
+    shared: &Arc<Shared>,
+    asked: &Asked<'_>,
+    entry: &Arc<Entry>,
+    head: &Head<'_>,
+    message: Bytes,
+) -> Result<Response<Out>, Refusal> {
+    let live = shared.order(entry, true).first().copied().cloned();
+    let live = live.ok_or_else(|| Refusal::unavailable(asked.name, &entry.message))?;
+    make_room(shared);
+    let guest = Guest::of(head);
+    let opened = Opened {
+        key: guest.key.clone(),
+        conversation: conversation(shared, asked, entry, live.endpoint.instance, &guest, false),
+        place: nowhere()?,
+        starting: live.endpoint.quota.starting(),
+        live,
+    };
+    match bridged::shake(shared, asked, entry, head, message, opened, Some(&guest)).await? {
+        Shaken::Session(response) | Shaken::Refused(response) => Ok(response),
+    }
+}
+
+fn conversation(
+    shared: &Arc<Shared>,
+    asked: &Asked<'_>,
+    entry: &Entry,
+    instance: InstanceId,
+    guest: &Guest,
+    goes_on: bool,
+) -> Conversation {
+    let (guest, caller) = (guest.clone(), Client::of(asked, entry));
+    greeter::conversation(shared, (asked.name, entry.id, instance), guest, caller, goes_on)
+}
+
+/// The server holds nothing of such a session: it takes no place there.
+fn nowhere() -> Result<Place, Refusal> {
+    let none = || Refusal::overloaded("there is no room for a session", "try again");
+    Place::take(&Arc::default(), u64::MAX).ok_or_else(none)
+}
+
+fn make_room(shared: &Arc<Shared>) {
+    let oldest = {
+        let sessions = shared.sessions();
+        let ours = sessions.values().filter(|session| session.key.starts_with(PREFIX));
+        if ours.clone().count() < SESSIONS_MAX {
+            return;
+        }
+        ours.filter_map(|s| Some((s.idle()?, s))).max_by_key(|(idle, _)| *idle).map(|(_, s)| s.clone())
+    };
+    oldest.iter().for_each(|session| shared.close(session));
+}
+
+/// The session of a request, gone on with when this agent does not know it.
+pub(crate) async fn session(shared: &Arc<Shared>, asked: &Asked<'_>, ticket: &Ticket) -> Result<Arc<Session>, Refusal> {
+    let gone = || Refusal::expired("this session is over");
+    let guest = Guest::unpack(ticket).ok_or_else(gone)?;
+    if let Some(session) = shared.session_of(&guest.key) {
+        return Ok(session);
+    }
+    let _one_at_a_time = shared.resuming.lock().await;
+    if let Some(session) = shared.session_of(&guest.key) {
+        return Ok(session);
+    }
+    if !guest.whole() || !translates(shared) || shared.greeted_ended.has(&guest.key) {
+        return Err(gone());
+    }
+    let entry = shared.ready(asked.name).await?;
+    let live = entry.instance(ticket.instance).or(entry.ready.first()).ok_or_else(gone)?;
+    make_room(shared);
+    let conversation = conversation(shared, asked, &entry, live.endpoint.instance, &guest, true);
+    let session = shared.begin(live, guest.key.clone(), asked.name, conversation, nowhere()?);
+    session.version.set(ticket.version.clone()).ok();
+    Ok(session)
+}
