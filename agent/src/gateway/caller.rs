@@ -108,7 +108,7 @@ impl Shared {
     ) -> Result<Arc<Caller>, Refusal> {
         let shown = shown(headers)?;
         let challenge = |refusal: Refusal| match entry.access {
-            Access::Oauth => Refusal { challenge: Some(oauth::challenge(address, None)), ..refusal },
+            Access::Oauth => Refusal { challenge: Some(oauth::challenge(address, None).into()), ..refusal },
             _ => Refusal { challenge: Some("Bearer realm=\"sigil\"".into()), ..refusal },
         };
         let caller = match shown {
@@ -132,7 +132,7 @@ impl Shared {
                 self.oauth.caller(&config, &resource, token).await.map_err(|refused| match refused {
                     oauth::Refused::Token(why) => challenge(Refusal::bad_token(&why)),
                     oauth::Refused::Scope(scope) => Refusal {
-                        challenge: Some(oauth::challenge(address, Some(&scope))),
+                        challenge: Some(oauth::challenge(address, Some(&scope)).into()),
                         ..Refusal::forbidden(
                             format!("the token lacks the scope {scope}"),
                             "ask the identity provider for it",

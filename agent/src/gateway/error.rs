@@ -71,7 +71,7 @@ pub(crate) struct Refusal {
     pub(crate) retry_after: Option<u32>,
     pub(crate) allow: Option<&'static str>,
     /// `WWW-Authenticate`.
-    pub(crate) challenge: Option<String>,
+    pub(crate) challenge: Option<Box<str>>,
 }
 
 /// Invalid Request of JSON-RPC.

@@ -10,7 +10,7 @@ use hyper::{HeaderMap, Response, StatusCode};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use sigil_core::jsonrpc::{self, Head, Kind, Params};
-use sigil_core::mirror::{self, Flaw};
+use sigil_core::mirror::{self, Flaw, Mirrored};
 use sigil_core::model::{InstanceId, Transport};
 use sigil_core::session::FIRST_MODERN;
 use tokio::time::Instant;
@@ -78,8 +78,7 @@ pub(crate) async fn post(
         && let Some(tool) = params.name.and_then(jsonrpc::string)
     {
         let mirrored = process.mirrored(&tool, MODERN_META).await?;
-        mirror::check_arguments(&mirrored, params.arguments, |name| value(asked.headers, name))
-            .map_err(|flaw| flawed(&flaw))?;
+        check_arguments(&mirrored, &params, asked.headers)?;
     }
     let mut call = Call::begin(&live.stats, &entry.recorder);
     let sent = match inject_body(&entry.injected, head) {
@@ -176,6 +175,11 @@ fn value<'h>(headers: &'h HeaderMap, name: &str) -> Option<&'h str> {
     let first = values.next()?;
     // two values of one header agree with no body
     if values.next().is_some() { Some("\u{fffd}") } else { Some(first.to_str().unwrap_or("\u{fffd}")) }
+}
+
+/// Compares a tool call's arguments with the headers that mirror them.
+pub(crate) fn check_arguments(mirrored: &[Mirrored], params: &Params<'_>, headers: &HeaderMap) -> Result<(), Refusal> {
+    mirror::check_arguments(mirrored, params.arguments, |name| value(headers, name)).map_err(|flaw| flawed(&flaw))
 }
 
 fn flawed(flaw: &Flaw) -> Refusal {

@@ -41,6 +41,8 @@ const PARKED_MAX: usize = 1024;
 /// How long a call waits for room for a process of its own, and how often it looks.
 const ROOM: Duration = Duration::from_secs(10);
 const AGAIN: Duration = Duration::from_millis(100);
+/// The extension whose results an older server has no words for.
+const TASKS: &str = "io.modelcontextprotocol/tasks";
 /// The one question of an answer that asks for input.
 const KEY: &str = "input";
 /// Events of a stream that its client has not read.
@@ -126,6 +128,10 @@ pub(crate) async fn post(
     live: &Live,
 ) -> Result<Response<Out>, Refusal> {
     let caller = Client::of(asked, entry);
+    let version = Meta::read(Params::read(head.params).meta).protocol_version.and_then(jsonrpc::string);
+    if version.as_deref().is_some_and(|version| version != FIRST_MODERN) {
+        return Ok(unsupported(head, &version.unwrap_or_default()));
+    }
     match head.method.as_ref() {
         "server/discover" => {
             let process = common(shared, live, asked.name, &caller).await?;
@@ -141,15 +147,26 @@ pub(crate) async fn post(
     }
 }
 
+/// A stateless revision that is not the one that is translated.
+fn unsupported(head: &Head<'_>, version: &str) -> Response<Out> {
+    let data = format!("{{\"supported\":[\"{FIRST_MODERN}\"],\"requested\":{}}}", jsonrpc::quote(version));
+    let message = "this revision is not spoken here";
+    let mut response = json(Bytes::from(jsonrpc::error(head.id.as_ref(), mirror::UNSUPPORTED_VERSION, message, &data)));
+    *response.status_mut() = StatusCode::BAD_REQUEST;
+    response
+}
+
 fn discover(process: &Process, head: &Head<'_>) -> Response<Out> {
     let greeting = process.greeting.get().and_then(|g| serde_json::from_str::<Greeting<'_>>(g.get()).ok());
     let part = |raw: Option<&RawValue>, other: &str| raw.map_or_else(|| other.to_owned(), |r| r.get().to_owned());
     // the older era's tasks are not this one's, which are an extension
     let capabilities: BTreeMap<String, &RawValue> =
         greeting.as_ref().and_then(|g| serde_json::from_str(g.capabilities?.get()).ok()).unwrap_or_default();
-    let offered = capabilities.iter().filter(|(name, _)| name.as_str() != "tasks");
-    let capabilities: Vec<String> =
-        offered.map(|(name, raw)| format!("{}:{}", jsonrpc::quote(name), raw.get())).collect();
+    let offered = capabilities.iter().filter(|(name, _)| name.as_str() != "tasks").map(|(name, raw)| {
+        let extensions = (name == "extensions").then(|| jsonrpc::without_members(raw.get(), &[TASKS])).flatten();
+        format!("{}:{}", jsonrpc::quote(name), extensions.as_deref().unwrap_or(raw.get()))
+    });
+    let capabilities: Vec<String> = offered.collect();
     let capabilities = capabilities.join(",");
     let info = part(greeting.as_ref().and_then(|g| g.server_info), "{\"name\":\"\",\"version\":\"\"}");
     let instructions = greeting.as_ref().and_then(|g| g.instructions);
@@ -280,11 +297,18 @@ async fn call(
     }
     let mut counted = Call::begin(&live.stats, &entry.recorder);
     let begun = async {
-        let lease = if answers(meta.client_capabilities) || meta.log_level.is_some() {
+        let mut lease = if answers(meta.client_capabilities) || meta.log_level.is_some() {
             alone(shared, live, asked.name, &meta, caller).await?
         } else {
             Lease::Shared(common(shared, live, asked.name, caller).await?)
         };
+        if head.method == "tools/call"
+            && let Some(tool) = params.name.and_then(jsonrpc::string)
+        {
+            let mirrored = lease.process().mirrored(&tool, "{}").await?;
+            // nothing was asked yet
+            modern::check_arguments(&mirrored, &params, asked.headers).inspect_err(|_| lease.clean())?;
+        }
         let limit = Duration::from_millis(live.endpoint.spec.request_timeout_ms);
         if let Some(level) = meta.log_level {
             // a server without levels answers an error, and logs as it likes

@@ -144,10 +144,10 @@ impl Joined {
             tokio::select! {
                 () = end.cancelled() => return,
                 message = from_client.recv() => match message {
-                    Some(message) => self.from_client(&message, &end).await,
+                    Some(message) => self.heard_client(&message, &end).await,
                     None => return,
                 },
-                Some((side, message)) = self.from_members.recv() => self.from_member(side, message).await,
+                Some((side, message)) = self.from_members.recv() => self.heard_member(side, message).await,
             }
         }
     }
@@ -157,7 +157,7 @@ impl Joined {
         self.to_client.send(one_line(message).into()).await.ok();
     }
 
-    async fn from_client(&mut self, message: &Bytes, end: &CancellationToken) {
+    async fn heard_client(&mut self, message: &Bytes, end: &CancellationToken) {
         let Ok(head) = jsonrpc::parse_one(message) else { return };
         let id = head.id_text.unwrap_or("null");
         match (head.kind, head.method.as_ref()) {
@@ -224,7 +224,7 @@ impl Joined {
             tokio::select! {
                 () = end.cancelled() => break,
                 Some(answer) = waiting.next() => all.push(answer),
-                Some((side, message)) = self.from_members.recv() => self.from_member(side, message).await,
+                Some((side, message)) = self.from_members.recv() => self.heard_member(side, message).await,
                 () = tokio::time::sleep_until(deadline) => break,
             }
         }
@@ -404,7 +404,7 @@ impl Joined {
         }
     }
 
-    async fn from_member(&mut self, index: usize, message: Option<Bytes>) {
+    async fn heard_member(&mut self, index: usize, message: Option<Bytes>) {
         let Some(message) = message else { return self.ended(index).await };
         let Ok(head) = jsonrpc::parse_one(&message) else { return };
         let name = self.sides.get(index).map(|s| s.name.clone()).unwrap_or_default();

@@ -173,3 +173,28 @@ async fn changes_reach_the_subscriptions_that_want_them() {
         assert!(tokio::time::Instant::now() < deadline, "still subscribed");
     }
 }
+
+#[tokio::test]
+async fn what_is_not_translated_is_refused_in_this_eras_words() {
+    let (front, dir) = (Front::new().await, tempfile::tempdir().unwrap());
+    for transport in [Transport::Stdio, Transport::Http, Transport::Sse] {
+        let (replica, _server) = server_of("legacy", transport, &dir.path().join("notes"));
+        front.set(&[(NAME, vec![replica])]);
+        let path = format!("/mcp/{NAME}");
+        let (headers, body) = stateless("1", "server/discover", "", "");
+        assert_eq!(front.raw("POST", &path, &headers, &body).await.status, 200);
+        let later = |text: &str| text.replace("2026-07-28", "2027-01-01");
+        let headers: Vec<_> = headers.into_iter().map(|(n, v)| (n, later(&v))).collect();
+        let answer = front.raw("POST", &path, &headers, &later(&body)).await;
+        let error = answer.json()["error"].clone();
+        assert_eq!((answer.status, error["code"].as_i64()), (400, Some(-32022)), "{transport:?} {error}");
+        assert_eq!(error["data"], json!({"supported": ["2026-07-28"], "requested": "2027-01-01"}));
+        // headers that say something else than the arguments
+        let (headers, body) = stateless("1", "tools/call", r#""name":"placed","arguments":{"region":"eu"}"#, "");
+        for (region, status) in [("us", 400), ("eu", 200)] {
+            let headers = [headers.clone(), owned(&[("mcp-param-region", region)])].concat();
+            assert_eq!(front.raw("POST", &path, &headers, &body).await.status, status, "{transport:?} {region}");
+        }
+        assert_eq!(front.raw("POST", &path, &headers, &body).await.status, 400, "{transport:?} without");
+    }
+}
