@@ -118,6 +118,14 @@ mod tests {
         }
     }
 
+    /// Once, a line over the limit passed when its break came in the same read as the byte that was too many.
+    #[test]
+    fn the_limit_is_the_same_however_bytes_come() {
+        for sizes in [[9, 9].as_slice(), &[4, 1], &[1; 9]] {
+            assert_eq!(cut(b"1234\n12345\n", sizes, 4), [Cut::Line(Bytes::from_static(b"1234")), Cut::TooLong]);
+        }
+    }
+
     #[test]
     fn an_endless_line_takes_no_more_than_the_limit() {
         let mut cutter = Cutter::new(1 << 20);
