@@ -201,7 +201,10 @@ impl Shared {
             return Ok(None);
         }
         let raw = Params::read(head.params).name;
-        let Some((raw, shown)) = raw.and_then(|raw| Some((raw, jsonrpc::string(raw)?))) else { return Ok(None) };
+        // parameters that cannot be read, or name two tools, must not reach a server that reads them its own way
+        let Some((raw, shown)) = raw.and_then(|raw| Some((raw, jsonrpc::string(raw)?))) else {
+            return Err(Refusal::no_name());
+        };
         let Some(name) = entry.rules.tool(&shown) else { return Err(Refusal::no_tool(&shown)) };
         if !caller.scope.tool(&entry.name, &shown) {
             let hint = "`sigil key ls` shows what each key is good for";

@@ -188,6 +188,12 @@ impl Refusal {
         Self { retry_after: Some(seconds), ..refusal }
     }
 
+    pub(crate) fn no_name() -> Self {
+        let message = "the call names no tool, or a parameter twice";
+        let refusal = Self::bad_request(message, "params.name is one text");
+        Self { rpc: sigil_core::mirror::INVALID_PARAMS, ..refusal }
+    }
+
     /// As a server says that it has no such tool: what is hidden is not told from what is not there.
     pub(crate) fn no_tool(name: &str) -> Self {
         let hint = "tools/list shows what there is";

@@ -148,6 +148,16 @@ async fn tools_are_hidden_renamed_and_refused_in_every_way_in() {
         assert_eq!((refused.status, &error["code"]), (200, &json!(-32602)), "{hidden}");
         assert_eq!(error["message"], format!("Unknown tool: {hidden}"));
     }
+    for sly in [
+        r#"{"name":"echo","name":"say","arguments":{}}"#,
+        r#"{"name":"say","name":"echo","arguments":{}}"#,
+        r#"{"name":["echo"]}"#,
+        "{}",
+    ] {
+        let body = format!(r#"{{"jsonrpc":"2.0","id":9,"method":"tools/call","params":{sly}}}"#);
+        let refused = front.post(NAME, Some(&session), body).await;
+        assert_eq!((refused.status, &refused.json()["error"]["code"]), (400, &json!(-32602)), "{sly}");
+    }
     // stateless, where a header repeats the name
     let (headers, body) = stateless("4", "tools/call", r#""name":"say""#, "");
     let said = front.raw("POST", "/mcp/modern", &headers, &body).await;
