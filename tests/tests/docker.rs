@@ -541,3 +541,76 @@ fn wrong_input_gets_a_clear_error_and_leaves_nothing() {
     let said = String::from_utf8_lossy(&second.stderr).into_owned();
     assert!(!second.status.success() && said.contains(&agent.pid().to_string()), "{said}");
 }
+
+/// The status of an `initialize` through the gateway, and the answer's text.
+fn initialize(agent: &Agent, name: &str, key: Option<&str>) -> (u16, String) {
+    use std::io::{Read as _, Write as _};
+    let body = r#"{"jsonrpc":"2.0","id":1,"method":"initialize","params":{"protocolVersion":"2025-11-25","capabilities":{},"clientInfo":{"name":"t","version":"1"}}}"#;
+    let key = key.map_or_else(String::new, |key| format!("authorization: Bearer {key}\r\n"));
+    let head = format!(
+        "POST /mcp/{name} HTTP/1.1\r\nhost: 127.0.0.1\r\nconnection: close\r\ncontent-type: application/json\r\n\
+         accept: application/json, text/event-stream\r\n{key}content-length: {}\r\n\r\n",
+        body.len()
+    );
+    let mut stream = std::net::TcpStream::connect(("127.0.0.1", agent.port)).expect("the gateway listens");
+    stream.set_read_timeout(Some(SOON)).expect("a timeout");
+    stream.write_all(format!("{head}{body}").as_bytes()).expect("sent");
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).expect("an answer");
+    let status = answer.split(' ').nth(1).and_then(|s| s.parse().ok()).unwrap_or_else(|| panic!("{answer}"));
+    (status, answer)
+}
+
+#[test]
+fn keys_policies_and_bundles_hold_from_the_command_line_to_the_wire() {
+    let agent = Agent::start();
+    let echo = fixture("echo");
+    let access = |name: &str| {
+        let got = agent.sigil(&["get", name, "-o", "json"]).ok().json();
+        got["access"].as_str().expect("said").to_owned()
+    };
+    agent.sigil(&["deploy", &echo, "--name", "open"]).ok();
+    assert_eq!(access("open"), "anonymous");
+    assert_eq!(initialize(&agent, "open", None).0, 200);
+
+    // once there are keys, what is new asks for one; what was there stays as it is
+    let made = agent.sigil(&["key", "create", "laptop", "--deployment", "closed", "-o", "json"]).ok().json();
+    let key = made["text"].as_str().expect("a key").to_owned();
+    agent.sigil(&["deploy", &echo, "--name", "closed"]).ok();
+    assert_eq!((access("closed").as_str(), access("open").as_str()), ("key", "anonymous"));
+    let (status, text) = initialize(&agent, "closed", None);
+    assert!(status == 401 && text.contains("GATEWAY_INVALID_API_KEY") && text.contains("sigil key create"), "{text}");
+    assert_eq!(initialize(&agent, "closed", Some("sigil_a_b")).0, 401);
+    assert_eq!(initialize(&agent, "closed", Some(&key)).0, 200);
+    assert_eq!(initialize(&agent, "open", Some(&key)).0, 403);
+    let listed = agent.sigil(&["key", "ls"]).ok();
+    assert!(listed.out.contains("laptop") && !listed.out.contains(&key), "{}", listed.out);
+
+    // a policy holds at once, without a release, and for an admin at the command line too
+    let wrong = agent.sigil(&["policy", "set", "closed", "--rate", "often"]);
+    assert!(wrong.code == 2 && wrong.err.contains("'often' is not a rate"), "{wrong:?}");
+    agent.sigil(&["policy", "set", "closed", "--deny", "echo"]).ok();
+    let tools = agent.sigil(&["tools", "closed", "-o", "json"]).ok().json();
+    assert!(tools.as_array().expect("tools").iter().all(|t| t["name"] != "echo"), "{tools}");
+    let refused = agent.sigil(&["call", "closed", "echo", "--arg", "text=x"]);
+    assert!(refused.code == 1 && refused.err.contains("Unknown tool: echo"), "{refused:?}");
+    agent.sigil(&["policy", "set", "closed", "--deny", "", "--rename", "echo=say", "--bundle", "dev"]).ok();
+    let said = agent.sigil(&["call", "closed", "say", "--arg", "text=hello", "-o", "json"]).ok().json();
+    assert!(said["content"][0]["text"].as_str().expect("text").contains("hello"), "{said}");
+    assert_eq!(agent.sigil(&["releases", "closed", "-o", "json"]).ok().json().as_array().expect("an array").len(), 1);
+    let shown = agent.sigil(&["policy", "get", "closed"]).ok();
+    assert!(shown.out.contains("echo = \"say\"") && shown.out.contains("bundles = [\"dev\"]"), "{}", shown.out);
+
+    // its bundle is a server of its own, for whoever may call a member
+    assert_eq!(initialize(&agent, "@dev", None).0, 401);
+    let (status, text) = initialize(&agent, "@dev", Some(&key));
+    assert!(status == 200 && text.contains("\"name\":\"@dev\""), "{text}");
+    assert_eq!(initialize(&agent, "@none", Some(&key)).0, 404);
+
+    agent.sigil(&["key", "revoke", "laptop", "--yes"]).ok();
+    assert_eq!(initialize(&agent, "closed", Some(&key)).0, 401);
+    let gone = agent.sigil(&["key", "revoke", "laptop", "--yes"]);
+    assert_eq!(gone.code, 3, "{gone:?}");
+    let nobody = agent.sigil(&["deploy", &echo, "--name", "third", "--access", "oauth"]);
+    assert!(nobody.code == 2 && nobody.err.contains("[oauth] issuer"), "{nobody:?}");
+}

@@ -110,6 +110,8 @@ impl v1::deployments_server::Deployments for DeploymentsService {
             generation: d.generation,
             reason: d.reason.clone(),
             last_output: observed.as_ref().map(|s| s.last_output.clone()).unwrap_or_default(),
+            access: d.access().as_str().to_owned(),
+            bundles: d.policy.bundles.clone(),
         }))
     }
 }

@@ -47,6 +47,8 @@ fn page(ctx: &Ctx, detail: &Detail, now: Timestamp) -> String {
     };
     field("release", format!("{}{wanted}", d.release));
     field("endpoint", clean(&d.endpoint));
+    field("access", clean(&detail.access));
+    field("bundles", clean(&detail.bundles.join(", ")));
     field("transport", clean(&d.transport));
     field("tier", clean(&d.tier));
     field("source", clean(&d.source));

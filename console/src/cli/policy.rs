@@ -118,7 +118,7 @@ fn read(path: &std::path::Path) -> Result<String, Failure> {
         std::io::stdin().read_to_string(&mut text).map_err(|e| Failure::io("standard input", &e))?;
         return Ok(text);
     }
-    std::fs::read_to_string(path).map_err(|e| Failure::io(&path.display().to_string(), &e))
+    std::fs::read_to_string(path).map_err(|e| Failure::io(path.display().to_string(), &e))
 }
 
 pub async fn run(ctx: &Ctx, args: Args) -> Outcome {

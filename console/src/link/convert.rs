@@ -179,6 +179,8 @@ pub(super) fn detail(d: v1::DeploymentDetail) -> Result<view::Detail, LinkError>
         generation: d.generation,
         reason: d.reason,
         last_output: d.last_output,
+        access: d.access,
+        bundles: d.bundles,
     })
 }
 

@@ -126,6 +126,10 @@ pub struct Detail {
     pub reason: String,
     /// Last output of the last failed replica.
     pub last_output: Vec<String>,
+    /// Who may call: `anonymous`, `key` or `oauth`; empty: an agent that does not say.
+    pub access: String,
+    /// Bundles that it belongs to.
+    pub bundles: Vec<String>,
 }
 
 /// One thing that holds or not.

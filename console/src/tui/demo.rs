@@ -183,6 +183,8 @@ pub(super) fn detail() -> Detail {
         plan: vec!["wait 40 s, then start 1 replica of release 3".into()],
         generation: 7,
         reason: "deploy by root".into(),
+        access: "key".into(),
+        bundles: Vec::new(),
         last_output: vec![
             "Traceback (most recent call last):".into(),
             "  File \"/app/main.py\", line 1, in <module>".into(),

@@ -355,6 +355,8 @@ impl v1::deployments_server::Deployments for Fake {
             plan: "start one replica of release 3\nstop 01OLD".into(),
             generation: 7,
             reason: "deployed by ada".into(),
+            access: "key".into(),
+            bundles: vec!["dev".into()],
             last_output: vec!["\x1b]0;pwned\x07boom".into()],
             ..Default::default()
         }))
