@@ -593,7 +593,7 @@ fn keys_policies_and_bundles_hold_from_the_command_line_to_the_wire() {
     let tools = agent.sigil(&["tools", "closed", "-o", "json"]).ok().json();
     assert!(tools.as_array().expect("tools").iter().all(|t| t["name"] != "echo"), "{tools}");
     let refused = agent.sigil(&["call", "closed", "echo", "--arg", "text=x"]);
-    assert!(refused.code == 1 && refused.err.contains("Unknown tool: echo"), "{refused:?}");
+    assert!(refused.code == 3 && refused.err.contains("has no tool 'echo'"), "{refused:?}");
     agent.sigil(&["policy", "set", "closed", "--deny", "", "--rename", "echo=say", "--bundle", "dev"]).ok();
     let said = agent.sigil(&["call", "closed", "say", "--arg", "text=hello", "-o", "json"]).ok().json();
     assert!(said["content"][0]["text"].as_str().expect("text").contains("hello"), "{said}");
