@@ -17,6 +17,7 @@ mod rules;
 mod secrets;
 mod sources;
 pub mod status;
+mod taps;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]
@@ -201,6 +202,7 @@ pub async fn spawn(deps: ApiDeps, stop: CancellationToken) -> Result<ApiHandle, 
         stop: stop.clone(),
     };
     let logs = logs::LogsService { store: deps.store.clone(), tail: deps.tail, stop: stop.clone() };
+    let gateway = deps.gateway.clone();
     let mcp = mcp::McpService { gateway: deps.gateway, tasks: tasks.clone(), stop: stop.clone() };
     let keys = keys::KeysService {
         access: deps.access.clone(),
@@ -212,6 +214,7 @@ pub async fn spawn(deps: ApiDeps, stop: CancellationToken) -> Result<ApiHandle, 
         store: deps.store.clone(),
         oauth: Box::new(move || !seen.borrow().oauth.issuer.is_empty()),
     };
+    let taps = taps::TapsService { gateway: gateway.clone(), stop: stop.clone() };
     let secrets =
         secrets::SecretsService { secrets: deps.secrets, store: deps.store, turn: tokio::sync::Mutex::default() };
     let sources = sources::SourcesService { sources: deps.sources };
@@ -228,7 +231,8 @@ pub async fn spawn(deps: ApiDeps, stop: CancellationToken) -> Result<ApiHandle, 
         .add_service(v1::mcp_server::McpServer::new(mcp).max_decoding_message_size(frame))
         .add_service(v1::secrets_server::SecretsServer::new(secrets).max_decoding_message_size(DECODE_MAX))
         .add_service(v1::keys_server::KeysServer::new(keys).max_decoding_message_size(DECODE_MAX))
-        .add_service(v1::policies_server::PoliciesServer::new(policies).max_decoding_message_size(DECODE_MAX));
+        .add_service(v1::policies_server::PoliciesServer::new(policies).max_decoding_message_size(DECODE_MAX))
+        .add_service(v1::taps_server::TapsServer::new(taps).max_decoding_message_size(DECODE_MAX));
     Ok(serve(routes, listeners, deps.access, tasks, stop))
 }
 

@@ -27,6 +27,7 @@ pub(crate) mod seal;
 pub(crate) mod serve;
 pub(crate) mod subscribed;
 pub(crate) mod table;
+pub(crate) mod tap;
 #[cfg(test)]
 mod tests;
 pub(crate) mod tls;
@@ -43,11 +44,12 @@ use std::time::Duration;
 use bytes::Bytes;
 use sigil_config::agent::AgentConfig;
 use sigil_core::model::{DeploymentId, InstanceId};
-use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::sync::{Semaphore, broadcast, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 pub use error::GatewayError;
+pub use tap::Frame;
 
 use crate::access::{Access, Principal};
 use crate::tail::Tail;
@@ -310,6 +312,13 @@ impl Gateway {
         self.shared.registry.stats(instance).map_or(0, |s| s.sessions.load(Relaxed))
     }
 
+    /// Every message of a deployment from now on, for whoever looks.
+    pub fn tap(&self, deployment: &str) -> Result<broadcast::Receiver<Arc<Frame>>, GatewayError> {
+        let entry = self.shared.table.borrow().routes.get(deployment).cloned();
+        let entry = entry.ok_or_else(|| GatewayError::NotFound(deployment.to_owned()))?;
+        Ok(entry.recorder.tap.watch())
+    }
+
     /// One raw JSON-RPC conversation (the gRPC `Mcp.Session`): behind the listener, through the same pipeline. Each
     /// item is one message. Returns when the client or the server has ended it.
     pub async fn session(
@@ -347,6 +356,7 @@ impl Shared {
                 errors: entry.recorder.errors.load(Relaxed),
                 seconds: entry.recorder.micros.load(Relaxed) as f64 / 1e6,
                 ready: entry.ready.len() as u64,
+                tools: entry.recorder.tools(),
                 ..web::Traffic::default()
             };
             for burden in entry.ready.iter().chain(&entry.draining).map(table::Live::burden) {

@@ -32,6 +32,21 @@ pub struct Traffic {
     pub sessions: u64,
     /// Replicas that serve.
     pub ready: u64,
+    /// By tool.
+    pub tools: Vec<ToolTraffic>,
+}
+
+/// A tool's numbers since the agent's start.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct ToolTraffic {
+    /// As its server calls it.
+    pub tool: String,
+    /// Calls.
+    pub calls: u64,
+    /// Of them failed.
+    pub errors: u64,
+    /// Time of all of them, seconds.
+    pub seconds: f64,
 }
 
 /// Everything the pages show.
@@ -106,6 +121,17 @@ fn metrics(facts: &Facts) -> String {
     by("sigil_requests_in_flight", "gauge", "MCP requests without an answer yet.", &|t| t.in_flight as f64);
     by("sigil_sessions", "gauge", "Open MCP sessions.", &|t| t.sessions as f64);
     by("sigil_replicas_ready", "gauge", "Replicas that serve.", &|t| t.ready as f64);
+    let mut by_tool = |name: &str, help: &str, value: &dyn Fn(&ToolTraffic) -> f64| {
+        head(&mut out, name, "counter", help);
+        for traffic in &facts.traffic {
+            for tool in &traffic.tools {
+                line(&mut out, name, &[("deployment", &traffic.deployment), ("tool", &tool.tool)], value(tool));
+            }
+        }
+    };
+    by_tool("sigil_tool_calls_total", "Tool calls passed on.", &|t| t.calls as f64);
+    by_tool("sigil_tool_errors_total", "Tool calls that failed.", &|t| t.errors as f64);
+    by_tool("sigil_tool_seconds_total", "Time of all tool calls.", &|t| t.seconds);
     head(&mut out, "sigil_gateway_refusals_total", "counter", "Requests that the gateway refused, by code.");
     for (code, count) in &facts.refusals {
         line(&mut out, "sigil_gateway_refusals_total", &[("code", code)], *count as f64);

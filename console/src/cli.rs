@@ -34,6 +34,7 @@ mod secret;
 mod source;
 mod start;
 mod stop;
+mod tap;
 mod text;
 mod time;
 mod tools;
@@ -108,6 +109,7 @@ pub enum Verb {
     Secret(secret::Args),
     Key(key::Args),
     Policy(policy::Args),
+    Tap(tap::Args),
     Context(context::Args),
     Info(info::Args),
     Completions(completions::Args),
@@ -291,6 +293,7 @@ async fn dispatch(ctx: &Ctx, verb: Verb) -> Outcome {
         Verb::Secret(args) => secret::run(ctx, args).await,
         Verb::Key(args) => key::run(ctx, args).await,
         Verb::Policy(args) => policy::run(ctx, args).await,
+        Verb::Tap(args) => tap::run(ctx, args).await,
         Verb::Context(args) => context::run(ctx, args).await,
         Verb::Info(args) => info::run(ctx, args).await,
         Verb::Completions(args) => completions::run(args),

@@ -33,8 +33,8 @@ pub use error::{LinkError, Refusal};
 pub use mcp::McpSession;
 pub use resume::{DeploymentWatch, Fleet, Logs, OperationFollow, Progress, Update};
 pub use view::{
-    AgentInfo, Deployment, Detail, Event, Key, LogBatch, LogGap, LogLine, NewKey, Operation, Policy, Problem, Secret,
-    What,
+    AgentInfo, Deployment, Detail, Event, Frame, Key, LogBatch, LogGap, LogLine, NewKey, Operation, Policy, Problem,
+    Secret, What,
 };
 // made by the tests of the screens only, which are given whole values
 #[cfg(test)]
@@ -432,6 +432,14 @@ impl Link {
         Logs::new(self.clone(), query)
     }
 
+    /// Live frames of a deployment; a broken link ends them.
+    pub async fn tap(&self, name: &str) -> Result<Frames, LinkError> {
+        let mut client = v1::taps_client::TapsClient::new(self.wire.clone()).max_decoding_message_size(MESSAGE_MAX);
+        let request = v1::NameRequest { name: name.to_owned() };
+        let frames = client.follow(request).await.map_err(|s| self.error(&s))?.into_inner();
+        Ok(Frames { link: self.clone(), frames })
+    }
+
     /// Opens an MCP session with its first message.
     pub async fn mcp(&self, deployment: &str, first: Vec<u8>) -> Result<McpSession, LinkError> {
         McpSession::open(self.clone(), deployment, first).await
@@ -514,6 +522,22 @@ impl Link {
     pub async fn set_policy(&self, name: &str, text: String, merge: bool) -> Result<Policy, LinkError> {
         let request = v1::SetPolicyRequest { request_id: request_id(), name: name.to_owned(), policy: text, merge };
         Ok(convert::policy(self.ask("policy set", self.policies_client().set(request)).await?))
+    }
+}
+
+/// See [`Link::tap`].
+pub struct Frames {
+    link: Link,
+    frames: tonic::Streaming<v1::TapFrame>,
+}
+
+impl Frames {
+    /// The next frame; `None` when the agent has ended them.
+    pub async fn next(&mut self) -> Result<Option<Frame>, LinkError> {
+        match self.frames.message().await {
+            Ok(frame) => Ok(frame.map(convert::frame)),
+            Err(status) => Err(self.link.error(&status)),
+        }
     }
 }
 

@@ -32,6 +32,8 @@ pub(crate) const PLAIN: Duration = Duration::from_secs(1);
 const EVICTABLE: Duration = Duration::from_secs(10);
 /// Between two looks at whether a process has ended.
 const ENDING: Duration = Duration::from_millis(100);
+/// From a session's beginning or end to the start of the next spare process.
+const CALM: Duration = Duration::from_secs(1);
 /// From end of input to SIGTERM.
 pub(crate) const GRACE: Duration = Duration::from_secs(2);
 
@@ -59,7 +61,7 @@ pub(crate) async fn post(
     session.touch();
     let requests: Vec<&Head<'_>> = heads.iter().filter(|h| h.kind == Kind::Request).copied().collect();
     let waiting = if requests.is_empty() { None } else { Some(session.register(&requests)?) };
-    let mut call = waiting.as_ref().map(|_| call(shared, &session, asked.entry));
+    let mut call = waiting.as_ref().map(|_| call(shared, &session, asked.entry, &requests));
     for head in heads {
         if let Err(refusal) = session.send(piece(head)).await {
             call.iter_mut().for_each(Call::fail);
@@ -124,8 +126,12 @@ pub(crate) async fn delete(shared: &Arc<Shared>, asked: Asked<'_>) -> Result<Res
     Ok(response)
 }
 
-fn call(shared: &Shared, session: &Session, entry: &Entry) -> Call {
-    Call::begin(&shared.registry.stats_of(session.endpoint.instance), &entry.recorder)
+fn call(shared: &Shared, session: &Session, entry: &Entry, heads: &[&Head<'_>]) -> Call {
+    let call = Call::begin(&shared.registry.stats_of(session.endpoint.instance), &entry.recorder);
+    match heads {
+        [head] => call.of(head),
+        _ => call,
+    }
 }
 
 /// The session of a request, resumed from init when a former agent began it.
@@ -206,7 +212,7 @@ pub(crate) async fn shake(
     // until the handshake is done a failure, or a client that leaves, ends the session
     let unfinished = Unfinished { shared, session: Some(session.clone()) };
     let mut waiting = session.register(&[head])?;
-    let mut call = call(shared, &session, entry);
+    let mut call = call(shared, &session, entry, &[]);
     let ms = spec.request_timeout_ms.max(spec.start_timeout_ms);
     let answered = async {
         session.send(message).await?;
@@ -421,13 +427,22 @@ impl Shared {
             tokio::time::sleep(ENDING).await;
         }
         drop(held);
-        self.refill(endpoint).await;
+        self.refill_later(endpoint).await;
     }
 
     /// [`Self::refill`], without waiting for it.
     pub(crate) fn refill_soon(self: &Arc<Self>, endpoint: &Arc<Endpoint>) {
         let (shared, endpoint) = (self.clone(), endpoint.clone());
-        self.tasks.spawn(async move { shared.refill(&endpoint).await });
+        self.tasks.spawn(async move { shared.refill_later(&endpoint).await });
+    }
+
+    /// [`Self::refill`] after a moment: a new release that comes right behind a first call needs the processor more than
+    /// the old one's next session.
+    async fn refill_later(&self, endpoint: &Arc<Endpoint>) {
+        tokio::select! {
+            () = self.stop.cancelled() => {}
+            () = tokio::time::sleep(CALM) => self.refill(endpoint).await,
+        }
     }
 
     /// Has a process wait for the next session, if a replica that takes sessions has room for it.
@@ -438,6 +453,10 @@ impl Shared {
         let table = self.table.borrow().clone();
         let entry = table.by_id.get(&endpoint.deployment);
         if !entry.is_some_and(|e| e.ready.iter().any(|live| live.endpoint.instance == endpoint.instance)) {
+            return;
+        }
+        // what is about to go needs none
+        if entry.and_then(|e| e.coming).is_some_and(|release| release != endpoint.release) {
             return;
         }
         // init knows, also of sessions that a former agent began and nobody has come back to

@@ -208,6 +208,7 @@ impl Shared {
             returning: Some(Vec::new()),
             message: String::new(),
             injected: Arc::default(),
+            coming: None,
             access: sigil_core::policy::Access::Key,
             rules: Arc::default(),
             recorder: before.map_or_else(Arc::default, |kept| kept.entry.recorder.clone()),

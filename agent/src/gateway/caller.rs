@@ -156,6 +156,17 @@ impl Shared {
         Ok(caller)
     }
 
+    /// Whether somebody may read the numbers of all deployments: from this host, or with a key that reads.
+    pub(crate) fn may_read(&self, headers: &HeaderMap, peer: IpAddr) -> Result<(), Refusal> {
+        if peer.to_canonical().is_loopback() {
+            return Ok(());
+        }
+        let challenge = |refusal| Refusal { challenge: Some("Bearer realm=\"sigil\"".into()), ..refusal };
+        let key = shown(headers)?.ok_or_else(|| challenge(Refusal::no_reader()))?;
+        let holder = self.keys.holder(key).map_err(|_| challenge(Refusal::bad_key()))?;
+        if holder.role == Role::Caller { Err(challenge(Refusal::no_reader())) } else { Ok(()) }
+    }
+
     fn nobody(&self, peer: IpAddr) -> Result<Arc<Caller>, Refusal> {
         let near = peer.to_canonical().is_loopback();
         if !near && self.config.borrow().gateway.anonymous != "anywhere" {
@@ -176,7 +187,7 @@ impl Shared {
         if caller.lists_only && head.kind != Kind::Response && !DISCOVERY.contains(&head.method.as_ref()) {
             return Err(Refusal { challenge: Some("Bearer realm=\"sigil\"".into()), ..Refusal::no_key(entry.access) });
         }
-        if head.kind != Kind::Request {
+        if head.kind == Kind::Response {
             return Ok(None);
         }
         let policy = entry.rules.policy();
@@ -190,6 +201,9 @@ impl Shared {
         }
         if let Some(rate) = policy.rate {
             self.limits.rate(Whose::Deployment(entry.id), rate)?;
+        }
+        if head.kind != Kind::Request {
+            return Ok(None);
         }
         if let Some(most) = caller.concurrency.filter(|_| !listens) {
             self.limits.place(Whose::Caller(caller.principal.clone()), most, permits)?;

@@ -88,7 +88,7 @@ async fn over_process(
                                 to_client.send(refusal.to_json(Some(id))).await.ok();
                                 continue;
                             }
-                            calls.insert(id.clone(), Call::begin(&live.stats, &entry.recorder));
+                            calls.insert(id.clone(), Call::begin(&live.stats, &entry.recorder).of(&head));
                         }
                         inject_body(&entry.injected, &head).map_or_else(|| frame.clone(), Bytes::from)
                     }

@@ -178,6 +178,11 @@ impl Refusal {
         Self::unauthorized("the key is wrong, revoked or expired", hint)
     }
 
+    pub(crate) fn no_reader() -> Self {
+        let hint = "send `Authorization: Bearer KEY` with a key of `sigil key create NAME --role reader`";
+        Self::unauthorized("from other hosts this needs a key that may read", hint)
+    }
+
     pub(crate) fn bad_token(why: &str) -> Self {
         Self::unauthorized(format!("the token is not taken: {why}"), "log in again with your client")
     }

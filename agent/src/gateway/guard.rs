@@ -13,6 +13,7 @@ use super::caller::Caller;
 use super::error::Refusal;
 use super::limits::Permits;
 use super::table::Entry;
+use super::tap::Tapping;
 use super::wrap::shape;
 
 /// Messages under way in each direction.
@@ -79,6 +80,9 @@ impl Shared {
     ) -> Result<Option<Bytes>, Option<Bytes>> {
         // what is no message is answered further in
         let (Some(entry), Ok(head)) = (self.current(id), jsonrpc::parse_one(frame)) else { return Ok(None) };
+        if let Some(tapping) = Tapping::begin(&entry, &caller.name, "link") {
+            tapping.tell(true, head.text);
+        }
         let mut permits = Permits::new();
         let request = head.id.as_ref().filter(|_| head.kind == Kind::Request);
         match self.allow(&entry, caller, &head, &mut permits) {
@@ -116,6 +120,9 @@ impl Shared {
         }
         let entry = self.current(id)?;
         let text = std::str::from_utf8(message).ok()?;
+        if let Some(tapping) = Tapping::begin(&entry, &caller.name, "link") {
+            tapping.tell(false, text);
+        }
         shape(&entry, &caller.scope, text).map(Bytes::from)
     }
 }

@@ -1,8 +1,14 @@
 //! What a deployment carried in the last minute, and the guard that every request holds.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
+
+use sigil_core::jsonrpc::{self, Head, Params};
+
+use super::tap::Tap;
+use crate::web::ToolTraffic;
 
 /// Seconds of one slot, and how many slots make the minute.
 const SLOT: u64 = 5;
@@ -106,7 +112,22 @@ pub(crate) struct Recorder {
     pub(crate) calls: AtomicU64,
     pub(crate) errors: AtomicU64,
     pub(crate) micros: AtomicU64,
+    tools: Mutex<BTreeMap<String, Arc<ToolLoad>>>,
+    /// Who looks at its messages.
+    pub(crate) tap: Tap,
 }
+
+/// Calls of one tool since the agent's start.
+#[derive(Debug, Default)]
+struct ToolLoad {
+    calls: AtomicU64,
+    errors: AtomicU64,
+    micros: AtomicU64,
+}
+
+/// Tools counted by name; others are counted together.
+const TOOLS: usize = 256;
+const OTHERS: &str = "(others)";
 
 impl Default for Recorder {
     fn default() -> Self {
@@ -116,6 +137,8 @@ impl Default for Recorder {
             calls: AtomicU64::new(0),
             errors: AtomicU64::new(0),
             micros: AtomicU64::new(0),
+            tools: Mutex::default(),
+            tap: Tap::default(),
         }
     }
 }
@@ -123,6 +146,27 @@ impl Default for Recorder {
 impl Recorder {
     pub(crate) fn sum(&self) -> Sum {
         self.window.lock().unwrap_or_else(PoisonError::into_inner).sum(self.start.elapsed().as_secs())
+    }
+
+    fn tool(&self, name: &str) -> Arc<ToolLoad> {
+        let mut tools = self.tools.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(tool) = tools.get(name) {
+            return tool.clone();
+        }
+        // names come from callers
+        let name = if tools.len() < TOOLS && name.len() <= 128 { name } else { OTHERS };
+        tools.entry(name.to_owned()).or_default().clone()
+    }
+
+    pub(crate) fn tools(&self) -> Vec<ToolTraffic> {
+        let tools = self.tools.lock().unwrap_or_else(PoisonError::into_inner);
+        let row = |(name, load): (&String, &Arc<ToolLoad>)| ToolTraffic {
+            tool: name.clone(),
+            calls: load.calls.load(Relaxed),
+            errors: load.errors.load(Relaxed),
+            seconds: load.micros.load(Relaxed) as f64 / 1e6,
+        };
+        tools.iter().map(row).collect()
     }
 
     fn add(&self, took: std::time::Duration, error: bool) {
@@ -178,12 +222,23 @@ pub(crate) struct Call {
     recorder: Arc<Recorder>,
     start: Instant,
     error: bool,
+    tool: Option<Arc<ToolLoad>>,
 }
 
 impl Call {
     pub(crate) fn begin(stats: &Arc<Stats>, recorder: &Arc<Recorder>) -> Self {
         stats.in_flight.fetch_add(1, Relaxed);
-        Self { stats: stats.clone(), recorder: recorder.clone(), start: Instant::now(), error: false }
+        Self { stats: stats.clone(), recorder: recorder.clone(), start: Instant::now(), error: false, tool: None }
+    }
+
+    /// Counts it as a call of the tool that it calls, if it does.
+    pub(crate) fn of(mut self, head: &Head<'_>) -> Self {
+        if head.method == "tools/call"
+            && let Some(name) = Params::read(head.params).name.and_then(jsonrpc::string)
+        {
+            self.tool = Some(self.recorder.tool(&name));
+        }
+        self
     }
 
     pub(crate) fn fail(&mut self) {
@@ -194,7 +249,13 @@ impl Call {
 impl Drop for Call {
     fn drop(&mut self) {
         self.stats.in_flight.fetch_sub(1, Relaxed);
-        self.recorder.add(self.start.elapsed(), self.error);
+        let took = self.start.elapsed();
+        if let Some(tool) = &self.tool {
+            tool.calls.fetch_add(1, Relaxed);
+            tool.errors.fetch_add(u64::from(self.error), Relaxed);
+            tool.micros.fetch_add(u64::try_from(took.as_micros()).unwrap_or(u64::MAX), Relaxed);
+        }
+        self.recorder.add(took, self.error);
     }
 }
 

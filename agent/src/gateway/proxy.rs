@@ -99,7 +99,13 @@ async fn exchange(
     };
     let mut last = None;
     for live in replicas {
-        let mut call = is_request.then(|| Call::begin(&live.stats, &entry.recorder));
+        let mut call = is_request.then(|| {
+            let call = Call::begin(&live.stats, &entry.recorder);
+            match head {
+                Some(head) => call.of(head),
+                None => call,
+            }
+        });
         let request = outgoing(entry, live, asked, body.clone())?;
         let limit = Duration::from_millis(live.endpoint.spec.request_timeout_ms);
         let sent = http::send(&live.endpoint, request);

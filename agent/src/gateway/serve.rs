@@ -22,6 +22,7 @@ use super::limits::Permits;
 use super::listen::Peer;
 use super::oauth::{self, Address};
 use super::table::{Entry, Live};
+use super::tap::Tapping;
 use super::wrap::{Line, Shaping, Wrapped};
 use super::{Shared, bridged, cross, modern, proxy};
 use crate::web;
@@ -93,7 +94,8 @@ fn host(request: &Request<Incoming>) -> String {
 
 /// Host and Origin: a web page must not reach a server on this machine by a name that it chose.
 fn admit(shared: &Shared, request: &Request<Incoming>, host: &str) -> Result<(), Refusal> {
-    let config = shared.config.borrow().gateway.clone();
+    let config = shared.config.borrow().clone();
+    let config = &config.gateway;
     let named = !config.allowed_hosts.is_empty() || !config.domain.is_empty() || !config.public_url.is_empty();
     if shared.loopback || named {
         let host = route::host_of(host);
@@ -189,6 +191,11 @@ async fn route_path(shared: &Arc<Shared>, peer: Peer, host: &str, request: Reque
             if !reads {
                 return refuse(&Refusal::method("GET"), None);
             }
+            if path == "/metrics"
+                && let Err(refusal) = shared.may_read(request.headers(), peer.ip)
+            {
+                return refuse(&refusal, None);
+            }
             let page = web::page(path, &shared.facts());
             let mut response = Response::new(Out::full(page.text));
             *response.status_mut() = page.status;
@@ -255,6 +262,7 @@ async fn mcp(
         if header_era == Some(Era::Modern) && entry_transport(&entry) == Some(Transport::Stdio) {
             return Err(plain(Refusal::method("POST")));
         }
+        let tapping = Tapping::begin(&entry, &caller.name, session_of(&ticket));
         let translated = ticket.as_ref().is_some_and(|(_, ticket)| ticket.translated);
         let asked =
             Asked { name, entry: &entry, caller: &caller, method: &method, headers, query: parts.uri.query(), ticket };
@@ -263,7 +271,7 @@ async fn mcp(
             _ if method == Method::GET => bridged::listen(shared, asked).await,
             _ => bridged::delete(shared, asked).await,
         };
-        return outcome.map(|response| wrapped(response, &entry, &caller, Vec::new())).map_err(plain);
+        return outcome.map(|response| wrapped(response, &entry, &caller, Vec::new(), tapping)).map_err(plain);
     }
     let media_type = crate::upstream::http::media_type(headers);
     if media_type != "application/json" {
@@ -304,6 +312,10 @@ async fn mcp(
     if let Some(unknown) = unknown.filter(|_| !is_modern) {
         return Err((unknown, id));
     }
+    let tapping = Tapping::begin(&entry, &caller.name, session_of(&ticket));
+    if let Some(tapping) = &tapping {
+        heads.iter().for_each(|head| tapping.tell(true, head.text));
+    }
     let mut permits = Permits::new();
     let mut renamed = Vec::new();
     for head in &heads {
@@ -323,13 +335,13 @@ async fn mcp(
         };
         rename_header(&mut parts.headers, first, renamed.first().and_then(Option::as_deref));
         let again = Again { body: text.into(), parts: &parts, ticket, is_modern };
-        return again.pass(shared, name, &entry, &caller, permits).await.map_err(|refusal| (refusal, id));
+        return again.pass(shared, name, &entry, &caller, permits, tapping).await.map_err(|refusal| (refusal, id));
     }
     let ticket = ticket.filter(|_| !is_modern);
     let asked =
         Asked { name, entry: &entry, caller: &caller, method: &method, headers, query: parts.uri.query(), ticket };
     let outcome = pass(shared, asked, first, &heads, &body, is_modern).await;
-    outcome.map(|response| wrapped(response, &entry, &caller, permits)).map_err(|refusal| (refusal, id))
+    outcome.map(|response| wrapped(response, &entry, &caller, permits, tapping)).map_err(|refusal| (refusal, id))
 }
 
 /// A request whose body was changed on the way.
@@ -348,6 +360,7 @@ impl Again<'_> {
         entry: &Arc<Entry>,
         caller: &Arc<Caller>,
         permits: Permits,
+        tapping: Option<Tapping>,
     ) -> Result<Response<Out>, Refusal> {
         let Self { body, parts, ticket, is_modern } = self;
         let parsed = jsonrpc::parse(&body).map_err(|e| Refusal::malformed(&e))?;
@@ -360,7 +373,7 @@ impl Again<'_> {
         let (method, headers, query) = (&parts.method, &parts.headers, parts.uri.query());
         let asked = Asked { name, entry, caller, method, headers, query, ticket };
         let response = pass(shared, asked, first, &heads, &body, is_modern).await?;
-        Ok(wrapped(response, entry, caller, permits))
+        Ok(wrapped(response, entry, caller, permits, tapping))
     }
 }
 
@@ -397,16 +410,29 @@ async fn pass(
     }
 }
 
-/// The answer as its caller may see it, holding its places.
-fn wrapped(mut response: Response<Out>, entry: &Arc<Entry>, caller: &Arc<Caller>, permits: Permits) -> Response<Out> {
-    let shaping = Shaping::new(entry, caller, crate::upstream::http::is_event_stream(response.headers()));
-    if shaping.is_none() && permits.is_empty() {
+/// What tells a session from others.
+fn session_of(ticket: &Option<(HeaderValue, Ticket)>) -> &str {
+    ticket.as_ref().map_or("", |(_, ticket)| ticket.upstream.as_str())
+}
+
+/// The answer as its caller may see it, holding its places, shown to whoever looks.
+fn wrapped(
+    mut response: Response<Out>,
+    entry: &Arc<Entry>,
+    caller: &Arc<Caller>,
+    permits: Permits,
+    tapping: Option<Tapping>,
+) -> Response<Out> {
+    let events = crate::upstream::http::is_event_stream(response.headers());
+    let shaping = Shaping::new(entry, caller, events);
+    if shaping.is_none() && permits.is_empty() && tapping.is_none() {
         return response;
     }
     if shaping.is_some() {
         response.headers_mut().remove(header::CONTENT_LENGTH);
     }
-    response.map(|out| Out::Wrapped(Box::new(Wrapped::new(out, shaping, permits, None))))
+    let tapping = tapping.map(|tapping| tapping.of_events(events));
+    response.map(|out| Out::Wrapped(Box::new(Wrapped::new(out, shaping, permits, None).tapped(tapping))))
 }
 
 fn entry_transport(entry: &Entry) -> Option<Transport> {

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use secrecy::SecretString;
-use sigil_core::model::{DeploymentId, Inject, InstanceId};
+use sigil_core::model::{DeploymentId, Inject, InstanceId, ReleaseNo};
 use sigil_core::policy::{Access, Rules};
 use sigil_core::route::Burden;
 use tokio_util::task::TaskTracker;
@@ -42,6 +42,8 @@ pub(crate) struct Entry {
     pub(crate) returning: Option<Vec<InstanceId>>,
     pub(crate) message: String,
     pub(crate) injected: Arc<Vec<(Inject, SecretString)>>,
+    /// See [`crate::upstream::Route::coming`].
+    pub(crate) coming: Option<ReleaseNo>,
     pub(crate) access: Access,
     pub(crate) rules: Arc<Rules>,
     pub(crate) recorder: Arc<Recorder>,
@@ -162,6 +164,7 @@ pub(crate) fn build(new: &RouteTable, old: &Table, registry: &Registry, tail: &T
         returning: route.returning.clone(),
         message: route.message.clone(),
         injected: route.injected.clone(),
+        coming: route.coming,
         access: route.access,
         rules: route.rules.clone(),
         recorder: registry.recorder_of(route.id),
@@ -184,6 +187,7 @@ pub(crate) mod tests {
             returning: None,
             message: String::new(),
             injected: Arc::default(),
+            coming: None,
             access: Access::Anonymous,
             rules: Arc::new(Rules::new(serde_json::from_str(policy).unwrap()).unwrap()),
             recorder: Arc::default(),

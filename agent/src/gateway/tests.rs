@@ -8,6 +8,7 @@ mod matrix;
 mod oauth;
 mod servers;
 mod stateless;
+mod tap;
 mod translated;
 mod wire;
 

@@ -295,7 +295,7 @@ async fn call(
     if let Some(state) = params.request_state.and_then(jsonrpc::string) {
         return repeated(shared, asked, head, entry, &state, &params).await;
     }
-    let mut counted = Call::begin(&live.stats, &entry.recorder);
+    let mut counted = Call::begin(&live.stats, &entry.recorder).of(head);
     let begun = async {
         let mut lease = if answers(meta.client_capabilities) || meta.log_level.is_some() {
             alone(shared, live, asked.name, &meta, caller).await?

@@ -17,6 +17,7 @@ use super::body::Out;
 use super::caller::Caller;
 use super::limits::Permits;
 use super::table::Entry;
+use super::tap::Tapping;
 use crate::upstream::MAX_LINE;
 
 /// An answer and what goes around it.
@@ -27,11 +28,18 @@ pub(crate) struct Wrapped {
     /// Given back when the answer has gone out, or its client.
     _permits: Permits,
     line: Option<Line>,
+    tapping: Option<Tapping>,
 }
 
 impl Wrapped {
     pub(crate) fn new(inner: Out, shaping: Option<Shaping>, permits: Permits, line: Option<Line>) -> Self {
-        Self { inner, shaping, _permits: permits, line }
+        Self { inner, shaping, _permits: permits, line, tapping: None }
+    }
+
+    /// Somebody looks at it.
+    pub(crate) fn tapped(mut self, tapping: Option<Tapping>) -> Self {
+        self.tapping = tapping;
+        self
     }
 
     pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
@@ -60,6 +68,9 @@ impl Wrapped {
             };
             if let (Some(line), Some(Ok(frame))) = (&mut self.line, &frame) {
                 line.bytes += frame.data_ref().map_or(0, |d| d.len() as u64);
+            }
+            if let (Some(tapping), Some(Ok(frame))) = (&mut self.tapping, &frame) {
+                tapping.push(frame.data_ref().map_or(&[][..], |d| d.as_ref()));
             }
             return Poll::Ready(frame);
         }

@@ -46,6 +46,14 @@ impl Room {
             draining,
             message,
             injected: Arc::new(injected),
+            coming: instances
+                .iter()
+                .filter_map(|id| self.slots.get(id))
+                .find(|slot| {
+                    slot.release == deployment.desired.release
+                        && matches!(slot.phase, Phase::Making | Phase::Created | Phase::Gating)
+                })
+                .map(|slot| slot.release),
             access: deployment.access(),
             rules: self.rules(deployment),
         }
@@ -76,6 +84,7 @@ pub(super) fn same(a: &Route, b: &Route) -> bool {
         && a.expected == b.expected
         && a.returning == b.returning
         && a.message == b.message
+        && a.coming == b.coming
         && a.access == b.access
         && Arc::ptr_eq(&a.rules, &b.rules)
         && a.injected.len() == b.injected.len()

@@ -261,6 +261,22 @@ pub(super) fn key(k: v1::KeyInfo) -> view::Key {
     }
 }
 
+pub(super) fn frame(f: v1::TapFrame) -> view::Frame {
+    view::Frame {
+        time: time(f.time),
+        from_client: f.from_client,
+        caller: f.caller,
+        session: f.session,
+        method: f.method,
+        id: f.id,
+        took_ms: f.took_us as f64 / 1e3,
+        size: f.size,
+        message: f.message,
+        cut: f.cut,
+        lost: f.lost,
+    }
+}
+
 pub(super) fn policy(p: v1::PolicyReply) -> view::Policy {
     view::Policy { name: p.name, text: p.policy, access: p.access }
 }

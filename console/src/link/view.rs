@@ -401,3 +401,30 @@ pub struct Policy {
     /// What holds: `anonymous`, `key` or `oauth`.
     pub access: String,
 }
+
+/// One JSON-RPC message as it passed.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Frame {
+    /// When.
+    pub time: Option<Timestamp>,
+    /// From the client to the server.
+    pub from_client: bool,
+    /// Who calls.
+    pub caller: String,
+    /// Tells sessions apart; empty: none.
+    pub session: String,
+    /// Its method; `result` or `error` for an answer.
+    pub method: String,
+    /// Its id as it was written.
+    pub id: String,
+    /// Since the request came in.
+    pub took_ms: f64,
+    /// Length of the whole message, bytes.
+    pub size: u64,
+    /// The message, secrets masked.
+    pub message: String,
+    /// Whether that is only its beginning.
+    pub cut: bool,
+    /// Messages before this that passed too fast; then there is nothing else here.
+    pub lost: u64,
+}

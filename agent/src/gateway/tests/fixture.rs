@@ -634,6 +634,7 @@ impl Front {
             returning: Some(Vec::new()),
             message: String::new(),
             injected: Arc::default(),
+            coming: None,
             access: sigil_core::policy::Access::Anonymous,
             rules: Arc::default(),
             recorder: self.gateway.shared.registry.recorder_of(id),

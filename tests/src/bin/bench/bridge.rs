@@ -118,7 +118,7 @@ impl Bridge {
             }
         }
         if self.refused.is_none() {
-            let large = Work { connections: 16, time: TIME, tool: MIRROR, bytes: 1 << 20 };
+            let large = Work { connections: 16, time: TIME, tool: MIRROR, bytes: 1 << 20, key: None };
             match self.go(options, large) {
                 Ok((load, ..)) => self.large.push(load.rate),
                 Err(error) => self.refused = Some(format!("{error:#}")),

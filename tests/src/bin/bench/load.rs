@@ -142,18 +142,20 @@ pub struct Work {
     pub tool: &'static str,
     /// Length of a call's argument.
     pub bytes: usize,
+    /// What each request shows of its caller.
+    pub key: Option<&'static str>,
 }
 
 impl Work {
     /// Calls of 256 bytes.
     pub fn small(connections: usize, time: Duration) -> Self {
-        Self { connections, time, tool: ECHO, bytes: 160 }
+        Self { connections, time, tool: ECHO, bytes: 160, key: None }
     }
 }
 
-/// Small calls over so many connections.
-pub async fn load(address: SocketAddr, path: &str, connections: usize, time: Duration) -> anyhow::Result<Load> {
-    work(address, path, Work::small(connections, time), || ()).await.map(|(load, ())| load)
+/// Calls of one kind.
+pub async fn load(address: SocketAddr, path: &str, kind: Work) -> anyhow::Result<Load> {
+    work(address, path, kind, || ()).await.map(|(load, ())| load)
 }
 
 /// The same with other calls, and with a look at it while all sessions are open.
@@ -165,7 +167,7 @@ pub async fn work<T>(
 ) -> anyhow::Result<(Load, T)> {
     let mut clients = Vec::new();
     for _ in 0..work.connections {
-        clients.push(Client::open(address, path).await?);
+        clients.push(Client::open(address, path, work.key).await?);
     }
     let body = Bytes::from(call(work.tool, &format!(r#"{{"text":"{}"}}"#, "x".repeat(work.bytes))));
     let began = Instant::now();
@@ -190,16 +192,17 @@ struct Client {
     sender: SendRequest<Full<Bytes>>,
     host: String,
     path: String,
+    key: Option<&'static str>,
     session: Option<hyper::header::HeaderValue>,
 }
 
 impl Client {
-    async fn open(address: SocketAddr, path: &str) -> anyhow::Result<Self> {
+    async fn open(address: SocketAddr, path: &str, key: Option<&'static str>) -> anyhow::Result<Self> {
         let stream = TcpStream::connect(address).await?;
         stream.set_nodelay(true)?;
         let (sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
         tokio::spawn(connection);
-        let mut client = Self { sender, host: address.to_string(), path: path.to_owned(), session: None };
+        let mut client = Self { sender, host: address.to_string(), path: path.to_owned(), key, session: None };
         let response = client.post(Bytes::from_static(INITIALIZE.as_bytes())).await?;
         client.session = Some(response.headers().get("mcp-session-id").context("no session id")?.clone());
         response.into_body().collect().await?;
@@ -214,6 +217,9 @@ impl Client {
             .header("accept", "application/json, text/event-stream");
         if let Some(session) = &self.session {
             request = request.header("mcp-session-id", session).header("mcp-protocol-version", "2025-11-25");
+        }
+        if let Some(key) = self.key {
+            request = request.header("x-api-key", key);
         }
         self.sender.ready().await?;
         let response = self.sender.send_request(request.body(Full::from(body))?).await?;
@@ -237,6 +243,9 @@ impl Client {
         let mut request = Request::delete(&self.path).header("host", &self.host);
         if let Some(session) = &self.session {
             request = request.header("mcp-session-id", session).header("mcp-protocol-version", "2025-11-25");
+        }
+        if let Some(key) = self.key {
+            request = request.header("x-api-key", key);
         }
         self.sender.ready().await?;
         // servers may answer 405

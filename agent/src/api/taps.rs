@@ -1,0 +1,60 @@
+//! `Taps`: live frames of a deployment.
+
+use std::sync::Arc;
+
+use futures::stream::BoxStream;
+use sigil_protocol::v1;
+use tokio::sync::broadcast;
+use tokio::sync::broadcast::error::RecvError;
+use tokio_util::sync::CancellationToken;
+use tonic::{Request, Response, Status};
+
+use super::{convert, rules, status};
+use crate::gateway::{Frame, Gateway};
+
+pub(super) struct TapsService {
+    pub gateway: Gateway,
+    pub stop: CancellationToken,
+}
+
+fn show(frame: &Frame) -> v1::TapFrame {
+    v1::TapFrame {
+        time: convert::time(frame.at),
+        from_client: frame.from_client,
+        caller: frame.caller.clone(),
+        session: frame.session.clone(),
+        method: frame.method.clone(),
+        id: frame.id.clone(),
+        took_us: u64::try_from(frame.took.as_micros()).unwrap_or(u64::MAX),
+        size: frame.size as u64,
+        message: frame.message.clone(),
+        cut: frame.cut,
+        lost: 0,
+    }
+}
+
+#[tonic::async_trait]
+impl v1::taps_server::Taps for TapsService {
+    type FollowStream = BoxStream<'static, Result<v1::TapFrame, Status>>;
+
+    async fn follow(&self, request: Request<v1::NameRequest>) -> Result<Response<Self::FollowStream>, Status> {
+        let caller = rules::caller(&request)?;
+        let name = request.into_inner().name;
+        let frames = self.gateway.tap(&name).map_err(|e| status::gateway(&e))?;
+        tracing::info!(who = caller.who, deployment = name, "the frames of a deployment are looked at");
+        let from = (frames, self.stop.clone());
+        let out = futures::stream::unfold(from, |(mut frames, stop): (broadcast::Receiver<Arc<Frame>>, _)| async {
+            let next = tokio::select! {
+                next = frames.recv() => next,
+                () = stop.cancelled() => return None,
+            };
+            let shown = match next {
+                Ok(frame) => show(&frame),
+                Err(RecvError::Lagged(lost)) => v1::TapFrame { lost, ..v1::TapFrame::default() },
+                Err(RecvError::Closed) => return None,
+            };
+            Some((Ok(shown), (frames, stop)))
+        });
+        Ok(Response::new(Box::pin(out)))
+    }
+}
