@@ -100,9 +100,12 @@ struct Task {
 impl Task {
     async fn run(mut self, again: mpsc::Sender<()>, mut asked: mpsc::Receiver<()>, stop: CancellationToken) {
         self.start(again);
-        // what changed between the first load and the watch would be missed
+        // what changed between the first load and the watch would be missed; an editor may be in the middle of it
         let mut text = None;
-        self.reload(&mut text, true);
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = tokio::time::sleep(QUIET) => self.reload(&mut text, true),
+        }
         loop {
             tokio::select! {
                 () = stop.cancelled() => return,
