@@ -55,7 +55,7 @@ pub(crate) async fn post(
         && head.method == "initialize"
     {
         // with an old session id too: a client that starts over means a new session
-        return initialize(shared, &asked, head, piece(head)).await;
+        return Box::pin(initialize(shared, &asked, head, piece(head))).await;
     }
     let session = session(shared, &asked).await?;
     session.touch();
@@ -141,11 +141,16 @@ async fn session(shared: &Arc<Shared>, asked: &Asked<'_>) -> Result<Arc<Session>
         return Err(Refusal::bad_request("the Mcp-Session-Id header is missing", hint));
     };
     if ticket.translated {
-        return cross::session(shared, asked, ticket).await;
+        return Box::pin(cross::session(shared, asked, ticket)).await;
     }
-    if let Some(session) = shared.session_of(&ticket.upstream) {
-        return Ok(session);
+    match shared.session_of(&ticket.upstream) {
+        Some(session) => Ok(session),
+        None => Box::pin(resumed(shared, asked, ticket)).await,
     }
+}
+
+/// A session that a former agent began.
+async fn resumed(shared: &Arc<Shared>, asked: &Asked<'_>, ticket: &Ticket) -> Result<Arc<Session>, Refusal> {
     let gone = || Refusal::expired("this session is over: its server process has ended");
     if ticket.transport != Transport::Stdio {
         return Err(gone());

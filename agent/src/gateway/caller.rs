@@ -129,7 +129,7 @@ impl Shared {
             Some(token) if entry.access == Access::Oauth => {
                 let config = self.config.borrow().clone();
                 let resource = address.resource();
-                self.oauth.caller(&config, &resource, token).await.map_err(|refused| match refused {
+                Box::pin(self.oauth.caller(&config, &resource, token)).await.map_err(|refused| match refused {
                     oauth::Refused::Token(why) => challenge(Refusal::bad_token(&why)),
                     oauth::Refused::Scope(scope) => Refusal {
                         challenge: Some(oauth::challenge(address, Some(&scope)).into()),

@@ -44,29 +44,29 @@ pub(crate) async fn http(
     let (Some(head), Some(first)) = (opening, asked.entry.ready.first()) else { return pass().await };
     if !modern {
         if shared.eras.no_handshake(asked.entry) && translates(shared) {
-            return greet(shared, asked, asked.entry, head, body.clone()).await;
+            return Box::pin(greet(shared, asked, asked.entry, head, body.clone())).await;
         }
         let response = pass().await?;
-        if refuses(response.status()) && no_handshake(shared, asked, asked.entry).await {
-            return greet(shared, asked, asked.entry, head, body.clone()).await;
+        if refuses(response.status()) && Box::pin(no_handshake(shared, asked, asked.entry)).await {
+            return Box::pin(greet(shared, asked, asked.entry, head, body.clone())).await;
         }
         return Ok(response);
     }
     if first.common.is_legacy() && translates(shared) {
-        return modern::post(shared, asked, Some(head), body).await;
+        return Box::pin(modern::post(shared, asked, Some(head), body)).await;
     }
     // who asks this first may ask a server that answers other requests of an era that it does not know
     let asks = head.method == "server/discover" && shared.eras.of(&first.endpoint).stateless.is_none();
-    if asks && translates(shared) && older(shared, asked).await {
-        return modern::post(shared, asked, Some(head), body).await;
+    if asks && translates(shared) && Box::pin(older(shared, asked)).await {
+        return Box::pin(modern::post(shared, asked, Some(head), body)).await;
     }
     let response = pass().await?;
     let settled = || shared.eras.of(&first.endpoint).stateless == Some(true);
-    if !refuses(response.status()) || settled() || !translates(shared) || !older(shared, asked).await {
+    if !refuses(response.status()) || settled() || !translates(shared) || !Box::pin(older(shared, asked)).await {
         return Ok(response);
     }
     // a server refuses an era before it looks at the call
-    modern::post(shared, asked, Some(head), body).await
+    Box::pin(modern::post(shared, asked, Some(head), body)).await
 }
 
 /// Whether an answer may say that the server does not know its client's era.

@@ -224,7 +224,7 @@ async fn mcp(
     }
     let (mut parts, body) = request.into_parts();
     let (mut entry, caller) = if name.starts_with('@') {
-        shared.bundle(name, &parts.headers, peer.ip, address).await.map_err(plain)?
+        Box::pin(shared.bundle(name, &parts.headers, peer.ip, address)).await.map_err(plain)?
     } else {
         let entry = shared.entry(name).await.map_err(plain)?;
         let caller = shared.caller(&entry, &parts.headers, peer.ip, address).await.map_err(plain)?;
@@ -252,7 +252,7 @@ async fn mcp(
         && entry.instance(ticket.instance).is_none()
         && entry.may_return(ticket.instance)
     {
-        entry = shared.returned(name, ticket.instance).await.map_err(plain)?;
+        entry = Box::pin(shared.returned(name, ticket.instance)).await.map_err(plain)?;
     }
     if method != Method::POST {
         if let Some(unknown) = unknown {
@@ -267,9 +267,10 @@ async fn mcp(
         let asked =
             Asked { name, entry: &entry, caller: &caller, method: &method, headers, query: parts.uri.query(), ticket };
         let outcome = match entry_transport(&entry) {
-            Some(Transport::Http) | None if !translated => proxy::without_body(shared, asked).await,
-            _ if method == Method::GET => bridged::listen(shared, asked).await,
-            _ => bridged::delete(shared, asked).await,
+            // what is seldom lies beside: the future of a call is moved, and should be small
+            Some(Transport::Http) | None if !translated => Box::pin(proxy::without_body(shared, asked)).await,
+            _ if method == Method::GET => Box::pin(bridged::listen(shared, asked)).await,
+            _ => Box::pin(bridged::delete(shared, asked)).await,
         };
         return outcome.map(|response| wrapped(response, &entry, &caller, Vec::new(), tapping)).map_err(plain);
     }
@@ -335,7 +336,8 @@ async fn mcp(
         };
         rename_header(&mut parts.headers, first, renamed.first().and_then(Option::as_deref));
         let again = Again { body: text.into(), parts: &parts, ticket, is_modern };
-        return again.pass(shared, name, &entry, &caller, permits, tapping).await.map_err(|refusal| (refusal, id));
+        let passed = Box::pin(again.pass(shared, name, &entry, &caller, permits, tapping)).await;
+        return passed.map_err(|refusal| (refusal, id));
     }
     let ticket = ticket.filter(|_| !is_modern);
     let asked =
@@ -405,7 +407,7 @@ async fn pass(
             bridged::post(shared, asked, heads, body).await
         }
         Transport::Http => cross::http(shared, &asked, first, body, is_modern).await,
-        _ if is_modern => modern::post(shared, &asked, first, body).await,
+        _ if is_modern => Box::pin(modern::post(shared, &asked, first, body)).await,
         _ => bridged::post(shared, asked, heads, body).await,
     }
 }

@@ -326,3 +326,16 @@ fn say_modern(method: &str, header: &str, message: &Value) -> (u16, Value) {
         _ => (404, refused(message, -32601, Value::Null)),
     }
 }
+
+/// Every request moves its future: what is seldom must not lie in it.
+#[test]
+fn a_requests_future_is_small() {
+    fn size<F, A, B, C, R>(_: F) -> usize
+    where
+        F: FnOnce(A, B, C) -> R,
+    {
+        size_of::<R>()
+    }
+    let size = size(crate::gateway::serve::handle);
+    assert!(size <= 8 << 10, "{size} bytes");
+}
