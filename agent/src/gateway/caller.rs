@@ -128,7 +128,9 @@ impl Shared {
             }
             Some(token) if entry.access == Access::Oauth => {
                 let config = self.config.borrow().clone();
-                let resource = address.resource();
+                // a host name that nobody checked is the client's choice: it must not choose what a token is meant for
+                let resource =
+                    Some(address.resource()).filter(|_| self.checks_hosts(&config.gateway)).unwrap_or_default();
                 Box::pin(self.oauth.caller(&config, &resource, token)).await.map_err(|refused| match refused {
                     oauth::Refused::Token(why) => challenge(Refusal::bad_token(&why)),
                     oauth::Refused::Scope(scope) => Refusal {

@@ -148,7 +148,7 @@ impl Oauth {
         self.checked.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whose token it is.
+    /// Whose token it is. An empty `resource` is no audience.
     pub(crate) async fn caller(
         &self,
         config: &AgentConfig,
@@ -203,6 +203,7 @@ impl Oauth {
         rules.set_issuer(&[&config.oauth.issuer]);
         let audiences: Vec<&str> =
             std::iter::once(resource).chain(config.oauth.audience.iter().map(String::as_str)).collect();
+        let audiences: Vec<&str> = audiences.into_iter().filter(|audience| !audience.is_empty()).collect();
         rules.set_audience(&audiences);
         rules.set_required_spec_claims(&["exp", "iss", "aud"]);
         let claims = jsonwebtoken::decode::<Claims>(token, &key, &rules).map_err(|e| {

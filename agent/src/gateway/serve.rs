@@ -8,6 +8,7 @@ use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::body::Incoming;
 use hyper::header::{self, HeaderMap, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode};
+use sigil_config::agent::GatewayConfig;
 use sigil_core::jsonrpc::{self, Body, Head, Id, Kind, Params};
 use sigil_core::mirror;
 use sigil_core::model::{InstanceId, Transport};
@@ -60,6 +61,8 @@ pub(crate) async fn handle(shared: Arc<Shared>, peer: Peer, request: Request<Inc
     let headers = response.headers_mut();
     // an answer is data, whatever a browser would like to make of it
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    headers.insert(header::X_FRAME_OPTIONS, HeaderValue::from_static("DENY"));
+    headers.insert(header::REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
     if peer.tls {
         headers.insert(header::STRICT_TRANSPORT_SECURITY, HeaderValue::from_static("max-age=31536000"));
     }
@@ -69,8 +72,6 @@ pub(crate) async fn handle(shared: Arc<Shared>, peer: Peer, request: Request<Inc
         headers.append(header::VARY, HeaderValue::from_static("origin"));
         let exposed = HeaderValue::from_static("mcp-session-id, mcp-protocol-version, www-authenticate, retry-after");
         headers.insert(header::ACCESS_CONTROL_EXPOSE_HEADERS, exposed);
-        headers.insert(header::X_FRAME_OPTIONS, HeaderValue::from_static("DENY"));
-        headers.insert(header::REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
     }
     response
 }
@@ -96,8 +97,7 @@ fn host(request: &Request<Incoming>) -> String {
 fn admit(shared: &Shared, request: &Request<Incoming>, host: &str) -> Result<(), Refusal> {
     let config = shared.config.borrow().clone();
     let config = &config.gateway;
-    let named = !config.allowed_hosts.is_empty() || !config.domain.is_empty() || !config.public_url.is_empty();
-    if shared.loopback || named {
+    if shared.checks_hosts(config) {
         let host = route::host_of(host);
         let known = |name: &String| route::host_of(name) == host;
         let public = url::Url::parse(&config.public_url).ok().and_then(|u| u.host_str().map(route::host_of));
@@ -496,6 +496,12 @@ fn preflight(asked: &HeaderMap) -> Response<Out> {
 }
 
 impl Shared {
+    /// Whether a request's host name is known to be one of ours.
+    pub(crate) fn checks_hosts(&self, config: &GatewayConfig) -> bool {
+        let named = !config.allowed_hosts.is_empty() || !config.domain.is_empty() || !config.public_url.is_empty();
+        self.loopback || named
+    }
+
     /// The deployment of a name. A new agent listens a moment before it knows what it serves; then this waits.
     pub(crate) async fn entry(&self, name: &str) -> Result<Arc<Entry>, Refusal> {
         if name.starts_with('@') {

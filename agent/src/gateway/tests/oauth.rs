@@ -186,6 +186,17 @@ async fn forged_and_stray_tokens_open_nothing() {
         );
         assert!(answer.header("www-authenticate").contains("resource_metadata="), "{what}");
     }
+    // where nobody checks the host name, a client must not choose the audience by it
+    let address = crate::gateway::oauth::Address { base: "https://evil.test".into(), path: "/mcp/x".into() };
+    let evil = provider.token(&but("aud", json!(address.resource())));
+    for (resource, good) in [(address.resource(), true), (String::new(), false)] {
+        let config = front.gateway.shared.config.borrow().clone();
+        let taken = front.gateway.shared.oauth.caller(&config, &resource, &evil).await.is_ok();
+        assert_eq!(taken, good, "{resource:?}");
+    }
+    let nowhere = provider.token(&but("aud", json!("")));
+    let config = front.gateway.shared.config.borrow().clone();
+    assert!(front.gateway.shared.oauth.caller(&config, "", &nowhere).await.is_err());
     assert_eq!(call(&front, &provider.token(&but("exp", json!(now - 30))), "echo").await.status, 200, "clocks differ");
     let many = but("aud", json!(["https://elsewhere.test", good["aud"]]));
     assert_eq!(call(&front, &provider.token(&many), "echo").await.status, 200);
