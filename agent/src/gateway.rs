@@ -1,5 +1,5 @@
 //! Owns: MCP sessions and the HTTP front for MCP clients.
-//! May touch: upstream, the keys of access, `<data>/gateway.key`, the identity provider.
+//! May touch: upstream, the keys of access, `<data>/gateway.key`, `<data>/remembered`, the identity provider.
 //! Never: starts containers, sends a call twice, or keeps a session only in memory.
 //! Tested by: unit tests here (against local servers), `tests/docker`, conformance.
 
@@ -12,7 +12,6 @@ pub(crate) mod client;
 pub(crate) mod common;
 pub(crate) mod cross;
 pub(crate) mod direct;
-pub(crate) mod eras;
 pub(crate) mod error;
 pub(crate) mod greeter;
 pub(crate) mod guard;
@@ -23,6 +22,7 @@ pub(crate) mod load;
 pub(crate) mod modern;
 pub(crate) mod oauth;
 pub(crate) mod proxy;
+pub(crate) mod remembered;
 pub(crate) mod seal;
 pub(crate) mod serve;
 pub(crate) mod subscribed;
@@ -100,7 +100,7 @@ pub(crate) struct Shared {
     /// Calls whose server waits for its client's input.
     parked: translate::Parked,
     pub(crate) http_sessions: proxy::HttpSessions,
-    pub(crate) eras: eras::Eras,
+    pub(crate) remembered: Arc<remembered::Remembered>,
     pub(crate) greeted_ended: greeter::Ended,
     pub(crate) resuming: tokio::sync::Mutex<()>,
     pub(crate) waiting: Semaphore,
@@ -146,6 +146,8 @@ pub(crate) struct Counters {
     pub(crate) connections: AtomicU64,
     pub(crate) connections_refused: AtomicU64,
     refusals: Mutex<BTreeMap<&'static str, u64>>,
+    /// Lists answered in the place of servers that were not ready.
+    pub(crate) recalled: AtomicU64,
 }
 
 impl Counters {
@@ -225,7 +227,7 @@ impl Gateway {
             closing: Mutex::default(),
             parked: translate::Parked::default(),
             http_sessions: proxy::HttpSessions::default(),
-            eras: eras::Eras::default(),
+            remembered: Arc::new(remembered::Remembered::open(keys.data_dir())),
             greeted_ended: greeter::Ended::default(),
             resuming: tokio::sync::Mutex::default(),
             waiting: Semaphore::new(WAITING),
@@ -379,6 +381,7 @@ impl Shared {
             connections_refused: self.counters.connections_refused.load(Relaxed),
             refusals: refusals.iter().map(|(code, count)| (*code, *count)).collect(),
             dropped: self.dropped.load(Relaxed),
+            recalled: self.counters.recalled.load(Relaxed),
         }
     }
 }
@@ -405,9 +408,15 @@ async fn sweep(shared: Arc<Shared>) {
     every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut turn = 0_u64;
     loop {
-        tokio::select! {
-            () = shared.stop.cancelled() => return,
-            _ = every.tick() => {}
+        let ends = tokio::select! {
+            () = shared.stop.cancelled() => true,
+            _ = every.tick() => false,
+        };
+        let remembered = shared.remembered.clone();
+        // it logs what goes wrong itself
+        let _ = tokio::task::spawn_blocking(move || remembered.save()).await;
+        if ends {
+            return;
         }
         let idle = Duration::from_secs(shared.config.borrow().gateway.session_idle_seconds.max(1));
         let table = shared.table.borrow().clone();
@@ -432,7 +441,7 @@ async fn sweep(shared: Arc<Shared>) {
         turn += 1;
         // init is asked seldom: strangers exist only after a restart
         if turn % 12 == 1 {
-            shared.eras.prune(&table);
+            shared.remembered.prune(&table);
             for live in table.routes.values().flat_map(|entry| &entry.ready) {
                 shared.refill(&live.endpoint).await;
             }

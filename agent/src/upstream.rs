@@ -63,6 +63,8 @@ pub struct Route {
     pub message: String,
     /// Header, query and body secrets.
     pub injected: Arc<Vec<(sigil_core::model::Inject, secrecy::SecretString)>>,
+    /// The release that is to serve.
+    pub release: ReleaseNo,
     /// The release of which instances are on their way: those of another are about to go.
     pub coming: Option<ReleaseNo>,
     /// Who may call.

@@ -66,6 +66,8 @@ pub struct Facts {
     pub refusals: Vec<(&'static str, u64)>,
     /// Messages of servers that found no client.
     pub dropped: u64,
+    /// Lists answered in the place of servers that were not ready.
+    pub recalled: u64,
 }
 
 /// An answer.
@@ -142,6 +144,8 @@ fn metrics(facts: &Facts) -> String {
     line(&mut out, "sigil_gateway_connections_refused_total", &[], facts.connections_refused as f64);
     head(&mut out, "sigil_gateway_messages_dropped_total", "counter", "Messages of servers that found no client.");
     line(&mut out, "sigil_gateway_messages_dropped_total", &[], facts.dropped as f64);
+    head(&mut out, "sigil_gateway_recalled_total", "counter", "Lists answered for servers that were not ready.");
+    line(&mut out, "sigil_gateway_recalled_total", &[], facts.recalled as f64);
     out
 }
 

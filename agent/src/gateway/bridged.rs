@@ -180,7 +180,7 @@ async fn initialize(
     message: Bytes,
 ) -> Result<Response<Out>, Refusal> {
     let entry = shared.ready(asked.name).await?;
-    if cross::translates(shared) && shared.eras.no_handshake(&entry) {
+    if cross::translates(shared) && shared.remembered.no_handshake(&entry) {
         return cross::greet(shared, asked, &entry, head, message).await;
     }
     let opened = open(shared, &entry, asked.name, "s-").await?;

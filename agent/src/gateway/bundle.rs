@@ -208,6 +208,7 @@ impl Shared {
             returning: Some(Vec::new()),
             message: String::new(),
             injected: Arc::default(),
+            release: None,
             coming: None,
             access: sigil_core::policy::Access::Key,
             rules: Arc::default(),

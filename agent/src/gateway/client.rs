@@ -70,6 +70,11 @@ impl Client {
         &self.principal
     }
 
+    /// Whether the server sees nothing of it but its messages.
+    pub(crate) fn carries_nothing(&self) -> bool {
+        self.headers.is_empty() && self.query.as_deref().unwrap_or_default().is_empty()
+    }
+
     /// The same for callers that may share a conversation with a server. Only over HTTP a server sees more of its
     /// client than the messages.
     pub(crate) fn key(&self, endpoint: &Endpoint) -> String {

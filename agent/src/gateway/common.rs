@@ -20,6 +20,7 @@ use super::body::Event;
 use super::error::Refusal;
 use super::load::Place;
 use super::modern::LISTEN;
+use super::remembered::Remembered;
 use super::words::{Filter, INVALID_PARAMS, Shape, addresses, not_found, tagged};
 use crate::upstream::{Endpoint, Output, Said, one_line};
 
@@ -209,6 +210,7 @@ pub(crate) struct Process {
     pub(crate) greeting: OnceLock<Box<RawValue>>,
     born: Instant,
     dropped: Arc<AtomicU64>,
+    remembered: Arc<Remembered>,
     pub(crate) stop: CancellationToken,
 }
 
@@ -238,11 +240,12 @@ impl Process {
         endpoint: Arc<Endpoint>,
         place: Place,
         (input, stop): (mpsc::Sender<Bytes>, CancellationToken),
-        dropped: Arc<AtomicU64>,
+        (dropped, remembered): (Arc<AtomicU64>, Arc<Remembered>),
     ) -> Self {
         let (state, tools) = (Mutex::default(), tokio::sync::Mutex::default());
         let greeting = OnceLock::new();
-        Self { key, name, endpoint, _place: place, input, state, tools, greeting, born: Instant::now(), dropped, stop }
+        let (_place, born) = (place, Instant::now());
+        Self { key, name, endpoint, _place, input, state, tools, greeting, born, dropped, remembered, stop }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -513,6 +516,9 @@ impl Process {
     }
 
     fn tell(&self, head: &Head<'_>, about: Option<&Id>) {
+        if head.method == "notifications/tools/list_changed" {
+            self.remembered.forget_lists(&self.endpoint);
+        }
         let params = Params::read(head.params);
         let mut state = self.state();
         let (number, part) = match head.method.as_ref() {

@@ -43,7 +43,7 @@ pub(crate) async fn http(
     let pass = || proxy::post(shared, asked, head, body.clone(), modern);
     let (Some(head), Some(first)) = (opening, asked.entry.ready.first()) else { return pass().await };
     if !modern {
-        if shared.eras.no_handshake(asked.entry) && translates(shared) {
+        if shared.remembered.no_handshake(asked.entry) && translates(shared) {
             return Box::pin(greet(shared, asked, asked.entry, head, body.clone())).await;
         }
         let response = pass().await?;
@@ -56,12 +56,12 @@ pub(crate) async fn http(
         return Box::pin(modern::post(shared, asked, Some(head), body)).await;
     }
     // who asks this first may ask a server that answers other requests of an era that it does not know
-    let asks = head.method == "server/discover" && shared.eras.of(&first.endpoint).stateless.is_none();
+    let asks = head.method == "server/discover" && shared.remembered.of(&first.endpoint).stateless.is_none();
     if asks && translates(shared) && Box::pin(older(shared, asked)).await {
         return Box::pin(modern::post(shared, asked, Some(head), body)).await;
     }
     let response = pass().await?;
-    let settled = || shared.eras.of(&first.endpoint).stateless == Some(true);
+    let settled = || shared.remembered.of(&first.endpoint).stateless == Some(true);
     if !refuses(response.status()) || settled() || !translates(shared) || !Box::pin(older(shared, asked)).await {
         return Ok(response);
     }
@@ -91,7 +91,7 @@ pub(crate) async fn no_handshake(shared: &Arc<Shared>, asked: &Asked<'_>, entry:
     match modern::speaker(shared, entry, asked.name, Some(&caller), None).await {
         Ok(Some(Speaker::Modern(live, _))) => {
             tracing::info!(deployment = asked.name, "the server speaks {FIRST_MODERN} only");
-            shared.eras.learn_no_handshake(&live.endpoint);
+            shared.remembered.learn_no_handshake(&live.endpoint);
             true
         }
         Ok(_) => false,

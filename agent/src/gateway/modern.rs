@@ -256,7 +256,7 @@ pub(crate) async fn speaker(
         let known = || match common.running(&whose) {
             Some(process) => Some(Some(Speaker::Modern(live.clone(), process))),
             None if common.is_legacy() => Some(older(live)),
-            None if shared.eras.of(endpoint).stateless == Some(false) => {
+            None if shared.remembered.of(endpoint).stateless == Some(false) => {
                 // another replica of the release has said so
                 common.set_legacy(true);
                 Some(older(live))
@@ -300,7 +300,8 @@ pub(crate) async fn spawn(
     let Opened { key, conversation, place, starting, .. } = opened;
     let (input, output) = halves(conversation);
     let endpoint = live.endpoint.clone();
-    let process = Arc::new(Process::new(key, name.to_owned(), endpoint, place, input, shared.dropped.clone()));
+    let kept = (shared.dropped.clone(), shared.remembered.clone());
+    let process = Arc::new(Process::new(key, name.to_owned(), endpoint, place, input, kept));
     live.common.add(&process);
     let (task, reading) = (shared.clone(), process.clone());
     shared.tasks.spawn(async move {
@@ -360,7 +361,7 @@ async fn start(
     };
     if modern {
         live.common.set(whose, &process);
-        shared.eras.learn_stateless(endpoint, true);
+        shared.remembered.learn_stateless(endpoint, true);
         unowned.disarm();
         shared.refill_soon(endpoint);
         return Ok(Some(process));
@@ -374,7 +375,7 @@ async fn start(
     let sure = asked.is_ok_and(|answer| !refused(&answer));
     live.common.set_legacy(sure);
     if sure {
-        shared.eras.learn_stateless(endpoint, false);
+        shared.remembered.learn_stateless(endpoint, false);
     }
     Ok(None)
 }

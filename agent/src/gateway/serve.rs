@@ -25,7 +25,7 @@ use super::oauth::{self, Address};
 use super::table::{Entry, Live};
 use super::tap::Tapping;
 use super::wrap::{Line, Shaping, Wrapped};
-use super::{Shared, bridged, cross, modern, proxy};
+use super::{Shared, bridged, cross, modern, proxy, remembered};
 use crate::web;
 
 /// Longest wait for a request's body.
@@ -395,6 +395,27 @@ fn rename_header(headers: &mut HeaderMap, was: Option<&Head<'_>>, now: Option<&s
 }
 
 async fn pass(
+    shared: &Arc<Shared>,
+    asked: Asked<'_>,
+    first: Option<&Head<'_>>,
+    heads: &[&Head<'_>],
+    body: &Bytes,
+    is_modern: bool,
+) -> Result<Response<Out>, Refusal> {
+    match first.filter(|head| is_modern && remembered::is_list(head)) {
+        None => send(shared, asked, first, heads, body, is_modern).await,
+        Some(head) => match remembered::recall(shared, &asked, head) {
+            Some(recalled) => recalled,
+            None => {
+                let again = Asked { ticket: None, ..asked };
+                let response = Box::pin(send(shared, asked, first, heads, body, true)).await?;
+                Ok(remembered::watch(shared, &again, head, response))
+            }
+        },
+    }
+}
+
+async fn send(
     shared: &Arc<Shared>,
     asked: Asked<'_>,
     first: Option<&Head<'_>>,

@@ -42,6 +42,8 @@ pub(crate) struct Entry {
     pub(crate) returning: Option<Vec<InstanceId>>,
     pub(crate) message: String,
     pub(crate) injected: Arc<Vec<(Inject, SecretString)>>,
+    /// The release that serves or is to serve.
+    pub(crate) release: Option<ReleaseNo>,
     /// See [`crate::upstream::Route::coming`].
     pub(crate) coming: Option<ReleaseNo>,
     pub(crate) access: Access,
@@ -164,6 +166,7 @@ pub(crate) fn build(new: &RouteTable, old: &Table, registry: &Registry, tail: &T
         returning: route.returning.clone(),
         message: route.message.clone(),
         injected: route.injected.clone(),
+        release: Some(route.release),
         coming: route.coming,
         access: route.access,
         rules: route.rules.clone(),
@@ -187,6 +190,7 @@ pub(crate) mod tests {
             returning: None,
             message: String::new(),
             injected: Arc::default(),
+            release: None,
             coming: None,
             access: Access::Anonymous,
             rules: Arc::new(Rules::new(serde_json::from_str(policy).unwrap()).unwrap()),

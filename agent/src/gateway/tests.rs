@@ -6,6 +6,7 @@ pub(crate) mod fixture;
 mod greeted;
 mod matrix;
 mod oauth;
+mod recalled;
 mod servers;
 mod stateless;
 mod tap;

@@ -16,6 +16,7 @@ use sigil_core::policy::Scope;
 use super::body::Out;
 use super::caller::Caller;
 use super::limits::Permits;
+use super::remembered::Learning;
 use super::table::Entry;
 use super::tap::Tapping;
 use crate::upstream::MAX_LINE;
@@ -29,16 +30,23 @@ pub(crate) struct Wrapped {
     _permits: Permits,
     line: Option<Line>,
     tapping: Option<Tapping>,
+    learning: Option<Box<Learning>>,
 }
 
 impl Wrapped {
     pub(crate) fn new(inner: Out, shaping: Option<Shaping>, permits: Permits, line: Option<Line>) -> Self {
-        Self { inner, shaping, _permits: permits, line, tapping: None }
+        Self { inner, shaping, _permits: permits, line, tapping: None, learning: None }
     }
 
     /// Somebody looks at it.
     pub(crate) fn tapped(mut self, tapping: Option<Tapping>) -> Self {
         self.tapping = tapping;
+        self
+    }
+
+    /// What its server says is kept.
+    pub(crate) fn learning(mut self, learning: Learning) -> Self {
+        self.learning = Some(Box::new(learning));
         self
     }
 
@@ -71,6 +79,9 @@ impl Wrapped {
             }
             if let (Some(tapping), Some(Ok(frame))) = (&mut self.tapping, &frame) {
                 tapping.push(frame.data_ref().map_or(&[][..], |d| d.as_ref()));
+            }
+            if let (Some(learning), Some(Ok(frame))) = (&mut self.learning, &frame) {
+                learning.push(frame.data_ref().map_or(&[][..], |d| d.as_ref()));
             }
             return Poll::Ready(frame);
         }

@@ -46,6 +46,7 @@ impl Room {
             draining,
             message,
             injected: Arc::new(injected),
+            release: deployment.desired.release,
             coming: instances
                 .iter()
                 .filter_map(|id| self.slots.get(id))
@@ -84,6 +85,7 @@ pub(super) fn same(a: &Route, b: &Route) -> bool {
         && a.expected == b.expected
         && a.returning == b.returning
         && a.message == b.message
+        && a.release == b.release
         && a.coming == b.coming
         && a.access == b.access
         && Arc::ptr_eq(&a.rules, &b.rules)

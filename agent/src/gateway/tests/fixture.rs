@@ -634,6 +634,7 @@ impl Front {
             returning: Some(Vec::new()),
             message: String::new(),
             injected: Arc::default(),
+            release: Some(ready.first().map_or(1, |e| e.release)),
             coming: None,
             access: sigil_core::policy::Access::Anonymous,
             rules: Arc::default(),
@@ -682,6 +683,13 @@ impl Front {
             Entry { access, rules: Arc::new(rules), ..entry }
         };
         self.publish(routes.values().map(of).collect());
+    }
+
+    /// The same for one of which nothing is ready yet.
+    pub(super) fn govern_expected(&self, name: &str, policy: &str) {
+        let rules = sigil_core::policy::Rules::new(serde_json::from_str(policy).unwrap()).unwrap();
+        let entry = Entry { expected: true, rules: Arc::new(rules), ..self.entry(name, &[]) };
+        self.publish(vec![entry]);
     }
 
     pub(super) fn configure(&self, change: impl FnOnce(&mut AgentConfig)) {
