@@ -24,8 +24,11 @@ async fn lists_are_answered_while_a_server_starts_and_by_the_next_agent() {
     assert!(list["result"]["tools"][0]["name"] == "echo" && found["result"]["ttlMs"] == 60_000, "{list} {found}");
     for restarted in [false, true] {
         if restarted {
-            let saved =
-                || std::fs::read_dir(front.data_dir().join("remembered")).is_ok_and(|mut all| all.next().is_some());
+            let saved = || {
+                let file = front.data_dir().join("remembered").join(format!("{}.json", replica.deployment));
+                let text = std::fs::read_to_string(file).unwrap_or_default();
+                text.contains("tools/list") && text.contains("server/discover")
+            };
             wait_until("it is written down", saved).await;
             front.restart().await;
             front.set(&[(NAME, vec![replica.clone()])]);
