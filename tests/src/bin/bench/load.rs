@@ -4,20 +4,26 @@
 use std::convert::Infallible;
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::SocketAddr;
-use std::time::{Duration, Instant};
+use std::pin::Pin;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::Context as _;
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Full};
-use hyper::body::Incoming;
+use hyper::body::{Body, Frame, Incoming, SizeHint};
 use hyper::client::conn::http1::SendRequest;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use serde_json::value::RawValue;
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::mpsc;
 
 use crate::mcp::{INITIALIZE, INITIALIZED, call};
+
+const SESSION_ID: hyper::header::HeaderName = hyper::header::HeaderName::from_static("mcp-session-id");
 
 /// Serves until the listener fails.
 pub async fn serve(listener: TcpListener) -> anyhow::Result<()> {
@@ -101,12 +107,74 @@ pub fn serve_pipes() -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn answer(request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Infallible> {
+/// An answer's body: whole, or events.
+enum Said {
+    Whole(Full<Bytes>),
+    Events(mpsc::Receiver<Bytes>),
+}
+
+impl Body for Said {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        match &mut *self {
+            Self::Whole(whole) => Pin::new(whole).poll_frame(cx),
+            Self::Events(events) => events.poll_recv(cx).map(|event| event.map(|event| Ok(Frame::data(event)))),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        matches!(self, Self::Whole(whole) if whole.is_end_stream())
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Whole(whole) => whole.size_hint(),
+            Self::Events(..) => SizeHint::default(),
+        }
+    }
+}
+
+/// A stream that says that it is open, and nothing else; with `?events` an event with its nanosecond a hundred times a
+/// second.
+fn events(request: &Request<Incoming>) -> Response<Said> {
+    let (sender, events) = mpsc::channel(8);
+    let _room = sender.try_send(Bytes::from_static(b": open\n\n"));
+    let speaks = request.uri().query() == Some("events");
+    tokio::spawn(async move {
+        if !speaks {
+            return sender.closed().await;
+        }
+        let mut every = tokio::time::interval(Duration::from_millis(10));
+        loop {
+            every.tick().await;
+            let ns = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos();
+            let message = format!(
+                r#"{{"jsonrpc":"2.0","method":"notifications/message","params":{{"level":"info","data":"","ns":{ns}}}}}"#
+            );
+            if sender.send(Bytes::from(format!("data: {message}\n\n"))).await.is_err() {
+                return;
+            }
+        }
+    });
+    let mut response = Response::new(Said::Events(events));
+    response.headers_mut().insert("content-type", hyper::header::HeaderValue::from_static("text/event-stream"));
+    response
+}
+
+/// Sessions so far: each has an id of its own.
+static SESSIONS: AtomicU64 = AtomicU64::new(0);
+
+async fn answer(request: Request<Incoming>) -> Result<Response<Said>, Infallible> {
     let status = |status: StatusCode| {
-        let mut response = Response::new(Full::default());
+        let mut response = Response::new(Said::Whole(Full::default()));
         *response.status_mut() = status;
         Ok(response)
     };
+    if request.method() == Method::GET {
+        return Ok(events(&request));
+    }
     if request.method() != Method::POST {
         return status(StatusCode::OK);
     }
@@ -118,11 +186,12 @@ async fn answer(request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Inf
         Err(_) => return status(StatusCode::BAD_REQUEST),
     };
     let begins = text.contains("protocolVersion");
-    let mut response = Response::new(Full::from(text));
+    let mut response = Response::new(Said::Whole(Full::from(text)));
     let headers = response.headers_mut();
     headers.insert("content-type", hyper::header::HeaderValue::from_static("application/json"));
     if begins {
-        headers.insert("mcp-session-id", hyper::header::HeaderValue::from_static("bench-session"));
+        let id = format!("bench-{}", SESSIONS.fetch_add(1, Relaxed));
+        headers.extend(hyper::header::HeaderValue::try_from(id).map(|id| (SESSION_ID, id)));
     }
     Ok(response)
 }
@@ -188,7 +257,8 @@ pub async fn work<T>(
     Ok((Load { rate, micros }, seen))
 }
 
-struct Client {
+/// A client with a session.
+pub struct Client {
     sender: SendRequest<Full<Bytes>>,
     host: String,
     path: String,
@@ -197,7 +267,7 @@ struct Client {
 }
 
 impl Client {
-    async fn open(address: SocketAddr, path: &str, key: Option<&'static str>) -> anyhow::Result<Self> {
+    pub async fn open(address: SocketAddr, path: &str, key: Option<&'static str>) -> anyhow::Result<Self> {
         let stream = TcpStream::connect(address).await?;
         stream.set_nodelay(true)?;
         let (sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
@@ -225,6 +295,26 @@ impl Client {
         let response = self.sender.send_request(request.body(Full::from(body))?).await?;
         anyhow::ensure!(response.status().is_success(), "{} from {}{}", response.status(), self.host, self.path);
         Ok(response)
+    }
+
+    /// Opens its event stream, `query` behind the path, and waits for the first sign of life. The client is to be kept
+    /// with it.
+    pub async fn listen(mut self, query: &str) -> anyhow::Result<(Self, Response<Incoming>)> {
+        let mut request = Request::get(format!("{}{query}", self.path))
+            .header("host", &self.host)
+            .header("accept", "text/event-stream")
+            .header("mcp-protocol-version", "2025-11-25");
+        if let Some(session) = &self.session {
+            request = request.header("mcp-session-id", session);
+        }
+        if let Some(key) = self.key {
+            request = request.header("x-api-key", key);
+        }
+        self.sender.ready().await?;
+        let mut response = self.sender.send_request(request.body(Full::default())?).await?;
+        anyhow::ensure!(response.status().is_success(), "{} for a stream of {}", response.status(), self.host);
+        response.body_mut().frame().await.context("the stream ended at once")??;
+        Ok((self, response))
     }
 
     async fn run(mut self, body: Bytes, deadline: Instant) -> anyhow::Result<(Self, Vec<f64>)> {

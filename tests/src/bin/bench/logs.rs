@@ -320,10 +320,16 @@ fn wake(agent: &Agent, stalled: &mut Child) -> anyhow::Result<Told> {
 
 /// The same path without containers: what a line costs the agent.
 fn in_process(section: &mut Section) -> anyhow::Result<()> {
-    let out = Command::new(std::env::current_exe()?).args(["--in-process-tail", "5"]).output()?;
-    anyhow::ensure!(out.status.success(), "in process: {}", String::from_utf8_lossy(&out.stderr));
-    let figures: Value = serde_json::from_slice(&out.stdout)?;
-    let figure = |key: &str| figures[key].as_f64().map(Sample::one).with_context(|| format!("{key} in {figures}"));
+    let mut rounds = Vec::new();
+    for _ in 0..ROUNDS {
+        let out = Command::new(std::env::current_exe()?).args(["--in-process-tail", "3"]).output()?;
+        anyhow::ensure!(out.status.success(), "in process: {}", String::from_utf8_lossy(&out.stderr));
+        rounds.push(serde_json::from_slice::<Value>(&out.stdout)?);
+    }
+    let figure = |key: &str| -> anyhow::Result<Sample> {
+        let values: Option<Vec<f64>> = rounds.iter().map(|figures| figures[key].as_f64()).collect();
+        Sample::of(values.with_context(|| format!("{key} in {rounds:?}"))?)
+    };
     section.row("in process, chunks to disk", "lines/s", figure("chunks_to_disk_lines_s")?, None, Bar::None);
     section.row("in process, a core", "lines/s", figure("lines_per_core_second")?, None, Bar::AtLeast(1e6));
     section.row("read back from disk", "lines/s", figure("read_lines_s")?, None, Bar::None);

@@ -14,6 +14,7 @@ mod logs;
 mod machine;
 mod mcp;
 mod report;
+mod streams;
 mod tail;
 
 use std::panic::AssertUnwindSafe;
@@ -29,13 +30,14 @@ pub const ROUNDS: usize = 5;
 /// A section's name, what it measures, and its code.
 type Part = (&'static str, &'static str, fn(&Options, &mut Section) -> anyhow::Result<()>);
 
-const PARTS: [Part; 7] = [
+const PARTS: [Part; 8] = [
     ("build", "sizes of the binaries as shipped; with --cold a build from nothing", build::run),
     ("deploy", "source to first answered tool call, beside docker build + docker run", deploy::run),
     ("idle", "an agent with 20 deployments and nothing to do", idle::run),
     ("kills", "kill -9 of the agent during deploys, restarts and a log flood", kills::run),
     ("logs", "lines to disk and to a reader; 64 MB/s with a reader that stalls", logs::run),
     ("gateway", "echo calls through the gateway, beside direct and nginx", gateway::run),
+    ("streams", "10,000 idle event streams through the gateway, beside nginx", streams::run),
     ("bridge", "echo calls to a stdio server, beside supergateway and mcp-proxy", bridge::run),
 ];
 
