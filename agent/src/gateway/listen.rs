@@ -6,6 +6,8 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use futures::FutureExt as _;
+use futures::future::BoxFuture;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -134,9 +136,16 @@ async fn begin(shared: &Arc<Shared>, stream: TcpStream, ip: IpAddr, tls: Option<
         tracing::debug!(%error, "a connection was gone at once");
         return;
     }
-    let Some(tls) = tls else { return serve(shared, stream, Peer { ip, tls: false }).await };
+    // each way a place of its own size
+    match tls {
+        None => Box::pin(serve(shared, stream, Peer { ip, tls: false })).await,
+        Some(tls) => Box::pin(encrypted(shared, stream, ip, tls)).await,
+    }
+}
+
+async fn encrypted(shared: &Arc<Shared>, stream: TcpStream, ip: IpAddr, tls: TlsAcceptor) {
     match tokio::time::timeout(HEAD_TIME, tls.accept(stream)).await {
-        Ok(Ok(stream)) => serve(shared, stream, Peer { ip, tls: true }).await,
+        Ok(Ok(stream)) => Box::pin(serve(shared, stream, Peer { ip, tls: true })).await,
         Ok(Err(error)) => tracing::debug!(%error, %ip, "no TLS connection came about"),
         Err(_) => tracing::debug!(%ip, "a TLS handshake took too long"),
     }
@@ -144,8 +153,10 @@ async fn begin(shared: &Arc<Shared>, stream: TcpStream, ip: IpAddr, tls: Option<
 
 async fn serve(shared: &Arc<Shared>, stream: impl AsyncRead + AsyncWrite + Unpin, peer: Peer) {
     let service = service_fn(|request| {
-        let shared = shared.clone();
-        async move { Ok::<_, std::convert::Infallible>(handle(shared, peer, request).await) }
+        // a place of its own, given back with the answer's head: hyper keeps a service's future as long as the connection,
+        // and thousands of these only listen
+        let answer: BoxFuture<'_, _> = Box::pin(handle(shared.clone(), peer, request));
+        answer.map(Ok::<_, std::convert::Infallible>)
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())

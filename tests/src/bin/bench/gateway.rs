@@ -101,7 +101,7 @@ pub fn run(options: &Options, section: &mut Section) -> anyhow::Result<()> {
     let server = Held(command.args(["--echo", &direct.to_string()]).stdin(Stdio::null()).spawn()?);
     let dir = tempfile::tempdir()?;
     let agent = Agent::start();
-    let tag = deploy(&agent, dir.path())?;
+    let tag = deploy(&agent, dir.path(), 1)?;
     let made = agent.sigil(&["key", "create", "bench", "-o", "json"]).ok().json();
     let key: &'static str = made["text"].as_str().context("no key")?.to_owned().leak();
     agent.sigil(&["policy", "set", "echo", "--access", "key"]).ok();
@@ -170,11 +170,11 @@ pub fn image(dir: &Path, arguments: &[&str]) -> anyhow::Result<String> {
     Ok(tag)
 }
 
-pub fn deploy(agent: &Agent, dir: &Path) -> anyhow::Result<String> {
+pub fn deploy(agent: &Agent, dir: &Path, replicas: usize) -> anyhow::Result<String> {
     let tag = image(dir, &["--echo", &format!("127.0.0.1:{PORT}")])?;
-    let (source, port) = (format!("image:{tag}"), PORT.to_string());
+    let (source, port, replicas) = (format!("image:{tag}"), PORT.to_string(), replicas.to_string());
     let args = ["deploy", &source, "--name", "echo", "--transport", "http", "--port", &port, "--tier", "compute"];
-    agent.sigil(&args).ok();
+    agent.sigil(&[&args[..], &["--replicas", &replicas]].concat()).ok();
     Ok(tag)
 }
 
@@ -185,7 +185,7 @@ pub fn start_nginx(dir: &Path, listen: SocketAddr, upstream: SocketAddr) -> anyh
     let config = format!(
         "daemon off; worker_processes auto; pid {home}/nginx.pid; error_log {home}/nginx.log;\n\
          events {{ worker_connections 65536; }}\n\
-         http {{ access_log off; client_body_temp_path {home}/b; proxy_temp_path {home}/p; fastcgi_temp_path {home}/f;\n\
+         http {{ access_log off; client_max_body_size 0; proxy_request_buffering off; client_body_temp_path {home}/b; proxy_temp_path {home}/p; fastcgi_temp_path {home}/f;\n\
          uwsgi_temp_path {home}/u; scgi_temp_path {home}/s; keepalive_requests 1000000000;\n\
          upstream echo {{ server {upstream}; keepalive 64; keepalive_requests 1000000000; }}\n\
          server {{ listen {listen}; location / {{ proxy_pass http://echo; proxy_http_version 1.1;\n\

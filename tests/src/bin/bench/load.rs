@@ -257,6 +257,16 @@ pub async fn work<T>(
     Ok((Load { rate, micros }, seen))
 }
 
+/// An answer that is none is an error with its own words.
+async fn fine(response: Response<Incoming>) -> anyhow::Result<Response<Incoming>> {
+    let status = response.status();
+    if status.is_success() {
+        return Ok(response);
+    }
+    let text = response.into_body().collect().await?.to_bytes();
+    anyhow::bail!("{status} {}", String::from_utf8_lossy(&text))
+}
+
 /// A client with a session.
 pub struct Client {
     sender: SendRequest<Full<Bytes>>,
@@ -293,8 +303,7 @@ impl Client {
         }
         self.sender.ready().await?;
         let response = self.sender.send_request(request.body(Full::from(body))?).await?;
-        anyhow::ensure!(response.status().is_success(), "{} from {}{}", response.status(), self.host, self.path);
-        Ok(response)
+        fine(response).await.with_context(|| format!("from {}{}", self.host, self.path))
     }
 
     /// Opens its event stream, `query` behind the path, and waits for the first sign of life. The client is to be kept
@@ -311,8 +320,8 @@ impl Client {
             request = request.header("x-api-key", key);
         }
         self.sender.ready().await?;
-        let mut response = self.sender.send_request(request.body(Full::default())?).await?;
-        anyhow::ensure!(response.status().is_success(), "{} for a stream of {}", response.status(), self.host);
+        let response = self.sender.send_request(request.body(Full::default())?).await?;
+        let mut response = fine(response).await.context("for a stream")?;
         response.body_mut().frame().await.context("the stream ended at once")??;
         Ok((self, response))
     }
