@@ -10,6 +10,7 @@ pub(crate) mod bundle;
 pub(crate) mod caller;
 pub(crate) mod client;
 pub(crate) mod common;
+pub(crate) mod count;
 pub(crate) mod cross;
 pub(crate) mod direct;
 pub(crate) mod error;
@@ -148,9 +149,15 @@ pub(crate) struct Counters {
     refusals: Mutex<BTreeMap<&'static str, u64>>,
     /// Lists answered in the place of servers that were not ready.
     pub(crate) recalled: AtomicU64,
+    keys: count::Names<count::KeyLoad>,
 }
 
 impl Counters {
+    /// Where a key's calls are counted.
+    pub(crate) fn key(&self, name: &str) -> Arc<count::KeyLoad> {
+        self.keys.of(name)
+    }
+
     pub(crate) fn refused(&self, refusal: &Refusal) {
         *self.refusals.lock().unwrap_or_else(PoisonError::into_inner).entry(refusal.code).or_default() += 1;
     }
@@ -217,6 +224,9 @@ impl Gateway {
             .map_err(|e| GatewayError::Listen(config.borrow().gateway.listen.clone(), e.to_string()))?;
         let shown = tls::Shown::open(&config.borrow().clone(), keys.data_dir())?.map(Arc::new);
         let acceptor = shown.clone().map(tls::acceptor).transpose()?;
+        let counters = Counters::default();
+        let anonymous = caller::Caller::anonymous().counted(counters.key(caller::ANONYMOUS));
+        let oauth = oauth::Oauth::counted(counters.key(caller::USERS));
         let shared = Arc::new(Shared {
             config,
             table,
@@ -237,12 +247,12 @@ impl Gateway {
             tasks: TaskTracker::new(),
             stop,
             dropped: Arc::default(),
-            counters: Counters::default(),
+            counters,
             keys,
             limits: limits::Limits::default(),
             bundles: bundle::Bundles::default(),
-            oauth: oauth::Oauth::default(),
-            anonymous: Arc::new(caller::Caller::anonymous()),
+            oauth,
+            anonymous: Arc::new(anonymous),
             status: OnceLock::new(),
         });
         shared.tasks.spawn(listen::accept(shared.clone(), listener, acceptor));
@@ -330,7 +340,7 @@ impl Gateway {
         from_client: mpsc::Receiver<Bytes>,
         to_client: mpsc::Sender<Bytes>,
     ) -> Result<(), GatewayError> {
-        let caller = Arc::new(caller::Caller::link(principal));
+        let caller = Arc::new(caller::Caller::link(principal, &self.shared.counters));
         direct::run(&self.shared, deployment, &caller, from_client, to_client).await
     }
 }
@@ -354,9 +364,9 @@ impl Shared {
         let traffic = table.routes.values().map(|entry| {
             let mut traffic = web::Traffic {
                 deployment: entry.name.clone(),
-                requests: entry.recorder.calls.load(Relaxed),
-                errors: entry.recorder.errors.load(Relaxed),
-                seconds: entry.recorder.micros.load(Relaxed) as f64 / 1e6,
+                latency: entry.recorder.load.latency(),
+                bytes_in: entry.recorder.bytes.from_clients.load(Relaxed),
+                bytes_out: entry.recorder.bytes.to_clients.load(Relaxed),
                 ready: entry.ready.len() as u64,
                 tools: entry.recorder.tools(),
                 ..web::Traffic::default()
@@ -382,6 +392,21 @@ impl Shared {
             refusals: refusals.iter().map(|(code, count)| (*code, *count)).collect(),
             dropped: self.dropped.load(Relaxed),
             recalled: self.counters.recalled.load(Relaxed),
+            keys: self
+                .counters
+                .keys
+                .all()
+                .into_iter()
+                .map(|(key, load)| web::KeyTraffic {
+                    key,
+                    calls: load.calls.load(Relaxed),
+                    errors: load.errors.load(Relaxed),
+                    refused: load.refused.load(Relaxed),
+                    in_flight: load.in_flight.load(Relaxed),
+                    bytes_in: load.bytes.from_clients.load(Relaxed),
+                    bytes_out: load.bytes.to_clients.load(Relaxed),
+                })
+                .collect(),
         }
     }
 }

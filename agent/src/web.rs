@@ -1,6 +1,6 @@
 //! Owns: the pages that machines read: liveness, readiness, metrics.
 //! May touch: what it is told ([`Status`] and the gateway's own counters). Has no listener of its own: the gateway's.
-//! Never: names a session, a key or a caller.
+//! Never: names a session or a person, or shows a key (keys are named as their owners named them).
 //! Tested by: unit tests here and in `gateway`.
 
 use std::fmt::Write;
@@ -15,17 +15,39 @@ pub trait Status: Send + Sync {
     fn deployments(&self) -> Vec<(&'static str, u64)>;
 }
 
+/// Upper bounds of the buckets of a [`Latency`], seconds. Beyond the last one there is one more bucket.
+pub const BOUNDS: [f64; 16] =
+    [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0];
+
+/// Times of calls since the agent's start.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Latency {
+    /// Calls by the bucket they fell into.
+    pub buckets: [u64; BOUNDS.len() + 1],
+    /// Time of all of them, seconds.
+    pub seconds: f64,
+    /// Of them failed.
+    pub errors: u64,
+}
+
+impl Latency {
+    /// All calls.
+    pub fn calls(&self) -> u64 {
+        self.buckets.iter().sum()
+    }
+}
+
 /// A deployment's numbers, as the gateway counted them.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Traffic {
     /// Its name.
     pub deployment: String,
-    /// Requests since the agent's start.
-    pub requests: u64,
-    /// Of them failed.
-    pub errors: u64,
-    /// Time of all of them, seconds.
-    pub seconds: f64,
+    /// Its requests.
+    pub latency: Latency,
+    /// Bytes of clients' messages.
+    pub bytes_in: u64,
+    /// Bytes of answers.
+    pub bytes_out: u64,
     /// Requests without an answer yet.
     pub in_flight: u64,
     /// Open sessions.
@@ -41,12 +63,27 @@ pub struct Traffic {
 pub struct ToolTraffic {
     /// As its server calls it.
     pub tool: String,
-    /// Calls.
+    /// Its calls.
+    pub latency: Latency,
+}
+
+/// A key's numbers since the agent's start.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct KeyTraffic {
+    /// Its name.
+    pub key: String,
+    /// Requests passed on.
     pub calls: u64,
     /// Of them failed.
     pub errors: u64,
-    /// Time of all of them, seconds.
-    pub seconds: f64,
+    /// Requests that were not passed on.
+    pub refused: u64,
+    /// Requests without an answer yet.
+    pub in_flight: u64,
+    /// Bytes of its messages.
+    pub bytes_in: u64,
+    /// Bytes of answers to it.
+    pub bytes_out: u64,
 }
 
 /// Everything the pages show.
@@ -68,6 +105,8 @@ pub struct Facts {
     pub dropped: u64,
     /// Lists answered in the place of servers that were not ready.
     pub recalled: u64,
+    /// By key.
+    pub keys: Vec<KeyTraffic>,
 }
 
 /// An answer.
@@ -117,23 +156,37 @@ fn metrics(facts: &Facts) -> String {
             line(&mut out, name, &[("deployment", &traffic.deployment)], value(traffic));
         }
     };
-    by("sigil_requests_total", "counter", "MCP requests passed on.", &|t| t.requests as f64);
-    by("sigil_request_errors_total", "counter", "MCP requests that failed.", &|t| t.errors as f64);
-    by("sigil_request_seconds_total", "counter", "Time of all MCP requests.", &|t| t.seconds);
+    by("sigil_request_errors_total", "counter", "MCP requests that failed.", &|t| t.latency.errors as f64);
     by("sigil_requests_in_flight", "gauge", "MCP requests without an answer yet.", &|t| t.in_flight as f64);
+    by("sigil_bytes_received_total", "counter", "Bytes of clients' messages.", &|t| t.bytes_in as f64);
+    by("sigil_bytes_sent_total", "counter", "Bytes of answers to clients.", &|t| t.bytes_out as f64);
     by("sigil_sessions", "gauge", "Open MCP sessions.", &|t| t.sessions as f64);
     by("sigil_replicas_ready", "gauge", "Replicas that serve.", &|t| t.ready as f64);
-    let mut by_tool = |name: &str, help: &str, value: &dyn Fn(&ToolTraffic) -> f64| {
-        head(&mut out, name, "counter", help);
-        for traffic in &facts.traffic {
-            for tool in &traffic.tools {
-                line(&mut out, name, &[("deployment", &traffic.deployment), ("tool", &tool.tool)], value(tool));
-            }
+    let name = "sigil_request_duration_seconds";
+    head(&mut out, name, "histogram", "MCP requests passed on, from their arrival to the end of their answer.");
+    for traffic in &facts.traffic {
+        histogram(&mut out, name, &[("deployment", &traffic.deployment)], &traffic.latency);
+    }
+    head(&mut out, "sigil_tool_errors_total", "counter", "Tool calls that failed.");
+    for (labels, latency) in facts.traffic.iter().flat_map(tools) {
+        line(&mut out, "sigil_tool_errors_total", &labels, latency.errors as f64);
+    }
+    head(&mut out, "sigil_tool_duration_seconds", "histogram", "Tool calls passed on.");
+    for (labels, latency) in facts.traffic.iter().flat_map(tools) {
+        histogram(&mut out, "sigil_tool_duration_seconds", &labels, latency);
+    }
+    let mut by_key = |name: &str, kind: &str, help: &str, value: &dyn Fn(&KeyTraffic) -> u64| {
+        head(&mut out, name, kind, help);
+        for key in &facts.keys {
+            line(&mut out, name, &[("key", &key.key)], value(key) as f64);
         }
     };
-    by_tool("sigil_tool_calls_total", "Tool calls passed on.", &|t| t.calls as f64);
-    by_tool("sigil_tool_errors_total", "Tool calls that failed.", &|t| t.errors as f64);
-    by_tool("sigil_tool_seconds_total", "Time of all tool calls.", &|t| t.seconds);
+    by_key("sigil_key_calls_total", "counter", "MCP requests passed on, by key.", &|k| k.calls);
+    by_key("sigil_key_errors_total", "counter", "MCP requests that failed, by key.", &|k| k.errors);
+    by_key("sigil_key_refused_total", "counter", "MCP requests not passed on, by key.", &|k| k.refused);
+    by_key("sigil_key_in_flight", "gauge", "MCP requests without an answer yet, by key.", &|k| k.in_flight);
+    by_key("sigil_key_bytes_received_total", "counter", "Bytes of clients' messages, by key.", &|k| k.bytes_in);
+    by_key("sigil_key_bytes_sent_total", "counter", "Bytes of answers to clients, by key.", &|k| k.bytes_out);
     head(&mut out, "sigil_gateway_refusals_total", "counter", "Requests that the gateway refused, by code.");
     for (code, count) in &facts.refusals {
         line(&mut out, "sigil_gateway_refusals_total", &[("code", code)], *count as f64);
@@ -147,6 +200,23 @@ fn metrics(facts: &Facts) -> String {
     head(&mut out, "sigil_gateway_recalled_total", "counter", "Lists answered for servers that were not ready.");
     line(&mut out, "sigil_gateway_recalled_total", &[], facts.recalled as f64);
     out
+}
+
+fn tools(traffic: &Traffic) -> impl Iterator<Item = ([(&str, &str); 2], &Latency)> {
+    traffic.tools.iter().map(|tool| ([("deployment", &*traffic.deployment), ("tool", &*tool.tool)], &tool.latency))
+}
+
+fn histogram(out: &mut String, name: &str, labels: &[(&str, &str)], latency: &Latency) {
+    let bounds = BOUNDS.iter().map(f64::to_string).chain(["+Inf".to_owned()]);
+    let (bucket, mut sum) = (format!("{name}_bucket"), 0);
+    for (bound, count) in bounds.zip(latency.buckets) {
+        sum += count;
+        let mut all = labels.to_vec();
+        all.push(("le", &bound));
+        line(out, &bucket, &all, sum as f64);
+    }
+    line(out, &format!("{name}_sum"), labels, latency.seconds);
+    line(out, &format!("{name}_count"), labels, sum as f64);
 }
 
 fn head(out: &mut String, name: &str, kind: &str, help: &str) {
@@ -172,9 +242,11 @@ mod tests {
 
     #[test]
     fn pages() {
+        let mut latency = Latency { seconds: 0.25, ..Latency::default() };
+        (latency.buckets[1], latency.buckets[BOUNDS.len()]) = (2, 1);
         let mut facts = Facts {
             deployments: vec![("ready", 2)],
-            traffic: vec![Traffic { deployment: "a\"b".into(), requests: 3, seconds: 0.25, ..Traffic::default() }],
+            traffic: vec![Traffic { deployment: "a\"b".into(), latency, ..Traffic::default() }],
             ..Facts::default()
         };
         assert_eq!(page("/readyz", &facts).status, StatusCode::OK);
@@ -185,8 +257,11 @@ mod tests {
         let text = page("/metrics", &facts).text;
         for wanted in [
             "sigil_deployments{state=\"ready\"} 2\n",
-            "sigil_requests_total{deployment=\"a\\\"b\"} 3\n",
-            "sigil_request_seconds_total{deployment=\"a\\\"b\"} 0.25\n",
+            "sigil_request_duration_seconds_bucket{deployment=\"a\\\"b\",le=\"0.0005\"} 0\n",
+            "sigil_request_duration_seconds_bucket{deployment=\"a\\\"b\",le=\"60\"} 2\n",
+            "sigil_request_duration_seconds_bucket{deployment=\"a\\\"b\",le=\"+Inf\"} 3\n",
+            "sigil_request_duration_seconds_sum{deployment=\"a\\\"b\"} 0.25\n",
+            "sigil_request_duration_seconds_count{deployment=\"a\\\"b\"} 3\n",
             "sigil_ready 0\n",
         ] {
             assert!(text.contains(wanted), "{wanted} in\n{text}");

@@ -11,7 +11,7 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, Sleep};
 
 use super::common::Held;
-use super::load::Call;
+use super::load::{Call, Flow};
 use super::wrap::Wrapped;
 use crate::upstream::http;
 
@@ -40,6 +40,16 @@ impl Out {
         let bytes = bytes.into();
         Self::Full((!bytes.is_empty()).then_some(bytes))
     }
+
+    /// Counts its bytes, as they go out.
+    pub(crate) fn counted(&mut self, flow: Flow) {
+        match self {
+            Self::Full(bytes) => flow.to_client(bytes.as_ref().map_or(0, Bytes::len)),
+            Self::Proxied(proxied) => proxied.flow = Some(flow),
+            Self::Events(events) => events.flow = Some(flow),
+            Self::Wrapped(wrapped) => wrapped.counted(flow),
+        }
+    }
 }
 
 /// A server's answer on its way through. Its call ends with it.
@@ -51,12 +61,13 @@ pub(crate) struct Proxied {
     farewell: Option<Bytes>,
     /// The last two bytes that went through: an event may only be added between events.
     last: [u8; 2],
+    flow: Option<Flow>,
 }
 
 impl Proxied {
     pub(crate) fn new(inner: http::Body, call: Option<Call>, farewell: Option<Bytes>) -> Self {
         // a stream that breaks before its first event is at a boundary
-        Self { inner, call, farewell, last: *b"\n\n" }
+        Self { inner, call, farewell, last: *b"\n\n", flow: None }
     }
 }
 
@@ -84,6 +95,7 @@ pub(crate) struct Events {
     call: Option<Call>,
     /// Whoever has to know that the client left.
     held: Option<Held>,
+    flow: Option<Flow>,
 }
 
 /// What happens when a server says nothing in time.
@@ -109,6 +121,7 @@ impl Events {
             deadline: None,
             call,
             held: None,
+            flow: None,
         };
         for event in first {
             events.write(&event);
@@ -149,6 +162,9 @@ impl Events {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Bytes>> {
         loop {
             if let Some(bytes) = self.ready.pop_front() {
+                if let Some(flow) = &self.flow {
+                    flow.to_client(bytes.len());
+                }
                 return Poll::Ready(Some(bytes));
             }
             let Some(from) = &mut self.from else {
@@ -163,10 +179,12 @@ impl Events {
                     }
                     self.keep_alive.as_mut().reset(Instant::now() + KEEP_ALIVE);
                     if event.last
-                        && is_error(&event.data)
                         && let Some(call) = &mut self.call
                     {
-                        call.fail();
+                        call.answered(&event.data);
+                        if is_error(&event.data) {
+                            call.fail();
+                        }
                     }
                     self.write(&event);
                     continue;
@@ -215,6 +233,12 @@ impl Body for Out {
                 match &frame {
                     Some(Ok(frame)) => {
                         if let Some(data) = frame.data_ref() {
+                            if let Some(flow) = &proxied.flow {
+                                flow.to_client(data.len());
+                            }
+                            if let Some(call) = &mut proxied.call {
+                                call.answered(data);
+                            }
                             if let [.., a, b] = data.as_ref() {
                                 proxied.last = [*a, *b];
                             } else if let [b] = data.as_ref() {

@@ -14,6 +14,7 @@ use tokio::time::Instant;
 
 use super::body::{Events, Out, Timeout};
 use super::bridge::{Session, halves};
+use super::caller::Caller;
 use super::error::Refusal;
 use super::greeter::{self, Guest};
 use super::load::{Call, Place};
@@ -61,7 +62,7 @@ pub(crate) async fn post(
     session.touch();
     let requests: Vec<&Head<'_>> = heads.iter().filter(|h| h.kind == Kind::Request).copied().collect();
     let waiting = if requests.is_empty() { None } else { Some(session.register(&requests)?) };
-    let mut call = waiting.as_ref().map(|_| call(shared, &session, asked.entry, &requests));
+    let mut call = waiting.as_ref().map(|_| call(shared, &session, asked.entry, asked.caller, &requests));
     for head in heads {
         if let Err(refusal) = session.send(piece(head)).await {
             call.iter_mut().for_each(Call::fail);
@@ -77,6 +78,7 @@ pub(crate) async fn post(
     let first = tokio::time::timeout(PLAIN.min(limit), waiting.events.recv()).await;
     let first = match first {
         Ok(Some(event)) if event.last && requests.len() == 1 => {
+            call.iter_mut().for_each(|call| call.answered(&event.data));
             if jsonrpc::parse_one(&event.data).is_ok_and(|h| h.error.is_some()) {
                 call.iter_mut().for_each(Call::fail);
             }
@@ -126,8 +128,8 @@ pub(crate) async fn delete(shared: &Arc<Shared>, asked: Asked<'_>) -> Result<Res
     Ok(response)
 }
 
-fn call(shared: &Shared, session: &Session, entry: &Entry, heads: &[&Head<'_>]) -> Call {
-    let call = Call::begin(&shared.registry.stats_of(session.endpoint.instance), &entry.recorder);
+fn call(shared: &Shared, session: &Session, entry: &Entry, caller: &Caller, heads: &[&Head<'_>]) -> Call {
+    let call = Call::begin(&shared.registry.stats_of(session.endpoint.instance), &entry.recorder, caller);
     match heads {
         [head] => call.of(head),
         _ => call,
@@ -217,7 +219,7 @@ pub(crate) async fn shake(
     // until the handshake is done a failure, or a client that leaves, ends the session
     let unfinished = Unfinished { shared, session: Some(session.clone()) };
     let mut waiting = session.register(&[head])?;
-    let mut call = call(shared, &session, entry, &[]);
+    let mut call = call(shared, &session, entry, asked.caller, &[]);
     let ms = spec.request_timeout_ms.max(spec.start_timeout_ms);
     let answered = async {
         session.send(message).await?;

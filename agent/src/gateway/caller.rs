@@ -7,11 +7,12 @@ use hyper::header::{self, HeaderMap};
 use sigil_core::jsonrpc::{self, Head, Kind, Params};
 use sigil_core::policy::{Access, Rate, Scope};
 
+use super::count::KeyLoad;
 use super::error::Refusal;
 use super::limits::{Permits, Whose};
 use super::oauth::Address;
 use super::table::Entry;
-use super::{Shared, oauth};
+use super::{Counters, Shared, oauth};
 use crate::access::{AccessError, Principal, Role};
 
 /// A caller, known.
@@ -28,7 +29,15 @@ pub(crate) struct Caller {
     unlimited: bool,
     /// It showed nothing, where lists need nothing.
     lists_only: bool,
+    /// Where its calls are counted.
+    pub(crate) load: Option<Arc<KeyLoad>>,
 }
+
+/// Under these names those are counted that have no key of this agent: links of consoles, whoever shows nothing, users of
+/// the identity provider (people's names are not for numbers that others read).
+pub(crate) const LINKS: &str = "(links)";
+pub(crate) const ANONYMOUS: &str = "(anonymous)";
+pub(crate) const USERS: &str = "(users)";
 
 /// Methods that read what a server offers.
 const DISCOVERY: [&str; 9] = [
@@ -51,7 +60,7 @@ impl Caller {
 
     fn of(principal: Arc<str>, name: String) -> Self {
         let scope = Scope::default();
-        Self { principal, name, scope, rate: None, concurrency: None, unlimited: false, lists_only: false }
+        Self { principal, name, scope, rate: None, concurrency: None, unlimited: false, lists_only: false, load: None }
     }
 
     /// A token of the identity provider.
@@ -59,21 +68,28 @@ impl Caller {
         Self { scope, ..Self::of(format!("oauth:{issuer} {subject}").into(), name.to_owned()) }
     }
 
+    /// Counted there.
+    pub(crate) fn counted(self, load: Arc<KeyLoad>) -> Self {
+        Self { load: Some(load), ..self }
+    }
+
     /// Somebody on the gRPC link.
-    pub(crate) fn link(principal: &Principal) -> Self {
+    pub(crate) fn link(principal: &Principal, counters: &Counters) -> Self {
         match &principal.holder {
-            Some(holder) if holder.role == Role::Caller => Self::holder(holder),
-            _ => Self { unlimited: true, ..Self::of(format!("link:{}", principal.who).into(), principal.who.clone()) },
+            Some(holder) if holder.role == Role::Caller => Self::holder(holder, counters),
+            _ => Self { unlimited: true, ..Self::of(format!("link:{}", principal.who).into(), principal.who.clone()) }
+                .counted(counters.key(LINKS)),
         }
     }
 
-    /// A caller of a bundle: its members hold it to its limits, each for itself.
+    /// A caller of a bundle: its members hold it to its limits and count it, each for itself.
     pub(crate) fn whole(of: &Self) -> Self {
-        Self { lists_only: false, ..Self::of(of.principal.clone(), of.name.clone()) }
+        Self::of(of.principal.clone(), of.name.clone())
     }
 
-    fn holder(holder: &crate::access::Holder) -> Self {
+    fn holder(holder: &crate::access::Holder, counters: &Counters) -> Self {
         Self {
+            load: Some(counters.key(&holder.label)),
             scope: holder.scope.clone(),
             rate: holder.rate,
             concurrency: holder.concurrency,
@@ -124,7 +140,7 @@ impl Shared {
                     let hint = "use a key of role caller: `sigil key create NAME`";
                     return Err(Refusal::forbidden(format!("the key '{}' may only read", holder.label), hint));
                 }
-                Arc::new(Caller::holder(&holder))
+                Arc::new(Caller::holder(&holder, &self.counters))
             }
             Some(token) if entry.access == Access::Oauth => {
                 let config = self.config.borrow().clone();
@@ -148,7 +164,9 @@ impl Shared {
             Some(_) if entry.access == Access::Key => return Err(challenge(Refusal::bad_key())),
             // a deployment that asks for nothing has no use for what was shown
             Some(_) | None if entry.access == Access::Anonymous => self.nobody(peer)?,
-            _ if entry.rules.policy().open_discovery => Arc::new(Caller { lists_only: true, ..Caller::anonymous() }),
+            _ if entry.rules.policy().open_discovery => {
+                Arc::new(Caller { lists_only: true, load: self.anonymous.load.clone(), ..Caller::anonymous() })
+            }
             _ => return Err(challenge(Refusal::no_key(entry.access))),
         };
         if !caller.scope.deployment(&entry.name) {

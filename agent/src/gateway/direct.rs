@@ -49,8 +49,8 @@ pub(crate) async fn run(
         guard::between(shared.clone(), entry.id, caller.clone(), from_client, to_client);
     let conversation = async {
         match entry.ready.first().map(|l| l.endpoint.spec.transport) {
-            Some(Transport::Http) => over_http(shared, &entry, from_client, to_client).await,
-            _ => over_process(shared, &entry, from_client, to_client).await,
+            Some(Transport::Http) => over_http(shared, &entry, caller, from_client, to_client).await,
+            _ => over_process(shared, &entry, caller, from_client, to_client).await,
         }
     };
     // the guard ends when the conversation has: what the server said last still goes out
@@ -66,6 +66,7 @@ fn read(frame: &Bytes) -> Result<Head<'_>, Bytes> {
 async fn over_process(
     shared: &Arc<Shared>,
     entry: &Entry,
+    caller: &Caller,
     mut from_client: mpsc::Receiver<Bytes>,
     to_client: mpsc::Sender<Bytes>,
 ) -> Result<(), GatewayError> {
@@ -88,7 +89,7 @@ async fn over_process(
                                 to_client.send(refusal.to_json(Some(id))).await.ok();
                                 continue;
                             }
-                            calls.insert(id.clone(), Call::begin(&live.stats, &entry.recorder).of(&head));
+                            calls.insert(id.clone(), Call::begin(&live.stats, &entry.recorder, caller).of(&head));
                         }
                         inject_body(&entry.injected, &head).map_or_else(|| frame.clone(), Bytes::from)
                     }
@@ -114,8 +115,11 @@ async fn over_process(
                             continue;
                         }
                     };
-                    if let Some((mut call, true)) = failed {
-                        call.fail();
+                    if let Some((mut call, failed)) = failed {
+                        call.answered(&text);
+                        if failed {
+                            call.fail();
+                        }
                     }
                     if to_client.send(text).await.is_err() {
                         break None;
@@ -158,6 +162,7 @@ impl Drop for Known<'_> {
 /// A streamable-HTTP client towards one replica.
 struct Client {
     entry: Arc<Entry>,
+    caller: Arc<Caller>,
     live: Live,
     session: Option<HeaderValue>,
     version: Option<String>,
@@ -167,12 +172,14 @@ struct Client {
 async fn over_http(
     shared: &Arc<Shared>,
     entry: &Arc<Entry>,
+    caller: &Arc<Caller>,
     mut from_client: mpsc::Receiver<Bytes>,
     to_client: mpsc::Sender<Bytes>,
 ) -> Result<(), GatewayError> {
     let live = shared.order(entry, true).into_iter().next().cloned();
     let live = live.ok_or_else(|| Refusal::unavailable(&entry.name, &entry.message))?;
-    let mut client = Client { entry: entry.clone(), live, session: None, version: None, to_client };
+    let mut client =
+        Client { entry: entry.clone(), caller: caller.clone(), live, session: None, version: None, to_client };
     let mut posts = FuturesUnordered::new();
     let mut listening = None;
     loop {
@@ -247,6 +254,7 @@ impl Client {
     fn copy(&self) -> Self {
         Self {
             entry: self.entry.clone(),
+            caller: self.caller.clone(),
             live: self.live.clone(),
             session: self.session.clone(),
             version: self.version.clone(),
@@ -301,8 +309,11 @@ impl Client {
 
     /// One POST and all its answer's messages. Answers the session id that came with it.
     async fn exchange(self, asked: Frame, body: Bytes) -> Option<HeaderValue> {
-        let mut call = asked.id.as_ref().map(|_| Call::begin(&self.live.stats, &self.entry.recorder));
-        match self.messages(&asked, body).await {
+        let mut call = asked.id.as_ref().map(|_| Call::begin(&self.live.stats, &self.entry.recorder, &self.caller));
+        if let Some(tool) = asked.name.as_ref().filter(|_| asked.method == "tools/call") {
+            call = call.map(|call| call.of_tool(tool));
+        }
+        match self.messages(&asked, body, &mut call).await {
             Ok(session) => session,
             Err(refusal) => {
                 call.iter_mut().for_each(Call::fail);
@@ -314,7 +325,19 @@ impl Client {
         }
     }
 
-    async fn messages(&self, asked: &Frame, body: Bytes) -> Result<Option<HeaderValue>, Refusal> {
+    async fn messages(
+        &self,
+        asked: &Frame,
+        body: Bytes,
+        call: &mut Option<Call>,
+    ) -> Result<Option<HeaderValue>, Refusal> {
+        let mut heard = |head: &Head<'_>| {
+            let Some(call) = call else { return };
+            call.answered(head.text.as_bytes());
+            if head.error.is_some() {
+                call.fail();
+            }
+        };
         let endpoint = &self.live.endpoint;
         let name = &self.entry.name;
         let mut request = self
@@ -350,7 +373,10 @@ impl Client {
                 match events.next().await {
                     Ok(Some(event)) if event.event == "message" && !event.data.is_empty() => {
                         if let Ok(head) = jsonrpc::parse_one(event.data.as_bytes()) {
-                            answered |= head.kind == Kind::Response && head.id == asked.id;
+                            if head.kind == Kind::Response && head.id == asked.id {
+                                heard(&head);
+                                answered = true;
+                            }
                             self.to_client.send(Bytes::from(event.data)).await.ok();
                         }
                     }
@@ -375,6 +401,7 @@ impl Client {
         }
         match jsonrpc::parse_one(&body) {
             Ok(head) if head.kind == Kind::Response && head.id == asked.id => {
+                heard(&head);
                 self.to_client.send(body.clone()).await.ok();
                 Ok(session)
             }

@@ -12,6 +12,7 @@ use super::Shared;
 use super::caller::Caller;
 use super::error::Refusal;
 use super::limits::Permits;
+use super::load::Flow;
 use super::table::Entry;
 use super::tap::Tapping;
 use super::wrap::shape;
@@ -80,6 +81,7 @@ impl Shared {
     ) -> Result<Option<Bytes>, Option<Bytes>> {
         // what is no message is answered further in
         let (Some(entry), Ok(head)) = (self.current(id), jsonrpc::parse_one(frame)) else { return Ok(None) };
+        Flow::new(&entry.recorder, caller).from_client(frame.len());
         if let Some(tapping) = Tapping::begin(&entry, &caller.name, "link") {
             tapping.tell(true, head.text);
         }
@@ -98,6 +100,9 @@ impl Shared {
             }
             Err(refusal) => {
                 self.counters.refused(&refusal);
+                if let Some(load) = &caller.load {
+                    load.refused.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                }
                 Err(request.map(|id| refusal.to_json(Some(id))))
             }
         }
@@ -119,6 +124,7 @@ impl Shared {
             held.remove(id);
         }
         let entry = self.current(id)?;
+        Flow::new(&entry.recorder, caller).to_client(message.len());
         let text = std::str::from_utf8(message).ok()?;
         if let Some(tapping) = Tapping::begin(&entry, &caller.name, "link") {
             tapping.tell(false, text);

@@ -1,12 +1,13 @@
 //! What a deployment carried in the last minute, and the guard that every request holds.
 
-use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Acquire, Ordering::Relaxed, Ordering::Release};
+use std::time::{Duration, Instant};
 
 use sigil_core::jsonrpc::{self, Head, Params};
 
+use super::caller::Caller;
+use super::count::{self, KeyLoad, Load, Names};
 use super::tap::Tap;
 use crate::web::ToolTraffic;
 
@@ -15,24 +16,32 @@ const SLOT: u64 = 5;
 const SLOTS: usize = 12;
 /// Quarter powers of two from 1/16 ms: 84 of them reach 110 s.
 const BUCKETS: usize = 84;
+/// A slot that is being emptied for its next turn.
+const EMPTYING: u64 = u64::MAX;
 
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug)]
 struct Slot {
     /// Number of the slot since the start, plus one; 0: never used.
-    number: u64,
-    calls: u32,
-    errors: u32,
-    buckets: [u32; BUCKETS],
+    number: AtomicU64,
+    calls: AtomicU32,
+    errors: AtomicU32,
+    buckets: [AtomicU32; BUCKETS],
 }
 
 impl Default for Slot {
     fn default() -> Self {
-        Self { number: 0, calls: 0, errors: 0, buckets: [0; BUCKETS] }
+        Self {
+            number: AtomicU64::new(0),
+            calls: AtomicU32::new(0),
+            errors: AtomicU32::new(0),
+            buckets: std::array::from_fn(|_| AtomicU32::new(0)),
+        }
     }
 }
 
-/// Calls of the last minute.
-#[derive(Debug)]
+/// Calls of the last minute. Nobody waits: a call that ends while its slot is emptied, once in five seconds and for less
+/// than a microsecond, may be missing in it.
+#[derive(Debug, Default)]
 pub(crate) struct Window {
     slots: [Slot; SLOTS],
 }
@@ -46,25 +55,32 @@ pub(crate) struct Sum {
     pub(crate) p99_ms: f64,
 }
 
-impl Default for Window {
-    fn default() -> Self {
-        Self { slots: [Slot::default(); SLOTS] }
-    }
-}
-
 impl Window {
     /// `now`: seconds since some start.
-    pub(crate) fn add(&mut self, now: u64, ms: f64, error: bool) {
+    pub(crate) fn add(&self, now: u64, ms: f64, error: bool) {
         let number = now / SLOT + 1;
         let index = usize::try_from(number).unwrap_or(0) % SLOTS;
-        let Some(slot) = self.slots.get_mut(index) else { return };
-        if slot.number != number {
-            *slot = Slot { number, ..Slot::default() };
+        let Some(slot) = self.slots.get(index) else { return };
+        let seen = slot.number.load(Acquire);
+        // one that comes late for its slot finds a newer one in its place
+        if seen > number {
+            return;
         }
-        slot.calls = slot.calls.saturating_add(1);
-        slot.errors = slot.errors.saturating_add(u32::from(error));
-        if let Some(bucket) = slot.buckets.get_mut(bucket(ms)) {
-            *bucket = bucket.saturating_add(1);
+        if seen != number {
+            if slot.number.compare_exchange(seen, EMPTYING, Relaxed, Relaxed).is_err() {
+                return;
+            }
+            slot.calls.store(0, Relaxed);
+            slot.errors.store(0, Relaxed);
+            slot.buckets.iter().for_each(|bucket| bucket.store(0, Relaxed));
+            slot.number.store(number, Release);
+        }
+        slot.calls.fetch_add(1, Relaxed);
+        if error {
+            slot.errors.fetch_add(1, Relaxed);
+        }
+        if let Some(bucket) = slot.buckets.get(bucket(ms)) {
+            bucket.fetch_add(1, Relaxed);
         }
     }
 
@@ -73,11 +89,11 @@ impl Window {
         let oldest = newest.saturating_sub(SLOTS as u64 - 1).max(1);
         let mut sum = Sum::default();
         let mut buckets = [0_u64; BUCKETS];
-        for slot in self.slots.iter().filter(|s| (oldest..=newest).contains(&s.number)) {
-            sum.calls += u64::from(slot.calls);
-            sum.errors += u64::from(slot.errors);
-            for (total, count) in buckets.iter_mut().zip(slot.buckets) {
-                *total += u64::from(count);
+        for slot in self.slots.iter().filter(|s| (oldest..=newest).contains(&s.number.load(Acquire))) {
+            sum.calls += u64::from(slot.calls.load(Relaxed));
+            sum.errors += u64::from(slot.errors.load(Relaxed));
+            for (total, count) in buckets.iter_mut().zip(&slot.buckets) {
+                *total += u64::from(count.load(Relaxed));
             }
         }
         let rank = (sum.calls * 99).div_ceil(100);
@@ -107,37 +123,23 @@ fn upper(index: usize) -> f64 {
 #[derive(Debug)]
 pub(crate) struct Recorder {
     start: Instant,
-    window: Mutex<Window>,
+    window: Window,
     /// Since the agent's start.
-    pub(crate) calls: AtomicU64,
-    pub(crate) errors: AtomicU64,
-    pub(crate) micros: AtomicU64,
-    tools: Mutex<BTreeMap<String, Arc<ToolLoad>>>,
+    pub(crate) load: Load,
+    pub(crate) bytes: count::Bytes,
+    tools: Names<Load>,
     /// Who looks at its messages.
     pub(crate) tap: Tap,
 }
-
-/// Calls of one tool since the agent's start.
-#[derive(Debug, Default)]
-struct ToolLoad {
-    calls: AtomicU64,
-    errors: AtomicU64,
-    micros: AtomicU64,
-}
-
-/// Tools counted by name; others are counted together.
-const TOOLS: usize = 256;
-const OTHERS: &str = "(others)";
 
 impl Default for Recorder {
     fn default() -> Self {
         Self {
             start: Instant::now(),
-            window: Mutex::default(),
-            calls: AtomicU64::new(0),
-            errors: AtomicU64::new(0),
-            micros: AtomicU64::new(0),
-            tools: Mutex::default(),
+            window: Window::default(),
+            load: Load::default(),
+            bytes: count::Bytes::default(),
+            tools: Names::default(),
             tap: Tap::default(),
         }
     }
@@ -145,37 +147,39 @@ impl Default for Recorder {
 
 impl Recorder {
     pub(crate) fn sum(&self) -> Sum {
-        self.window.lock().unwrap_or_else(PoisonError::into_inner).sum(self.start.elapsed().as_secs())
-    }
-
-    fn tool(&self, name: &str) -> Arc<ToolLoad> {
-        let mut tools = self.tools.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(tool) = tools.get(name) {
-            return tool.clone();
-        }
-        // names come from callers
-        let name = if tools.len() < TOOLS && name.len() <= 128 { name } else { OTHERS };
-        tools.entry(name.to_owned()).or_default().clone()
+        self.window.sum(self.start.elapsed().as_secs())
     }
 
     pub(crate) fn tools(&self) -> Vec<ToolTraffic> {
-        let tools = self.tools.lock().unwrap_or_else(PoisonError::into_inner);
-        let row = |(name, load): (&String, &Arc<ToolLoad>)| ToolTraffic {
-            tool: name.clone(),
-            calls: load.calls.load(Relaxed),
-            errors: load.errors.load(Relaxed),
-            seconds: load.micros.load(Relaxed) as f64 / 1e6,
-        };
-        tools.iter().map(row).collect()
+        self.tools.all().into_iter().map(|(tool, load)| ToolTraffic { tool, latency: load.latency() }).collect()
     }
 
-    fn add(&self, took: std::time::Duration, error: bool) {
-        self.calls.fetch_add(1, Relaxed);
-        self.errors.fetch_add(u64::from(error), Relaxed);
-        self.micros.fetch_add(u64::try_from(took.as_micros()).unwrap_or(u64::MAX), Relaxed);
-        let now = self.start.elapsed().as_secs();
-        let ms = took.as_secs_f64() * 1e3;
-        self.window.lock().unwrap_or_else(PoisonError::into_inner).add(now, ms, error);
+    fn add(&self, took: Duration, error: bool) {
+        self.load.add(took, error);
+        self.window.add(self.start.elapsed().as_secs(), took.as_secs_f64() * 1e3, error);
+    }
+}
+
+/// Counts bytes of one request for its deployment and its key.
+#[derive(Debug, Clone)]
+pub(crate) struct Flow {
+    recorder: Arc<Recorder>,
+    key: Option<Arc<KeyLoad>>,
+}
+
+impl Flow {
+    pub(crate) fn new(recorder: &Arc<Recorder>, caller: &Caller) -> Self {
+        Self { recorder: recorder.clone(), key: caller.load.clone() }
+    }
+
+    pub(crate) fn from_client(&self, bytes: usize) {
+        let key = self.key.iter().map(|key| &key.bytes);
+        key.chain([&self.recorder.bytes]).for_each(|b| drop(b.from_clients.fetch_add(bytes as u64, Relaxed)));
+    }
+
+    pub(crate) fn to_client(&self, bytes: usize) {
+        let key = self.key.iter().map(|key| &key.bytes);
+        key.chain([&self.recorder.bytes]).for_each(|b| drop(b.to_clients.fetch_add(bytes as u64, Relaxed)));
     }
 }
 
@@ -215,34 +219,73 @@ impl Drop for Place {
     }
 }
 
+/// The tool of a call.
+#[derive(Debug)]
+enum Tool {
+    Known(Arc<Load>),
+    /// Callers make names up: one gets a place of its own when its server has answered as if there were such a tool.
+    New(Box<str>, Answered),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Answered {
+    Nothing,
+    Something,
+    Unknown,
+}
+
 /// One request on its way: metric, scaling signal and drain waiter in one. Dropping it ends the request.
 #[derive(Debug)]
 pub(crate) struct Call {
     stats: Arc<Stats>,
     recorder: Arc<Recorder>,
+    key: Option<Arc<KeyLoad>>,
     start: Instant,
     error: bool,
-    tool: Option<Arc<ToolLoad>>,
+    tool: Option<Tool>,
 }
 
 impl Call {
-    pub(crate) fn begin(stats: &Arc<Stats>, recorder: &Arc<Recorder>) -> Self {
+    pub(crate) fn begin(stats: &Arc<Stats>, recorder: &Arc<Recorder>, caller: &Caller) -> Self {
         stats.in_flight.fetch_add(1, Relaxed);
-        Self { stats: stats.clone(), recorder: recorder.clone(), start: Instant::now(), error: false, tool: None }
+        let key = caller.load.clone();
+        if let Some(key) = &key {
+            key.in_flight.fetch_add(1, Relaxed);
+        }
+        let (stats, recorder) = (stats.clone(), recorder.clone());
+        Self { stats, recorder, key, start: Instant::now(), error: false, tool: None }
     }
 
     /// Counts it as a call of the tool that it calls, if it does.
-    pub(crate) fn of(mut self, head: &Head<'_>) -> Self {
-        if head.method == "tools/call"
-            && let Some(name) = Params::read(head.params).name.and_then(jsonrpc::string)
-        {
-            self.tool = Some(self.recorder.tool(&name));
+    pub(crate) fn of(self, head: &Head<'_>) -> Self {
+        if head.method != "tools/call" {
+            return self;
         }
+        match Params::read(head.params).name.and_then(jsonrpc::string) {
+            Some(name) => self.of_tool(&name),
+            None => self,
+        }
+    }
+
+    pub(crate) fn of_tool(mut self, name: &str) -> Self {
+        self.tool = Some(match self.recorder.tools.get(name) {
+            Some(load) => Tool::Known(load),
+            None => Tool::New(name.into(), Answered::Nothing),
+        });
         self
     }
 
     pub(crate) fn fail(&mut self) {
         self.error = true;
+    }
+
+    /// A piece of the server's answer.
+    pub(crate) fn answered(&mut self, data: &[u8]) {
+        if let Some(Tool::New(_, answered)) = &mut self.tool
+            && *answered != Answered::Unknown
+        {
+            *answered = if count::says_unknown(data) { Answered::Unknown } else { Answered::Something };
+        }
     }
 }
 
@@ -250,10 +293,18 @@ impl Drop for Call {
     fn drop(&mut self) {
         self.stats.in_flight.fetch_sub(1, Relaxed);
         let took = self.start.elapsed();
-        if let Some(tool) = &self.tool {
-            tool.calls.fetch_add(1, Relaxed);
-            tool.errors.fetch_add(u64::from(self.error), Relaxed);
-            tool.micros.fetch_add(u64::try_from(took.as_micros()).unwrap_or(u64::MAX), Relaxed);
+        if let Some(key) = &self.key {
+            key.in_flight.fetch_sub(1, Relaxed);
+            key.calls.fetch_add(1, Relaxed);
+            if self.error {
+                key.errors.fetch_add(1, Relaxed);
+            }
+        }
+        match &self.tool {
+            None => {}
+            Some(Tool::Known(load)) => load.add(took, self.error),
+            Some(Tool::New(name, Answered::Something)) => self.recorder.tools.of(name).add(took, self.error),
+            Some(Tool::New(..)) => self.recorder.tools.others().add(took, self.error),
         }
         self.recorder.add(took, self.error);
     }
@@ -265,7 +316,7 @@ mod tests {
 
     #[test]
     fn the_last_minute_and_no_more() {
-        let mut window = Window::default();
+        let window = Window::default();
         for i in 0..100 {
             window.add(0, if i < 98 { 1.0 } else { 500.0 }, i == 0);
         }

@@ -17,6 +17,7 @@ use sigil_core::policy::Scope;
 use url::Url;
 
 use super::caller::Caller;
+use super::count::KeyLoad;
 use super::jws;
 use crate::source;
 
@@ -69,6 +70,8 @@ pub(crate) struct Oauth {
     /// By where they are read.
     keys: tokio::sync::Mutex<HashMap<String, Keys>>,
     checked: Mutex<HashMap<[u8; 32], Checked>>,
+    /// Where its users' calls are counted, all together.
+    load: Arc<KeyLoad>,
 }
 
 /// How a client names a deployment.
@@ -144,6 +147,10 @@ impl Claims {
 }
 
 impl Oauth {
+    pub(crate) fn counted(load: Arc<KeyLoad>) -> Self {
+        Self { load, ..Self::default() }
+    }
+
     fn checked(&self) -> MutexGuard<'_, HashMap<[u8; 32], Checked>> {
         self.checked.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -238,7 +245,8 @@ impl Oauth {
                 Scope::new(&[], &tools).map_err(|e| Refused::Unknown(format!("[oauth] tool_scopes: {e}")))?
             }
         };
-        Ok((Caller::user(&config.oauth.issuer, subject, name, scope), claims.exp))
+        let caller = Caller::user(&config.oauth.issuer, subject, name, scope);
+        Ok((caller.counted(self.load.clone()), claims.exp))
     }
 
     /// The provider's key of that id; without an id its only one.

@@ -21,6 +21,7 @@ use super::caller::Caller;
 use super::error::Refusal;
 use super::limits::Permits;
 use super::listen::Peer;
+use super::load::Flow;
 use super::oauth::{self, Address};
 use super::table::{Entry, Live};
 use super::tap::Tapping;
@@ -282,6 +283,7 @@ async fn mcp(
         return Err(plain(Refusal::not_acceptable()));
     }
     let body = read(shared, headers, body).await.map_err(plain)?;
+    Flow::new(&entry.recorder, &caller).from_client(body.len());
     let parsed = jsonrpc::parse(&body).map_err(|e| plain(Refusal::malformed(&e)))?;
     let heads: Vec<&Head<'_>> = match &parsed {
         Body::One(head) => vec![head],
@@ -323,7 +325,12 @@ async fn mcp(
         match shared.allow(&entry, &caller, head, &mut permits) {
             Ok(None) => renamed.push(None),
             Ok(Some(text)) => renamed.push(Some(text)),
-            Err(refusal) => return Err((refusal, id)),
+            Err(refusal) => {
+                if let Some(load) = &caller.load {
+                    load.refused.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                }
+                return Err((refusal, id));
+            }
         }
     }
     if renamed.iter().any(Option::is_some) {
@@ -446,6 +453,7 @@ fn wrapped(
     permits: Permits,
     tapping: Option<Tapping>,
 ) -> Response<Out> {
+    response.body_mut().counted(Flow::new(&entry.recorder, caller));
     let events = crate::upstream::http::is_event_stream(response.headers());
     let shaping = Shaping::new(entry, caller, events);
     if shaping.is_none() && permits.is_empty() && tapping.is_none() {

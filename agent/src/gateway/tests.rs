@@ -5,6 +5,7 @@ mod bundle;
 pub(crate) mod fixture;
 mod greeted;
 mod matrix;
+mod metrics;
 mod oauth;
 mod recalled;
 mod servers;

@@ -295,7 +295,7 @@ async fn call(
     if let Some(state) = params.request_state.and_then(jsonrpc::string) {
         return repeated(shared, asked, head, entry, &state, &params).await;
     }
-    let mut counted = Call::begin(&live.stats, &entry.recorder).of(head);
+    let mut counted = Call::begin(&live.stats, &entry.recorder, asked.caller).of(head);
     let begun = async {
         let mut lease = if answers(meta.client_capabilities) || meta.log_level.is_some() {
             alone(shared, live, asked.name, &meta, caller).await?
@@ -351,6 +351,7 @@ async fn answer(
         Ok(Heard::Event(event)) if event.last => {
             running.lease.clean();
             let (status, failed) = modern::status(&event.data);
+            counted.answered(&event.data);
             if failed {
                 counted.fail();
             }
@@ -519,7 +520,7 @@ async fn repeated(
         given.get()
     );
     let stats = shared.registry.stats_of(process.endpoint.instance);
-    let counted = Call::begin(&stats, &entry.recorder);
+    let counted = Call::begin(&stats, &entry.recorder, asked.caller).of(head);
     process.notify(Bytes::from(reply)).await;
     answer(shared, asked.name, head, running, counted).await
 }

@@ -17,6 +17,7 @@ use super::body::Out;
 use super::caller::Caller;
 use super::limits::Permits;
 use super::remembered::Learning;
+use super::load::Flow;
 use super::table::Entry;
 use super::tap::Tapping;
 use crate::upstream::MAX_LINE;
@@ -36,6 +37,10 @@ pub(crate) struct Wrapped {
 impl Wrapped {
     pub(crate) fn new(inner: Out, shaping: Option<Shaping>, permits: Permits, line: Option<Line>) -> Self {
         Self { inner, shaping, _permits: permits, line, tapping: None, learning: None }
+    }
+
+    pub(crate) fn counted(&mut self, flow: Flow) {
+        self.inner.counted(flow);
     }
 
     /// Somebody looks at it.

@@ -61,25 +61,3 @@ async fn who_does_not_read_loses_frames_and_is_told() {
     assert!(matches!(frames.recv().await, Err(RecvError::Lagged(lost)) if lost >= 100));
     assert!(next(&mut frames).await.message.contains("jsonrpc"));
 }
-
-#[tokio::test]
-async fn calls_are_counted_by_tool() {
-    let front = Front::new().await;
-    front.set(&[(NAME, vec![stdio(SERVER)])]);
-    let session = front.begin(NAME).await;
-    for _ in 0..3 {
-        assert_eq!(front.post(NAME, Some(&session), CALL).await.status, 200);
-    }
-    let page = front.raw("GET", "/metrics", &[], "").await.text;
-    let calls = format!("sigil_tool_calls_total{{deployment=\"{NAME}\",tool=\"echo\"}} 3\n");
-    assert!(page.contains(&calls), "{page}");
-    let entry = front.gateway.shared.table.borrow().routes[NAME].clone();
-    for number in 0..1000 {
-        let text = format!(r#"{{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{{"name":"t{number}"}}}}"#);
-        let head = sigil_core::jsonrpc::parse_one(text.as_bytes()).unwrap();
-        drop(crate::gateway::load::Call::begin(&std::sync::Arc::default(), &entry.recorder).of(&head));
-    }
-    let tools = entry.recorder.tools();
-    assert!(tools.len() <= 257, "names that callers make up are bounded");
-    assert_eq!(tools.iter().map(|t| t.calls).sum::<u64>(), 1003);
-}
