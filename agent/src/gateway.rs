@@ -32,6 +32,7 @@ pub(crate) mod tap;
 #[cfg(test)]
 mod tests;
 pub(crate) mod tls;
+pub(crate) mod trace;
 pub(crate) mod translate;
 pub(crate) mod words;
 pub(crate) mod wrap;
@@ -54,6 +55,7 @@ pub use tap::Frame;
 
 use crate::access::{Access, Principal};
 use crate::tail::Tail;
+use crate::telemetry::Telemetry;
 use crate::upstream::{RouteTable, SHARED_PREFIX, spare};
 use crate::web;
 use bridge::Session;
@@ -113,6 +115,7 @@ pub(crate) struct Shared {
     pub(crate) stop: CancellationToken,
     pub(crate) dropped: Arc<AtomicU64>,
     pub(crate) counters: Counters,
+    pub(crate) telemetry: Telemetry,
     pub(crate) keys: Access,
     pub(crate) limits: limits::Limits,
     pub(crate) bundles: bundle::Bundles,
@@ -227,6 +230,7 @@ impl Gateway {
         let counters = Counters::default();
         let anonymous = caller::Caller::anonymous().counted(counters.key(caller::ANONYMOUS));
         let oauth = oauth::Oauth::counted(counters.key(caller::USERS));
+        let (telemetry, exporter) = Telemetry::new(config.clone(), stop.clone());
         let shared = Arc::new(Shared {
             config,
             table,
@@ -248,6 +252,7 @@ impl Gateway {
             stop,
             dropped: Arc::default(),
             counters,
+            telemetry,
             keys,
             limits: limits::Limits::default(),
             bundles: bundle::Bundles::default(),
@@ -260,6 +265,7 @@ impl Gateway {
             shared.tasks.spawn(renew(shared.clone(), shown));
         }
         shared.tasks.spawn(sweep(shared.clone()));
+        shared.tasks.spawn(exporter);
         tracing::info!(%address, "the gateway listens");
         Ok(Self { shared, address })
     }
@@ -392,6 +398,8 @@ impl Shared {
             refusals: refusals.iter().map(|(code, count)| (*code, *count)).collect(),
             dropped: self.dropped.load(Relaxed),
             recalled: self.counters.recalled.load(Relaxed),
+            spans_sent: self.telemetry.counted.sent.load(Relaxed),
+            spans_dropped: self.telemetry.counted.dropped.load(Relaxed),
             keys: self
                 .counters
                 .keys

@@ -14,5 +14,6 @@ pub mod secrets;
 pub mod source;
 pub mod store;
 pub mod tail;
+pub mod telemetry;
 pub mod upstream;
 pub mod web;

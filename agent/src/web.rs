@@ -107,6 +107,10 @@ pub struct Facts {
     pub recalled: u64,
     /// By key.
     pub keys: Vec<KeyTraffic>,
+    /// Spans that a collector took.
+    pub spans_sent: u64,
+    /// Spans that none took, or that found no room.
+    pub spans_dropped: u64,
 }
 
 /// An answer.
@@ -199,6 +203,10 @@ fn metrics(facts: &Facts) -> String {
     line(&mut out, "sigil_gateway_messages_dropped_total", &[], facts.dropped as f64);
     head(&mut out, "sigil_gateway_recalled_total", "counter", "Lists answered for servers that were not ready.");
     line(&mut out, "sigil_gateway_recalled_total", &[], facts.recalled as f64);
+    head(&mut out, "sigil_spans_sent_total", "counter", "Spans that the collector of traces took.");
+    line(&mut out, "sigil_spans_sent_total", &[], facts.spans_sent as f64);
+    head(&mut out, "sigil_spans_dropped_total", "counter", "Spans that no collector took, or that found no room.");
+    line(&mut out, "sigil_spans_dropped_total", &[], facts.spans_dropped as f64);
     out
 }
 

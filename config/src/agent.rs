@@ -48,6 +48,8 @@ pub struct AgentConfig {
     pub logs: LogsConfig,
     /// How containers reach the world.
     pub outbound: OutboundConfig,
+    /// Traces of requests, for a collector.
+    pub telemetry: TelemetryConfig,
 }
 
 /// The container engine.
@@ -314,4 +316,22 @@ pub struct OutboundConfig {
     pub no_proxy: Vec<String>,
     /// Ports beside the usual ones that containers reach by host name. Live for new containers.
     pub ports: Vec<u16>,
+}
+
+/// Traces of requests over the gateway, sent to a collector by OTLP.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct TelemetryConfig {
+    /// The collector's OTLP/HTTP address (`http://127.0.0.1:4318`); empty: nothing is traced. Live.
+    pub otlp_endpoint: String,
+    /// Share of the traces that begin here that is recorded, 0 to 1; a caller's own choice goes first. Live.
+    pub sample_ratio: f64,
+    /// What the collector calls this agent (`service.name`). Live.
+    pub service_name: String,
+}
+
+impl Default for TelemetryConfig {
+    fn default() -> Self {
+        Self { otlp_endpoint: String::new(), sample_ratio: 1.0, service_name: "sigil-agent".into() }
+    }
 }

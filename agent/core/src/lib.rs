@@ -12,3 +12,4 @@ pub mod scan;
 pub mod session;
 pub mod source;
 pub mod tier;
+pub mod trace;

@@ -44,7 +44,7 @@ impl Out {
     /// Counts its bytes, as they go out.
     pub(crate) fn counted(&mut self, flow: Flow) {
         match self {
-            Self::Full(bytes) => flow.to_client(bytes.as_ref().map_or(0, Bytes::len)),
+            Self::Full(bytes) => flow.sent(bytes.as_ref().map_or(0, Bytes::len)),
             Self::Proxied(proxied) => proxied.flow = Some(flow),
             Self::Events(events) => events.flow = Some(flow),
             Self::Wrapped(wrapped) => wrapped.counted(flow),
@@ -163,7 +163,7 @@ impl Events {
         loop {
             if let Some(bytes) = self.ready.pop_front() {
                 if let Some(flow) = &self.flow {
-                    flow.to_client(bytes.len());
+                    flow.sent(bytes.len());
                 }
                 return Poll::Ready(Some(bytes));
             }
@@ -234,7 +234,7 @@ impl Body for Out {
                     Some(Ok(frame)) => {
                         if let Some(data) = frame.data_ref() {
                             if let Some(flow) = &proxied.flow {
-                                flow.to_client(data.len());
+                                flow.sent(data.len());
                             }
                             if let Some(call) = &mut proxied.call {
                                 call.answered(data);

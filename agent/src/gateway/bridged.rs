@@ -14,7 +14,6 @@ use tokio::time::Instant;
 
 use super::body::{Events, Out, Timeout};
 use super::bridge::{Session, halves};
-use super::caller::Caller;
 use super::error::Refusal;
 use super::greeter::{self, Guest};
 use super::load::{Call, Place};
@@ -62,7 +61,7 @@ pub(crate) async fn post(
     session.touch();
     let requests: Vec<&Head<'_>> = heads.iter().filter(|h| h.kind == Kind::Request).copied().collect();
     let waiting = if requests.is_empty() { None } else { Some(session.register(&requests)?) };
-    let mut call = waiting.as_ref().map(|_| call(shared, &session, asked.entry, asked.caller, &requests));
+    let mut call = waiting.as_ref().map(|_| call(shared, &session, asked.entry, &asked, &requests));
     for head in heads {
         if let Err(refusal) = session.send(piece(head)).await {
             call.iter_mut().for_each(Call::fail);
@@ -128,8 +127,9 @@ pub(crate) async fn delete(shared: &Arc<Shared>, asked: Asked<'_>) -> Result<Res
     Ok(response)
 }
 
-fn call(shared: &Shared, session: &Session, entry: &Entry, caller: &Caller, heads: &[&Head<'_>]) -> Call {
-    let call = Call::begin(&shared.registry.stats_of(session.endpoint.instance), &entry.recorder, caller);
+fn call(shared: &Shared, session: &Session, entry: &Entry, asked: &Asked<'_>, heads: &[&Head<'_>]) -> Call {
+    let stats = shared.registry.stats_of(session.endpoint.instance);
+    let call = Call::begin(&stats, &entry.recorder, asked.caller).traced(asked.trace);
     match heads {
         [head] => call.of(head),
         _ => call,
@@ -219,7 +219,7 @@ pub(crate) async fn shake(
     // until the handshake is done a failure, or a client that leaves, ends the session
     let unfinished = Unfinished { shared, session: Some(session.clone()) };
     let mut waiting = session.register(&[head])?;
-    let mut call = call(shared, &session, entry, asked.caller, &[]);
+    let mut call = call(shared, &session, entry, asked, &[]);
     let ms = spec.request_timeout_ms.max(spec.start_timeout_ms);
     let answered = async {
         session.send(message).await?;

@@ -2,9 +2,10 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use sigil_core::jsonrpc::{self, Id, Kind};
+use sigil_core::jsonrpc::{self, Head, Id, Kind};
 use sigil_core::model::DeploymentId;
 use tokio::sync::mpsc;
 
@@ -37,7 +38,7 @@ pub(crate) fn between(
     let (inside_out, mut from_server) = mpsc::channel::<Bytes>(DEPTH);
     let pump = async move {
         let mut to_server = Some(to_server);
-        let mut held: HashMap<Id, Permits> = HashMap::new();
+        let mut held = Held::default();
         loop {
             tokio::select! {
                 frame = from_client.recv(), if to_server.is_some() => {
@@ -66,6 +67,26 @@ pub(crate) fn between(
     ((inside_in, inside_out), pump)
 }
 
+/// What is kept of requests that have no answer yet.
+#[derive(Debug, Default)]
+struct Held {
+    permits: HashMap<Id, Permits>,
+    /// When they came, while somebody looks.
+    asked: HashMap<Id, Instant>,
+}
+
+impl Held {
+    /// How long ago that was asked which a server's message belongs to: an answer's request, or the only one there is.
+    fn since(&mut self, message: &Head<'_>) -> Option<Duration> {
+        let asked = match (&message.id, message.kind) {
+            (Some(id), Kind::Response) => self.asked.remove(id),
+            _ if self.asked.len() == 1 => self.asked.values().next().copied(),
+            _ => None,
+        };
+        asked.map(|at| at.elapsed())
+    }
+}
+
 impl Shared {
     fn current(&self, id: DeploymentId) -> Option<Arc<Entry>> {
         self.table.borrow().by_id.get(&id).cloned()
@@ -77,24 +98,30 @@ impl Shared {
         id: DeploymentId,
         caller: &Caller,
         frame: &Bytes,
-        held: &mut HashMap<Id, Permits>,
+        held: &mut Held,
     ) -> Result<Option<Bytes>, Option<Bytes>> {
         // what is no message is answered further in
         let (Some(entry), Ok(head)) = (self.current(id), jsonrpc::parse_one(frame)) else { return Ok(None) };
-        Flow::new(&entry.recorder, caller).from_client(frame.len());
-        if let Some(tapping) = Tapping::begin(&entry, &caller.name, "link") {
-            tapping.tell(true, head.text);
-        }
+        Flow::new(&entry.recorder, caller).received(frame.len());
         let mut permits = Permits::new();
         let request = head.id.as_ref().filter(|_| head.kind == Kind::Request);
+        let tapping = Tapping::begin(&entry, &caller.name, "link");
+        if let Some(tapping) = &tapping {
+            if let Some(request) = request.filter(|_| held.asked.len() < HELD) {
+                held.asked.insert(request.clone(), Instant::now());
+            }
+            tapping.tell(true, head.text);
+        } else if !held.asked.is_empty() {
+            held.asked.clear();
+        }
         match self.allow(&entry, caller, &head, &mut permits) {
             Ok(changed) => {
                 if let Some(request) = request.filter(|_| !permits.is_empty()) {
-                    if held.len() >= HELD {
+                    if held.permits.len() >= HELD {
                         let refusal = Refusal::overloaded("too many unanswered requests", "wait for answers");
                         return Err(Some(refusal.to_json(Some(request))));
                     }
-                    held.insert(request.clone(), permits);
+                    held.permits.insert(request.clone(), permits);
                 }
                 Ok(changed.map(Bytes::from))
             }
@@ -103,31 +130,32 @@ impl Shared {
                 if let Some(load) = &caller.load {
                     load.refused.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
                 }
-                Err(request.map(|id| refusal.to_json(Some(id))))
+                let answer = request.map(|id| refusal.to_json(Some(id)));
+                if let (Some(tapping), Some(request), Some(answer)) = (&tapping, request, &answer) {
+                    let took = held.asked.remove(request).map(|at| at.elapsed());
+                    tapping.tell_after(&String::from_utf8_lossy(answer), took.unwrap_or_default());
+                }
+                Err(answer)
             }
         }
     }
 
     /// A server's message in the caller's view; `None`: as it is.
-    fn shown(
-        &self,
-        id: DeploymentId,
-        caller: &Caller,
-        message: &Bytes,
-        held: &mut HashMap<Id, Permits>,
-    ) -> Option<Bytes> {
-        if !held.is_empty()
+    fn shown(&self, id: DeploymentId, caller: &Caller, message: &Bytes, held: &mut Held) -> Option<Bytes> {
+        if !held.permits.is_empty()
             && let Ok(head) = jsonrpc::parse_one(message)
             && head.kind == Kind::Response
             && let Some(id) = &head.id
         {
-            held.remove(id);
+            held.permits.remove(id);
         }
         let entry = self.current(id)?;
-        Flow::new(&entry.recorder, caller).to_client(message.len());
+        Flow::new(&entry.recorder, caller).sent(message.len());
         let text = std::str::from_utf8(message).ok()?;
         if let Some(tapping) = Tapping::begin(&entry, &caller.name, "link") {
-            tapping.tell(false, text);
+            let head = jsonrpc::parse_one(message).ok();
+            let took = head.and_then(|head| held.since(&head)).unwrap_or_default();
+            tapping.tell_after(text, took);
         }
         shape(&entry, &caller.scope, text).map(Bytes::from)
     }

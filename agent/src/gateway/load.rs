@@ -9,6 +9,8 @@ use sigil_core::jsonrpc::{self, Head, Params};
 use super::caller::Caller;
 use super::count::{self, KeyLoad, Load, Names};
 use super::tap::Tap;
+use super::trace::Upstream;
+use crate::telemetry::Began;
 use crate::web::ToolTraffic;
 
 /// Seconds of one slot, and how many slots make the minute.
@@ -172,14 +174,16 @@ impl Flow {
         Self { recorder: recorder.clone(), key: caller.load.clone() }
     }
 
-    pub(crate) fn from_client(&self, bytes: usize) {
-        let key = self.key.iter().map(|key| &key.bytes);
-        key.chain([&self.recorder.bytes]).for_each(|b| drop(b.from_clients.fetch_add(bytes as u64, Relaxed)));
+    pub(crate) fn received(&self, bytes: usize) {
+        for counted in self.key.iter().map(|key| &key.bytes).chain([&self.recorder.bytes]) {
+            counted.from_clients.fetch_add(bytes as u64, Relaxed);
+        }
     }
 
-    pub(crate) fn to_client(&self, bytes: usize) {
-        let key = self.key.iter().map(|key| &key.bytes);
-        key.chain([&self.recorder.bytes]).for_each(|b| drop(b.to_clients.fetch_add(bytes as u64, Relaxed)));
+    pub(crate) fn sent(&self, bytes: usize) {
+        for counted in self.key.iter().map(|key| &key.bytes).chain([&self.recorder.bytes]) {
+            counted.to_clients.fetch_add(bytes as u64, Relaxed);
+        }
     }
 }
 
@@ -243,6 +247,7 @@ pub(crate) struct Call {
     start: Instant,
     error: bool,
     tool: Option<Tool>,
+    trace: Option<Box<(Arc<Upstream>, Began)>>,
 }
 
 impl Call {
@@ -253,7 +258,7 @@ impl Call {
             key.in_flight.fetch_add(1, Relaxed);
         }
         let (stats, recorder) = (stats.clone(), recorder.clone());
-        Self { stats, recorder, key, start: Instant::now(), error: false, tool: None }
+        Self { stats, recorder, key, start: Instant::now(), error: false, tool: None, trace: None }
     }
 
     /// Counts it as a call of the tool that it calls, if it does.
@@ -275,12 +280,21 @@ impl Call {
         self
     }
 
+    /// It is a span of its own.
+    pub(crate) fn traced(mut self, trace: Option<&Arc<Upstream>>) -> Self {
+        self.trace = trace.map(|upstream| Box::new((upstream.clone(), Began::now())));
+        self
+    }
+
     pub(crate) fn fail(&mut self) {
         self.error = true;
     }
 
     /// A piece of the server's answer.
     pub(crate) fn answered(&mut self, data: &[u8]) {
+        if let Some(trace) = &self.trace {
+            trace.0.hears(data);
+        }
         if let Some(Tool::New(_, answered)) = &mut self.tool
             && *answered != Answered::Unknown
         {
@@ -307,6 +321,9 @@ impl Drop for Call {
             Some(Tool::New(..)) => self.recorder.tools.others().add(took, self.error),
         }
         self.recorder.add(took, self.error);
+        if let Some((upstream, began)) = self.trace.take().map(|trace| *trace) {
+            upstream.ended(began, self.error);
+        }
     }
 }
 

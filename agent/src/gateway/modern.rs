@@ -80,7 +80,7 @@ pub(crate) async fn post(
         let mirrored = process.mirrored(&tool, MODERN_META).await?;
         check_arguments(&mirrored, &params, asked.headers)?;
     }
-    let mut call = Call::begin(&live.stats, &entry.recorder, asked.caller).of(head);
+    let mut call = Call::begin(&live.stats, &entry.recorder, asked.caller).traced(asked.trace).of(head);
     let sent = match inject_body(&entry.injected, head) {
         None => process.request(head, Manner::default()).await,
         Some(changed) => match jsonrpc::parse_one(changed.as_bytes()) {

@@ -100,7 +100,7 @@ async fn exchange(
     let mut last = None;
     for live in replicas {
         let mut call = is_request.then(|| {
-            let call = Call::begin(&live.stats, &entry.recorder, asked.caller);
+            let call = Call::begin(&live.stats, &entry.recorder, asked.caller).traced(asked.trace);
             match head {
                 Some(head) => call.of(head),
                 None => call,

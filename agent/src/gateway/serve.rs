@@ -25,6 +25,7 @@ use super::load::Flow;
 use super::oauth::{self, Address};
 use super::table::{Entry, Live};
 use super::tap::Tapping;
+use super::trace::{Trace, Upstream};
 use super::wrap::{Line, Shaping, Wrapped};
 use super::{Shared, bridged, cross, modern, proxy, remembered};
 use crate::web;
@@ -46,6 +47,8 @@ pub(crate) struct Asked<'a> {
     pub(crate) query: Option<&'a str>,
     /// The client's session id and what it holds; the ticket is this deployment's and this caller's, and not expired.
     pub(crate) ticket: Option<(HeaderValue, Ticket)>,
+    /// The server's part of it, where it is recorded.
+    pub(crate) trace: Option<&'a Arc<Upstream>>,
 }
 
 /// Answers one request; never fails.
@@ -154,17 +157,31 @@ async fn route_path(shared: &Arc<Shared>, peer: Peer, host: &str, request: Reque
     if let Some((name, path)) = at {
         let (name, address) = (name.to_owned(), Address { base: base(), path });
         let mut line = config.gateway.access_log.then(|| Box::new(Line::new(&name, peer.ip, &request)));
-        let mut response = match mcp(shared, &name, &address, peer, request, line.as_deref_mut()).await {
+        let trace = Trace::begin(&shared.telemetry, &config.telemetry, &name, peer, &request);
+        let mut seen = Seen { line: line.as_deref_mut(), trace: trace.map(Box::new) };
+        let answered = mcp(shared, &name, &address, peer, request, &mut seen).await;
+        let mut trace = seen.trace;
+        let mut response = match answered {
             Ok(response) => response,
             Err((refusal, id)) => {
                 tracing::debug!(deployment = name, code = refusal.code, "{}", refusal.message);
                 shared.counters.refused(&refusal);
+                if let Some(trace) = &mut trace {
+                    trace.refused(&refusal);
+                }
                 refuse(&refusal, id.as_ref())
             }
         };
-        if let Some(mut line) = line {
-            line.status = response.status().as_u16();
-            response = response.map(|out| Out::Wrapped(Box::new(Wrapped::new(out, None, Vec::new(), Some(*line)))));
+        let status = response.status().as_u16();
+        if let Some(trace) = &mut trace {
+            trace.status(status);
+        }
+        if let Some(line) = &mut line {
+            line.status = status;
+        }
+        if line.is_some() || trace.is_some() {
+            let wrap = |out| Wrapped::new(out, None, Vec::new(), line.map(|line| *line)).traced(trace);
+            response = response.map(|out| Out::Wrapped(Box::new(wrap(out))));
         }
         return response;
     }
@@ -207,13 +224,19 @@ async fn route_path(shared: &Arc<Shared>, peer: Peer, host: &str, request: Reque
     }
 }
 
+/// What is written down of a request, where it is.
+struct Seen<'a> {
+    line: Option<&'a mut Line>,
+    trace: Option<Box<Trace>>,
+}
+
 async fn mcp(
     shared: &Arc<Shared>,
     name: &str,
     address: &Address,
     peer: Peer,
     request: Request<Incoming>,
-    mut line: Option<&mut Line>,
+    seen: &mut Seen<'_>,
 ) -> Result<Response<Out>, Refused> {
     let plain = |refusal: Refusal| (refusal, None);
     let method = request.method().clone();
@@ -234,8 +257,11 @@ async fn mcp(
     // a bundle's entry has a name of its own for each caller
     let own_name = entry.name.clone();
     let name = own_name.as_str();
-    if let Some(line) = &mut line {
+    if let Some(line) = &mut seen.line {
         line.caller.clone_from(&caller.name);
+    }
+    if let Some(trace) = &mut seen.trace {
+        trace.caller(&caller.name);
     }
     let headers = &parts.headers;
     let version = header_text(headers, "mcp-protocol-version");
@@ -265,8 +291,16 @@ async fn mcp(
         }
         let tapping = Tapping::begin(&entry, &caller.name, session_of(&ticket));
         let translated = ticket.as_ref().is_some_and(|(_, ticket)| ticket.translated);
-        let asked =
-            Asked { name, entry: &entry, caller: &caller, method: &method, headers, query: parts.uri.query(), ticket };
+        let asked = Asked {
+            name,
+            entry: &entry,
+            caller: &caller,
+            method: &method,
+            headers,
+            query: parts.uri.query(),
+            ticket,
+            trace: None,
+        };
         let outcome = match entry_transport(&entry) {
             // what is seldom lies beside: the future of a call is moved, and should be small
             Some(Transport::Http) | None if !translated => Box::pin(proxy::without_body(shared, asked)).await,
@@ -283,7 +317,7 @@ async fn mcp(
         return Err(plain(Refusal::not_acceptable()));
     }
     let body = read(shared, headers, body).await.map_err(plain)?;
-    Flow::new(&entry.recorder, &caller).from_client(body.len());
+    Flow::new(&entry.recorder, &caller).received(body.len());
     let parsed = jsonrpc::parse(&body).map_err(|e| plain(Refusal::malformed(&e)))?;
     let heads: Vec<&Head<'_>> = match &parsed {
         Body::One(head) => vec![head],
@@ -302,9 +336,13 @@ async fn mcp(
         _ => None,
     };
     let id = first.filter(|h| h.kind == Kind::Request).and_then(|h| h.id.clone());
-    if let (Some(line), Some(head)) = (&mut line, first) {
+    if let (Some(line), Some(head)) = (&mut seen.line, first) {
         line.read(head);
     }
+    if let (Some(trace), Some(head)) = (&mut seen.trace, first) {
+        trace.read(head, &mut parts.headers);
+    }
+    let (headers, trace) = (&parts.headers, seen.trace.as_ref().and_then(|trace| trace.upstream()));
     // only a body that names the key can hold it, and looking for a text is cheaper than reading all parameters
     let is_modern = header_era == Some(Era::Modern)
         || (ticket.is_none()
@@ -342,13 +380,21 @@ async fn mcp(
             all => format!("[{}]", all.join(",")),
         };
         rename_header(&mut parts.headers, first, renamed.first().and_then(Option::as_deref));
-        let again = Again { body: text.into(), parts: &parts, ticket, is_modern };
+        let again = Again { body: text.into(), parts: &parts, ticket, is_modern, trace };
         let passed = Box::pin(again.pass(shared, name, &entry, &caller, permits, tapping)).await;
         return passed.map_err(|refusal| (refusal, id));
     }
     let ticket = ticket.filter(|_| !is_modern);
-    let asked =
-        Asked { name, entry: &entry, caller: &caller, method: &method, headers, query: parts.uri.query(), ticket };
+    let asked = Asked {
+        name,
+        entry: &entry,
+        caller: &caller,
+        method: &method,
+        headers,
+        query: parts.uri.query(),
+        ticket,
+        trace,
+    };
     let outcome = pass(shared, asked, first, &heads, &body, is_modern).await;
     outcome.map(|response| wrapped(response, &entry, &caller, permits, tapping)).map_err(|refusal| (refusal, id))
 }
@@ -359,6 +405,7 @@ struct Again<'a> {
     parts: &'a hyper::http::request::Parts,
     ticket: Option<(HeaderValue, Ticket)>,
     is_modern: bool,
+    trace: Option<&'a Arc<Upstream>>,
 }
 
 impl Again<'_> {
@@ -371,7 +418,7 @@ impl Again<'_> {
         permits: Permits,
         tapping: Option<Tapping>,
     ) -> Result<Response<Out>, Refusal> {
-        let Self { body, parts, ticket, is_modern } = self;
+        let Self { body, parts, ticket, is_modern, trace } = self;
         let parsed = jsonrpc::parse(&body).map_err(|e| Refusal::malformed(&e))?;
         let heads: Vec<&Head<'_>> = match &parsed {
             Body::One(head) => vec![head],
@@ -380,7 +427,7 @@ impl Again<'_> {
         let first = matches!(parsed, Body::One(_)).then(|| heads.first().copied()).flatten();
         let ticket = ticket.filter(|_| !is_modern);
         let (method, headers, query) = (&parts.method, &parts.headers, parts.uri.query());
-        let asked = Asked { name, entry, caller, method, headers, query, ticket };
+        let asked = Asked { name, entry, caller, method, headers, query, ticket, trace };
         let response = pass(shared, asked, first, &heads, &body, is_modern).await?;
         Ok(wrapped(response, entry, caller, permits, tapping))
     }

@@ -134,10 +134,15 @@ impl Tapping {
 
     /// Shows one message.
     pub(crate) fn tell(&self, from_client: bool, text: &str) {
-        self.show(from_client, text, text.len());
+        self.show(from_client, text, text.len(), self.start.elapsed());
     }
 
-    fn show(&self, from_client: bool, text: &str, size: usize) {
+    /// Shows an answer to what was asked so long ago.
+    pub(crate) fn tell_after(&self, text: &str, took: Duration) {
+        self.show(false, text, text.len(), took);
+    }
+
+    fn show(&self, from_client: bool, text: &str, size: usize, took: Duration) {
         let Some(tx) = self.entry.recorder.tap.0.get() else { return };
         let head = jsonrpc::parse_one(text.as_bytes()).ok();
         let method = match &head {
@@ -162,7 +167,7 @@ impl Tapping {
             session: self.session.clone(),
             method,
             id,
-            took: if from_client { Duration::ZERO } else { self.start.elapsed() },
+            took: if from_client { Duration::ZERO } else { took },
             size,
             message,
             cut,
@@ -195,7 +200,7 @@ impl Drop for Tapping {
     fn drop(&mut self) {
         let kept: Bytes = std::mem::take(&mut self.kept).freeze();
         if !kept.is_empty() {
-            self.show(false, &String::from_utf8_lossy(&kept), self.size);
+            self.show(false, &String::from_utf8_lossy(&kept), self.size, self.start.elapsed());
         }
     }
 }

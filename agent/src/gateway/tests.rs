@@ -11,6 +11,7 @@ mod recalled;
 mod servers;
 mod stateless;
 mod tap;
+mod traces;
 mod translated;
 mod wire;
 

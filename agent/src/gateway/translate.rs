@@ -295,7 +295,7 @@ async fn call(
     if let Some(state) = params.request_state.and_then(jsonrpc::string) {
         return repeated(shared, asked, head, entry, &state, &params).await;
     }
-    let mut counted = Call::begin(&live.stats, &entry.recorder, asked.caller).of(head);
+    let mut counted = Call::begin(&live.stats, &entry.recorder, asked.caller).traced(asked.trace).of(head);
     let begun = async {
         let mut lease = if answers(meta.client_capabilities) || meta.log_level.is_some() {
             alone(shared, live, asked.name, &meta, caller).await?
@@ -520,7 +520,7 @@ async fn repeated(
         given.get()
     );
     let stats = shared.registry.stats_of(process.endpoint.instance);
-    let counted = Call::begin(&stats, &entry.recorder, asked.caller).of(head);
+    let counted = Call::begin(&stats, &entry.recorder, asked.caller).traced(asked.trace).of(head);
     process.notify(Bytes::from(reply)).await;
     answer(shared, asked.name, head, running, counted).await
 }

@@ -20,6 +20,7 @@ use super::remembered::Learning;
 use super::load::Flow;
 use super::table::Entry;
 use super::tap::Tapping;
+use super::trace::{Carried, Trace};
 use crate::upstream::MAX_LINE;
 
 /// An answer and what goes around it.
@@ -32,15 +33,23 @@ pub(crate) struct Wrapped {
     line: Option<Line>,
     tapping: Option<Tapping>,
     learning: Option<Box<Learning>>,
+    /// Over when the answer is; behind `inner`, whose part of it ends first.
+    trace: Option<Box<Trace>>,
 }
 
 impl Wrapped {
     pub(crate) fn new(inner: Out, shaping: Option<Shaping>, permits: Permits, line: Option<Line>) -> Self {
-        Self { inner, shaping, _permits: permits, line, tapping: None, learning: None }
+        Self { inner, shaping, _permits: permits, line, tapping: None, learning: None, trace: None }
     }
 
     pub(crate) fn counted(&mut self, flow: Flow) {
         self.inner.counted(flow);
+    }
+
+    /// Its request's span ends with it.
+    pub(crate) fn traced(mut self, trace: Option<Box<Trace>>) -> Self {
+        self.trace = trace;
+        self
     }
 
     /// Somebody looks at it.
@@ -142,21 +151,14 @@ impl Line {
 
     /// What the message is; a trace context of the body goes where the header has none (2026-07-28, `_meta`).
     pub(crate) fn read(&mut self, head: &Head<'_>) {
-        #[derive(serde::Deserialize)]
-        struct Trace<'a> {
-            #[serde(borrow, default)]
-            traceparent: Option<&'a RawValue>,
-        }
         let short = |text: &str| text.chars().take(128).collect::<String>();
         self.method = short(&head.method);
         let params = Params::read(head.params);
         if matches!(self.method.as_str(), "tools/call" | "prompts/get") {
             self.tool = params.name.and_then(jsonrpc::string).map(|name| short(&name)).unwrap_or_default();
         }
-        if self.trace.is_empty()
-            && let Some(trace) = params.meta.and_then(|m| serde_json::from_str::<Trace<'_>>(m.get()).ok())
-        {
-            self.trace = trace.traceparent.and_then(jsonrpc::string).map(|t| short(&t)).unwrap_or_default();
+        if self.trace.is_empty() {
+            self.trace = Carried::of(&params).parent().map(|text| short(&text)).unwrap_or_default();
         }
     }
 }

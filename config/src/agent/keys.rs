@@ -33,6 +33,8 @@ pub enum Kind {
     Bytes(u64, u64),
     /// A number of cores from, to.
     Cores(f64, f64),
+    /// A number from 0 to 1.
+    Share,
     /// `true` or `false`.
     Bool,
     /// A list of texts.
@@ -133,6 +135,9 @@ pub const KEYS: &[Key] = &[
     key("outbound.proxy", Kind::Url, LIVE),
     key("outbound.no_proxy", Kind::Texts, LIVE),
     key("outbound.ports", Kind::Ports, LIVE),
+    key("telemetry.otlp_endpoint", Kind::Url, LIVE),
+    key("telemetry.sample_ratio", Kind::Share, LIVE),
+    key("telemetry.service_name", Kind::Text, LIVE),
 ];
 
 /// A key whose value differs between two configurations.

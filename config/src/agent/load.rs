@@ -239,7 +239,7 @@ impl Layers {
         let scalar = |value: Value| Node { at: at.clone(), raw: text.to_owned(), value };
         let node = match key.kind {
             Kind::Int(..) => scalar(text.trim().parse().map_or(plain.value, Value::Int)),
-            Kind::Cores(..) => scalar(text.trim().parse().map_or(plain.value, Value::Float)),
+            Kind::Cores(..) | Kind::Share => scalar(text.trim().parse().map_or(plain.value, Value::Float)),
             Kind::Bool => match text.trim() {
                 "true" | "1" => scalar(Value::Bool(true)),
                 "false" | "0" => scalar(Value::Bool(false)),
@@ -333,22 +333,8 @@ impl Layers {
                 };
                 self.within(path, node, size, least, most)
             }
-            Kind::Cores(least, most) => {
-                let cores = match node.value {
-                    Value::Int(i) => i as f64,
-                    Value::Float(f) => f,
-                    _ => {
-                        self.wrong(node, path, "a number of cores");
-                        return None;
-                    }
-                };
-                if !(least..=most).contains(&cores) {
-                    let message = format!("{path} must be from {least} to {most} cores, not {}", node.raw);
-                    self.flaws.push(Flaw::new(&node.at, message));
-                    return None;
-                }
-                Some(Json::from(cores))
-            }
+            Kind::Cores(least, most) => self.number(path, node, (least, most), "a number of cores", " cores"),
+            Kind::Share => self.number(path, node, (0.0, 1.0), "a number", ""),
             Kind::Bool => match node.value {
                 Value::Bool(b) => Some(Json::from(b)),
                 _ => {
@@ -366,6 +352,23 @@ impl Layers {
             }
             Kind::MapOf(_) | Kind::Map | Kind::Named => self.map(key, node),
         }
+    }
+
+    fn number(&mut self, path: &str, node: &Node, (least, most): (f64, f64), what: &str, unit: &str) -> Option<Json> {
+        let number = match node.value {
+            Value::Int(i) => i as f64,
+            Value::Float(f) => f,
+            _ => {
+                self.wrong(node, path, what);
+                return None;
+            }
+        };
+        if !(least..=most).contains(&number) {
+            let message = format!("{path} must be from {least} to {most}{unit}, not {}", node.raw);
+            self.flaws.push(Flaw::new(&node.at, message));
+            return None;
+        }
+        Some(Json::from(number))
     }
 
     fn within(&mut self, path: &str, node: &Node, value: Option<u64>, least: u64, most: u64) -> Option<Json> {

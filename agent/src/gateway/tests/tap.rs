@@ -61,3 +61,40 @@ async fn who_does_not_read_loses_frames_and_is_told() {
     assert!(matches!(frames.recv().await, Err(RecvError::Lagged(lost)) if lost >= 100));
     assert!(next(&mut frames).await.message.contains("jsonrpc"));
 }
+
+#[tokio::test]
+async fn answers_over_the_link_take_as_long_as_their_requests() {
+    let front = Front::new().await;
+    front.set(&[(NAME, vec![stdio(SERVER)])]);
+    front.govern(NAME, sigil_core::policy::Access::Anonymous, r#"{"tools":{"deny":["a"]}}"#);
+    let mut frames = front.gateway.tap(NAME).unwrap();
+    let (to_server, from_client) = mpsc::channel(8);
+    let (to_client, mut from_server) = mpsc::channel(8);
+    let gateway = front.gateway.clone();
+    let running = tokio::spawn(async move { gateway.session(NAME, &root(), from_client, to_client).await });
+    let send = |text: String| to_server.send(Bytes::from(text));
+    send(initialize("2025-11-25")).await.unwrap();
+    until(&mut from_server, 1).await;
+    // answered after the one behind it
+    send(call(2, "after-next")).await.unwrap();
+    while next(&mut frames).await.id != "2" {}
+    let seen = std::time::Instant::now();
+    // so that there is something to measure
+    tokio::time::sleep(Duration::from_millis(30)).await;
+    let between = seen.elapsed();
+    send(call(3, "echo")).await.unwrap();
+    until(&mut from_server, 2).await;
+    send(call(4, "a")).await.unwrap();
+    assert!(until(&mut from_server, 4).await["error"]["message"].as_str().unwrap().contains("Unknown tool"));
+    let mut took = std::collections::BTreeMap::new();
+    while took.len() < 3 {
+        let frame = next(&mut frames).await;
+        if !frame.from_client && ["result", "error"].contains(&frame.method.as_str()) {
+            took.insert(frame.id.clone(), frame.took);
+        }
+    }
+    assert!(took["2"] >= between && took["3"] < took["2"] && took["3"] > Duration::ZERO, "{took:?} {between:?}");
+    assert!(took["4"] < took["2"], "{took:?}");
+    drop(to_server);
+    running.await.unwrap().unwrap();
+}
