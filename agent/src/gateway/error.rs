@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 use hyper::StatusCode;
+use hyper::ext::ReasonPhrase;
 use hyper::header::{self, HeaderName, HeaderValue};
 use sigil_core::jsonrpc::{self, Id, Malformed};
 use sigil_core::policy::Access;
@@ -73,6 +74,9 @@ pub(crate) struct Refusal {
     /// `WWW-Authenticate`.
     pub(crate) challenge: Option<Box<str>>,
 }
+
+/// Longest reason behind a status: lines of headers are bounded everywhere.
+const REASON_MAX: usize = 300;
 
 /// Invalid Request of JSON-RPC.
 pub(crate) const INVALID: i64 = -32600;
@@ -248,11 +252,36 @@ impl Refusal {
         Self::new(StatusCode::REQUEST_TIMEOUT, "GATEWAY_BAD_REQUEST", INVALID, message, "")
     }
 
-    /// The JSON-RPC error response for a request.
+    /// The JSON-RPC error response for a request. What to do about it is in the message too: the official clients show
+    /// their users the message, and nothing of `data`.
     pub(crate) fn to_json(&self, id: Option<&Id>) -> Bytes {
         let retry = self.retry_after.map_or_else(String::new, |s| format!(",\"retryAfter\":{s}"));
         let data = format!("{{\"code\":{},\"hint\":{}{retry}}}", jsonrpc::quote(self.code), jsonrpc::quote(&self.hint));
-        Bytes::from(jsonrpc::error(id, self.rpc, &self.message, &data))
+        Bytes::from(jsonrpc::error(id, self.rpc, &self.words(), &data))
+    }
+
+    fn words(&self) -> String {
+        match self.hint.as_str() {
+            // in the words of a server that has no such tool
+            _ if self.status == StatusCode::OK => self.message.clone(),
+            "" => format!("{} ({})", self.message, self.code),
+            hint => format!("{}; {hint} ({})", self.message, self.code),
+        }
+    }
+
+    /// The words behind the status, for clients that show the status line and nothing else (httpx, and so the first major
+    /// of the Python SDK).
+    pub(crate) fn reason(&self) -> Option<ReasonPhrase> {
+        let plain = |c: char| if c.is_ascii_graphic() || c == ' ' { c } else { '?' };
+        let words: String = self.words().chars().take(REASON_MAX).map(plain).collect();
+        ReasonPhrase::try_from(words.into_bytes()).ok()
+    }
+
+    /// Whether it may answer a request of the older era as a JSON-RPC error alone, with the HTTP status of an answer. The
+    /// first major of the Python SDK reads no body of another status, and ends its whole session over one. What the
+    /// protocol says in statuses (no key, a scope that is missing, no session, a broken request) stays there.
+    pub(crate) fn in_band(&self) -> bool {
+        matches!(self.status.as_u16(), 429 | 502..=504)
     }
 
     /// Headers beside the body's.

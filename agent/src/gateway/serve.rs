@@ -6,6 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::body::Incoming;
+use hyper::ext::ReasonPhrase;
 use hyper::header::{self, HeaderMap, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode};
 use sigil_config::agent::GatewayConfig;
@@ -86,6 +87,9 @@ pub(crate) fn refuse(refusal: &Refusal, id: Option<&Id>) -> Response<Out> {
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
     headers.extend(refusal.headers().map(|(name, value)| (Some(name), value)).filter_map(|(n, v)| n.map(|n| (n, v))));
+    if let Some(reason) = refusal.reason() {
+        response.extensions_mut().insert(reason);
+    }
     response
 }
 
@@ -158,9 +162,9 @@ async fn route_path(shared: &Arc<Shared>, peer: Peer, host: &str, request: Reque
         let (name, address) = (name.to_owned(), Address { base: base(), path });
         let mut line = config.gateway.access_log.then(|| Box::new(Line::new(&name, peer.ip, &request)));
         let trace = Trace::begin(&shared.telemetry, &config.telemetry, &name, peer, &request);
-        let mut seen = Seen { line: line.as_deref_mut(), trace: trace.map(Box::new) };
+        let mut seen = Seen { line: line.as_deref_mut(), trace: trace.map(Box::new), in_band: false };
         let answered = mcp(shared, &name, &address, peer, request, &mut seen).await;
-        let mut trace = seen.trace;
+        let (mut trace, in_band) = (seen.trace, seen.in_band);
         let mut response = match answered {
             Ok(response) => response,
             Err((refusal, id)) => {
@@ -169,7 +173,15 @@ async fn route_path(shared: &Arc<Shared>, peer: Peer, host: &str, request: Reque
                 if let Some(trace) = &mut trace {
                     trace.refused(&refusal);
                 }
-                refuse(&refusal, id.as_ref())
+                if let Some(line) = &mut line {
+                    line.code = refusal.code;
+                }
+                let mut response = refuse(&refusal, id.as_ref());
+                if in_band && refusal.in_band() {
+                    *response.status_mut() = StatusCode::OK;
+                    response.extensions_mut().remove::<ReasonPhrase>();
+                }
+                response
             }
         };
         let status = response.status().as_u16();
@@ -228,6 +240,8 @@ async fn route_path(shared: &Arc<Shared>, peer: Peer, host: &str, request: Reque
 struct Seen<'a> {
     line: Option<&'a mut Line>,
     trace: Option<Box<Trace>>,
+    /// A request that a JSON-RPC error answers best.
+    in_band: bool,
 }
 
 async fn mcp(
@@ -350,6 +364,7 @@ async fn mcp(
                 h.params.is_some_and(|p| p.get().contains("io.modelcontextprotocol/protocolVersion"))
                     && Params::read(h.params).modern_version().is_some()
             }));
+    seen.in_band = id.is_some() && !is_modern;
     if let Some(unknown) = unknown.filter(|_| !is_modern) {
         return Err((unknown, id));
     }

@@ -124,6 +124,8 @@ pub(crate) struct Line {
     pub(crate) tool: String,
     pub(crate) trace: String,
     pub(crate) status: u16,
+    /// Why the gateway refused it; empty: it did not.
+    pub(crate) code: &'static str,
     pub(crate) bytes: u64,
 }
 
@@ -145,6 +147,7 @@ impl Line {
             tool: String::new(),
             trace: text("traceparent"),
             status: 0,
+            code: "",
             bytes: 0,
         }
     }
@@ -176,6 +179,7 @@ impl Drop for Line {
             tool = self.tool,
             trace = self.trace,
             status = self.status,
+            code = self.code,
             ms = self.start.elapsed().as_secs_f64() * 1e3,
             bytes = self.bytes,
             "request"

@@ -216,7 +216,7 @@ async fn limits_say_when_to_come_back() {
     let refused = |answer: &Answer| {
         let data = answer.json()["error"]["data"].clone();
         let after: u64 = answer.header("retry-after").parse().unwrap();
-        assert_eq!((answer.status, answer.code().as_str()), (429, "GATEWAY_RATE_LIMITED"));
+        assert_eq!((answer.status, answer.code().as_str()), (200, "GATEWAY_RATE_LIMITED"));
         assert_eq!(data["retryAfter"], after);
         after
     };
