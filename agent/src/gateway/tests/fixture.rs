@@ -1,7 +1,10 @@
 //! Servers, a front and a client for the tests.
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex};
+mod http;
+
+pub(super) use http::HttpServer;
+
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -14,7 +17,7 @@ use serde_json::{Value, json};
 use sigil_config::agent::AgentConfig;
 use sigil_core::model::{DeploymentId, Inject, NetworkMode, ReleaseSpec, Resources, Transport};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Notify, mpsc, watch};
+use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -322,223 +325,6 @@ pub(super) fn replica_kill_all(endpoint: &Endpoint) {
     for key in local.keys() {
         local.close(&key).unwrap();
     }
-}
-
-// ---------------------------------------------------------------- an HTTP server
-
-#[derive(Debug, Clone)]
-pub(super) struct Seen {
-    pub(super) target: String,
-    pub(super) headers: hyper::HeaderMap,
-    pub(super) body: String,
-}
-
-impl Seen {
-    pub(super) fn header(&self, name: &str) -> String {
-        self.headers.get(name).map(|v| v.to_str().unwrap().to_owned()).unwrap_or_default()
-    }
-}
-
-#[derive(Debug, Default)]
-struct Inner {
-    seen: Mutex<Vec<Seen>>,
-    counts: Mutex<HashMap<String, usize>>,
-    sessions: Mutex<HashMap<String, ()>>,
-    legacy: Mutex<Option<mpsc::Sender<String>>>,
-    go_on: Notify,
-}
-
-/// A small MCP server; `who` is its port.
-pub(super) struct HttpServer {
-    pub(super) port: u16,
-    inner: Arc<Inner>,
-    stop: CancellationToken,
-}
-
-impl Drop for HttpServer {
-    fn drop(&mut self) {
-        self.stop.cancel();
-    }
-}
-
-type ServerBody = http_body_util::Either<Full<Bytes>, http_body_util::channel::Channel<Bytes, std::io::Error>>;
-
-fn whole(status: u16, kind: &str, text: impl Into<Bytes>) -> Response<ServerBody> {
-    Response::builder()
-        .status(status)
-        .header("content-type", kind)
-        .header("set-cookie", "tracking=1")
-        .body(http_body_util::Either::Left(Full::new(text.into())))
-        .unwrap()
-}
-
-impl HttpServer {
-    pub(super) async fn start() -> Self {
-        Self::on(0).await
-    }
-
-    pub(super) async fn on(port: u16) -> Self {
-        let listener = TcpListener::bind(("127.0.0.1", port)).await.unwrap();
-        let port = listener.local_addr().unwrap().port();
-        let inner = Arc::new(Inner::default());
-        let stop = CancellationToken::new();
-        let (shared, stopped) = (inner.clone(), stop.clone());
-        tokio::spawn(async move {
-            loop {
-                let stream = tokio::select! {
-                    () = stopped.cancelled() => return,
-                    accepted = listener.accept() => accepted.unwrap().0,
-                };
-                stream.set_nodelay(true).unwrap();
-                let (shared, stopped) = (shared.clone(), stopped.clone());
-                tokio::spawn(async move {
-                    let service = hyper::service::service_fn(|request| answer(shared.clone(), port, request));
-                    let connection =
-                        hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service);
-                    tokio::select! {
-                        () = stopped.cancelled() => {}
-                        _ = connection => {}
-                    }
-                });
-            }
-        });
-        Self { port, inner, stop }
-    }
-
-    pub(crate) fn endpoint(&self) -> Arc<Endpoint> {
-        endpoint(Transport::Http, self.port, &[])
-    }
-
-    pub(super) fn legacy(&self) -> Arc<Endpoint> {
-        endpoint(Transport::Sse, self.port, &[])
-    }
-
-    pub(super) fn at(&self, path: &str) -> Arc<Endpoint> {
-        let mut spec = spec(Transport::Http, self.port, &[]);
-        spec.path = path.into();
-        build(spec, mpsc::channel(1).0)
-    }
-
-    pub(super) fn last(&self) -> Seen {
-        self.inner.seen.lock().unwrap().last().unwrap().clone()
-    }
-
-    pub(super) fn count(&self, what: &str) -> usize {
-        self.inner.counts.lock().unwrap().get(what).copied().unwrap_or(0)
-    }
-
-    pub(super) fn go_on(&self) {
-        self.inner.go_on.notify_one();
-    }
-}
-
-async fn answer(
-    inner: Arc<Inner>,
-    port: u16,
-    request: Request<Incoming>,
-) -> Result<Response<ServerBody>, std::io::Error> {
-    let (parts, body) = request.into_parts();
-    let body = body.collect().await.map_err(std::io::Error::other)?.to_bytes();
-    let body = String::from_utf8(body.to_vec()).unwrap();
-    let seen = Seen { target: parts.uri.to_string(), headers: parts.headers.clone(), body: body.clone() };
-    inner.seen.lock().unwrap().push(seen.clone());
-    let count = |what: &str| *inner.counts.lock().unwrap().entry(what.to_owned()).or_default() += 1;
-    match (parts.method.as_str(), parts.uri.path()) {
-        ("GET", "/sse") => {
-            let (mut tx, body) = http_body_util::channel::Channel::new(8);
-            let (messages, mut queue) = mpsc::channel::<String>(8);
-            *inner.legacy.lock().unwrap() = Some(messages);
-            tokio::spawn(async move {
-                tx.send_data("event: endpoint\ndata: /messages?s=1\n\n".into()).await.ok();
-                while let Some(message) = queue.recv().await {
-                    tx.send_data(format!("event: message\r\ndata: {message}\r\n\r\n").into()).await.ok();
-                }
-            });
-            let response = Response::builder().header("content-type", "text/event-stream");
-            return Ok(response.body(http_body_util::Either::Right(body)).unwrap());
-        }
-        ("POST", "/messages") => {
-            let message: Value = serde_json::from_str(&body).unwrap();
-            let reply = result(&message, port, "");
-            let tx = inner.legacy.lock().unwrap().clone().unwrap();
-            if message.get("id").is_some() {
-                tx.send(reply.to_string()).await.ok();
-            }
-            return Ok(whole(202, "text/plain", "Accepted"));
-        }
-        ("DELETE", "/mcp") => {
-            count("DELETE");
-            inner.sessions.lock().unwrap().remove(&seen.header("mcp-session-id"));
-            return Ok(whole(200, "text/plain", ""));
-        }
-        ("GET", "/mcp") => return Ok(whole(405, "text/plain", "")),
-        ("POST", "/mcp") => {}
-        _ => return Ok(whole(404, "text/html", "<html>not here</html>")),
-    }
-    let session = seen.header("mcp-session-id");
-    if !session.is_empty() && !inner.sessions.lock().unwrap().contains_key(&session) {
-        return Ok(whole(404, "application/json", "{}"));
-    }
-    let message: Value = serde_json::from_str(&body).unwrap();
-    if message.get("id").is_none() {
-        return Ok(whole(202, "text/plain", ""));
-    }
-    let tool = message["params"]["name"].as_str().unwrap_or_default().to_owned();
-    count(&tool);
-    match tool.as_str() {
-        "refuse" => return Ok(whole(400, "text/plain", "Bad Request: from the server")),
-        "break" => return Err(std::io::Error::other("broken off")),
-        "never" => {
-            std::future::pending::<()>().await;
-        }
-        "stream" | "stream-break" | "stream-now" => {
-            let (mut tx, body) = http_body_util::channel::Channel::new(8);
-            let reply = result(&message, port, &session);
-            tokio::spawn(async move {
-                let progress = json!({"jsonrpc":"2.0","method":"notifications/progress","params":{"progress":1,"progressToken":"p"}});
-                tx.send_data(format!("data: {progress}\n\n").into()).await.ok();
-                match tool.as_str() {
-                    "stream" => inner.go_on.notified().await,
-                    "stream-break" => {
-                        // the head and first event are flushed before the connection breaks
-                        tokio::time::sleep(Duration::from_millis(50)).await;
-                        tx.abort(std::io::Error::other("broken off"));
-                        return;
-                    }
-                    _ => {}
-                }
-                tx.send_data(format!("data: {reply}\n\n").into()).await.ok();
-            });
-            let response = Response::builder().header("content-type", "text/event-stream");
-            return Ok(response.body(http_body_util::Either::Right(body)).unwrap());
-        }
-        _ => {}
-    }
-    let mut response = whole(200, "application/json", result(&message, port, &session).to_string());
-    if message["method"] == "initialize" {
-        let number = inner.sessions.lock().unwrap().len();
-        let id = format!("upstream-{port}-{number}");
-        inner.sessions.lock().unwrap().insert(id.clone(), ());
-        response.headers_mut().insert("mcp-session-id", id.parse().unwrap());
-    }
-    Ok(response)
-}
-
-fn result(message: &Value, port: u16, session: &str) -> Value {
-    let result = match message["method"].as_str().unwrap_or_default() {
-        "initialize" => {
-            json!({"protocolVersion": message["params"]["protocolVersion"], "capabilities": {"tools": {}}, "serverInfo": {"name": port, "version": "1"}})
-        }
-        "tools/list" => json!({"tools": [{"name": "whoami"}]}),
-        "server/discover" => json!({"resultType": "complete", "supportedVersions": ["2026-07-28"], "capabilities": {}}),
-        _ => json!({"who": port, "session": session}),
-    };
-    // names are strings on the wire
-    let mut result = result;
-    if let Some(name) = result.pointer_mut("/serverInfo/name") {
-        *name = json!(port.to_string());
-    }
-    json!({"jsonrpc": "2.0", "id": message["id"], "result": result})
 }
 
 // ---------------------------------------------------------------- the front and a client
