@@ -277,7 +277,7 @@ impl Refusal {
         ReasonPhrase::try_from(words.into_bytes()).ok()
     }
 
-    /// Whether it may answer a request of the older era as a JSON-RPC error alone, with the HTTP status of an answer. The
+    /// Whether it may answer a request within a session as a JSON-RPC error alone, with the HTTP status of an answer: the
     /// first major of the Python SDK reads no body of another status, and ends its whole session over one. What the
     /// protocol says in statuses (no key, a scope that is missing, no session, a broken request) stays there.
     pub(crate) fn in_band(&self) -> bool {

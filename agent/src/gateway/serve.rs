@@ -240,7 +240,7 @@ async fn route_path(shared: &Arc<Shared>, peer: Peer, host: &str, request: Reque
 struct Seen<'a> {
     line: Option<&'a mut Line>,
     trace: Option<Box<Trace>>,
-    /// A request that a JSON-RPC error answers best.
+    /// A request within a session, which a JSON-RPC error answers best.
     in_band: bool,
 }
 
@@ -364,7 +364,7 @@ async fn mcp(
                 h.params.is_some_and(|p| p.get().contains("io.modelcontextprotocol/protocolVersion"))
                     && Params::read(h.params).modern_version().is_some()
             }));
-    seen.in_band = id.is_some() && !is_modern;
+    seen.in_band = id.is_some() && !is_modern && ticket.is_some();
     if let Some(unknown) = unknown.filter(|_| !is_modern) {
         return Err((unknown, id));
     }
