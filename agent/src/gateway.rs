@@ -25,6 +25,7 @@ pub(crate) mod proxy;
 pub(crate) mod remembered;
 pub(crate) mod seal;
 pub(crate) mod serve;
+pub(crate) mod settings;
 pub(crate) mod subscribed;
 pub(crate) mod table;
 pub(crate) mod tap;
@@ -115,6 +116,7 @@ pub(crate) struct Shared {
     pub(crate) keys: Access,
     pub(crate) limits: limits::Limits,
     pub(crate) bundles: bundle::Bundles,
+    pub(crate) kept: settings::Kept,
     pub(crate) oauth: oauth::Oauth,
     /// Whoever shows nothing where nothing is asked for.
     pub(crate) anonymous: Arc<caller::Caller>,
@@ -241,6 +243,7 @@ impl Gateway {
             keys,
             limits: limits::Limits::default(),
             bundles: bundle::Bundles::default(),
+            kept: settings::Kept::default(),
             oauth: oauth::Oauth::default(),
             anonymous: Arc::new(caller::Caller::anonymous()),
             status: OnceLock::new(),
@@ -432,9 +435,10 @@ async fn sweep(shared: Arc<Shared>) {
         for live in table.routes.values().flat_map(|entry| entry.ready.iter().chain(&entry.draining)) {
             shared.sweep_common(live, idle);
         }
-        for live in &shared.bundles.lives() {
+        for live in shared.bundles.lives().iter().chain(&shared.kept.lives()) {
             shared.sweep_common(live, idle);
         }
+        shared.kept.sweep(idle);
         shared.bundles.sweep(idle);
         shared.parked.sweep();
         shared.http_sessions.sweep(idle);
@@ -472,7 +476,7 @@ async fn reap_strangers(
             if !ours || shared.session_of(&key).is_some() || live.endpoint.spare.key().as_ref() == Some(&key) {
                 continue;
             }
-            if live.common.holds(&key) {
+            if live.common.holds(&key) || shared.kept.holds(live.endpoint.instance, &key) {
                 continue;
             }
             let id = (live.endpoint.instance, key);

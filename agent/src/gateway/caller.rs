@@ -72,6 +72,11 @@ impl Caller {
         Self { lists_only: false, ..Self::of(of.principal.clone(), of.name.clone()) }
     }
 
+    /// It showed nothing, where lists need nothing.
+    pub(crate) fn lists_only(&self) -> bool {
+        self.lists_only
+    }
+
     fn holder(holder: &crate::access::Holder) -> Self {
         Self {
             scope: holder.scope.clone(),

@@ -72,6 +72,8 @@ pub(crate) struct Refusal {
     pub(crate) allow: Option<&'static str>,
     /// `WWW-Authenticate`.
     pub(crate) challenge: Option<Box<str>>,
+    /// Further members of the answer, each with a comma before it: for clients that read no JSON-RPC.
+    pub(crate) problem: Option<Box<str>>,
 }
 
 /// Invalid Request of JSON-RPC.
@@ -86,7 +88,7 @@ impl Refusal {
         hint: impl Into<String>,
     ) -> Self {
         let (message, hint) = (message.into(), hint.into());
-        Self { status, code, rpc, message, hint, retry_after: None, allow: None, challenge: None }
+        Self { status, code, rpc, message, hint, retry_after: None, allow: None, challenge: None, problem: None }
     }
 
     pub(crate) fn not_found(name: &str) -> Self {
@@ -193,6 +195,13 @@ impl Refusal {
         Self { retry_after: Some(seconds), ..refusal }
     }
 
+    /// Configuration of a session that cannot be taken.
+    pub(crate) fn settings(message: impl Into<String>, hint: impl Into<String>, problem: Box<str>) -> Self {
+        let (code, rpc) = ("GATEWAY_INVALID_CONFIG", sigil_core::mirror::INVALID_PARAMS);
+        let refusal = Self::new(StatusCode::UNPROCESSABLE_ENTITY, code, rpc, message, hint);
+        Self { problem: Some(problem), ..refusal }
+    }
+
     pub(crate) fn no_name() -> Self {
         let message = "the call names no tool, or a parameter twice";
         let refusal = Self::bad_request(message, "params.name is one text");
@@ -251,8 +260,13 @@ impl Refusal {
     /// The JSON-RPC error response for a request.
     pub(crate) fn to_json(&self, id: Option<&Id>) -> Bytes {
         let retry = self.retry_after.map_or_else(String::new, |s| format!(",\"retryAfter\":{s}"));
-        let data = format!("{{\"code\":{},\"hint\":{}{retry}}}", jsonrpc::quote(self.code), jsonrpc::quote(&self.hint));
-        Bytes::from(jsonrpc::error(id, self.rpc, &self.message, &data))
+        let problem = self.problem.as_deref().unwrap_or_default();
+        let (code, hint) = (jsonrpc::quote(self.code), jsonrpc::quote(&self.hint));
+        let data = format!("{{\"code\":{code},\"hint\":{hint}{retry}{problem}}}");
+        let mut text = jsonrpc::error(id, self.rpc, &self.message, &data);
+        // the same beside the error, where clients of session configuration look for it
+        text.insert_str(text.len() - 1, problem);
+        Bytes::from(text)
     }
 
     /// Headers beside the body's.

@@ -22,6 +22,7 @@ use super::error::Refusal;
 use super::limits::Permits;
 use super::listen::Peer;
 use super::oauth::{self, Address};
+use super::settings::{self, Settings};
 use super::table::{Entry, Live};
 use super::tap::Tapping;
 use super::wrap::{Line, Shaping, Wrapped};
@@ -45,6 +46,8 @@ pub(crate) struct Asked<'a> {
     pub(crate) query: Option<&'a str>,
     /// The client's session id and what it holds; the ticket is this deployment's and this caller's, and not expired.
     pub(crate) ticket: Option<(HeaderValue, Ticket)>,
+    /// The configuration of its session; `headers` and `query` are then as the server gets them.
+    pub(crate) settings: Option<Arc<Settings>>,
 }
 
 /// Answers one request; never fails.
@@ -168,6 +171,18 @@ async fn route_path(shared: &Arc<Shared>, peer: Peer, host: &str, request: Reque
         return response;
     }
     let reads = matches!(*request.method(), Method::GET | Method::HEAD);
+    let schema_of = match own {
+        Some(name) if path == settings::WELL_KNOWN => Some((name, "/mcp".to_owned())),
+        Some(_) => None,
+        None => path
+            .strip_suffix(settings::WELL_KNOWN)
+            .and_then(|path| named(path, "/mcp/"))
+            .map(|name| (name, format!("/mcp/{name}"))),
+    };
+    if let Some((name, path)) = schema_of.filter(|_| reads) {
+        let address = Address { base: base(), path };
+        return Box::pin(schema(shared, name, &address, peer, request.headers())).await;
+    }
     let metadata_of = match own {
         Some(name) if path == METADATA || path == "/.well-known/oauth-protected-resource/mcp" => {
             Some((name, "/mcp".to_owned()))
@@ -203,6 +218,30 @@ async fn route_path(shared: &Arc<Shared>, peer: Peer, host: &str, request: Reque
             response
         }
         _ => refuse(&Refusal::no_path(path), None),
+    }
+}
+
+/// The schema of a deployment's session configuration, for whoever may ask it anything.
+async fn schema(shared: &Arc<Shared>, name: &str, address: &Address, peer: Peer, headers: &HeaderMap) -> Response<Out> {
+    let told = async {
+        let entry = shared.entry(name).await?;
+        shared.caller(&entry, headers, peer.ip, address).await?;
+        match &entry.terms {
+            Some(terms) => terms.schema(address),
+            None => Err(Refusal::no_path(&format!("{}{}", address.path, settings::WELL_KNOWN))),
+        }
+    };
+    match told.await {
+        Ok(text) => {
+            let mut response = Response::new(Out::full(text));
+            let kind = HeaderValue::from_static("application/schema+json");
+            response.headers_mut().insert(header::CONTENT_TYPE, kind);
+            response
+        }
+        Err(refusal) => {
+            shared.counters.refused(&refusal);
+            refuse(&refusal, None)
+        }
     }
 }
 
@@ -254,6 +293,8 @@ async fn mcp(
     {
         entry = Box::pin(shared.returned(name, ticket.instance)).await.map_err(plain)?;
     }
+    // what is wrong with it is told when the message's id is known
+    let settings = shared.settle(&entry, &caller, &parts, ticket.as_ref().map(|(_, ticket)| ticket), address);
     if method != Method::POST {
         if let Some(unknown) = unknown {
             return Err(plain(unknown));
@@ -262,10 +303,22 @@ async fn mcp(
         if header_era == Some(Era::Modern) && entry_transport(&entry) == Some(Transport::Stdio) {
             return Err(plain(Refusal::method("POST")));
         }
+        let settings = settings.map_err(|refusal| plain(*refusal))?;
+        let configured = settings.as_ref().map(|settings| Box::new(settings.headers(headers)));
+        let query = settings.as_deref().map_or(parts.uri.query(), Settings::query);
+        let headers = configured.as_deref().unwrap_or(headers);
         let tapping = Tapping::begin(&entry, &caller.name, session_of(&ticket));
         let translated = ticket.as_ref().is_some_and(|(_, ticket)| ticket.translated);
-        let asked =
-            Asked { name, entry: &entry, caller: &caller, method: &method, headers, query: parts.uri.query(), ticket };
+        let asked = Asked {
+            name,
+            entry: &entry,
+            caller: &caller,
+            method: &method,
+            headers,
+            query,
+            ticket,
+            settings: settings.clone(),
+        };
         let outcome = match entry_transport(&entry) {
             // what is seldom lies beside: the future of a call is moved, and should be small
             Some(Transport::Http) | None if !translated => Box::pin(proxy::without_body(shared, asked)).await,
@@ -313,6 +366,10 @@ async fn mcp(
     if let Some(unknown) = unknown.filter(|_| !is_modern) {
         return Err((unknown, id));
     }
+    let settings = match settings {
+        Ok(settings) => settings,
+        Err(refusal) => return Err((*refusal, id)),
+    };
     let tapping = Tapping::begin(&entry, &caller.name, session_of(&ticket));
     if let Some(tapping) = &tapping {
         heads.iter().for_each(|head| tapping.tell(true, head.text));
@@ -335,13 +392,19 @@ async fn mcp(
             all => format!("[{}]", all.join(",")),
         };
         rename_header(&mut parts.headers, first, renamed.first().and_then(Option::as_deref));
-        let again = Again { body: text.into(), parts: &parts, ticket, is_modern };
+        if let Some(settings) = &settings {
+            parts.headers = settings.headers(&parts.headers);
+        }
+        let again = Again { body: text.into(), parts: &parts, ticket, is_modern, settings };
         let passed = Box::pin(again.pass(shared, name, &entry, &caller, permits, tapping)).await;
         return passed.map_err(|refusal| (refusal, id));
     }
     let ticket = ticket.filter(|_| !is_modern);
-    let asked =
-        Asked { name, entry: &entry, caller: &caller, method: &method, headers, query: parts.uri.query(), ticket };
+    let configured = settings.as_ref().map(|settings| Box::new(settings.headers(headers)));
+    let headers = configured.as_deref().unwrap_or(headers);
+    let query = settings.as_deref().map_or(parts.uri.query(), Settings::query);
+    let settings = settings.clone();
+    let asked = Asked { name, entry: &entry, caller: &caller, method: &method, headers, query, ticket, settings };
     let outcome = pass(shared, asked, first, &heads, &body, is_modern).await;
     outcome.map(|response| wrapped(response, &entry, &caller, permits, tapping)).map_err(|refusal| (refusal, id))
 }
@@ -352,6 +415,7 @@ struct Again<'a> {
     parts: &'a hyper::http::request::Parts,
     ticket: Option<(HeaderValue, Ticket)>,
     is_modern: bool,
+    settings: Option<Arc<Settings>>,
 }
 
 impl Again<'_> {
@@ -364,7 +428,7 @@ impl Again<'_> {
         permits: Permits,
         tapping: Option<Tapping>,
     ) -> Result<Response<Out>, Refusal> {
-        let Self { body, parts, ticket, is_modern } = self;
+        let Self { body, parts, ticket, is_modern, settings } = self;
         let parsed = jsonrpc::parse(&body).map_err(|e| Refusal::malformed(&e))?;
         let heads: Vec<&Head<'_>> = match &parsed {
             Body::One(head) => vec![head],
@@ -372,8 +436,10 @@ impl Again<'_> {
         };
         let first = matches!(parsed, Body::One(_)).then(|| heads.first().copied()).flatten();
         let ticket = ticket.filter(|_| !is_modern);
-        let (method, headers, query) = (&parts.method, &parts.headers, parts.uri.query());
-        let asked = Asked { name, entry, caller, method, headers, query, ticket };
+        let (method, headers) = (&parts.method, &parts.headers);
+        let shown = settings.clone();
+        let query = shown.as_deref().map_or(parts.uri.query(), Settings::query);
+        let asked = Asked { name, entry, caller, method, headers, query, ticket, settings };
         let response = pass(shared, asked, first, &heads, &body, is_modern).await?;
         Ok(wrapped(response, entry, caller, permits, tapping))
     }
@@ -402,12 +468,13 @@ async fn pass(
     body: &Bytes,
     is_modern: bool,
 ) -> Result<Response<Out>, Refusal> {
-    match first.filter(|head| is_modern && remembered::is_list(head)) {
+    // what a server lists may depend on its configuration
+    match first.filter(|head| is_modern && asked.settings.is_none() && remembered::is_list(head)) {
         None => send(shared, asked, first, heads, body, is_modern).await,
         Some(head) => match remembered::recall(shared, &asked, head) {
             Some(recalled) => recalled,
             None => {
-                let again = Asked { ticket: None, ..asked };
+                let again = Asked { ticket: None, settings: None, ..asked };
                 let response = Box::pin(send(shared, asked, first, heads, body, true)).await?;
                 Ok(remembered::watch(shared, &again, head, response))
             }

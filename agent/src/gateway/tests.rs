@@ -8,6 +8,7 @@ mod matrix;
 mod oauth;
 mod recalled;
 mod servers;
+mod settings;
 mod stateless;
 mod tap;
 mod translated;

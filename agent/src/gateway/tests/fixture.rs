@@ -20,6 +20,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::access::{Access, Principal, Role};
 use crate::gateway::Gateway;
+use crate::gateway::settings::Terms;
 use crate::gateway::table::{Entry, Live, Table};
 use crate::upstream::local::Local;
 use crate::upstream::spare::PREFIX;
@@ -228,6 +229,7 @@ fn spec(transport: Transport, port: u16, command: &[&str]) -> ReleaseSpec {
         network: NetworkMode::Link,
         egress: Vec::new(),
         config: Value::Null,
+        session: None,
         access: "anonymous".into(),
         sessions_max: None,
         request_timeout_ms: 10_000,
@@ -249,6 +251,7 @@ fn build(spec: ReleaseSpec, stray: mpsc::Sender<Bytes>) -> Arc<Endpoint> {
         wire: Wire::Local(Arc::new(Local::default())),
         stray: Stray::Test(stray),
         pool: crate::upstream::http::Pool::default(),
+        carried: None,
         tasks: TaskTracker::new(),
     })
 }
@@ -269,6 +272,13 @@ pub(super) fn stdio_with_stray(script: &str) -> (Arc<Endpoint>, mpsc::Receiver<B
 pub(super) fn limited(script: &str, sessions: u32) -> Arc<Endpoint> {
     let mut spec = spec(Transport::Stdio, 0, &["python3", "-c", script]);
     spec.sessions_max = Some(sessions);
+    build(spec, mpsc::channel(1).0)
+}
+
+/// The same with callers' own configuration.
+pub(super) fn configured(endpoint: &Endpoint, session: sigil_core::model::SessionConfig) -> Arc<Endpoint> {
+    let mut spec = endpoint.spec.as_ref().clone();
+    spec.session = Some(Box::new(session));
     build(spec, mpsc::channel(1).0)
 }
 
@@ -313,6 +323,7 @@ pub(super) fn successor(endpoint: &Endpoint) -> Arc<Endpoint> {
         wire: endpoint.wire.clone(),
         stray: endpoint.stray.clone(),
         pool: crate::upstream::http::Pool::default(),
+        carried: None,
         tasks: TaskTracker::new(),
     })
 }
@@ -421,6 +432,12 @@ impl HttpServer {
 
     pub(super) fn last(&self) -> Seen {
         self.inner.seen.lock().unwrap().last().unwrap().clone()
+    }
+
+    /// The first request of a path.
+    pub(super) fn find(&self, path: &str) -> Seen {
+        let seen = self.inner.seen.lock().unwrap();
+        seen.iter().find(|seen| seen.target.starts_with(path)).unwrap().clone()
     }
 
     pub(super) fn count(&self, what: &str) -> usize {
@@ -638,6 +655,7 @@ impl Front {
             coming: None,
             access: sigil_core::policy::Access::Anonymous,
             rules: Arc::default(),
+            terms: Terms::of(ready.first().and_then(|e| e.spec.session.as_deref()), None),
             recorder: self.gateway.shared.registry.recorder_of(id),
         }
     }
