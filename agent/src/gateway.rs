@@ -19,6 +19,7 @@ pub(crate) mod jws;
 pub(crate) mod limits;
 pub(crate) mod listen;
 pub(crate) mod load;
+pub(crate) mod mask;
 pub(crate) mod modern;
 pub(crate) mod oauth;
 pub(crate) mod proxy;

@@ -214,6 +214,7 @@ impl Shared {
             coming: None,
             access: sigil_core::policy::Access::Key,
             rules: Arc::default(),
+            masks: None,
             terms: None,
             recorder: before.map_or_else(Arc::default, |kept| kept.entry.recorder.clone()),
         });

@@ -123,6 +123,8 @@ impl Shared {
         if let Some(tapping) = Tapping::begin(&entry, &caller.name, "link") {
             tapping.tell(false, text);
         }
-        shape(&entry, &caller.scope, text).map(Bytes::from)
+        let starred = entry.masks.as_ref().and_then(|masks| masks.starred(message));
+        let text = starred.as_deref().map_or(Some(text), |starred| std::str::from_utf8(starred).ok())?;
+        shape(&entry, &caller.scope, text).map(Bytes::from).or(starred.clone())
     }
 }

@@ -21,6 +21,7 @@ use super::caller::Caller;
 use super::error::Refusal;
 use super::limits::Permits;
 use super::listen::Peer;
+use super::mask::Masking;
 use super::oauth::{self, Address};
 use super::settings::{self, Settings};
 use super::table::{Entry, Live};
@@ -515,14 +516,16 @@ fn wrapped(
 ) -> Response<Out> {
     let events = crate::upstream::http::is_event_stream(response.headers());
     let shaping = Shaping::new(entry, caller, events);
-    if shaping.is_none() && permits.is_empty() && tapping.is_none() {
+    let masking = entry.masks.as_ref().map(Masking::new);
+    if shaping.is_none() && permits.is_empty() && tapping.is_none() && masking.is_none() {
         return response;
     }
     if shaping.is_some() {
         response.headers_mut().remove(header::CONTENT_LENGTH);
     }
     let tapping = tapping.map(|tapping| tapping.of_events(events));
-    response.map(|out| Out::Wrapped(Box::new(Wrapped::new(out, shaping, permits, None).tapped(tapping))))
+    response
+        .map(|out| Out::Wrapped(Box::new(Wrapped::new(out, shaping, permits, None).tapped(tapping).masked(masking))))
 }
 
 fn entry_transport(entry: &Entry) -> Option<Transport> {

@@ -11,6 +11,7 @@ use tokio_util::task::TaskTracker;
 
 use super::common::Common;
 use super::load::{Recorder, Stats};
+use super::mask::Masks;
 use super::settings::{self, Terms};
 use crate::tail::Tail;
 use crate::upstream::RouteTable;
@@ -49,6 +50,8 @@ pub(crate) struct Entry {
     pub(crate) coming: Option<ReleaseNo>,
     pub(crate) access: Access,
     pub(crate) rules: Arc<Rules>,
+    /// Finds the values of `injected` in answers.
+    pub(crate) masks: Option<Arc<Masks>>,
     /// What callers may set for a session.
     pub(crate) terms: Option<Arc<Terms>>,
     pub(crate) recorder: Arc<Recorder>,
@@ -135,6 +138,15 @@ impl Registry {
     }
 }
 
+/// A replica whose connections are made with the secrets that go there: over HTTP each request has them, over legacy SSE
+/// its one stream.
+pub(crate) fn carrying(mut endpoint: Endpoint, injected: &[(Inject, SecretString)]) -> Endpoint {
+    if endpoint.spec.transport == Transport::Sse {
+        endpoint.carried = Some(Box::new(settings::carried(&endpoint, injected, None)));
+    }
+    endpoint
+}
+
 /// The next table; replicas that stay keep their connections.
 pub(crate) fn build(new: &RouteTable, old: &Table, registry: &Registry, tail: &Tail, tasks: &TaskTracker) -> Table {
     let mut known: HashMap<InstanceId, Live> = HashMap::new();
@@ -156,11 +168,7 @@ pub(crate) fn build(new: &RouteTable, old: &Table, registry: &Registry, tail: &T
                 return live.clone();
             }
         }
-        let mut endpoint = Endpoint::new(replica, tail, tasks.clone());
-        if endpoint.spec.transport == Transport::Sse {
-            endpoint.carried = Some(Box::new(settings::carried(&endpoint, injected, None)));
-        }
-        let endpoint = Arc::new(endpoint);
+        let endpoint = Arc::new(carrying(Endpoint::new(replica, tail, tasks.clone()), injected));
         let (stats, common) = (registry.stats_of(replica.instance), registry.common_of(replica.instance));
         Live { endpoint, stats, common }
     };
@@ -177,6 +185,10 @@ pub(crate) fn build(new: &RouteTable, old: &Table, registry: &Registry, tail: &T
         coming: route.coming,
         access: route.access,
         rules: route.rules.clone(),
+        masks: match old.by_id.get(&route.id) {
+            Some(old) if Arc::ptr_eq(&old.injected, &route.injected) => old.masks.clone(),
+            _ => Masks::of(&route.injected),
+        },
         terms: Terms::of(
             route.ready.first().map_or(route.session.as_deref(), |replica| replica.spec.session.as_deref()),
             old.by_id.get(&route.id).and_then(|entry| entry.terms.as_ref()),
@@ -205,6 +217,7 @@ pub(crate) mod tests {
             coming: None,
             access: Access::Anonymous,
             rules: Arc::new(Rules::new(serde_json::from_str(policy).unwrap()).unwrap()),
+            masks: None,
             terms: None,
             recorder: Arc::default(),
         }

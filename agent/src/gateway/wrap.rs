@@ -16,6 +16,7 @@ use sigil_core::policy::Scope;
 use super::body::Out;
 use super::caller::Caller;
 use super::limits::Permits;
+use super::mask::Masking;
 use super::remembered::Learning;
 use super::table::Entry;
 use super::tap::Tapping;
@@ -31,11 +32,12 @@ pub(crate) struct Wrapped {
     line: Option<Line>,
     tapping: Option<Tapping>,
     learning: Option<Box<Learning>>,
+    masking: Option<Masking>,
 }
 
 impl Wrapped {
     pub(crate) fn new(inner: Out, shaping: Option<Shaping>, permits: Permits, line: Option<Line>) -> Self {
-        Self { inner, shaping, _permits: permits, line, tapping: None, learning: None }
+        Self { inner, shaping, _permits: permits, line, tapping: None, learning: None, masking: None }
     }
 
     /// Somebody looks at it.
@@ -50,11 +52,37 @@ impl Wrapped {
         self
     }
 
+    /// The secrets that were added to the request are kept out of it.
+    pub(crate) fn masked(mut self, masking: Option<Masking>) -> Self {
+        self.masking = masking;
+        self
+    }
+
+    fn masked_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        let Some(masking) = &mut self.masking else { return Pin::new(&mut self.inner).poll_frame(cx) };
+        loop {
+            let frame = match ready!(Pin::new(&mut self.inner).poll_frame(cx)) {
+                Some(Ok(frame)) => match frame.into_data() {
+                    Ok(data) => masking.push(data),
+                    // trailers say nothing of JSON
+                    Err(_) => masking.finish(),
+                },
+                Some(Err(error)) => return Poll::Ready(Some(Err(error))),
+                None if masking.is_empty() => return Poll::Ready(None),
+                None => masking.finish(),
+            };
+            if !frame.is_empty() {
+                return Poll::Ready(Some(Ok(Frame::data(frame))));
+            }
+        }
+    }
+
     pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
         loop {
+            let polled = ready!(self.masked_frame(cx));
             let frame = match &mut self.shaping {
-                None => ready!(Pin::new(&mut self.inner).poll_frame(cx)),
-                Some(shaping) => match ready!(Pin::new(&mut self.inner).poll_frame(cx)) {
+                None => polled,
+                Some(shaping) => match polled {
                     Some(Ok(frame)) => match frame.into_data() {
                         Ok(data) => match shaping.push(&data) {
                             Ok(out) if out.is_empty() => continue,
@@ -88,7 +116,9 @@ impl Wrapped {
     }
 
     pub(crate) fn is_end_stream(&self) -> bool {
-        self.inner.is_end_stream() && self.shaping.as_ref().is_none_or(|s| s.kept.is_empty())
+        self.inner.is_end_stream()
+            && self.masking.as_ref().is_none_or(Masking::is_empty)
+            && self.shaping.as_ref().is_none_or(|s| s.kept.is_empty())
     }
 
     pub(crate) fn size_hint(&self) -> SizeHint {

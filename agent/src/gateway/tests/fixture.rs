@@ -20,8 +20,9 @@ use tokio_util::task::TaskTracker;
 
 use crate::access::{Access, Principal, Role};
 use crate::gateway::Gateway;
+use crate::gateway::mask::Masks;
 use crate::gateway::settings::Terms;
-use crate::gateway::table::{Entry, Live, Table};
+use crate::gateway::table::{Entry, Live, Table, carrying};
 use crate::upstream::local::Local;
 use crate::upstream::spare::PREFIX;
 use crate::upstream::sse::Parser;
@@ -531,7 +532,13 @@ async fn answer(
         }
         _ => {}
     }
-    let mut response = whole(200, "application/json", result(&message, port, &session).to_string());
+    let mut reply = result(&message, port, &session);
+    if tool == "echo-header" {
+        let headers: HashMap<_, _> =
+            seen.headers.keys().map(|name| (name.to_string(), seen.header(name.as_str()))).collect();
+        reply["result"]["headers"] = json!(headers);
+    }
+    let mut response = whole(200, "application/json", reply.to_string());
     if message["method"] == "initialize" {
         let number = inner.sessions.lock().unwrap().len();
         let id = format!("upstream-{port}-{number}");
@@ -655,6 +662,7 @@ impl Front {
             coming: None,
             access: sigil_core::policy::Access::Anonymous,
             rules: Arc::default(),
+            masks: None,
             terms: Terms::of(ready.first().and_then(|e| e.spec.session.as_deref()), None),
             recorder: self.gateway.shared.registry.recorder_of(id),
         }
@@ -684,7 +692,11 @@ impl Front {
     }
 
     pub(super) fn set_with(&self, name: &str, ready: Vec<Arc<Endpoint>>, injected: Vec<(Inject, SecretString)>) {
-        let entry = Entry { injected: Arc::new(injected), ..self.entry(name, &ready) };
+        let carrying = |endpoint: &Arc<Endpoint>| Arc::new(carrying(Endpoint::like(endpoint), &injected));
+        let ready: Vec<_> =
+            ready.iter().map(|e| if e.spec.transport == Transport::Sse { carrying(e) } else { e.clone() }).collect();
+        let masks = Masks::of(&injected);
+        let entry = Entry { injected: Arc::new(injected), masks, ..self.entry(name, &ready) };
         self.publish(vec![entry]);
     }
 

@@ -8,13 +8,13 @@ use base64::engine::general_purpose::STANDARD;
 use secrecy::SecretString;
 use serde_json::{Value, json};
 use sigil_config::manifest::Runtime;
-use sigil_config::manifest::session::{Checker, Upstream};
+use sigil_config::manifest::session::Checker;
 use sigil_core::model::{Inject, SessionConfig, Transport};
 use sigil_core::policy::Access;
 
 use super::fixture::{
-    Answer, Front, HttpServer, accept, call, configured, endpoint, initialize, owned, ping, root, stateless, until,
-    wait_until,
+    Answer, Front, HttpServer, SERVER, accept, call, configured, endpoint, initialize, owned, ping, root, stateless,
+    stdio, until, wait_until,
 };
 use super::{NAME, replica_keys};
 
@@ -314,5 +314,48 @@ async fn legacy_sse_gets_configuration_and_secrets() {
     assert_eq!(get.target, "/sse?root=%2Fdata&u=c&token=s2");
     assert_eq!((get.header("x-secret").as_str(), get.header("x-upstream-key").as_str()), ("s1", "k"));
     assert_eq!(server.last().header("x-secret"), "s1");
-    assert_eq!(Upstream::default().query, "");
+}
+
+#[tokio::test]
+async fn secrets_that_were_added_do_not_come_back() {
+    let front = Front::new().await;
+    let echo = stdio(SERVER);
+    let server = HttpServer::start().await;
+    let secret = || vec![(Inject::Body("key".into()), SecretString::from("hunter2-hunter2"))];
+    front.set_with(NAME, vec![echo], secret());
+    let id = front.begin(NAME).await;
+    let answer = front.post(NAME, Some(&id), call(2, "echo")).await;
+    let line = answer.last()["result"]["line"].as_str().unwrap().to_owned();
+    // the server got it, and says so
+    assert!(line.contains(r#""key":"***************""#), "{line}");
+    assert!(!answer.text.contains("hunter2"), "{}", answer.text);
+    // over the link as well, and in bundles, which go the same way
+    let (to, from) = tokio::sync::mpsc::channel(8);
+    let (out, mut answers) = tokio::sync::mpsc::channel(8);
+    let gateway = front.gateway.clone();
+    tokio::spawn(async move { gateway.session(NAME, &root(), from, out).await });
+    to.send(call(1, "echo").into()).await.unwrap();
+    let said = until(&mut answers, 1).await.to_string();
+    assert!(said.contains("*****") && !said.contains("hunter2"), "{said}");
+    // an answer of known length keeps it
+    front.set_with(NAME, vec![server.endpoint()], vec![(Inject::Header("x-key".into()), "upstream-12345".into())]);
+    let answer = front.post(NAME, None, call(3, "echo-header")).await;
+    assert_eq!(answer.status, 200);
+    assert_eq!(server.last().header("x-key"), "upstream-12345");
+    assert_eq!(answer.json()["result"]["headers"]["x-key"], "**************");
+    assert_eq!(answer.header("content-length"), answer.text.len().to_string());
+    // legacy SSE has header and query as well
+    front.set_with(
+        NAME,
+        vec![server.legacy()],
+        vec![
+            (Inject::Header("x-key".into()), "sse-header".into()),
+            (Inject::Query("token".into()), "sse-query".into()),
+        ],
+    );
+    let id = front.begin(NAME).await;
+    assert_eq!(server.find("/sse").target, "/sse?token=sse-query");
+    assert_eq!(server.find("/sse").header("x-key"), "sse-header");
+    assert_eq!(front.post(NAME, Some(&id), ping(9)).await.status, 200);
+    assert_eq!(server.last().header("x-key"), "sse-header");
 }
