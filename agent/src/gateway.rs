@@ -10,6 +10,7 @@ pub(crate) mod bundle;
 pub(crate) mod caller;
 pub(crate) mod client;
 pub(crate) mod common;
+pub(crate) mod compress;
 pub(crate) mod cross;
 pub(crate) mod direct;
 pub(crate) mod error;

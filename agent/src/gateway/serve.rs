@@ -18,6 +18,7 @@ use sigil_core::session::{self, Era, Ticket};
 
 use super::body::Out;
 use super::caller::Caller;
+use super::compress::{self, Coding};
 use super::error::Refusal;
 use super::limits::Permits;
 use super::listen::Peer;
@@ -157,6 +158,7 @@ async fn route_path(shared: &Arc<Shared>, peer: Peer, host: &str, request: Reque
     if let Some((name, path)) = at {
         let (name, address) = (name.to_owned(), Address { base: base(), path });
         let mut line = config.gateway.access_log.then(|| Box::new(Line::new(&name, peer.ip, &request)));
+        let coding = if config.gateway.compress { Some(Coding::asked(request.headers())) } else { None };
         let mut response = match mcp(shared, &name, &address, peer, request, line.as_deref_mut()).await {
             Ok(response) => response,
             Err((refusal, id)) => {
@@ -165,6 +167,9 @@ async fn route_path(shared: &Arc<Shared>, peer: Peer, host: &str, request: Reque
                 refuse(&refusal, id.as_ref())
             }
         };
+        if let Some(coding) = coding.filter(|_| compress::fits(&response)) {
+            response = Box::pin(compress::encode(response, coding, &name)).await;
+        }
         if let Some(mut line) = line {
             line.status = response.status().as_u16();
             response = response.map(|out| Out::Wrapped(Box::new(Wrapped::new(out, None, Vec::new(), Some(*line)))));

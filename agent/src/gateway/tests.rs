@@ -2,6 +2,7 @@
 
 mod access;
 mod bundle;
+mod compressed;
 pub(crate) mod fixture;
 mod greeted;
 mod matrix;

@@ -533,6 +533,9 @@ async fn answer(
         _ => {}
     }
     let mut reply = result(&message, port, &session);
+    if tool.starts_with("long") {
+        reply["result"]["text"] = json!("long text ".repeat(if tool == "longest" { 20_000 } else { 200 }));
+    }
     if tool == "echo-header" {
         let headers: HashMap<_, _> =
             seen.headers.keys().map(|name| (name.to_string(), seen.header(name.as_str()))).collect();
@@ -773,6 +776,19 @@ impl Front {
             headers: parts.headers,
             text: String::from_utf8(body.to_vec()).unwrap(),
         }
+    }
+
+    /// The answer's headers and its body as it was sent.
+    pub(super) async fn bytes(
+        &self,
+        method: &str,
+        path: &str,
+        headers: &[(String, String)],
+        body: &str,
+    ) -> (hyper::HeaderMap, Vec<u8>) {
+        let (parts, body) = self.send(method, path, headers, body).await.into_parts();
+        let body = tokio::time::timeout(Duration::from_secs(15), body.collect());
+        (parts.headers, body.await.expect("the end within 15 s").unwrap().to_bytes().to_vec())
     }
 
     pub(super) async fn post(&self, name: &str, session: Option<&str>, body: impl Into<String>) -> Answer {
