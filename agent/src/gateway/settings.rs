@@ -26,7 +26,7 @@ use crate::upstream::streamable::Carried;
 
 /// Configurations of sessions that are kept; beyond that the one unused for longest is forgotten, and read again from
 /// its client's next request.
-const KEPT: usize = 4096;
+const KEPT: usize = 1024;
 /// What a schema is called below its server's address.
 pub(crate) const WELL_KNOWN: &str = "/.well-known/mcp-config";
 
@@ -84,7 +84,7 @@ impl Terms {
 pub(crate) struct Settings {
     given: Given,
     upstream: Upstream,
-    /// Headers that held some of it.
+    /// Headers that may hold some of it: only what was checked reaches the server.
     taken: Vec<HeaderName>,
     /// Tells it from others; the same for the same values.
     pub(crate) digest: [u8; 16],
@@ -98,13 +98,25 @@ impl std::fmt::Debug for Settings {
 
 impl Settings {
     fn new(checker: &Checker, given: Given) -> Self {
+        let upstream = checker.upstream(&given.values, given.encoded);
         let mut hash = Sha256::new();
-        hash.update([u8::from(given.encoded), u8::from(given.own)]);
-        hash.update(canonical(&given.values));
+        let mut add = |part: &str| {
+            hash.update(part.len().to_be_bytes());
+            hash.update(part);
+        };
+        // the same values reach servers of another schema in another way
+        add(if given.own { "own" } else { "" });
+        add(&canonical(&given.values));
+        add(&upstream.query);
+        for (name, value) in &upstream.headers {
+            add(name);
+            add(value);
+        }
+        checker.headers().for_each(&mut add);
         let mut digest = [0; 16];
         digest.iter_mut().zip(hash.finalize()).for_each(|(to, from)| *to = from);
         let taken = checker.headers().filter_map(|name| HeaderName::try_from(name).ok()).collect();
-        Self { upstream: checker.upstream(&given.values, given.encoded), given, taken, digest }
+        Self { upstream, given, taken, digest }
     }
 
     /// The query that a server over HTTP gets in the place of the client's.

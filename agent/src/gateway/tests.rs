@@ -8,6 +8,7 @@ mod greeted;
 mod matrix;
 mod oauth;
 mod recalled;
+mod scripts;
 mod servers;
 mod settings;
 mod stateless;

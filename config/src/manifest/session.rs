@@ -100,6 +100,8 @@ pub struct Checker {
     validator: jsonschema::Validator,
     /// Properties with an `x-from`.
     sources: Vec<(String, Place)>,
+    /// Properties with an `x-to`.
+    targets: Vec<(String, Place)>,
 }
 
 impl Checker {
@@ -109,10 +111,12 @@ impl Checker {
     /// It is no valid schema.
     pub fn new(schema: &Json, fixed: &Json) -> Result<Self, String> {
         let validator = jsonschema::validator_for(schema).map_err(|e| e.to_string())?;
-        let properties = schema.get("properties").and_then(Json::as_object).into_iter().flatten();
-        let sources = properties.filter_map(|(name, property)| Some((name.clone(), place(property.get("x-from")?)?)));
+        let named = |key: &str| -> Vec<(String, Place)> {
+            let properties = schema.get("properties").and_then(Json::as_object).into_iter().flatten();
+            properties.filter_map(|(name, property)| Some((name.clone(), place(property.get(key)?)?))).collect()
+        };
         let fixed = if fixed.is_object() { fixed.clone() } else { Json::Object(Map::new()) };
-        Ok(Self { sources: sources.collect(), schema: schema.clone(), fixed, validator })
+        Ok(Self { sources: named("x-from"), targets: named("x-to"), schema: schema.clone(), fixed, validator })
     }
 
     /// Reads and checks what a request gives. `header`: one of its headers.
@@ -187,9 +191,9 @@ impl Checker {
         schema
     }
 
-    /// Headers that hold configuration: they are not passed on as they are.
+    /// Headers that hold configuration, the caller's and the server's: they are not passed on as they come.
     pub fn headers(&self) -> impl Iterator<Item = &str> {
-        self.sources.iter().filter_map(|(_, place)| match place {
+        self.sources.iter().chain(&self.targets).filter_map(|(_, place)| match place {
             Place::Header(name) => Some(name.as_str()),
             Place::Query(_) => None,
         })
@@ -200,12 +204,12 @@ impl Checker {
         let mut out = Upstream::default();
         let mut pairs = url::form_urlencoded::Serializer::new(String::new());
         for (name, value) in values.as_object().into_iter().flatten() {
-            let to = self.schema.get("properties").and_then(|p| p.get(name)?.get("x-to")).and_then(place);
+            let to = self.targets.iter().find(|(property, _)| property == name).map(|(_, place)| place);
             match to {
                 Some(Place::Header(to)) if !value.is_object() && !value.is_array() => {
-                    out.headers.push((to, plain(value)));
+                    out.headers.push((to.clone(), plain(value)));
                 }
-                Some(Place::Query(to)) => flatten(&to, value, &mut pairs),
+                Some(Place::Query(to)) => flatten(to, value, &mut pairs),
                 _ => flatten(name, value, &mut pairs),
             }
         }
@@ -499,7 +503,7 @@ mod tests {
         let got = checker().read("server.host=x", |name| Some(name.to_owned())).unwrap();
         assert_eq!(got.values["apiKey"], "x-weather-key");
         assert!(got.values.get("stolen").is_none());
-        assert_eq!(checker().headers().collect::<Vec<_>>(), ["x-weather-key"]);
+        assert_eq!(checker().headers().collect::<Vec<_>>(), ["x-weather-key", "x-key"]);
     }
 
     #[test]

@@ -104,6 +104,10 @@ async fn three_generations_reach_a_server_over_http_and_stay_with_their_session(
     assert_eq!(answer.status, 200, "{}", answer.text);
     let seen = server.last();
     assert_eq!((seen.header("x-upstream-key").as_str(), seen.header("x-weather-key").as_str()), ("h", ""));
+    // nobody writes the server's own header past the schema
+    let forged = [("x-weather-key", "h"), ("x-upstream-key", "forged")];
+    let answer = post(&front, "?units=f", &forged, None, &initialize("2025-11-25")).await;
+    assert_eq!((answer.status, server.last().header("x-upstream-key").as_str()), (200, "h"), "{}", answer.text);
     // whoever gave base64 has it passed on, with everything filled in
     let query = encoded(&json!({"apiKey":"k","server":{"port":1}}));
     let answer = post(&front, &format!("?{query}"), &[], None, &initialize("2025-11-25")).await;
@@ -125,6 +129,22 @@ async fn three_generations_reach_a_server_over_http_and_stay_with_their_session(
     assert_eq!(answer.status, 200, "{}", answer.text);
     assert_eq!(server.last().target, "/mcp?root=%2Fdata&u=f");
     assert_eq!(server.last().header("x-upstream-key"), "m");
+}
+
+#[tokio::test]
+async fn the_same_values_reach_servers_of_two_schemas_in_two_ways() {
+    let front = Front::new().await;
+    let server = HttpServer::start().await;
+    let mut other = session(None);
+    other.schema["properties"]["apiKey"].as_object_mut().unwrap().remove("x-to");
+    let replicas = [session(None), other].map(|session| vec![configured(&server.endpoint(), session)]);
+    let [first, second] = replicas;
+    front.set(&[(NAME, first), ("other", second)]);
+    for (name, target) in [(NAME, "/mcp?root=%2Fdata&u=c"), ("other", "/mcp?root=%2Fdata&apiKey=k&u=c")] {
+        let path = format!("/mcp/{name}?apiKey=k");
+        let answer = front.raw("POST", &path, &accept(None), &initialize("2025-11-25")).await;
+        assert_eq!((answer.status, server.last().target.as_str()), (200, target), "{}", answer.text);
+    }
 }
 
 #[tokio::test]
