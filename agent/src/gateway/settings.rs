@@ -183,13 +183,16 @@ fn refusal(wrong: &[Wrong], address: Option<&Address>) -> Refusal {
     }
     problem.push_str(&member("errors", serde_json::Value::from(errors).to_string()));
     problem.push_str(&member("help", jsonrpc::quote(&hint)));
-    Refusal::settings(message, hint, problem.into())
+    Refusal::settings(message, hint, problem)
 }
+
+/// By what tells them apart, and when each was used last.
+type ByDigest = HashMap<[u8; 16], (Arc<Settings>, Instant)>;
 
 /// What sessions were opened with, and the replicas in their form.
 #[derive(Debug, Default)]
 pub(crate) struct Kept {
-    settings: Mutex<HashMap<[u8; 16], (Arc<Settings>, Instant)>>,
+    settings: Mutex<ByDigest>,
     configured: Mutex<HashMap<(InstanceId, [u8; 16]), Configured>>,
 }
 
@@ -202,7 +205,7 @@ struct Configured {
 }
 
 impl Kept {
-    fn settings(&self) -> MutexGuard<'_, HashMap<[u8; 16], (Arc<Settings>, Instant)>> {
+    fn settings(&self) -> MutexGuard<'_, ByDigest> {
         self.settings.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -328,7 +331,7 @@ impl Shared {
                 Refusal::settings(
                     format!("no process can be started with this configuration: {error}"),
                     hint,
-                    "".into(),
+                    String::new(),
                 )
             })?;
             let mut spec = base.spec.as_ref().clone();
