@@ -10,6 +10,7 @@ pub(crate) mod bundle;
 pub(crate) mod caller;
 pub(crate) mod client;
 pub(crate) mod common;
+pub(crate) mod compress;
 pub(crate) mod count;
 pub(crate) mod cross;
 pub(crate) mod direct;
@@ -20,12 +21,14 @@ pub(crate) mod jws;
 pub(crate) mod limits;
 pub(crate) mod listen;
 pub(crate) mod load;
+pub(crate) mod mask;
 pub(crate) mod modern;
 pub(crate) mod oauth;
 pub(crate) mod proxy;
 pub(crate) mod remembered;
 pub(crate) mod seal;
 pub(crate) mod serve;
+pub(crate) mod settings;
 pub(crate) mod subscribed;
 pub(crate) mod table;
 pub(crate) mod tap;
@@ -119,6 +122,7 @@ pub(crate) struct Shared {
     pub(crate) keys: Access,
     pub(crate) limits: limits::Limits,
     pub(crate) bundles: bundle::Bundles,
+    pub(crate) kept: settings::Kept,
     pub(crate) oauth: oauth::Oauth,
     /// Whoever shows nothing where nothing is asked for.
     pub(crate) anonymous: Arc<caller::Caller>,
@@ -256,6 +260,7 @@ impl Gateway {
             keys,
             limits: limits::Limits::default(),
             bundles: bundle::Bundles::default(),
+            kept: settings::Kept::default(),
             oauth,
             anonymous: Arc::new(anonymous),
             status: OnceLock::new(),
@@ -465,9 +470,10 @@ async fn sweep(shared: Arc<Shared>) {
         for live in table.routes.values().flat_map(|entry| entry.ready.iter().chain(&entry.draining)) {
             shared.sweep_common(live, idle);
         }
-        for live in &shared.bundles.lives() {
+        for live in shared.bundles.lives().iter().chain(&shared.kept.lives()) {
             shared.sweep_common(live, idle);
         }
+        shared.kept.sweep(idle);
         shared.bundles.sweep(idle);
         shared.parked.sweep();
         shared.http_sessions.sweep(idle);
@@ -505,7 +511,7 @@ async fn reap_strangers(
             if !ours || shared.session_of(&key).is_some() || live.endpoint.spare.key().as_ref() == Some(&key) {
                 continue;
             }
-            if live.common.holds(&key) {
+            if live.common.holds(&key) || shared.kept.holds(live.endpoint.instance, &key) {
                 continue;
             }
             let id = (live.endpoint.instance, key);

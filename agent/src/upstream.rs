@@ -22,7 +22,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use secrecy::SecretString;
 use sigil_core::jsonrpc::Id;
-use sigil_core::model::{DeploymentId, InstanceId, ReleaseNo, ReleaseSpec, Stream, Transport};
+use sigil_core::model::{DeploymentId, InstanceId, ReleaseNo, ReleaseSpec, SessionConfig, Stream, Transport};
 use sigil_core::policy::{Access, Rules};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
@@ -71,6 +71,8 @@ pub struct Route {
     pub access: Access,
     /// What callers may see and use.
     pub rules: Arc<Rules>,
+    /// What callers may set for a session, as the desired release says.
+    pub session: Option<Box<SessionConfig>>,
 }
 
 /// One replica that can be called.
@@ -328,11 +330,14 @@ pub(crate) struct Endpoint {
     pub(crate) wire: Wire,
     pub(crate) stray: Stray,
     pub(crate) pool: http::Pool,
+    /// What a connection over legacy SSE carries beside its path.
+    pub(crate) carried: Option<Box<streamable::Carried>>,
     pub(crate) tasks: TaskTracker,
 }
 
 impl Endpoint {
     pub(crate) fn new(replica: &Replica, tail: &Tail, tasks: TaskTracker) -> Self {
+        let looks = (replica.spec.transport == Transport::Sse).then(|| gate::looks(&replica.spec));
         Self {
             deployment: replica.deployment,
             release: replica.release,
@@ -344,7 +349,28 @@ impl Endpoint {
             wire: Wire::Link(replica.link.clone()),
             stray: Stray::Tail(tail.clone()),
             pool: http::Pool::default(),
+            carried: looks.map(Box::new),
             tasks,
+        }
+    }
+
+    /// The same replica, for callers that want it started or spoken to in another way. No process waits for them.
+    pub(crate) fn like(other: &Self) -> Self {
+        let spare = spare::Spare::default();
+        other.spare.memory().into_iter().for_each(|bytes| spare.measured(bytes));
+        Self {
+            deployment: other.deployment,
+            release: other.release,
+            instance: other.instance,
+            spec: other.spec.clone(),
+            env: other.env.clone(),
+            quota: other.quota.clone(),
+            spare,
+            wire: other.wire.clone(),
+            stray: other.stray.clone(),
+            pool: http::Pool::default(),
+            carried: None,
+            tasks: other.tasks.clone(),
         }
     }
 

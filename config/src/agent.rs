@@ -106,6 +106,8 @@ pub struct GatewayConfig {
     pub connections_per_address: u32,
     /// Whether each request is one line of the agent's log (target `sigil::access`). Live.
     pub access_log: bool,
+    /// Whether whole answers above 1 KiB are compressed for clients that ask. Live.
+    pub compress: bool,
 }
 
 /// Tokens of an identity provider (OAuth 2.1 resource server, RFC 9728).
@@ -158,6 +160,7 @@ impl Default for GatewayConfig {
             key: None,
             connections_per_address: 512,
             access_log: false,
+            compress: true,
         }
     }
 }

@@ -4,11 +4,12 @@
 //! Tested by: units in `manifest/`, which also hold `samples/mcp.yaml` against these structs.
 
 mod parse;
+pub mod session;
 mod values;
 
 pub use parse::{camel_keys, parse, safe_path, volume};
 pub(crate) use parse::{schema, tree_path, words};
-pub use values::{BadConfig, check_config};
+pub use values::{BadConfig, check_config, check_fixed};
 
 use std::collections::BTreeMap;
 
@@ -66,7 +67,7 @@ pub struct Manifest {
     pub network: Network,
     /// Volumes.
     pub volumes: Vec<Volume>,
-    /// stdio sessions.
+    /// Sessions.
     pub sessions: Sessions,
     /// JavaScript that makes the command line from the configuration values; only `smithery.yaml` has one. Evaluate it
     /// with [`crate::smithery::start`].
@@ -266,12 +267,17 @@ pub struct Volume {
     pub mode: Option<String>,
 }
 
-/// stdio sessions.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, Default)]
+/// Sessions: how many, and what they may bring along.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, Default)]
 #[serde(default, rename_all = "camelCase", deny_unknown_fields)]
 pub struct Sessions {
-    /// Most of them in one replica.
+    /// stdio: most of them in one replica.
     pub max: Option<u32>,
+    /// Whether callers give configuration values of their own with a session. What the deploy sets stays as it is.
+    pub config: bool,
+    /// Values with which the server can be looked at where nobody has given any.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub example: Option<serde_json::Value>,
 }
 
 /// Whether a text is a valid name of an environment variable (letters, digits, `_`, no digit first).

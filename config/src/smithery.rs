@@ -86,6 +86,9 @@ pub fn parse(file: &str, text: &str) -> Result<Smithery, Vec<Flaw>> {
         }
     }
     if walk.flaws.is_empty() {
+        // its configuration is its callers', session by session
+        out.manifest.sessions.config = out.manifest.config.is_some();
+        out.manifest.sessions.example = Some(out.example.clone()).filter(|e| e.is_object());
         return Ok(out);
     }
     walk.flaws.sort_by_key(|f| (f.at.line, f.at.column));

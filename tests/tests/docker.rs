@@ -1,5 +1,6 @@
 //! Whole agents with real servers on a real Docker engine, called by the official clients.
 
+use std::io::{Read as _, Write as _};
 use std::time::Duration;
 
 use serde_json::Value;
@@ -179,6 +180,60 @@ fn trees_of_every_kind_are_recognised_built_and_called() {
     let missing = agent.sigil(&["deploy", &format!("git+file://{}@no-such", dir.path().display()), "--name", "x"]);
     assert_eq!(missing.code, 3, "{missing:?}");
     assert!(missing.err.contains("no-such") && missing.err.contains("hint:"), "{missing:?}");
+}
+
+#[test]
+fn sessions_bring_their_own_configuration() {
+    let agent = Agent::start();
+    // over HTTP it is in the query that the server reads
+    agent.sigil(&["deploy", &fixture("ts-smithery"), "--name", "greeter"]).ok();
+    let greet = |query: &str| {
+        let url = format!("{}{query}", agent.url("greeter"));
+        typescript_client(&url, "greet", r#"{"name":"Ann"}"#)["text"].as_str().expect("text").to_owned()
+    };
+    assert_eq!((greet(""), greet("?greeting=Salut")), ("Hello, Ann!".to_owned(), "Salut, Ann!".to_owned()));
+    // over stdio it is the command and environment of the session's own process; nothing was given at the deploy
+    agent.sigil(&["deploy", &fixture("py-smithery"), "--name", "weather"]).ok();
+    let configured = |query: &str| {
+        let answer = python_client(&format!("{}{query}", agent.url("weather")), "configured", "{}");
+        answer["text"].as_str().expect("text").to_owned()
+    };
+    let ann = configured("?weatherKey=ann&units=imperial");
+    assert_eq!(ann, r#"{"arguments": ["--units", "imperial"], "key": "ann"}"#);
+    assert_eq!(configured("?weatherKey=bob"), r#"{"arguments": ["--units", "metric"], "key": "bob"}"#);
+    // whoever gives none is told what there is
+    let ask = |request: &str| {
+        let mut stream = std::net::TcpStream::connect(("127.0.0.1", agent.port)).expect("the gateway listens");
+        stream.write_all(request.as_bytes()).expect("sent");
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).expect("an answer");
+        answer
+    };
+    let head = "Host: localhost\r\nConnection: close\r\n";
+    let schema = ask(&format!("GET /mcp/weather/.well-known/mcp-config HTTP/1.1\r\n{head}\r\n"));
+    assert!(schema.starts_with("HTTP/1.1 200") && schema.contains("\"weatherKey\""), "{schema}");
+    let body = r#"{"jsonrpc":"2.0","id":1,"method":"initialize","params":{"protocolVersion":"2025-11-25","capabilities":{},"clientInfo":{"name":"t","version":"1"}}}"#;
+    let post = format!(
+        "POST /mcp/weather?units=kelvin HTTP/1.1\r\n{head}Content-Type: application/json\r\n\
+         Accept: application/json, text/event-stream\r\nContent-Length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    let refused = ask(&post);
+    assert!(refused.starts_with("HTTP/1.1 422"), "{refused}");
+    for part in ["\"param\":\"weatherKey\"", "\"param\":\"units\"", "/mcp/weather/.well-known/mcp-config"] {
+        assert!(refused.contains(part), "{part}: {refused}");
+    }
+    // the console's way gives none either: it may look, and not call
+    assert!(agent.sigil(&["tools", "weather"]).ok().out.contains("configured"));
+    let call = agent.sigil(&["call", "weather", "configured"]);
+    assert!(call.code != 0 && call.err.contains("weatherKey is required"), "{call:?}");
+    agent.sigil(&["deploy", &fixture("py-smithery"), "--name", "weather", "--config", "weatherKey=house"]).ok();
+    let call = agent.sigil(&["call", "weather", "configured"]).ok();
+    assert!(call.out.contains("house"), "{call:?}");
+    // what the deploy sets no caller changes
+    assert!(ask(&post.replace("units=kelvin", "weatherKey=mine")).contains("is set by this server's owner"));
+    let secrets = ["ann", "bob"].map(|name| format!("weatherKey={name}"));
+    assert!(!secrets.iter().any(|secret| agent.log().contains(secret)), "the agent's log shows an address");
 }
 
 #[test]
@@ -544,7 +599,6 @@ fn wrong_input_gets_a_clear_error_and_leaves_nothing() {
 
 /// The status of an `initialize` through the gateway, and the answer's text.
 fn initialize(agent: &Agent, name: &str, key: Option<&str>) -> (u16, String) {
-    use std::io::{Read as _, Write as _};
     let body = r#"{"jsonrpc":"2.0","id":1,"method":"initialize","params":{"protocolVersion":"2025-11-25","capabilities":{},"clientInfo":{"name":"t","version":"1"}}}"#;
     let key = key.map_or_else(String::new, |key| format!("authorization: Bearer {key}\r\n"));
     let head = format!(

@@ -11,6 +11,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::policy::{Access, Policy};
+use crate::recipe::{self, RecipeError};
 
 /// Makes an identifier type around a ULID, so that one kind can never be passed for another.
 macro_rules! id {
@@ -259,6 +260,25 @@ pub struct SecretUse {
     pub inject: Inject,
 }
 
+/// Configuration that callers give with a session.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct SessionConfig {
+    /// JSON Schema of all values.
+    pub schema: serde_json::Value,
+    /// What the deploy has set; callers cannot change it.
+    pub fixed: serde_json::Value,
+    /// Values with which the server runs where nobody has given any: for the gate, and for lists of tools.
+    pub stand_in: serde_json::Value,
+    /// The same as a server over HTTP gets it.
+    pub looks: sigil_config::manifest::session::Upstream,
+    /// A `commandFunction`, and the runtime whose commands it makes.
+    pub function: Option<(String, sigil_config::manifest::Runtime)>,
+    /// Arguments that the deploy puts behind the command.
+    pub args: Vec<String>,
+    /// Environment that the deploy sets; no configuration changes it.
+    pub kept: Vec<String>,
+}
+
 /// Everything that decides what a container of a release is. Two equal specs are the same release.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct ReleaseSpec {
@@ -296,6 +316,9 @@ pub struct ReleaseSpec {
     pub egress: Vec<String>,
     /// Configuration values, checked against the manifest's schema.
     pub config: serde_json::Value,
+    /// What callers may set for a session of their own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub session: Option<Box<SessionConfig>>,
     /// `anonymous`, `key` or `oauth`.
     pub access: String,
     /// Most stdio sessions a replica holds; `None` derives it from memory.
@@ -306,7 +329,39 @@ pub struct ReleaseSpec {
     pub start_timeout_ms: u64,
 }
 
+/// How a process of a session is started; see [`ReleaseSpec::started_with`].
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Started {
+    /// The whole command line.
+    pub command: Vec<String>,
+    /// Names that leave the environment.
+    pub remove: Vec<String>,
+    /// What comes into it.
+    pub env: BTreeMap<String, String>,
+}
+
 impl ReleaseSpec {
+    /// The command line and the environment of a stdio process for a session's configuration: what to take out of the
+    /// release's own environment, and what to put in.
+    ///
+    /// # Errors
+    /// The manifest's `commandFunction` gives no command for these values.
+    pub fn started_with(&self, session: &SessionConfig, values: &serde_json::Value) -> Result<Started, RecipeError> {
+        let secret = |name: &String| self.secrets.iter().any(|s| s.inject == Inject::Environment(name.clone()));
+        let mut started = Started { command: self.command.clone(), remove: Vec::new(), env: BTreeMap::new() };
+        if let Some((function, runtime)) = &session.function {
+            let (command, env) = recipe::start(function, *runtime, values)?;
+            let (_, before) = recipe::start(function, *runtime, &session.stand_in)?;
+            started.command = command.into_iter().chain(session.args.iter().cloned()).collect();
+            started.env = env;
+            started.remove = before.into_keys().filter(|name| !session.kept.contains(name)).collect();
+        }
+        started.env.insert("SIGIL_CONFIG".into(), values.to_string());
+        started.env.retain(|name, _| !session.kept.contains(name) && !secret(name));
+        started.remove.retain(|name| !secret(name));
+        Ok(started)
+    }
+
     /// True when two releases may not run beside each other (an exclusive volume).
     pub fn is_exclusive(&self) -> bool {
         self.volumes.iter().any(|v| v.mode == VolumeMode::Exclusive)

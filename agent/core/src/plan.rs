@@ -314,6 +314,7 @@ mod tests {
             network: NetworkMode::Link,
             egress: vec![],
             config: serde_json::Value::Null,
+            session: None,
             access: "anonymous".into(),
             sessions_max: None,
             request_timeout_ms: 30_000,

@@ -17,7 +17,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use serde_json::Value as Json;
 use sigil_config::flaw::Flaw;
-use sigil_config::manifest::{self, Build, Health, Manifest, Network, Runtime};
+use sigil_config::manifest::{self, Build, Health, Manifest, Network, Runtime, Sessions};
 use sigil_config::node::Node;
 use sigil_config::smithery;
 
@@ -131,11 +131,7 @@ impl Recipe {
     pub fn start(&self, config: &Json) -> Result<(Vec<String>, BTreeMap<String, String>), RecipeError> {
         match &self.manifest.command_function {
             None => Ok((self.command.clone(), BTreeMap::new())),
-            Some(function) => {
-                let start = smithery::start(function, config)
-                    .map_err(|e| RecipeError::Unclear { what: e.to_string(), hint: e.hint().to_owned() })?;
-                Ok((adapt(start.command, self.runtime), start.env))
-            }
+            Some(function) => start(function, self.runtime, config),
         }
     }
 }
@@ -374,6 +370,8 @@ fn over(a: Manifest, b: Manifest) -> Manifest {
     } else {
         (b.command, b.entrypoint, b.command_function)
     };
+    // callers may give what the manifest that has the schema lets them give
+    let per_session = if a.config.is_some() { a.sessions.config } else { a.sessions.config || b.sessions.config };
     Manifest {
         name: a.name.or(b.name),
         description: a.description.or(b.description),
@@ -407,7 +405,11 @@ fn over(a: Manifest, b: Manifest) -> Manifest {
         },
         network: Network { mode: a.network.mode.or(b.network.mode), egress: vec(a.network.egress, b.network.egress) },
         volumes: vec(a.volumes, b.volumes),
-        sessions: if a.sessions.max.is_some() { a.sessions } else { b.sessions },
+        sessions: Sessions {
+            max: a.sessions.max.or(b.sessions.max),
+            config: per_session,
+            example: a.sessions.example.or(b.sessions.example),
+        },
     }
 }
 
@@ -486,6 +488,20 @@ fn finish(origin: Origin, runtime: Runtime, manifest: Manifest, found: Found, do
         path,
         dockerfile,
     }
+}
+
+/// The command line and additional environment that a `commandFunction` makes of configuration values.
+///
+/// # Errors
+/// The function does not give a command for these values.
+pub fn start(
+    function: &str,
+    runtime: Runtime,
+    config: &Json,
+) -> Result<(Vec<String>, BTreeMap<String, String>), RecipeError> {
+    let start = smithery::start(function, config)
+        .map_err(|e| RecipeError::Unclear { what: e.to_string(), hint: e.hint().to_owned() })?;
+    Ok((adapt(start.command, runtime), start.env))
 }
 
 /// `uv run x` is `x` in an image that holds the environment already.

@@ -50,12 +50,16 @@ pub struct Ticket {
     pub translated: bool,
     /// When it ends whatever happens, seconds since 1970.
     pub expires: u64,
+    /// Tells the configuration that it was opened with.
+    pub settings: Option<[u8; 16]>,
 }
 
 /// First byte of every payload; a payload of another format reads as unknown.
 const FORMAT: u8 = 1;
 /// Added to the transport's byte: see [`Ticket::translated`].
 const TRANSLATED: u8 = 0x10;
+/// Added to the transport's byte: the digest of [`Ticket::settings`] follows.
+const SETTINGS: u8 = 0x20;
 
 impl Ticket {
     /// The payload.
@@ -67,7 +71,10 @@ impl Ticket {
             Transport::Sse => 1,
             Transport::Stdio => 2,
         };
-        out.push(if self.translated { transport | TRANSLATED } else { transport });
+        let translated = if self.translated { TRANSLATED } else { 0 };
+        let settings = if self.settings.is_some() { SETTINGS } else { 0 };
+        out.push(transport | translated | settings);
+        out.extend(self.settings.iter().flatten());
         out.extend(self.expires.to_be_bytes());
         out.extend(self.deployment.0.0.to_be_bytes());
         out.extend(self.instance.0.0.to_be_bytes());
@@ -92,7 +99,8 @@ impl Ticket {
         }
         let &[transport] = take(1)? else { return None };
         let translated = transport & TRANSLATED != 0;
-        let transport = match transport & !TRANSLATED {
+        let settings = if transport & SETTINGS == 0 { None } else { Some(take(16)?.try_into().ok()?) };
+        let transport = match transport & !(TRANSLATED | SETTINGS) {
             0 => Transport::Http,
             1 => Transport::Sse,
             2 => Transport::Stdio,
@@ -106,7 +114,8 @@ impl Ticket {
             String::from_utf8(take(usize::from(length))?.to_vec()).ok()
         };
         let (principal, version, upstream) = (text()?, text()?, text()?);
-        let read = Self { deployment, instance, principal, transport, version, upstream, translated, expires };
+        let read =
+            Self { deployment, instance, principal, transport, version, upstream, translated, expires, settings };
         rest.is_empty().then_some(read)
     }
 }
@@ -125,6 +134,7 @@ mod tests {
             upstream: "s-1".into(),
             translated: false,
             expires: 1_800_000_000,
+            settings: None,
         }
     }
 
@@ -134,6 +144,8 @@ mod tests {
         assert_eq!(Ticket::decode(&bytes), Some(ticket()));
         let translated = Ticket { translated: true, transport: Transport::Http, ..ticket() };
         assert_eq!(Ticket::decode(&translated.encode()), Some(translated));
+        let settled = Ticket { settings: Some([7; 16]), ..ticket() };
+        assert_eq!(Ticket::decode(&settled.encode()), Some(settled));
         for n in 0..bytes.len() {
             assert_eq!(Ticket::decode(&bytes[..n]), None, "{n}");
         }

@@ -181,7 +181,7 @@ async fn initialize(
     head: &Head<'_>,
     message: Bytes,
 ) -> Result<Response<Out>, Refusal> {
-    let entry = shared.ready(asked.name).await?;
+    let entry = shared.ready_as(asked.name, asked.settings.as_ref()).await?;
     if cross::translates(shared) && shared.remembered.no_handshake(&entry) {
         return cross::greet(shared, asked, &entry, head, message).await;
     }
@@ -267,6 +267,7 @@ pub(crate) async fn shake(
         upstream: session.key.clone(),
         translated: guest.is_some(),
         expires: now() + SESSION_LIFE,
+        settings: asked.settings.as_ref().map(|settings| settings.digest),
     };
     let texts = guest.map_or_else(|| vec![session.key.clone()], Guest::packed);
     let mut ids = texts.into_iter().filter_map(|text| shared.sealer.seal(&Ticket { upstream: text, ..ticket.clone() }));
@@ -459,9 +460,9 @@ impl Shared {
         }
         let table = self.table.borrow().clone();
         let entry = table.by_id.get(&endpoint.deployment);
-        if !entry.is_some_and(|e| e.ready.iter().any(|live| live.endpoint.instance == endpoint.instance)) {
-            return;
-        }
+        // not one of a session's own configuration: the next session's is not known
+        let live = entry.and_then(|e| e.ready.iter().find(|live| live.endpoint.instance == endpoint.instance));
+        let Some(Live { endpoint, .. }) = live else { return };
         // what is about to go needs none
         if entry.and_then(|e| e.coming).is_some_and(|release| release != endpoint.release) {
             return;

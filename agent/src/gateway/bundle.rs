@@ -118,6 +118,7 @@ fn spec() -> ReleaseSpec {
         network: NetworkMode::Link,
         egress: Vec::new(),
         config: serde_json::Value::Null,
+        session: None,
         access: String::new(),
         sessions_max: Some(10_000),
         request_timeout_ms: u64::try_from(REQUEST.as_millis()).unwrap_or(u64::MAX),
@@ -189,6 +190,7 @@ impl Shared {
             wire: Wire::Inside(Arc::new(server)),
             stray: Stray::Nowhere,
             pool: crate::upstream::http::Pool::default(),
+            carried: None,
             tasks: TaskTracker::new(),
         });
         let live = Live {
@@ -212,6 +214,8 @@ impl Shared {
             coming: None,
             access: sigil_core::policy::Access::Key,
             rules: Arc::default(),
+            masks: None,
+            terms: None,
             recorder: before.map_or_else(Arc::default, |kept| kept.entry.recorder.clone()),
         });
         all.insert(own, Kept { members: ids, entry: entry.clone(), used: Instant::now() });

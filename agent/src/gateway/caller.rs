@@ -87,6 +87,11 @@ impl Caller {
         Self::of(of.principal.clone(), of.name.clone())
     }
 
+    /// It showed nothing, where lists need nothing.
+    pub(crate) fn lists_only(&self) -> bool {
+        self.lists_only
+    }
+
     fn holder(holder: &crate::access::Holder, counters: &Counters) -> Self {
         Self {
             load: Some(counters.key(&holder.label)),

@@ -9,6 +9,7 @@ use sigil_core::model::{Inject, Transport};
 
 use super::proxy::{copy_headers, inject_headers, target};
 use super::serve::Asked;
+use super::settings::Settings;
 use super::table::Entry;
 use crate::upstream::Endpoint;
 use crate::upstream::streamable::Carried;
@@ -41,6 +42,7 @@ pub(crate) struct Client {
     query: Option<String>,
     headers: HeaderMap,
     injected: Arc<Vec<(Inject, SecretString)>>,
+    pub(crate) settings: Option<Arc<Settings>>,
 }
 
 /// Who sent a request: the one place that knows.
@@ -63,6 +65,7 @@ impl Client {
             query: asked.query.map(str::to_owned),
             headers,
             injected: entry.injected.clone(),
+            settings: asked.settings.clone(),
         }
     }
 
@@ -121,7 +124,7 @@ mod tests {
             .map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_str(value).unwrap()))
             .collect();
         let injected = Arc::new(vec![(Inject::Header("x-secret".into()), SecretString::from(secret))]);
-        Client { principal: principal.into(), query: Some(query.to_owned()), headers, injected }
+        Client { principal: principal.into(), query: Some(query.to_owned()), headers, injected, settings: None }
     }
 
     #[test]

@@ -94,6 +94,11 @@ impl Common {
         started.push(Arc::downgrade(process));
     }
 
+    /// Whether there is any.
+    pub(crate) fn any(&self) -> bool {
+        self.started().iter().filter_map(Weak::upgrade).any(|p| p.ended().is_none())
+    }
+
     /// Whether the process of this key is one of these, in use or free.
     pub(crate) fn holds(&self, key: &str) -> bool {
         self.started().iter().filter_map(Weak::upgrade).any(|p| p.key == key && p.ended().is_none())

@@ -170,7 +170,7 @@ pub(crate) async fn session(shared: &Arc<Shared>, asked: &Asked<'_>, ticket: &Ti
     if !guest.whole() || !translates(shared) || shared.greeted_ended.has(&guest.key) {
         return Err(gone());
     }
-    let entry = shared.ready(asked.name).await?;
+    let entry = shared.ready_as(asked.name, asked.settings.as_ref()).await?;
     let live = entry.instance(ticket.instance).or(entry.ready.first()).ok_or_else(gone)?;
     make_room(shared);
     let conversation = conversation(shared, asked, &entry, live.endpoint.instance, &guest, true);

@@ -20,6 +20,7 @@ use super::caller::Caller;
 use super::error::{GatewayError, Refusal};
 use super::load::Call;
 use super::proxy::{inject_body, inject_headers, target};
+use super::settings::Settings;
 use super::table::{Entry, Live};
 use super::{Shared, guard};
 use crate::upstream::http::{self, SendError};
@@ -45,12 +46,19 @@ pub(crate) async fn run(
         return Err(Refusal::forbidden(format!("the key '{}' is not for '{name}'", caller.name), hint).into());
     }
     tracing::debug!(deployment = name, caller = caller.name, "a direct conversation begins");
+    // nobody gives any configuration this way: what the deploy has set must do
+    let (settings, incomplete) = match &entry.terms {
+        Some(terms) => terms.unasked().map(|(settings, incomplete)| (Some(Arc::new(settings)), incomplete))?,
+        None => (None, None),
+    };
+    let entry = shared.ready_as(name, settings.as_ref()).await?;
+    let terms = Unasked { settings, incomplete };
     let ((from_client, to_client), guard) =
         guard::between(shared.clone(), entry.id, caller.clone(), from_client, to_client);
     let conversation = async {
         match entry.ready.first().map(|l| l.endpoint.spec.transport) {
-            Some(Transport::Http) => over_http(shared, &entry, caller, from_client, to_client).await,
-            _ => over_process(shared, &entry, caller, from_client, to_client).await,
+            Some(Transport::Http) => over_http(shared, &entry, caller, terms, from_client, to_client).await,
+            _ => over_process(shared, &entry, caller, terms, from_client, to_client).await,
         }
     };
     // the guard ends when the conversation has: what the server said last still goes out
@@ -63,10 +71,26 @@ fn read(frame: &Bytes) -> Result<Head<'_>, Bytes> {
     jsonrpc::parse_one(frame).map_err(|e| Refusal::malformed(&e).to_json(None))
 }
 
+/// The configuration of a conversation that gives none.
+struct Unasked {
+    settings: Option<Arc<Settings>>,
+    /// Why it is enough for lists, and not for calls.
+    incomplete: Option<Refusal>,
+}
+
+impl Unasked {
+    /// The answer to a call that cannot be made.
+    fn refuses(&self, head: &Head<'_>) -> Option<Bytes> {
+        let refusal = self.incomplete.as_ref().filter(|_| head.method == "tools/call")?;
+        Some(refusal.to_json(head.id.as_ref()))
+    }
+}
+
 async fn over_process(
     shared: &Arc<Shared>,
     entry: &Entry,
     caller: &Caller,
+    terms: Unasked,
     mut from_client: mpsc::Receiver<Bytes>,
     to_client: mpsc::Sender<Bytes>,
 ) -> Result<(), GatewayError> {
@@ -83,6 +107,10 @@ async fn over_process(
                 let message = match read(&frame) {
                     Err(answer) => { to_client.send(answer).await.ok(); continue }
                     Ok(head) => {
+                        if let Some(answer) = terms.refuses(&head) {
+                            to_client.send(answer).await.ok();
+                            continue;
+                        }
                         if let Some(id) = head.id.as_ref().filter(|_| head.kind == Kind::Request) {
                             if calls.len() >= PENDING_MAX {
                                 let refusal = Refusal::overloaded("too many unanswered requests", "wait for answers");
@@ -164,6 +192,7 @@ struct Client {
     entry: Arc<Entry>,
     caller: Arc<Caller>,
     live: Live,
+    settings: Option<Arc<Settings>>,
     session: Option<HeaderValue>,
     version: Option<String>,
     to_client: mpsc::Sender<Bytes>,
@@ -173,13 +202,14 @@ async fn over_http(
     shared: &Arc<Shared>,
     entry: &Arc<Entry>,
     caller: &Arc<Caller>,
+    terms: Unasked,
     mut from_client: mpsc::Receiver<Bytes>,
     to_client: mpsc::Sender<Bytes>,
 ) -> Result<(), GatewayError> {
     let live = shared.order(entry, true).into_iter().next().cloned();
     let live = live.ok_or_else(|| Refusal::unavailable(&entry.name, &entry.message))?;
-    let mut client =
-        Client { entry: entry.clone(), caller: caller.clone(), live, session: None, version: None, to_client };
+    let (known, caller, settings) = (entry.clone(), caller.clone(), terms.settings.clone());
+    let mut client = Client { entry: known, caller, live, settings, session: None, version: None, to_client };
     let mut posts = FuturesUnordered::new();
     let mut listening = None;
     loop {
@@ -196,6 +226,10 @@ async fn over_http(
                     Ok(head) => head,
                     Err(answer) => { client.to_client.send(answer).await.ok(); continue }
                 };
+                if let Some(answer) = terms.refuses(&head) {
+                    client.to_client.send(answer).await.ok();
+                    continue;
+                }
                 let body = inject_body(&entry.injected, &head).map_or_else(|| frame.clone(), Bytes::from);
                 let asked = Frame::of(&head);
                 if asked.initialize {
@@ -256,6 +290,7 @@ impl Client {
             entry: self.entry.clone(),
             caller: self.caller.clone(),
             live: self.live.clone(),
+            settings: self.settings.clone(),
             session: self.session.clone(),
             version: self.version.clone(),
             to_client: self.to_client.clone(),
@@ -264,8 +299,10 @@ impl Client {
 
     fn request(&self, method: Method) -> hyper::http::request::Builder {
         let endpoint = &self.live.endpoint;
-        let mut request = http::request(endpoint, method, &target(&endpoint.spec.path, None, &self.entry.injected));
+        let query = self.settings.as_deref().and_then(Settings::query);
+        let mut request = http::request(endpoint, method, &target(&endpoint.spec.path, query, &self.entry.injected));
         if let Some(headers) = request.headers_mut() {
+            self.settings.iter().for_each(|settings| settings.put(headers));
             if let Some(version) = &self.version
                 && let Ok(version) = HeaderValue::from_str(version)
             {

@@ -72,7 +72,25 @@ pub(crate) struct Refusal {
     pub(crate) retry_after: Option<u32>,
     pub(crate) allow: Option<&'static str>,
     /// `WWW-Authenticate`.
-    pub(crate) challenge: Option<Box<str>>,
+    pub(crate) challenge: Option<Box<Text>>,
+    /// Further members of the answer, each with a comma before it: for clients that read no JSON-RPC.
+    pub(crate) problem: Option<Box<Text>>,
+}
+
+/// What few refusals have, so that the others are not larger for it.
+#[derive(Debug, Clone)]
+pub(crate) struct Text(String);
+
+impl From<String> for Box<Text> {
+    fn from(text: String) -> Self {
+        Self::new(Text(text))
+    }
+}
+
+impl From<&str> for Box<Text> {
+    fn from(text: &str) -> Self {
+        text.to_owned().into()
+    }
 }
 
 /// Longest reason behind a status: lines of headers are bounded everywhere.
@@ -90,7 +108,7 @@ impl Refusal {
         hint: impl Into<String>,
     ) -> Self {
         let (message, hint) = (message.into(), hint.into());
-        Self { status, code, rpc, message, hint, retry_after: None, allow: None, challenge: None }
+        Self { status, code, rpc, message, hint, retry_after: None, allow: None, challenge: None, problem: None }
     }
 
     pub(crate) fn not_found(name: &str) -> Self {
@@ -197,6 +215,13 @@ impl Refusal {
         Self { retry_after: Some(seconds), ..refusal }
     }
 
+    /// Configuration of a session that cannot be taken.
+    pub(crate) fn settings(message: impl Into<String>, hint: impl Into<String>, problem: String) -> Self {
+        let (code, rpc) = ("GATEWAY_INVALID_CONFIG", sigil_core::mirror::INVALID_PARAMS);
+        let refusal = Self::new(StatusCode::UNPROCESSABLE_ENTITY, code, rpc, message, hint);
+        Self { problem: Some(problem.into()), ..refusal }
+    }
+
     pub(crate) fn no_name() -> Self {
         let message = "the call names no tool, or a parameter twice";
         let refusal = Self::bad_request(message, "params.name is one text");
@@ -256,8 +281,13 @@ impl Refusal {
     /// their users the message, and nothing of `data`.
     pub(crate) fn to_json(&self, id: Option<&Id>) -> Bytes {
         let retry = self.retry_after.map_or_else(String::new, |s| format!(",\"retryAfter\":{s}"));
-        let data = format!("{{\"code\":{},\"hint\":{}{retry}}}", jsonrpc::quote(self.code), jsonrpc::quote(&self.hint));
-        Bytes::from(jsonrpc::error(id, self.rpc, &self.words(), &data))
+        let problem = self.problem.as_deref().map_or("", |problem| &problem.0);
+        let (code, hint) = (jsonrpc::quote(self.code), jsonrpc::quote(&self.hint));
+        let data = format!("{{\"code\":{code},\"hint\":{hint}{retry}{problem}}}");
+        let mut text = jsonrpc::error(id, self.rpc, &self.words(), &data);
+        // the same beside the error, where clients of session configuration look for it
+        text.insert_str(text.len() - 1, problem);
+        Bytes::from(text)
     }
 
     fn words(&self) -> String {
@@ -288,7 +318,7 @@ impl Refusal {
     pub(crate) fn headers(&self) -> impl Iterator<Item = (HeaderName, HeaderValue)> {
         let retry = self.retry_after.map(|s| (header::RETRY_AFTER, HeaderValue::from(s)));
         let allow = self.allow.map(|a| (header::ALLOW, HeaderValue::from_static(a)));
-        let challenge = self.challenge.as_deref().and_then(|c| HeaderValue::try_from(c).ok());
+        let challenge = self.challenge.as_deref().and_then(|c| HeaderValue::try_from(&c.0).ok());
         retry.into_iter().chain(allow).chain(challenge.map(|c| (header::WWW_AUTHENTICATE, c)))
     }
 }

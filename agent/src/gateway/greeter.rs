@@ -310,7 +310,7 @@ impl Greeter {
 
     /// The process, or connection, that serves stateless requests.
     pub(super) async fn process(&self) -> Result<Arc<Process>, Refusal> {
-        let entry = self.shared.ready(&self.name).await?;
+        let entry = self.shared.ready_as(&self.name, self.caller.settings.as_ref()).await?;
         if entry.id != self.deployment {
             return Err(Refusal::expired("the server of this session is gone"));
         }
@@ -545,6 +545,7 @@ mod tests {
             upstream,
             translated,
             expires: 0,
+            settings: None,
         };
         let packed = guest.packed();
         let read = |index: usize| Guest::unpack(&ticket(packed[index].clone(), true)).unwrap();

@@ -157,6 +157,8 @@ impl Shared {
             let took = head.and_then(|head| held.since(&head)).unwrap_or_default();
             tapping.tell_after(text, took);
         }
-        shape(&entry, &caller.scope, text).map(Bytes::from)
+        let starred = entry.masks.as_ref().and_then(|masks| masks.starred(message));
+        let text = starred.as_deref().map_or(Some(text), |starred| std::str::from_utf8(starred).ok())?;
+        shape(&entry, &caller.scope, text).map(Bytes::from).or(starred.clone())
     }
 }

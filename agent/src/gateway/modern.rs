@@ -49,7 +49,7 @@ pub(crate) async fn post(
     if !accepts(asked.headers, "text/event-stream") {
         return Err(Refusal::not_acceptable());
     }
-    let entry = shared.ready(asked.name).await?;
+    let entry = shared.ready_as(asked.name, asked.settings.as_ref()).await?;
     let caller = (!is_stdio(&entry)).then(|| Client::of(asked, &entry));
     let Some(speaker) = speaker(shared, &entry, asked.name, caller.as_ref(), None).await? else {
         return Err(fall_back());

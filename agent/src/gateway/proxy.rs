@@ -288,6 +288,7 @@ fn incoming(
                     upstream: upstream.to_owned(),
                     translated: false,
                     expires: now() + SESSION_LIFE,
+                    settings: asked.settings.as_ref().map(|settings| settings.digest),
                 };
                 let sealed = shared.sealer.seal(&ticket).and_then(|id| HeaderValue::try_from(id).ok());
                 sealed.ok_or_else(|| Refusal::failed(asked.name, "no session id could be made: no randomness"))?

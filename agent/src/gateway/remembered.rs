@@ -18,6 +18,7 @@ use super::body::Out;
 use super::bridged::json;
 use super::client::Client;
 use super::error::Refusal;
+use super::mask::Masks;
 use super::modern;
 use super::serve::{Asked, accepts};
 use super::table::{Entry, Live, Table};
@@ -340,6 +341,7 @@ pub(crate) fn watch(
         events: http::is_event_stream(response.headers()),
         kept: BytesMut::new(),
         too_long: false,
+        masks: entry.masks.clone(),
     };
     response.map(|out| Out::Wrapped(Box::new(Wrapped::new(out, None, Vec::new(), None).learning(learning))))
 }
@@ -353,6 +355,8 @@ pub(crate) struct Learning {
     events: bool,
     kept: BytesMut,
     too_long: bool,
+    /// No secret is written down.
+    masks: Option<Arc<Masks>>,
 }
 
 impl Learning {
@@ -366,6 +370,8 @@ impl Learning {
     }
 
     fn learn(&self, message: &[u8]) {
+        let starred = self.masks.as_ref().and_then(|masks| masks.starred(message));
+        let message = starred.as_deref().unwrap_or(message);
         // an answer that broke off is no JSON
         if let Ok(Head { result: Some(result), id, .. }) = jsonrpc::parse_one(message)
             && id == self.id

@@ -117,6 +117,7 @@ mod tests {
             upstream: "s-x".into(),
             translated: false,
             expires: 9,
+            settings: None,
         }
     }
 

@@ -19,11 +19,14 @@ use sigil_core::session::{self, Era, Ticket};
 
 use super::body::Out;
 use super::caller::Caller;
+use super::compress::{self, Coding};
 use super::error::Refusal;
 use super::limits::Permits;
 use super::listen::Peer;
 use super::load::Flow;
+use super::mask::Masking;
 use super::oauth::{self, Address};
+use super::settings::{self, Settings};
 use super::table::{Entry, Live};
 use super::tap::Tapping;
 use super::trace::{Trace, Upstream};
@@ -50,6 +53,8 @@ pub(crate) struct Asked<'a> {
     pub(crate) ticket: Option<(HeaderValue, Ticket)>,
     /// The server's part of it, where it is recorded.
     pub(crate) trace: Option<&'a Arc<Upstream>>,
+    /// The configuration of its session; `headers` and `query` are then as the server gets them.
+    pub(crate) settings: Option<Arc<Settings>>,
 }
 
 /// Answers one request; never fails.
@@ -161,6 +166,7 @@ async fn route_path(shared: &Arc<Shared>, peer: Peer, host: &str, request: Reque
     if let Some((name, path)) = at {
         let (name, address) = (name.to_owned(), Address { base: base(), path });
         let mut line = config.gateway.access_log.then(|| Box::new(Line::new(&name, peer.ip, &request)));
+        let coding = if config.gateway.compress { Some(Coding::asked(request.headers())) } else { None };
         let trace = Trace::begin(&shared.telemetry, &config.telemetry, &name, peer, &request);
         let mut seen = Seen { line: line.as_deref_mut(), trace: trace.map(Box::new), in_band: false };
         let answered = mcp(shared, &name, &address, peer, request, &mut seen).await;
@@ -184,6 +190,9 @@ async fn route_path(shared: &Arc<Shared>, peer: Peer, host: &str, request: Reque
                 response
             }
         };
+        if let Some(coding) = coding.filter(|_| compress::fits(&response)) {
+            response = Box::pin(compress::encode(response, coding, &name)).await;
+        }
         let status = response.status().as_u16();
         if let Some(trace) = &mut trace {
             trace.status(status);
@@ -198,6 +207,18 @@ async fn route_path(shared: &Arc<Shared>, peer: Peer, host: &str, request: Reque
         return response;
     }
     let reads = matches!(*request.method(), Method::GET | Method::HEAD);
+    let schema_of = match own {
+        Some(name) if path == settings::WELL_KNOWN => Some((name, "/mcp".to_owned())),
+        Some(_) => None,
+        None => path
+            .strip_suffix(settings::WELL_KNOWN)
+            .and_then(|path| named(path, "/mcp/"))
+            .map(|name| (name, format!("/mcp/{name}"))),
+    };
+    if let Some((name, path)) = schema_of.filter(|_| reads) {
+        let address = Address { base: base(), path };
+        return Box::pin(schema(shared, name, &address, peer, request.headers())).await;
+    }
     let metadata_of = match own {
         Some(name) if path == METADATA || path == "/.well-known/oauth-protected-resource/mcp" => {
             Some((name, "/mcp".to_owned()))
@@ -242,6 +263,30 @@ struct Seen<'a> {
     trace: Option<Box<Trace>>,
     /// A request within a session, which a JSON-RPC error answers best.
     in_band: bool,
+}
+
+/// The schema of a deployment's session configuration, for whoever may ask it anything.
+async fn schema(shared: &Arc<Shared>, name: &str, address: &Address, peer: Peer, headers: &HeaderMap) -> Response<Out> {
+    let told = async {
+        let entry = shared.entry(name).await?;
+        shared.caller(&entry, headers, peer.ip, address).await?;
+        match &entry.terms {
+            Some(terms) => terms.schema(address),
+            None => Err(Refusal::no_path(&format!("{}{}", address.path, settings::WELL_KNOWN))),
+        }
+    };
+    match told.await {
+        Ok(text) => {
+            let mut response = Response::new(Out::full(text));
+            let kind = HeaderValue::from_static("application/schema+json");
+            response.headers_mut().insert(header::CONTENT_TYPE, kind);
+            response
+        }
+        Err(refusal) => {
+            shared.counters.refused(&refusal);
+            refuse(&refusal, None)
+        }
+    }
 }
 
 async fn mcp(
@@ -295,6 +340,8 @@ async fn mcp(
     {
         entry = Box::pin(shared.returned(name, ticket.instance)).await.map_err(plain)?;
     }
+    // what is wrong with it is told when the message's id is known
+    let settings = shared.settle(&entry, &caller, &parts, ticket.as_ref().map(|(_, ticket)| ticket), address);
     if method != Method::POST {
         if let Some(unknown) = unknown {
             return Err(plain(unknown));
@@ -303,6 +350,10 @@ async fn mcp(
         if header_era == Some(Era::Modern) && entry_transport(&entry) == Some(Transport::Stdio) {
             return Err(plain(Refusal::method("POST")));
         }
+        let settings = settings.map_err(|refusal| plain(*refusal))?;
+        let configured = settings.as_ref().map(|settings| Box::new(settings.headers(headers)));
+        let query = settings.as_deref().map_or(parts.uri.query(), Settings::query);
+        let headers = configured.as_deref().unwrap_or(headers);
         let tapping = Tapping::begin(&entry, &caller.name, session_of(&ticket));
         let translated = ticket.as_ref().is_some_and(|(_, ticket)| ticket.translated);
         let asked = Asked {
@@ -311,8 +362,9 @@ async fn mcp(
             caller: &caller,
             method: &method,
             headers,
-            query: parts.uri.query(),
+            query,
             ticket,
+            settings: settings.clone(),
             trace: None,
         };
         let outcome = match entry_transport(&entry) {
@@ -368,6 +420,10 @@ async fn mcp(
     if let Some(unknown) = unknown.filter(|_| !is_modern) {
         return Err((unknown, id));
     }
+    let settings = match settings {
+        Ok(settings) => settings,
+        Err(refusal) => return Err((*refusal, id)),
+    };
     let tapping = Tapping::begin(&entry, &caller.name, session_of(&ticket));
     if let Some(tapping) = &tapping {
         heads.iter().for_each(|head| tapping.tell(true, head.text));
@@ -395,23 +451,23 @@ async fn mcp(
             all => format!("[{}]", all.join(",")),
         };
         rename_header(&mut parts.headers, first, renamed.first().and_then(Option::as_deref));
-        let again = Again { body: text.into(), parts: &parts, ticket, is_modern, trace };
+        if let Some(settings) = &settings {
+            parts.headers = settings.headers(&parts.headers);
+        }
+        let trace = seen.trace.as_ref().and_then(|trace| trace.upstream());
+        let again = Again { body: text.into(), parts: &parts, ticket, is_modern, settings, trace };
         let passed = Box::pin(again.pass(shared, name, &entry, &caller, permits, tapping)).await;
         return passed.map_err(|refusal| (refusal, id));
     }
     let ticket = ticket.filter(|_| !is_modern);
-    let asked = Asked {
-        name,
-        entry: &entry,
-        caller: &caller,
-        method: &method,
-        headers,
-        query: parts.uri.query(),
-        ticket,
-        trace,
-    };
+    let configured = settings.as_ref().map(|settings| Box::new(settings.headers(headers)));
+    let headers = configured.as_deref().unwrap_or(headers);
+    let query = settings.as_deref().map_or(parts.uri.query(), Settings::query);
+    let settings = settings.clone();
+    let (entry, caller) = (&entry, &caller);
+    let asked = Asked { name, entry, caller, method: &method, headers, query, ticket, settings, trace };
     let outcome = pass(shared, asked, first, &heads, &body, is_modern).await;
-    outcome.map(|response| wrapped(response, &entry, &caller, permits, tapping)).map_err(|refusal| (refusal, id))
+    outcome.map(|response| wrapped(response, entry, caller, permits, tapping)).map_err(|refusal| (refusal, id))
 }
 
 /// A request whose body was changed on the way.
@@ -421,6 +477,7 @@ struct Again<'a> {
     ticket: Option<(HeaderValue, Ticket)>,
     is_modern: bool,
     trace: Option<&'a Arc<Upstream>>,
+    settings: Option<Arc<Settings>>,
 }
 
 impl Again<'_> {
@@ -433,7 +490,7 @@ impl Again<'_> {
         permits: Permits,
         tapping: Option<Tapping>,
     ) -> Result<Response<Out>, Refusal> {
-        let Self { body, parts, ticket, is_modern, trace } = self;
+        let Self { body, parts, ticket, is_modern, settings, trace } = self;
         let parsed = jsonrpc::parse(&body).map_err(|e| Refusal::malformed(&e))?;
         let heads: Vec<&Head<'_>> = match &parsed {
             Body::One(head) => vec![head],
@@ -441,8 +498,10 @@ impl Again<'_> {
         };
         let first = matches!(parsed, Body::One(_)).then(|| heads.first().copied()).flatten();
         let ticket = ticket.filter(|_| !is_modern);
-        let (method, headers, query) = (&parts.method, &parts.headers, parts.uri.query());
-        let asked = Asked { name, entry, caller, method, headers, query, ticket, trace };
+        let (method, headers) = (&parts.method, &parts.headers);
+        let shown = settings.clone();
+        let query = shown.as_deref().map_or(parts.uri.query(), Settings::query);
+        let asked = Asked { name, entry, caller, method, headers, query, ticket, settings, trace };
         let response = pass(shared, asked, first, &heads, &body, is_modern).await?;
         Ok(wrapped(response, entry, caller, permits, tapping))
     }
@@ -471,12 +530,13 @@ async fn pass(
     body: &Bytes,
     is_modern: bool,
 ) -> Result<Response<Out>, Refusal> {
-    match first.filter(|head| is_modern && remembered::is_list(head)) {
+    // what a server lists may depend on its configuration
+    match first.filter(|head| is_modern && asked.settings.is_none() && remembered::is_list(head)) {
         None => send(shared, asked, first, heads, body, is_modern).await,
         Some(head) => match remembered::recall(shared, &asked, head) {
             Some(recalled) => recalled,
             None => {
-                let again = Asked { ticket: None, ..asked };
+                let again = Asked { ticket: None, settings: None, ..asked };
                 let response = Box::pin(send(shared, asked, first, heads, body, true)).await?;
                 Ok(remembered::watch(shared, &again, head, response))
             }
@@ -518,14 +578,16 @@ fn wrapped(
     response.body_mut().counted(Flow::new(&entry.recorder, caller));
     let events = crate::upstream::http::is_event_stream(response.headers());
     let shaping = Shaping::new(entry, caller, events);
-    if shaping.is_none() && permits.is_empty() && tapping.is_none() {
+    let masking = entry.masks.as_ref().map(Masking::new);
+    if shaping.is_none() && permits.is_empty() && tapping.is_none() && masking.is_none() {
         return response;
     }
     if shaping.is_some() {
         response.headers_mut().remove(header::CONTENT_LENGTH);
     }
     let tapping = tapping.map(|tapping| tapping.of_events(events));
-    response.map(|out| Out::Wrapped(Box::new(Wrapped::new(out, shaping, permits, None).tapped(tapping))))
+    response
+        .map(|out| Out::Wrapped(Box::new(Wrapped::new(out, shaping, permits, None).tapped(tapping).masked(masking))))
 }
 
 fn entry_transport(entry: &Entry) -> Option<Transport> {

@@ -4,13 +4,15 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use secrecy::SecretString;
-use sigil_core::model::{DeploymentId, Inject, InstanceId, ReleaseNo};
+use sigil_core::model::{DeploymentId, Inject, InstanceId, ReleaseNo, Transport};
 use sigil_core::policy::{Access, Rules};
 use sigil_core::route::Burden;
 use tokio_util::task::TaskTracker;
 
 use super::common::Common;
 use super::load::{Recorder, Stats};
+use super::mask::Masks;
+use super::settings::{self, Terms};
 use crate::tail::Tail;
 use crate::upstream::RouteTable;
 use crate::upstream::{Endpoint, Replica, Wire};
@@ -31,7 +33,7 @@ impl Live {
 }
 
 /// A deployment as requests use it.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Entry {
     pub(crate) id: DeploymentId,
     pub(crate) name: String,
@@ -48,6 +50,10 @@ pub(crate) struct Entry {
     pub(crate) coming: Option<ReleaseNo>,
     pub(crate) access: Access,
     pub(crate) rules: Arc<Rules>,
+    /// Finds the values of `injected` in answers.
+    pub(crate) masks: Option<Arc<Masks>>,
+    /// What callers may set for a session.
+    pub(crate) terms: Option<Arc<Terms>>,
     pub(crate) recorder: Arc<Recorder>,
 }
 
@@ -132,6 +138,15 @@ impl Registry {
     }
 }
 
+/// A replica whose connections are made with the secrets that go there: over HTTP each request has them, over legacy SSE
+/// its one stream.
+pub(crate) fn carrying(mut endpoint: Endpoint, injected: &[(Inject, SecretString)]) -> Endpoint {
+    if endpoint.spec.transport == Transport::Sse {
+        endpoint.carried = Some(Box::new(settings::carried(&endpoint, injected, None)));
+    }
+    endpoint
+}
+
 /// The next table; replicas that stay keep their connections.
 pub(crate) fn build(new: &RouteTable, old: &Table, registry: &Registry, tail: &Tail, tasks: &TaskTracker) -> Table {
     let mut known: HashMap<InstanceId, Live> = HashMap::new();
@@ -140,7 +155,7 @@ pub(crate) fn build(new: &RouteTable, old: &Table, registry: &Registry, tail: &T
             known.insert(live.endpoint.instance, live.clone());
         }
     }
-    let live = |replica: &Replica| -> Live {
+    let live = |replica: &Replica, injected: &[(Inject, SecretString)]| -> Live {
         if let Some(live) = known.get(&replica.instance) {
             let same = Arc::ptr_eq(&live.endpoint.spec, &replica.spec) || live.endpoint.spec == replica.spec;
             let up = match &live.endpoint.wire {
@@ -153,15 +168,15 @@ pub(crate) fn build(new: &RouteTable, old: &Table, registry: &Registry, tail: &T
                 return live.clone();
             }
         }
-        let endpoint = Arc::new(Endpoint::new(replica, tail, tasks.clone()));
+        let endpoint = Arc::new(carrying(Endpoint::new(replica, tail, tasks.clone()), injected));
         let (stats, common) = (registry.stats_of(replica.instance), registry.common_of(replica.instance));
         Live { endpoint, stats, common }
     };
     let entries = new.routes.values().map(|route| Entry {
         id: route.id,
         name: route.name.clone(),
-        ready: route.ready.iter().map(live).collect(),
-        draining: route.draining.iter().map(live).collect(),
+        ready: route.ready.iter().map(|replica| live(replica, &route.injected)).collect(),
+        draining: route.draining.iter().map(|replica| live(replica, &route.injected)).collect(),
         expected: route.expected,
         returning: route.returning.clone(),
         message: route.message.clone(),
@@ -170,6 +185,14 @@ pub(crate) fn build(new: &RouteTable, old: &Table, registry: &Registry, tail: &T
         coming: route.coming,
         access: route.access,
         rules: route.rules.clone(),
+        masks: match old.by_id.get(&route.id) {
+            Some(old) if Arc::ptr_eq(&old.injected, &route.injected) => old.masks.clone(),
+            _ => Masks::of(&route.injected),
+        },
+        terms: Terms::of(
+            route.ready.first().map_or(route.session.as_deref(), |replica| replica.spec.session.as_deref()),
+            old.by_id.get(&route.id).and_then(|entry| entry.terms.as_ref()),
+        ),
         recorder: registry.recorder_of(route.id),
     });
     Table::new(entries, new.known)
@@ -194,6 +217,8 @@ pub(crate) mod tests {
             coming: None,
             access: Access::Anonymous,
             rules: Arc::new(Rules::new(serde_json::from_str(policy).unwrap()).unwrap()),
+            masks: None,
+            terms: None,
             recorder: Arc::default(),
         }
     }

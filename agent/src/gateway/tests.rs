@@ -2,13 +2,16 @@
 
 mod access;
 mod bundle;
+mod compressed;
 pub(crate) mod fixture;
 mod greeted;
 mod matrix;
 mod metrics;
 mod oauth;
 mod recalled;
+mod scripts;
 mod servers;
+mod settings;
 mod stateless;
 mod tap;
 mod traces;
@@ -212,7 +215,7 @@ async fn a_call_is_never_sent_twice() {
     // warm: the broken call goes over a used connection, where a retry is tempting
     assert_eq!(front.post(NAME, None, call(1, "whoami")).await.status, 200);
     let answer = front.post(NAME, None, call(2, "break")).await;
-    assert_eq!((answer.status, answer.code().as_str()), (200, "GATEWAY_CONNECTION_FAILED"), "{}", answer.text);
+    assert_eq!((answer.status, answer.code().as_str()), (502, "GATEWAY_CONNECTION_FAILED"), "{}", answer.text);
     assert_eq!(answer.json()["id"], 2);
     assert_eq!(http.count("break"), 1);
     // broken in the middle of a stream: an event says so
@@ -224,7 +227,7 @@ async fn a_call_is_never_sent_twice() {
         (json!(3), json!("GATEWAY_CONNECTION_FAILED"))
     );
     let late = front.post(NAME, None, call(4, "never")).await;
-    assert_eq!((late.status, late.code().as_str()), (200, "GATEWAY_TIMEOUT"));
+    assert_eq!((late.status, late.code().as_str()), (504, "GATEWAY_TIMEOUT"));
     assert_eq!(http.count("never"), 1);
 }
 
@@ -255,7 +258,7 @@ async fn dead_replica_is_passed_over_when_nothing_was_sent() {
     }
     front.set(&[(NAME, vec![dead])]);
     let answer = front.post(NAME, None, call(1, "whoami")).await;
-    assert_eq!((answer.status, answer.code().as_str()), (200, "GATEWAY_CONNECTION_FAILED"));
+    assert_eq!((answer.status, answer.code().as_str()), (502, "GATEWAY_CONNECTION_FAILED"));
 }
 
 // ---------------------------------------------------------------- waiting for a start
@@ -272,11 +275,11 @@ async fn calls_wait_for_a_start_but_not_for_ever() {
     assert_eq!(answer.status, 200);
     front.set_state(NAME, true, "building");
     let answer = front.post(NAME, None, call(1, "whoami")).await;
-    assert_eq!((answer.status, answer.code().as_str()), (200, "GATEWAY_STARTING"));
+    assert_eq!((answer.status, answer.code().as_str()), (503, "GATEWAY_STARTING"));
     assert!(!answer.header("retry-after").is_empty());
     front.set_state(NAME, false, "stopped by root");
     let answer = front.post(NAME, None, call(1, "whoami")).await;
-    assert_eq!((answer.status, answer.code().as_str()), (200, "GATEWAY_CONNECTION_FAILED"));
+    assert_eq!((answer.status, answer.code().as_str()), (503, "GATEWAY_CONNECTION_FAILED"));
     assert!(answer.text.contains("stopped by root"));
 }
 
@@ -416,7 +419,7 @@ async fn a_dead_process_is_named() {
     wait_until("its place is free", || front.gateway.sessions(replica.instance) == 0).await;
     front.set(&[(NAME, vec![stdio("import sys; sys.exit(4)")])]);
     let answer = front.post(NAME, None, initialize("2025-11-25")).await;
-    assert_eq!(answer.status, 200);
+    assert_eq!(answer.status, 502);
     assert!(answer.text.contains("exited with code 4"), "{}", answer.text);
 }
 
@@ -465,7 +468,7 @@ async fn more_sessions_than_a_replica_holds() {
     front.set(&[(NAME, vec![replica.clone()])]);
     let first = front.begin(NAME).await;
     let answer = front.post(NAME, None, initialize("2025-11-25")).await;
-    assert_eq!((answer.status, answer.code().as_str()), (200, "GATEWAY_OVERLOADED"));
+    assert_eq!((answer.status, answer.code().as_str()), (503, "GATEWAY_OVERLOADED"));
     assert!(answer.text.contains("1 a replica"), "{}", answer.text);
     assert_eq!(front.post(NAME, Some(&first), call(1, "echo")).await.status, 200);
     // a draining replica keeps its sessions and gets no new ones

@@ -17,6 +17,7 @@ use super::body::Out;
 use super::caller::Caller;
 use super::limits::Permits;
 use super::load::Flow;
+use super::mask::Masking;
 use super::remembered::Learning;
 use super::table::Entry;
 use super::tap::Tapping;
@@ -35,11 +36,12 @@ pub(crate) struct Wrapped {
     learning: Option<Box<Learning>>,
     /// Over when the answer is; behind `inner`, whose part of it ends first.
     trace: Option<Box<Trace>>,
+    masking: Option<Masking>,
 }
 
 impl Wrapped {
     pub(crate) fn new(inner: Out, shaping: Option<Shaping>, permits: Permits, line: Option<Line>) -> Self {
-        Self { inner, shaping, _permits: permits, line, tapping: None, learning: None, trace: None }
+        Self { inner, shaping, _permits: permits, line, tapping: None, learning: None, masking: None, trace: None }
     }
 
     pub(crate) fn counted(&mut self, flow: Flow) {
@@ -64,11 +66,37 @@ impl Wrapped {
         self
     }
 
+    /// The secrets that were added to the request are kept out of it.
+    pub(crate) fn masked(mut self, masking: Option<Masking>) -> Self {
+        self.masking = masking;
+        self
+    }
+
+    fn masked_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        let Some(masking) = &mut self.masking else { return Pin::new(&mut self.inner).poll_frame(cx) };
+        loop {
+            let frame = match ready!(Pin::new(&mut self.inner).poll_frame(cx)) {
+                Some(Ok(frame)) => match frame.into_data() {
+                    Ok(data) => masking.push(data),
+                    // trailers say nothing of JSON
+                    Err(_) => masking.finish(),
+                },
+                Some(Err(error)) => return Poll::Ready(Some(Err(error))),
+                None if masking.is_empty() => return Poll::Ready(None),
+                None => masking.finish(),
+            };
+            if !frame.is_empty() {
+                return Poll::Ready(Some(Ok(Frame::data(frame))));
+            }
+        }
+    }
+
     pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
         loop {
+            let polled = ready!(self.masked_frame(cx));
             let frame = match &mut self.shaping {
-                None => ready!(Pin::new(&mut self.inner).poll_frame(cx)),
-                Some(shaping) => match ready!(Pin::new(&mut self.inner).poll_frame(cx)) {
+                None => polled,
+                Some(shaping) => match polled {
                     Some(Ok(frame)) => match frame.into_data() {
                         Ok(data) => match shaping.push(&data) {
                             Ok(out) if out.is_empty() => continue,
@@ -102,7 +130,9 @@ impl Wrapped {
     }
 
     pub(crate) fn is_end_stream(&self) -> bool {
-        self.inner.is_end_stream() && self.shaping.as_ref().is_none_or(|s| s.kept.is_empty())
+        self.inner.is_end_stream()
+            && self.masking.as_ref().is_none_or(Masking::is_empty)
+            && self.shaping.as_ref().is_none_or(|s| s.kept.is_empty())
     }
 
     pub(crate) fn size_hint(&self) -> SizeHint {

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use sigil_config::agent::AgentConfig;
 use sigil_config::manifest;
-use sigil_core::model::{Inject, NetworkMode, ReleaseSpec, SecretUse, Transport, Volume, VolumeMode};
+use sigil_config::manifest::session::Checker;
+use sigil_core::model::{Inject, NetworkMode, ReleaseSpec, SecretUse, SessionConfig, Transport, Volume, VolumeMode};
 use sigil_core::policy::Access;
 use sigil_core::recipe::Recipe;
 use sigil_core::source::Source;
@@ -78,7 +79,7 @@ pub(super) fn spec(
 ) -> Result<ReleaseSpec, Failure> {
     let image = &built.image;
     let transport = transport(request, recipe, Some(image))?;
-    let config_values = values(request, recipe)?;
+    let (config_values, mut session) = values(request, recipe)?.into_parts();
     let (start, start_env) = recipe.start(&config_values).map_err(|e| Failure::invalid(e.to_string(), e.hint()))?;
     let mut command =
         if start.is_empty() { image.entrypoint.iter().chain(&image.cmd).cloned().collect() } else { start };
@@ -99,8 +100,17 @@ pub(super) fn spec(
     env.extend(recipe.manifest.env.clone());
     env.extend(start_env);
     env.extend(request.env.clone());
-    if !config_values.is_null() {
-        env.insert("SIGIL_CONFIG".into(), config_values.to_string());
+    // one process for all callers is told what holds for all of them
+    let told = match &session {
+        Some(session) if transport != Transport::Stdio => &session.fixed,
+        _ => &config_values,
+    };
+    if !told.is_null() {
+        env.insert("SIGIL_CONFIG".into(), told.to_string());
+    }
+    if let Some(session) = &mut session {
+        session.args.clone_from(&request.args);
+        session.kept = request.env.keys().cloned().collect();
     }
     let root = matches!(image.user.split(':').next(), None | Some("" | "0" | "root"));
     let health = &recipe.manifest.health;
@@ -125,7 +135,8 @@ pub(super) fn spec(
         volumes: volumes(request, recipe, config)?,
         network: network(recipe, config)?,
         egress,
-        config: config_values,
+        config: session.as_ref().map_or(config_values, |s| s.fixed.clone()),
+        session,
         access: access(request, config, now)?.as_str().into(),
         sessions_max: recipe.manifest.sessions.max,
         request_timeout_ms: health.request_timeout.unwrap_or(REQUEST_SECONDS) * 1000,
@@ -309,9 +320,27 @@ pub(super) fn secrets(request: &DeployRequest, recipe: &Recipe) -> Result<Vec<Se
     Ok(uses)
 }
 
-fn values(request: &DeployRequest, recipe: &Recipe) -> Result<serde_json::Value, Failure> {
-    match &recipe.manifest.config {
-        None if request.config.is_empty() => Ok(serde_json::Value::Null),
+/// Configuration: of everybody, or as far as callers do not give their own.
+enum Values {
+    Whole(serde_json::Value),
+    PerSession(Box<SessionConfig>),
+}
+
+impl Values {
+    /// What the release runs with, and what its callers may set.
+    fn into_parts(self) -> (serde_json::Value, Option<Box<SessionConfig>>) {
+        match self {
+            Self::Whole(values) => (values, None),
+            Self::PerSession(session) => (session.stand_in.clone(), Some(session)),
+        }
+    }
+}
+
+fn values(request: &DeployRequest, recipe: &Recipe) -> Result<Values, Failure> {
+    let bad = |e: manifest::BadConfig| Failure::invalid(e.to_string(), e.hint());
+    let manifest = &recipe.manifest;
+    match &manifest.config {
+        None if request.config.is_empty() => Ok(Values::Whole(serde_json::Value::Null)),
         None => Err(Failure::invalid(
             format!(
                 "this server takes no configuration ({})",
@@ -319,9 +348,22 @@ fn values(request: &DeployRequest, recipe: &Recipe) -> Result<serde_json::Value,
             ),
             "its manifest has no `config` schema; use --env for environment variables",
         )),
-        Some(schema) => {
-            manifest::check_config(Some(schema), &request.config).map_err(|e| Failure::invalid(e.to_string(), e.hint()))
+        Some(schema) if manifest.sessions.config => {
+            let fixed = manifest::check_fixed(schema, &request.config).map_err(bad)?;
+            let checker = Checker::new(schema, &fixed)
+                .map_err(|e| Failure::invalid(format!("the configuration's schema cannot be used: {e}"), "mend it"))?;
+            let stand_in = checker.stand_in(manifest.sessions.example.as_ref());
+            Ok(Values::PerSession(Box::new(SessionConfig {
+                looks: checker.upstream(&stand_in, false),
+                schema: schema.clone(),
+                fixed,
+                stand_in,
+                function: manifest.command_function.clone().map(|function| (function, recipe.runtime)),
+                args: Vec::new(),
+                kept: Vec::new(),
+            })))
         }
+        Some(schema) => manifest::check_config(Some(schema), &request.config).map_err(bad).map(Values::Whole),
     }
 }
 

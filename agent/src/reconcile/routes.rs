@@ -57,6 +57,7 @@ impl Room {
                 .map(|slot| slot.release),
             access: deployment.access(),
             rules: self.rules(deployment),
+            session: deployment.release(deployment.desired.release).and_then(|r| r.spec.session.clone()),
         }
     }
 
@@ -89,6 +90,7 @@ pub(super) fn same(a: &Route, b: &Route) -> bool {
         && a.coming == b.coming
         && a.access == b.access
         && Arc::ptr_eq(&a.rules, &b.rules)
+        && a.session == b.session
         && a.injected.len() == b.injected.len()
         && ids(&a.ready) == ids(&b.ready)
         && ids(&a.draining) == ids(&b.draining)

@@ -96,6 +96,7 @@ fn spec(secrets: Vec<SecretUse>) -> ReleaseSpec {
         network: NetworkMode::Link,
         egress: Vec::new(),
         config: serde_json::Value::Null,
+        session: None,
         access: "anonymous".into(),
         sessions_max: None,
         request_timeout_ms: 1,

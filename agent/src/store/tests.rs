@@ -43,6 +43,7 @@ pub(crate) fn deployment(name: &str) -> Deployment {
         network: NetworkMode::Link,
         egress: Vec::new(),
         config: serde_json::json!({}),
+        session: None,
         access: "anonymous".into(),
         sessions_max: None,
         request_timeout_ms: 60_000,

@@ -5,16 +5,18 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http_body_util::BodyExt;
-use hyper::{Method, StatusCode, header};
+use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
+use hyper::{Method, StatusCode};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use sigil_core::jsonrpc::{self, Head, Id, Kind};
-use sigil_core::model::Transport;
+use sigil_core::model::{ReleaseSpec, Transport};
 use sigil_core::route;
 use tokio::sync::watch;
 
 use super::http::{self, SendError};
 use super::sse::Events;
+use super::streamable::Carried;
 use super::{
     Conversation, Endpoint, GateOptions, Handshake, LAST_OUTPUT, MODERN_META, Output, UpstreamError, converse, describe,
 };
@@ -156,7 +158,8 @@ async fn never_listened(endpoint: &Endpoint, port: u16, timeout: Duration) -> Up
 async fn suggest_path(endpoint: &Arc<Endpoint>, error: UpstreamError) -> UpstreamError {
     let UpstreamError::Gate { what, hint } = error else { return error };
     for path in ["/mcp", "/", "/api/mcp", "/mcp/"].into_iter().filter(|p| *p != endpoint.spec.path) {
-        let mut client = Http { endpoint, path: path.to_owned(), session: None, version: None };
+        let mut client =
+            Http { endpoint, path: path.to_owned(), headers: HeaderMap::new(), session: None, version: None };
         let asked = client.ask(1, "initialize", INITIALIZE);
         if let Ok(Ok(Reply::Result(_) | Reply::Error(_))) = tokio::time::timeout(Duration::from_secs(3), asked).await {
             return failed(format!("{what}; an MCP endpoint answers on '{path}'"), format!("set `path: {path}`"));
@@ -489,6 +492,8 @@ fn fill(endpoint: &Arc<Endpoint>, exit: Option<watch::Receiver<Option<Exit>>>) {
 struct Http<'a> {
     endpoint: &'a Arc<Endpoint>,
     path: String,
+    /// Configuration that goes to headers.
+    headers: HeaderMap,
     session: Option<header::HeaderValue>,
     version: Option<String>,
 }
@@ -507,9 +512,12 @@ impl Http<'_> {
                 request = request.header("mcp-method", method);
             }
         }
-        let request = request.body(http::full(body)).map_err(|e| {
-            Failure::Final(failed(format!("'{}' is no path: {e}", self.path), "set `path` in the manifest"))
+        let mut request = request.body(http::full(body)).map_err(|e| {
+            Failure::Final(failed(format!("'{}' is no path: {e}", self.shown()), "set `path` in the manifest"))
         })?;
+        for (name, value) in &self.headers {
+            request.headers_mut().insert(name, value.clone());
+        }
         http::send(self.endpoint, request).await.map_err(|e| match e {
             SendError::Dial(link) => Failure::NotYet(link.into()),
             SendError::Lost(why) => Failure::NotYet(failed(
@@ -519,10 +527,15 @@ impl Http<'_> {
         })
     }
 
+    /// Its path without the configuration behind it, which may hold secrets.
+    fn shown(&self) -> &str {
+        self.path.split('?').next().unwrap_or_default()
+    }
+
     fn not_mcp(&self, method: &str, status: &str, text: &str) -> Failure {
         let shown = if text.trim().is_empty() { String::new() } else { format!(": {}", short(text)) };
         Failure::NotMcp(failed(
-            format!("POST {} ({method}) answers {status}{shown}", self.path),
+            format!("POST {} ({method}) answers {status}{shown}", self.shown()),
             "set `path` to the server's MCP endpoint and `transport` to http, sse or stdio as it speaks",
         ))
     }
@@ -586,8 +599,20 @@ impl Ask for Http<'_> {
     }
 }
 
+/// How a server is looked at that wants a configuration: with the one that stands in for its callers'.
+pub(crate) fn looks(spec: &ReleaseSpec) -> Carried {
+    let looks = spec.session.as_ref().map(|session| &session.looks);
+    let query = looks.map(|looks| looks.query.as_str()).filter(|query| !query.is_empty());
+    let named = looks.into_iter().flat_map(|looks| &looks.headers);
+    let headers = named
+        .filter_map(|(name, value)| Some((HeaderName::try_from(name).ok()?, HeaderValue::try_from(value).ok()?)))
+        .collect();
+    Carried { target: query.map_or_else(|| spec.path.clone(), |query| format!("{}?{query}", spec.path)), headers }
+}
+
 async fn attempt_http(endpoint: &Arc<Endpoint>, left: Duration, timeout: Duration) -> Result<Handshake, Failure> {
-    let mut client = Http { endpoint, path: endpoint.spec.path.clone(), session: None, version: None };
+    let Carried { target, headers } = looks(&endpoint.spec);
+    let mut client = Http { endpoint, path: target, headers, session: None, version: None };
     let outcome = tokio::time::timeout(left.max(Duration::from_millis(1)), handshake(&mut client)).await;
     if let Some(session) = client.session.take() {
         // the server should not keep a session for a health check; one that cannot end it answers 405

@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::BodyExt;
-use hyper::{Method, StatusCode, header};
+use hyper::header::{self, HeaderMap};
+use hyper::{Method, StatusCode};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
@@ -180,10 +181,12 @@ pub(crate) async fn connect(endpoint: &Arc<Endpoint>) -> Result<Conversation, Up
             .into(),
     };
     let path = endpoint.spec.path.clone();
-    let get = http::request(endpoint, Method::GET, &path)
+    let target = endpoint.carried.as_ref().map_or(path.as_str(), |carried| carried.target.as_str());
+    let mut get = http::request(endpoint, Method::GET, target)
         .header(header::ACCEPT, "text/event-stream")
         .body(http::empty())
         .map_err(|e| gate(e.to_string()))?;
+    carry(endpoint, get.headers_mut());
     let answer = tokio::time::timeout(PATIENCE, http::send(endpoint, get));
     let answer = match answer.await {
         Err(_) => return Err(gate(format!("GET {path} was not answered within {} s", PATIENCE.as_secs()))),
@@ -239,11 +242,18 @@ fn resolve(endpoint: &Endpoint, address: &str) -> Option<String> {
     Some(url.query().map_or_else(|| url.path().to_owned(), |query| format!("{}?{query}", url.path())))
 }
 
+fn carry(endpoint: &Endpoint, headers: &mut HeaderMap) {
+    for (name, value) in endpoint.carried.iter().flat_map(|carried| &carried.headers) {
+        headers.insert(name, value.clone());
+    }
+}
+
 async fn post(endpoint: &Arc<Endpoint>, target: &str, message: Bytes) -> Result<(), String> {
-    let request = http::request(endpoint, Method::POST, target)
+    let mut request = http::request(endpoint, Method::POST, target)
         .header(header::CONTENT_TYPE, "application/json")
         .body(http::full(message))
         .map_err(|e| e.to_string())?;
+    carry(endpoint, request.headers_mut());
     let answer: Answer = tokio::time::timeout(PATIENCE, http::send(endpoint, request))
         .await
         .map_err(|_| format!("did not take a message within {} s", PATIENCE.as_secs()))?

@@ -96,6 +96,7 @@ pub const KEYS: &[Key] = &[
     key("gateway.key", Kind::File, RESTART),
     key("gateway.connections_per_address", Kind::Int(1, 1_000_000), LIVE),
     key("gateway.access_log", Kind::Bool, LIVE),
+    key("gateway.compress", Kind::Bool, LIVE),
     key("oauth.issuer", Kind::Url, LIVE),
     key("oauth.jwks_url", Kind::Url, LIVE),
     key("oauth.audience", Kind::Texts, LIVE),

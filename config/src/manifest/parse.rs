@@ -244,9 +244,13 @@ fn manifest(walk: &mut Walk, root: &Node) -> Manifest {
         }
     }
     if let Some(n) = get("sessions") {
-        let f = walk.fields(n, "sessions", &["max"]);
+        let f = walk.fields(n, "sessions", &["max", "config", "example"]);
         let max = f.get("max").and_then(|n| walk.int(n, "sessions.max", 1, 100_000));
-        m.sessions = Sessions { max: max.map(|n| n as u32) };
+        let config = f.get("config").and_then(|n| walk.boolean(n, "sessions.config")).unwrap_or(false);
+        if let (true, Some(n)) = (config && m.config.is_none(), f.get("config")) {
+            walk.flaw_hint(n, "sessions.config needs a schema", "say with `config` which values there are");
+        }
+        m.sessions = Sessions { max: max.map(|n| n as u32), config, example: f.get("example").map(|n| n.to_json()) };
     }
     m
 }
@@ -542,6 +546,8 @@ sessions: { max: 0 }
                 "network.mode",
                 "network.egress",
                 "sessions.max",
+                "sessions.config",
+                "sessions.example",
             ])
             .collect();
         for key in all {

@@ -3,6 +3,8 @@
 
 use std::collections::BTreeMap;
 
+use jsonschema::ValidationError;
+use jsonschema::error::ValidationErrorKind;
 use serde_json::{Map, Value as Json};
 
 /// Everything wrong with configuration values.
@@ -27,8 +29,33 @@ impl BadConfig {
 /// # Errors
 /// Every value that the schema refuses, and required ones that are missing, one line each.
 pub fn check_config(schema: Option<&Json>, values: &BTreeMap<String, String>) -> Result<Json, BadConfig> {
-    let mut root = Json::Object(Map::new());
     let mut bad = Vec::new();
+    let mut root = assemble(schema, values, &mut bad);
+    let Some(schema) = schema else {
+        return if bad.is_empty() { Ok(root) } else { Err(BadConfig(bad)) };
+    };
+    defaults(schema, &mut root);
+    check(schema, &root, &mut bad, |_| true);
+    if bad.is_empty() { Ok(root) } else { Err(BadConfig(bad)) }
+}
+
+/// The same for a server whose callers give values of their own with each session: what is missing here may come from
+/// them, and only what was given is answered, without defaults.
+///
+/// # Errors
+/// Every value that the schema refuses, one line each.
+pub fn check_fixed(schema: &Json, values: &BTreeMap<String, String>) -> Result<Json, BadConfig> {
+    let mut bad = Vec::new();
+    let root = assemble(Some(schema), values, &mut bad);
+    let mut whole = root.clone();
+    defaults(schema, &mut whole);
+    check(schema, &whole, &mut bad, |error| !matches!(error.kind(), ValidationErrorKind::Required { .. }));
+    if bad.is_empty() { Ok(root) } else { Err(BadConfig(bad)) }
+}
+
+/// Puts values into their places; what is wrong with them goes to `bad`.
+fn assemble(schema: Option<&Json>, values: &BTreeMap<String, String>, bad: &mut Vec<String>) -> Json {
+    let mut root = Json::Object(Map::new());
     for (key, text) in values {
         if key.is_empty() || key.split('.').any(str::is_empty) {
             bad.push(format!("'{key}' is no key"));
@@ -48,29 +75,27 @@ pub fn check_config(schema: Option<&Json>, values: &BTreeMap<String, String>) ->
             bad.push(format!("{key}: {why}"));
         }
     }
-    let mut root = lists(root);
-    let Some(schema) = schema else {
-        return if bad.is_empty() { Ok(root) } else { Err(BadConfig(bad)) };
+    lists(root)
+}
+
+/// Appends what the schema says against a configuration, as far as it is `wanted`.
+fn check(schema: &Json, root: &Json, bad: &mut Vec<String>, wanted: fn(&ValidationError<'_>) -> bool) {
+    let validator = match jsonschema::validator_for(schema) {
+        Err(error) => return bad.push(format!("the manifest's config is no valid JSON Schema: {error}")),
+        Ok(validator) => validator,
     };
-    defaults(schema, &mut root);
-    match jsonschema::validator_for(schema) {
-        Err(error) => bad.push(format!("the manifest's config is no valid JSON Schema: {error}")),
-        Ok(validator) => {
-            for error in validator.iter_errors(&root) {
-                let path = error.instance_path().to_string();
-                let path = path.trim_start_matches('/').replace('/', ".");
-                let line = if path.is_empty() { error.to_string() } else { format!("{path}: {error}") };
-                // a value that could not be typed was not put in: do not call it missing too
-                let told = bad.iter().any(|b| {
-                    b.split_once(": ").is_some_and(|(k, _)| line.contains(&format!("\"{}\" is a required", last(k))))
-                });
-                if !told {
-                    bad.push(line);
-                }
-            }
+    for error in validator.iter_errors(root).filter(wanted) {
+        let path = error.instance_path().to_string();
+        let path = path.trim_start_matches('/').replace('/', ".");
+        let line = if path.is_empty() { error.to_string() } else { format!("{path}: {error}") };
+        // a value that could not be typed was not put in: do not call it missing too
+        let told = bad
+            .iter()
+            .any(|b| b.split_once(": ").is_some_and(|(k, _)| line.contains(&format!("\"{}\" is a required", last(k)))));
+        if !told {
+            bad.push(line);
         }
     }
-    if bad.is_empty() { Ok(root) } else { Err(BadConfig(bad)) }
 }
 
 fn last(key: &str) -> &str {
@@ -78,14 +103,14 @@ fn last(key: &str) -> &str {
 }
 
 /// The schema of a dotted key, as far as plain `properties` and `items` lead.
-fn property<'s>(schema: &'s Json, key: &str) -> Option<&'s Json> {
+pub(super) fn property<'s>(schema: &'s Json, key: &str) -> Option<&'s Json> {
     key.split('.').try_fold(schema, |schema, part| {
         let named = schema.get("properties").and_then(|p| p.get(part));
         named.or_else(|| part.parse::<usize>().ok().and_then(|_| schema.get("items")))
     })
 }
 
-fn typed(schema: &Json, text: &str) -> Result<Json, String> {
+pub(super) fn typed(schema: &Json, text: &str) -> Result<Json, String> {
     let types: Vec<&str> = match schema.get("type") {
         Some(Json::String(one)) => vec![one],
         Some(Json::Array(many)) => many.iter().filter_map(Json::as_str).collect(),
@@ -122,7 +147,7 @@ fn typed(schema: &Json, text: &str) -> Result<Json, String> {
     if types.contains(&"string") { Ok(Json::String(text.to_owned())) } else { Err(types.join(" or ")) }
 }
 
-fn insert(root: &mut Json, key: &str, value: Json) -> Result<(), &'static str> {
+pub(super) fn insert(root: &mut Json, key: &str, value: Json) -> Result<(), &'static str> {
     let mut at = root;
     let mut parts = key.split('.').peekable();
     while let Some(part) = parts.next() {
@@ -140,7 +165,7 @@ fn insert(root: &mut Json, key: &str, value: Json) -> Result<(), &'static str> {
 }
 
 /// Maps with the keys 0, 1, … become lists.
-fn lists(value: Json) -> Json {
+pub(super) fn lists(value: Json) -> Json {
     let Json::Object(map) = value else { return value };
     let len = map.len();
     let numbered = len > 0 && (0..len).all(|i| map.contains_key(&i.to_string()));
@@ -152,7 +177,7 @@ fn lists(value: Json) -> Json {
     }
 }
 
-fn defaults(schema: &Json, value: &mut Json) {
+pub(super) fn defaults(schema: &Json, value: &mut Json) {
     let (Some(Json::Object(properties)), Json::Object(map)) = (schema.get("properties"), value) else { return };
     for (name, property) in properties {
         match (map.get_mut(name), property.get("default")) {

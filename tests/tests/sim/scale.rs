@@ -50,6 +50,7 @@ fn deployment(number: usize, image: &str) -> Deployment {
         network: NetworkMode::Link,
         egress: vec![],
         config: serde_json::Value::Null,
+        session: None,
         access: "anonymous".into(),
         sessions_max: None,
         request_timeout_ms: 30_000,

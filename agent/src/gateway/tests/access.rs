@@ -216,7 +216,7 @@ async fn limits_say_when_to_come_back() {
     let refused = |answer: &Answer| {
         let data = answer.json()["error"]["data"].clone();
         let after: u64 = answer.header("retry-after").parse().unwrap();
-        assert_eq!((answer.status, answer.code().as_str()), (200, "GATEWAY_RATE_LIMITED"));
+        assert_eq!((answer.status, answer.code().as_str()), (429, "GATEWAY_RATE_LIMITED"));
         assert_eq!(data["retryAfter"], after);
         after
     };
@@ -296,4 +296,20 @@ async fn a_host_of_its_own_is_the_deployment() {
     assert_eq!(front.raw("POST", "/mcp/time", &at("time.mcp.test"), &call(1, "echo")).await.status, 404);
     assert_eq!(front.raw("POST", "/mcp/time", &at("mcp.test"), &call(1, "echo")).await.status, 200);
     assert_eq!(front.raw("POST", "/mcp", &at("time.evil.test"), &call(1, "echo")).await.status, 403);
+}
+
+#[tokio::test]
+async fn a_limit_within_a_session_does_not_end_it() {
+    let front = Front::new().await;
+    front.set(&[(NAME, vec![stdio(SERVER)])]);
+    let session = front.post(NAME, None, initialize("2025-11-25")).await.header("mcp-session-id");
+    front.govern(NAME, Access::Anonymous, r#"{"rate":"1/h"}"#);
+    assert_eq!(front.post(NAME, Some(&session), call(1, "echo")).await.status, 200);
+    // the first major of the Python SDK gives a session up over another status
+    let answer = front.post(NAME, Some(&session), call(2, "echo")).await;
+    assert_eq!((answer.status, answer.code().as_str()), (200, "GATEWAY_RATE_LIMITED"), "{}", answer.text);
+    assert_eq!((answer.json()["id"].clone(), answer.header("retry-after").is_empty()), (json!(2), false));
+    assert!(answer.json()["error"]["message"].as_str().unwrap().contains("limit"), "{}", answer.text);
+    // without one the status says it
+    assert_eq!(front.post(NAME, None, initialize("2025-11-25")).await.status, 429);
 }

@@ -23,125 +23,20 @@ use tokio_util::task::TaskTracker;
 
 use crate::access::{Access, Principal, Role};
 use crate::gateway::Gateway;
-use crate::gateway::table::{Entry, Live, Table};
+use crate::gateway::mask::Masks;
+use crate::gateway::settings::Terms;
+use crate::gateway::table::{Entry, Live, Table, carrying};
 use crate::upstream::local::Local;
 use crate::upstream::spare::PREFIX;
 use crate::upstream::sse::Parser;
 use crate::upstream::{Endpoint, Stray, Wire};
 
+pub(super) use super::scripts::{MODERN, SERVER};
+
 /// Who may do everything, over the link.
 pub(super) fn root() -> Principal {
     Principal { who: "root".into(), role: Role::Admin, holder: None }
 }
-
-/// A server of the era with a handshake, with one tool for every manner that matters.
-pub(super) const SERVER: &str = r#"
-import sys, json, os
-cancelled = []
-held = []
-subscribed = set()
-def out(m):
-    sys.stdout.write(json.dumps(m) + "\n")
-    sys.stdout.flush()
-def ok(id, **r):
-    out({"jsonrpc": "2.0", "id": id, "result": r})
-for line in sys.stdin:
-    line = line.rstrip("\n")
-    m = json.loads(line)
-    method, id = m.get("method"), m.get("id")
-    if method == "initialize":
-        out({"jsonrpc": "2.0", "method": "notifications/tools/list_changed"})
-        ok(id, protocolVersion=m["params"]["protocolVersion"], capabilities={"tools": {}, "tasks": {}}, serverInfo={"name": "py", "version": "1"})
-    elif method == "notifications/cancelled":
-        cancelled.append(m["params"]["requestId"])
-    elif method == "notifications/poke":
-        out({"jsonrpc": "2.0", "method": "notifications/poked"})
-    elif method == "tools/list":
-        if (m.get("params") or {}).get("cursor") == "2":
-            ok(id, tools=[{"name": "c"}])
-        else:
-            ok(id, tools=[{"name": "a", "xVendor": 1.0}, {"name": "echo"}], nextCursor="2")
-    elif method == "tools/call":
-        tool = m["params"]["name"]
-        if tool == "echo":
-            ok(id, pid=os.getpid(), line=line)
-            for h in held: ok(h)
-            held = []
-        elif tool == "after-next": held.append(id)
-        elif tool == "progress":
-            token = m["params"]["_meta"]["progressToken"]
-            out({"jsonrpc": "2.0", "method": "notifications/progress", "params": {"progressToken": token, "progress": 1}})
-            out({"jsonrpc": "2.0", "method": "notifications/message", "params": {"level": "info", "data": "x"}})
-            ok(id)
-        elif tool == "ask":
-            asked = id
-            out({"jsonrpc": "2.0", "id": "srv-1", "method": "elicitation/create", "params": {"message": "who?"}})
-        elif tool == "cancelled": ok(id, cancelled=cancelled)
-        elif tool == "subscribed":
-            ok(id, subscribed=sorted(subscribed))
-            out({"jsonrpc": "2.0", "method": "notifications/tools/list_changed"})
-            for uri in sorted(subscribed): out({"jsonrpc": "2.0", "method": "notifications/resources/updated", "params": {"uri": uri}})
-        elif tool == "die": sys.exit(3)
-        elif tool == "garbage":
-            print("hello from print")
-            print('{"not": "rpc"}')
-            ok(id)
-        elif tool == "large": ok(id, text="x" * (3 << 20))
-    elif method is None and id == "srv-1":
-        ok(asked, got=m.get("result"), refused=m.get("error"))
-    elif method in ("resources/subscribe", "resources/unsubscribe"):
-        (subscribed.add if method.endswith("/subscribe") else subscribed.discard)(m["params"]["uri"])
-        ok(id)
-    elif method == "resources/read":
-        out({"jsonrpc": "2.0", "id": id, "error": {"code": -32002, "message": "no such resource"}})
-    elif method == "logging/setLevel":
-        ok(id)
-    elif method == "server/discover":
-        out({"jsonrpc": "2.0", "id": id, "error": {"code": -32601, "message": "no such method"}})
-"#;
-
-/// A server of the stateless era only.
-pub(super) const MODERN: &str = r#"
-import sys, json, os
-def out(m): print(json.dumps(m), flush=True)
-cancelled, listening, held = [], [], []
-V = "io.modelcontextprotocol/"
-for line in sys.stdin:
-    m = json.loads(line)
-    id, method, p = m.get("id"), m["method"], m.get("params") or {}
-    meta = p.get("_meta") or {}
-    def ok(id, **r): out({"jsonrpc": "2.0", "id": id, "result": {"resultType": "complete", **r}})
-    def note(method, **params): out({"jsonrpc": "2.0", "method": method, "params": params})
-    def error(code, message, **data): out({"jsonrpc": "2.0", "id": id, "error": {"code": code, "message": message, "data": data}})
-    if method == "notifications/cancelled": cancelled.append(p["requestId"])
-    elif method == "notifications/poke":
-        for l in listening: note("notifications/tools/list_changed", _meta={V + "subscriptionId": l})
-        note("notifications/tools/list_changed")
-    elif meta.get(V + "protocolVersion") != "2026-07-28": error(-32022, "only 2026-07-28", supported=["2026-07-28"])
-    elif method == "server/discover":
-        ok(id, supportedVersions=["2026-07-28"], _meta={V + "serverInfo": {"name": "m", "version": "1"}})
-    elif method == "tools/list":
-        schema = {"type": "object", "properties": {"region": {"type": "string", "x-mcp-header": "Region"}}}
-        ok(id, tools=[{"name": "echo"}, {"name": "placed", "inputSchema": schema}])
-    elif method == "subscriptions/listen":
-        listening.append(id)
-        note("notifications/subscriptions/acknowledged", _meta={V + "subscriptionId": id})
-    elif method == "tools/call":
-        tool = p["name"]
-        if tool in ("echo", "placed"):
-            ok(id, pid=os.getpid(), own=id, line=line.rstrip("\n"))
-            for h in held: ok(h)
-            held = []
-        elif tool == "after-next": held.append(id)
-        elif tool == "progress":
-            if V + "logLevel" in meta: note("notifications/message", level="info", data="for " + str(meta.get("progressToken")))
-            note("notifications/progress", progressToken=meta["progressToken"], progress=1)
-            ok(id)
-        elif tool == "cancelled": ok(id, cancelled=cancelled)
-        elif tool == "capability": error(-32021, "needs sampling", requiredCapabilities={"sampling": {}})
-        elif tool == "die": sys.exit(3)
-    else: error(-32601, "no " + method)
-"#;
 
 /// A stateless request, its parameters' other members in `rest`, with the headers that repeat it.
 pub(super) fn stateless(id: &str, method: &str, rest: &str, meta: &str) -> (Vec<(String, String)>, String) {
@@ -231,6 +126,7 @@ fn spec(transport: Transport, port: u16, command: &[&str]) -> ReleaseSpec {
         network: NetworkMode::Link,
         egress: Vec::new(),
         config: Value::Null,
+        session: None,
         access: "anonymous".into(),
         sessions_max: None,
         request_timeout_ms: 10_000,
@@ -252,6 +148,7 @@ fn build(spec: ReleaseSpec, stray: mpsc::Sender<Bytes>) -> Arc<Endpoint> {
         wire: Wire::Local(Arc::new(Local::default())),
         stray: Stray::Test(stray),
         pool: crate::upstream::http::Pool::default(),
+        carried: None,
         tasks: TaskTracker::new(),
     })
 }
@@ -272,6 +169,13 @@ pub(super) fn stdio_with_stray(script: &str) -> (Arc<Endpoint>, mpsc::Receiver<B
 pub(super) fn limited(script: &str, sessions: u32) -> Arc<Endpoint> {
     let mut spec = spec(Transport::Stdio, 0, &["python3", "-c", script]);
     spec.sessions_max = Some(sessions);
+    build(spec, mpsc::channel(1).0)
+}
+
+/// The same with callers' own configuration.
+pub(super) fn configured(endpoint: &Endpoint, session: sigil_core::model::SessionConfig) -> Arc<Endpoint> {
+    let mut spec = endpoint.spec.as_ref().clone();
+    spec.session = Some(Box::new(session));
     build(spec, mpsc::channel(1).0)
 }
 
@@ -316,6 +220,7 @@ pub(super) fn successor(endpoint: &Endpoint) -> Arc<Endpoint> {
         wire: endpoint.wire.clone(),
         stray: endpoint.stray.clone(),
         pool: crate::upstream::http::Pool::default(),
+        carried: None,
         tasks: TaskTracker::new(),
     })
 }
@@ -424,6 +329,8 @@ impl Front {
             coming: None,
             access: sigil_core::policy::Access::Anonymous,
             rules: Arc::default(),
+            masks: None,
+            terms: Terms::of(ready.first().and_then(|e| e.spec.session.as_deref()), None),
             recorder: self.gateway.shared.registry.recorder_of(id),
         }
     }
@@ -452,7 +359,11 @@ impl Front {
     }
 
     pub(super) fn set_with(&self, name: &str, ready: Vec<Arc<Endpoint>>, injected: Vec<(Inject, SecretString)>) {
-        let entry = Entry { injected: Arc::new(injected), ..self.entry(name, &ready) };
+        let carrying = |endpoint: &Arc<Endpoint>| Arc::new(carrying(Endpoint::like(endpoint), &injected));
+        let ready: Vec<_> =
+            ready.iter().map(|e| if e.spec.transport == Transport::Sse { carrying(e) } else { e.clone() }).collect();
+        let masks = Masks::of(&injected);
+        let entry = Entry { injected: Arc::new(injected), masks, ..self.entry(name, &ready) };
         self.publish(vec![entry]);
     }
 
@@ -529,6 +440,19 @@ impl Front {
             headers: parts.headers,
             text: String::from_utf8(body.to_vec()).unwrap(),
         }
+    }
+
+    /// The answer's headers and its body as it was sent.
+    pub(super) async fn bytes(
+        &self,
+        method: &str,
+        path: &str,
+        headers: &[(String, String)],
+        body: &str,
+    ) -> (hyper::HeaderMap, Vec<u8>) {
+        let (parts, body) = self.send(method, path, headers, body).await.into_parts();
+        let body = tokio::time::timeout(Duration::from_secs(15), body.collect());
+        (parts.headers, body.await.expect("the end within 15 s").unwrap().to_bytes().to_vec())
     }
 
     pub(super) async fn post(&self, name: &str, session: Option<&str>, body: impl Into<String>) -> Answer {
