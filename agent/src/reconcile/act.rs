@@ -338,8 +338,8 @@ fn environment(spec: &ReleaseSpec, secrets: Vec<(String, SecretString)>) -> Vec<
 
 /// The newest lines of an instance, oldest first, as text.
 pub(super) async fn last_output(tail: &Tail, deployment: DeploymentId, instance: InstanceId) -> Vec<String> {
-    // its end may be known a moment before its last words are here
-    for attempt in 0..6 {
+    // its end may be known a moment before its last words are here; one that never said anything costs this much time
+    for attempt in 0..30 {
         if attempt > 0 {
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
