@@ -251,7 +251,9 @@ fn people_are_shown_what_happened_and_what_to_do() {
             let text = heard["text"].as_str().unwrap_or_default();
             let instead = instead(sdk, case.name);
             let words = instead.as_ref().map_or(case.words, std::slice::from_ref);
-            if !words.iter().all(|words| text.contains(words)) {
+            // the old process may be about to end: then a call fails with it, and says so
+            let ended = case.restart && text.contains("during the call") && text.contains("GATEWAY_CONNECTION_FAILED");
+            if !ended && !words.iter().all(|words| text.contains(words)) {
                 wrong.push(format!("{sdk:?} {}: {text}", case.name));
             }
         }
