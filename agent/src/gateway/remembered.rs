@@ -17,6 +17,7 @@ use super::Shared;
 use super::body::Out;
 use super::bridged::json;
 use super::client::Client;
+use super::cross;
 use super::error::Refusal;
 use super::mask::Masks;
 use super::modern;
@@ -303,7 +304,7 @@ pub(crate) fn recall(shared: &Shared, asked: &Asked<'_>, head: &Head<'_>) -> Opt
     }
     let find = |translated: bool| {
         // the older era's servers may show each client of theirs something else
-        if translated && !Client::of(asked, entry).carries_nothing() {
+        if translated && (!cross::translates(shared) || !Client::of(asked, entry).carries_nothing()) {
             return None;
         }
         shared.remembered.answer(entry, &key(head, translated)?, head.id_text.unwrap_or("null"))
@@ -328,6 +329,10 @@ pub(crate) fn watch(
     let Some(Live { endpoint, .. }) = entry.ready.first().filter(|_| response.status() == StatusCode::OK) else {
         return response;
     };
+    // another release took over meanwhile: whose answer it is, is not known
+    if asked.entry.ready.first().is_some_and(|was| was.endpoint.release != endpoint.release) {
+        return response;
+    }
     let older = || shared.remembered.of(endpoint).stateless == Some(false);
     let translated = endpoint.spec.transport == Transport::Sse || older();
     if translated && !Client::of(asked, &entry).carries_nothing() {

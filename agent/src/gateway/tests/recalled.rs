@@ -93,6 +93,11 @@ async fn an_older_servers_list_is_kept_for_its_kind_of_client_until_it_changes()
     let able = body.replace(r#"clientCapabilities":{}"#, r#"clientCapabilities":{"elicitation":{}}"#);
     assert_eq!(front.raw("POST", &path, &headers, &able).await.status, 503);
     assert_eq!(ask(&front, "?team=a", "tools/list", "", "").await.status, 503);
+    // without translation a client is to fall back to the handshake
+    front.translate_nothing();
+    assert_eq!(ask(&front, "", "tools/list", "", "").await.status, 503);
+    front.configure(|config| config.gateway.translate = true);
+    assert_eq!(ask(&front, "", "tools/list", "", "").await.status, 200);
     // its tools change: nothing is known until it is asked again
     front.set(&[(NAME, vec![replica.clone()])]);
     front.gateway.shared.remembered.forget_lists(&replica);
