@@ -13,6 +13,7 @@ pub mod quota;
 pub mod spare;
 pub(crate) mod sse;
 pub(crate) mod stdio;
+mod stream;
 pub(crate) mod streamable;
 
 use std::collections::BTreeMap;

@@ -221,9 +221,12 @@ fn is_error(message: &[u8]) -> bool {
 
 impl Body for Out {
     type Data = Bytes;
-    type Error = hyper::Error;
+    type Error = http::BodyError;
 
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, http::BodyError>>> {
         match &mut *self {
             Self::Full(bytes) => Poll::Ready(bytes.take().map(|b| Ok(Frame::data(b)))),
             Self::Events(events) => events.poll(cx).map(|bytes| bytes.map(|b| Ok(Frame::data(b)))),

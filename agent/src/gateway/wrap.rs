@@ -22,7 +22,7 @@ use super::remembered::Learning;
 use super::table::Entry;
 use super::tap::Tapping;
 use super::trace::{Carried, Trace};
-use crate::upstream::MAX_LINE;
+use crate::upstream::{MAX_LINE, http};
 
 /// An answer and what goes around it.
 #[derive(Debug)]
@@ -72,7 +72,7 @@ impl Wrapped {
         self
     }
 
-    fn masked_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    fn masked_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, http::BodyError>>> {
         let Some(masking) = &mut self.masking else { return Pin::new(&mut self.inner).poll_frame(cx) };
         loop {
             let frame = match ready!(Pin::new(&mut self.inner).poll_frame(cx)) {
@@ -91,7 +91,7 @@ impl Wrapped {
         }
     }
 
-    pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, http::BodyError>>> {
         loop {
             let polled = ready!(self.masked_frame(cx));
             let frame = match &mut self.shaping {

@@ -1,5 +1,5 @@
 //! HTTP/1.1 to one replica over dialled sockets, kept alive and used again. A request goes out once: only one that
-//! provably never left is tried on another connection.
+//! provably never left is tried on another connection. A GET has a connection of its own: it waits for events.
 
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http_body_util::Full;
-use hyper::body::{Frame, Incoming, SizeHint};
+use hyper::body::{Body as _, Frame, Incoming, SizeHint};
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper::header::{self, HeaderMap, HeaderValue};
 use hyper::http::request;
@@ -16,6 +16,7 @@ use hyper::{Method, Request, Response};
 use hyper_util::rt::TokioIo;
 
 use super::Endpoint;
+use super::stream::{self, Stream};
 use crate::initlink::LinkError;
 
 /// Idle connections kept to one replica.
@@ -72,12 +73,32 @@ pub(crate) type Answer = Response<Body>;
 
 /// An answer's body, as it arrives.
 #[derive(Debug)]
-pub(crate) struct Body {
+pub(crate) enum Body {
+    /// Over a connection that others use afterwards.
+    Pooled(Pooled),
+    /// Over one of its own.
+    Stream(Box<Stream>),
+}
+
+/// How a body broke off.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum BodyError {
+    /// As hyper says it.
+    #[error(transparent)]
+    Http(#[from] hyper::Error),
+    /// On a connection of its own.
+    #[error(transparent)]
+    Stream(#[from] std::io::Error),
+}
+
+/// An answer's body over a pooled connection.
+#[derive(Debug)]
+pub(crate) struct Pooled {
     inner: Incoming,
     connection: Option<(Connection, Arc<Endpoint>)>,
 }
 
-impl Body {
+impl Pooled {
     fn ended(&mut self) {
         if let Some((connection, endpoint)) = self.connection.take() {
             if connection.is_ready() {
@@ -94,13 +115,8 @@ impl Body {
             }
         }
     }
-}
 
-impl hyper::body::Body for Body {
-    type Data = Bytes;
-    type Error = hyper::Error;
-
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let frame = ready!(Pin::new(&mut self.inner).poll_frame(cx));
         match &frame {
             None => self.ended(),
@@ -111,15 +127,33 @@ impl hyper::body::Body for Body {
                 }
             }
         }
-        Poll::Ready(frame)
+        Poll::Ready(frame.map(|frame| frame.map_err(BodyError::from)))
+    }
+}
+
+impl hyper::body::Body for Body {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        match &mut *self {
+            Self::Pooled(body) => body.poll_frame(cx),
+            Self::Stream(body) => Pin::new(body.as_mut()).poll_frame(cx),
+        }
     }
 
     fn is_end_stream(&self) -> bool {
-        self.inner.is_end_stream()
+        match self {
+            Self::Pooled(body) => body.inner.is_end_stream(),
+            Self::Stream(body) => body.is_end_stream(),
+        }
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.inner.size_hint()
+        match self {
+            Self::Pooled(body) => body.inner.size_hint(),
+            Self::Stream(body) => body.size_hint(),
+        }
     }
 }
 
@@ -145,6 +179,11 @@ pub(crate) fn full(bytes: Bytes) -> Full<Bytes> {
 
 /// Sends a request and waits for the answer's head. Time limits are the caller's.
 pub(crate) async fn send(endpoint: &Arc<Endpoint>, mut request: Request<Full<Bytes>>) -> Result<Answer, SendError> {
+    if request.method() == Method::GET {
+        let connection = endpoint.wire.dial(endpoint.spec.port).await?;
+        let answer = stream::open(connection, &request).await.map_err(|error| SendError::Lost(error.to_string()))?;
+        return Ok(answer.map(|body| Body::Stream(Box::new(body))));
+    }
     loop {
         let pooled = endpoint.pool.take();
         let fresh = pooled.is_none();
@@ -156,11 +195,11 @@ pub(crate) async fn send(endpoint: &Arc<Endpoint>, mut request: Request<Full<Byt
             Ok(answer) => {
                 let connection = Some((connection, endpoint.clone()));
                 return Ok(answer.map(|inner| {
-                    let mut body = Body { inner, connection };
-                    if hyper::body::Body::is_end_stream(&body.inner) {
+                    let mut body = Pooled { inner, connection };
+                    if body.inner.is_end_stream() {
                         body.ended();
                     }
-                    body
+                    Body::Pooled(body)
                 }));
             }
             Err(mut error) => match error.take_message() {
