@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use crate::{Agent, docker, eventually, fixture};
+use crate::{Agent, Dice, docker, eventually, fixture};
 
 /// For whatever goes on by itself after a kill.
 const LIMIT: Duration = Duration::from_secs(240);
@@ -34,19 +34,6 @@ pub struct Kills {
     pub findings: Vec<String>,
 }
 
-/// A xorshift: moments must differ, no more.
-#[derive(Debug)]
-struct Dice(u64);
-
-impl Dice {
-    fn below(&mut self, n: u64) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0 % n
-    }
-}
-
 /// Kills an agent so often, while a server is deployed anew and restarted and another floods its log all the time.
 ///
 /// # Panics
@@ -54,9 +41,8 @@ impl Dice {
 pub fn run(rounds: u32, say: &mut dyn FnMut(String)) -> Kills {
     let mut agent = Agent::start();
     let mut kills = Kills::default();
-    let seed = 0x9e37_79b9_7f4a_7c15_u64 ^ u64::from(std::process::id());
-    say(format!("seed {seed}"));
-    let mut dice = Dice(seed);
+    let mut dice = Dice::new();
+    say(format!("seed {}", dice.seed()));
     agent.sigil(&["deploy", &fixture("echo"), "--name", "app", "--env", "ROUND=none"]).ok();
     agent.sigil(&["deploy", &fixture("chatty"), "--name", "talk", "--env", "CHATTY_RATE=2000"]).ok();
     let talk = agent.session("talk");

@@ -3,14 +3,14 @@
 
 pub mod clients;
 pub mod engine;
+pub mod kills;
+pub mod soak;
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
-
-pub mod kills;
 
 /// Where cargo put the workspace's binaries.
 ///
@@ -49,6 +49,46 @@ pub fn eventually<T>(what: &str, limit: Duration, mut ready: impl FnMut() -> Opt
         }
         assert!(Instant::now() < deadline, "not within {limit:?}: {what}");
         std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+/// A xorshift: moments must differ, no more.
+#[derive(Debug)]
+pub struct Dice(u64);
+
+impl Dice {
+    /// Another one for each process.
+    pub fn new() -> Self {
+        Self::seeded(u64::from(std::process::id()))
+    }
+
+    /// The same for the same `seed`.
+    pub fn seeded(seed: u64) -> Self {
+        Self(0x9e37_79b9_7f4a_7c15 ^ seed)
+    }
+
+    /// Where it stands.
+    pub fn seed(&self) -> u64 {
+        self.0
+    }
+
+    /// Below `n`, which is not 0.
+    pub fn below(&mut self, n: u64) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0 % n
+    }
+
+    /// An index into `n`, which is not 0.
+    pub fn pick(&mut self, n: usize) -> usize {
+        usize::try_from(self.below(n as u64)).unwrap_or_default()
+    }
+}
+
+impl Default for Dice {
+    fn default() -> Self {
+        Self::new()
     }
 }
 
