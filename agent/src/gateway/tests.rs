@@ -423,6 +423,41 @@ async fn a_dead_process_is_named() {
     assert!(answer.text.contains("exited with code 4"), "{}", answer.text);
 }
 
+/// Why a server has closed its stdout is waited for, for two seconds; a call that comes meanwhile is not sent.
+#[tokio::test]
+async fn a_server_that_says_nothing_more_is_asked_nothing_more() {
+    let front = Front::new().await;
+    let replica = stdio(SERVER);
+    front.set(&[(NAME, vec![replica.clone()])]);
+    let (session, path) = (front.begin(NAME).await, format!("/mcp/{NAME}"));
+    let mut get = front.open("GET", &path, &accept(Some(&session)), "").await;
+    let (before, ()) = tokio::join!(front.post(NAME, Some(&session), call(1, "hush")), async {
+        // nothing can come on it any more
+        assert_eq!(get.event().await["method"], "notifications/tools/list_changed");
+        assert!(get.ended().await);
+        let late = front.post(NAME, Some(&session), call(2, "echo")).await;
+        assert_eq!((late.status, late.code().as_str()), (404, "GATEWAY_SESSION_EXPIRED"), "{}", late.text);
+        let again = front.raw("GET", &path, &accept(Some(&session)), "").await;
+        assert_eq!((again.status, again.code().as_str()), (404, "GATEWAY_SESSION_EXPIRED"));
+        assert_eq!(front.gateway.in_flight(replica.instance), 1, "the first one still waits for the reason");
+        // what its client does then
+        let next = front.begin(NAME).await;
+        assert_eq!(front.post(NAME, Some(&next), call(3, "echo")).await.status, 200);
+    });
+    assert!(before.text.contains("closed its stdout during the call"), "{}", before.text);
+    // clients without sessions get another process
+    front.set(&[(NAME, vec![stdio(MODERN)])]);
+    let ask = async |id: &str, tool: &str| {
+        let (headers, body) = stateless(id, "tools/call", &format!(r#""name":"{tool}""#), "");
+        front.raw("POST", &path, &headers, &body).await.last()
+    };
+    assert!(ask("1", "echo").await["result"]["pid"].is_i64());
+    let (headers, body) = stateless("2", "tools/call", r#""name":"hush""#, "");
+    let mut hushed = front.open("POST", &path, &headers, &body).await;
+    assert!(ask("3", "echo").await["result"]["pid"].is_i64());
+    assert!(hushed.event().await["error"]["message"].as_str().unwrap().contains("closed its stdout during the call"));
+}
+
 #[tokio::test]
 async fn garbage_goes_to_the_log_and_never_to_a_client() {
     let front = Front::new().await;

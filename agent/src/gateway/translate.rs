@@ -231,7 +231,7 @@ impl Lease {
 impl Drop for Lease {
     fn drop(&mut self) {
         if let Self::Alone { process, whose, common, clean } = self {
-            if *clean && process.ended().is_none() {
+            if *clean && process.answers() {
                 common.give_back(std::mem::take(whose), process.clone());
             } else {
                 // it may still ask about a call that was given up: nobody else may get that question
