@@ -190,7 +190,7 @@ async fn initialize(
         Shaken::Session(response) => return Ok(response),
         Shaken::Refused(response) => response,
     };
-    if cross::no_handshake(shared, asked, &entry).await {
+    if cross::no_handshake(shared, asked.name, &client::Client::of(asked, &entry), &entry).await {
         return cross::greet(shared, asked, &entry, head, message).await;
     }
     Ok(response)

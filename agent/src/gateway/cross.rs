@@ -47,7 +47,9 @@ pub(crate) async fn http(
             return Box::pin(greet(shared, asked, asked.entry, head, body.clone())).await;
         }
         let response = pass().await?;
-        if refuses(response.status()) && Box::pin(no_handshake(shared, asked, asked.entry)).await {
+        if refuses(response.status())
+            && Box::pin(no_handshake(shared, asked.name, &Client::of(asked, asked.entry), asked.entry)).await
+        {
             return Box::pin(greet(shared, asked, asked.entry, head, body.clone())).await;
         }
         return Ok(response);
@@ -83,20 +85,19 @@ async fn older(shared: &Arc<Shared>, asked: &Asked<'_>) -> bool {
 }
 
 /// Whether the server that just refused a handshake serves stateless requests instead.
-pub(crate) async fn no_handshake(shared: &Arc<Shared>, asked: &Asked<'_>, entry: &Entry) -> bool {
+pub(crate) async fn no_handshake(shared: &Arc<Shared>, name: &str, caller: &Client, entry: &Entry) -> bool {
     if !translates(shared) {
         return false;
     }
-    let caller = Client::of(asked, entry);
-    match modern::speaker(shared, entry, asked.name, Some(&caller), None).await {
+    match modern::speaker(shared, entry, name, Some(caller), None).await {
         Ok(Some(Speaker::Modern(live, _))) => {
-            tracing::info!(deployment = asked.name, "the server speaks {FIRST_MODERN} only");
+            tracing::info!(deployment = name, "the server speaks {FIRST_MODERN} only");
             shared.remembered.learn_no_handshake(&live.endpoint);
             true
         }
         Ok(_) => false,
         Err(refusal) => {
-            tracing::debug!(deployment = asked.name, "which era the server speaks is not known: {}", refusal.message);
+            tracing::debug!(deployment = name, "which era the server speaks is not known: {}", refusal.message);
             false
         }
     }

@@ -5,6 +5,7 @@ mod bundle;
 mod compressed;
 pub(crate) mod fixture;
 mod greeted;
+mod link;
 mod matrix;
 mod metrics;
 mod oauth;
@@ -647,7 +648,7 @@ async fn direct_conversations_over_both_kinds() {
     }
     assert_eq!(front.gateway.sessions(replica.instance), 0);
     assert!(replica_keys(&replica).is_empty());
-    assert_eq!(http.count("DELETE"), 1);
+    wait_until("the server's session is ended", || http.count("DELETE") == 1).await;
     let (_, from_client) = mpsc::channel(1);
     let (to_client, _keep) = mpsc::channel(1);
     let error = front.gateway.session("none", &root(), from_client, to_client).await.unwrap_err();

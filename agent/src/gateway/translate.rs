@@ -302,7 +302,10 @@ async fn call(
         } else {
             Lease::Shared(common(shared, live, asked.name, caller).await?)
         };
-        if head.method == "tools/call"
+        // a conversation that is not over HTTP has no headers that could say something else
+        let repeats = asked.headers.contains_key("mcp-protocol-version");
+        if repeats
+            && head.method == "tools/call"
             && let Some(tool) = params.name.and_then(jsonrpc::string)
         {
             let mirrored = lease.process().mirrored(&tool, "{}").await?;
