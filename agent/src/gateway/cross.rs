@@ -6,7 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use hyper::{Response, StatusCode};
 use sigil_core::jsonrpc::{Head, Kind};
-use sigil_core::model::InstanceId;
+use sigil_core::model::{InstanceId, Transport};
 use sigil_core::session::{FIRST_MODERN, Ticket};
 
 use super::Shared;
@@ -31,6 +31,15 @@ pub(crate) fn translates(shared: &Shared) -> bool {
     shared.config.borrow().gateway.translate
 }
 
+/// Whether stateless clients of a server find no sessions at all: nothing to listen to, and nothing to end.
+pub(crate) fn sessionless(shared: &Shared, entry: &Entry) -> bool {
+    let first = entry.ready.first().or(entry.draining.first());
+    first.is_some_and(|live| match live.endpoint.spec.transport {
+        Transport::Http => live.common.is_legacy() && translates(shared),
+        Transport::Stdio | Transport::Sse => true,
+    })
+}
+
 /// A POST to a server over HTTP. One that speaks as its client does gets it as it is.
 pub(crate) async fn http(
     shared: &Arc<Shared>,
@@ -41,6 +50,11 @@ pub(crate) async fn http(
 ) -> Result<Response<Out>, Refusal> {
     let opening = head.filter(|h| h.kind == Kind::Request && (modern || h.method == "initialize"));
     let pass = || proxy::post(shared, asked, head, body.clone(), modern);
+    let notifies = modern && head.is_some_and(|h| h.kind == Kind::Notification);
+    if notifies && sessionless(shared, asked.entry) {
+        // what it may say there it has no words for
+        return Box::pin(modern::post(shared, asked, head, body)).await;
+    }
     let (Some(head), Some(first)) = (opening, asked.entry.ready.first()) else { return pass().await };
     if !modern {
         if shared.remembered.no_handshake(asked.entry) && translates(shared) {

@@ -347,7 +347,7 @@ async fn mcp(
             return Err(plain(unknown));
         }
         // without sessions there is nothing to listen to or to end
-        if header_era == Some(Era::Modern) && entry_transport(&entry) == Some(Transport::Stdio) {
+        if header_era == Some(Era::Modern) && cross::sessionless(shared, &entry) {
             return Err(plain(Refusal::method("POST")));
         }
         let settings = settings.map_err(|refusal| plain(*refusal))?;
