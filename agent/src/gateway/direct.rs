@@ -4,7 +4,7 @@
 mod stateless;
 mod way;
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -38,6 +38,7 @@ pub(crate) async fn run(
     shared: &Arc<Shared>,
     name: &str,
     caller: &Arc<Caller>,
+    config: &BTreeMap<String, String>,
     from_client: mpsc::Receiver<Bytes>,
     to_client: mpsc::Sender<Bytes>,
 ) -> Result<(), GatewayError> {
@@ -50,11 +51,7 @@ pub(crate) async fn run(
         return Err(Refusal::forbidden(format!("the key '{}' is not for '{name}'", caller.name), hint).into());
     }
     tracing::debug!(deployment = name, caller = caller.name, "a direct conversation begins");
-    // nobody gives any configuration this way: what the deploy has set must do
-    let (settings, incomplete) = match &entry.terms {
-        Some(terms) => terms.unasked().map(|(settings, incomplete)| (Some(Arc::new(settings)), incomplete))?,
-        None => (None, None),
-    };
+    let (settings, incomplete) = shared.given(&entry, config)?;
     let entry = shared.ready_as(name, settings.as_ref()).await?;
     let ((from_client, to_client), guard) =
         guard::between(shared.clone(), entry.id, caller.clone(), from_client, to_client);

@@ -307,7 +307,9 @@ async fn mcp(
     }
     let (mut parts, body) = request.into_parts();
     let (mut entry, caller) = if name.starts_with('@') {
-        Box::pin(shared.bundle(name, &parts.headers, peer.ip, address)).await.map_err(plain)?
+        Box::pin(shared.bundle(name, &parts.headers, parts.uri.query().unwrap_or_default(), peer.ip, address))
+            .await
+            .map_err(plain)?
     } else {
         let entry = shared.entry(name).await.map_err(plain)?;
         let caller = shared.caller(&entry, &parts.headers, peer.ip, address).await.map_err(plain)?;

@@ -623,7 +623,10 @@ async fn direct_conversations_over_both_kinds() {
         let (to_server, from_client) = mpsc::channel(8);
         let (to_client, mut from_server) = mpsc::channel(8);
         let gateway = front.gateway.clone();
-        let running = tokio::spawn(async move { gateway.session(name, &root(), from_client, to_client).await });
+        let running =
+            tokio::spawn(
+                async move { gateway.session(name, &root(), &Default::default(), from_client, to_client).await },
+            );
         let send = |text: String| to_server.send(Bytes::from(text));
         send(initialize("2025-11-25")).await.unwrap();
         let answer = until(&mut from_server, 1).await;
@@ -651,7 +654,7 @@ async fn direct_conversations_over_both_kinds() {
     wait_until("the server's session is ended", || http.count("DELETE") == 1).await;
     let (_, from_client) = mpsc::channel(1);
     let (to_client, _keep) = mpsc::channel(1);
-    let error = front.gateway.session("none", &root(), from_client, to_client).await.unwrap_err();
+    let error = front.gateway.session("none", &root(), &Default::default(), from_client, to_client).await.unwrap_err();
     assert_eq!(error.code(), "GATEWAY_MCP_NOT_FOUND");
 }
 

@@ -20,7 +20,10 @@ impl Link {
         let (to, from_client) = mpsc::channel(8);
         let (to_client, from) = mpsc::channel(8);
         let (gateway, name) = (gateway.clone(), name.to_owned());
-        let running = tokio::spawn(async move { gateway.session(&name, &root(), from_client, to_client).await });
+        let running =
+            tokio::spawn(
+                async move { gateway.session(&name, &root(), &Default::default(), from_client, to_client).await },
+            );
         Self { to, from, running, modern }
     }
 
@@ -115,7 +118,7 @@ async fn exchange(link: &mut Link, notes: &std::path::Path) {
     }
     let (list, _) = link.ask(2, "tools/list", json!({}), json!({})).await;
     assert!(list["result"]["tools"].as_array().is_some_and(|tools| tools.len() > 5), "{list}");
-    assert_eq!(list["result"]["resultType"].is_string(), link.modern, "{list}");
+    assert!(list["result"]["resultType"].is_string() || !link.modern, "{list}");
     // with what headers would repeat over HTTP
     let (placed, _) = link.tool(3, "placed", json!({"arguments": {"region": "eu"}}), json!({})).await;
     assert!(text(&placed).contains(r#"{"region": "eu"}"#), "{placed}");
