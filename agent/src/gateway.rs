@@ -343,16 +343,17 @@ impl Gateway {
     }
 
     /// One raw JSON-RPC conversation (the gRPC `Mcp.Session`): behind the listener, through the same pipeline. Each
-    /// item is one message. Returns when the client or the server has ended it.
+    /// item is one message; `config`: the session's configuration, by dotted keys. Returns when the client or the server has ended it.
     pub async fn session(
         &self,
         deployment: &str,
         principal: &Principal,
+        config: &BTreeMap<String, String>,
         from_client: mpsc::Receiver<Bytes>,
         to_client: mpsc::Sender<Bytes>,
     ) -> Result<(), GatewayError> {
         let caller = Arc::new(caller::Caller::link(principal, &self.shared.counters));
-        direct::run(&self.shared, deployment, &caller, from_client, to_client).await
+        direct::run(&self.shared, deployment, &caller, config, from_client, to_client).await
     }
 }
 

@@ -460,6 +460,14 @@ impl Output {
         }
     }
 
+    /// Tells when nothing more comes, where that is known before [`Self::next`] says why.
+    pub(crate) fn over(&self) -> CancellationToken {
+        match self {
+            Self::Stdio(lines) => lines.over(),
+            Self::Sse(_) | Self::Told(_) => CancellationToken::new(),
+        }
+    }
+
     /// The same, with what is known about it. Cancel-safe.
     pub(crate) async fn said(&mut self, endpoint: &Endpoint) -> Result<Said, String> {
         match self {

@@ -11,7 +11,7 @@ pub mod port;
 mod resume;
 mod view;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::future::Future;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -440,9 +440,14 @@ impl Link {
         Ok(Frames { link: self.clone(), frames })
     }
 
-    /// Opens an MCP session with its first message.
-    pub async fn mcp(&self, deployment: &str, first: Vec<u8>) -> Result<McpSession, LinkError> {
-        McpSession::open(self.clone(), deployment, first).await
+    /// Opens an MCP session with its configuration and its first message.
+    pub async fn mcp(
+        &self,
+        deployment: &str,
+        config: HashMap<String, String>,
+        first: Vec<u8>,
+    ) -> Result<McpSession, LinkError> {
+        McpSession::open(self.clone(), deployment, config, first).await
     }
 
     /// Sets a secret. `source` makes it a credential for a host.

@@ -223,10 +223,12 @@ fn sessions_bring_their_own_configuration() {
     for part in ["\"param\":\"weatherKey\"", "\"param\":\"units\"", "/mcp/weather/.well-known/mcp-config"] {
         assert!(refused.contains(part), "{part}: {refused}");
     }
-    // the console's way gives none either: it may look, and not call
+    // from the command line too it must be given: else one may look, and not call
     assert!(agent.sigil(&["tools", "weather"]).ok().out.contains("configured"));
     let call = agent.sigil(&["call", "weather", "configured"]);
     assert!(call.code != 0 && call.err.contains("weatherKey is required"), "{call:?}");
+    let call = agent.sigil(&["call", "weather", "configured", "--session-config", "weatherKey=line"]).ok();
+    assert!(call.out.contains("line"), "{call:?}");
     agent.sigil(&["deploy", &fixture("py-smithery"), "--name", "weather", "--config", "weatherKey=house"]).ok();
     let call = agent.sigil(&["call", "weather", "configured"]).ok();
     assert!(call.out.contains("house"), "{call:?}");

@@ -69,16 +69,17 @@ impl v1::mcp_server::Mcp for McpService {
         let (to_client, answers) = mpsc::channel(DEPTH);
         self.tasks.spawn(feed(frames, first.message, to_gateway));
         let (gateway, stop, deployment) = (self.gateway.clone(), self.stop.clone(), first.deployment);
+        let config = first.config.into_iter().collect();
         let running = self.tasks.spawn(async move {
             tokio::select! {
-                done = gateway.session(&deployment, &caller, from_client, to_client) => done,
+                done = gateway.session(&deployment, &caller, &config, from_client, to_client) => done,
                 () = stop.cancelled() => Ok(()),
             }
         });
         let session = Session { answers, running: Some(running) };
         let out = futures::stream::unfold(session, |mut session| async {
             if let Some(message) = session.answers.recv().await {
-                let frame = v1::McpFrame { deployment: String::new(), message: message.into() };
+                let frame = v1::McpFrame { message: message.into(), ..v1::McpFrame::default() };
                 return Some((Ok(frame), session));
             }
             match session.running.take()?.await {

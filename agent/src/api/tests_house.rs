@@ -323,8 +323,9 @@ async fn uploads_and_sessions_say_what_is_wrong() {
     assert_eq!(huge.code(), Code::OutOfRange);
 
     let mut mcp = v1::mcp_client::McpClient::new(house.channel.clone());
-    let open =
-        |deployment: &str| tokio_stream::iter([v1::McpFrame { deployment: deployment.into(), message: Vec::new() }]);
+    let open = |deployment: &str| {
+        tokio_stream::iter([v1::McpFrame { deployment: deployment.into(), ..v1::McpFrame::default() }])
+    };
     let nameless = mcp.session(open("")).await.unwrap_err();
     assert_eq!(code(&nameless), ("INVALID".into(), 2));
     let mut session = mcp.session(open("nobody")).await.unwrap().into_inner();

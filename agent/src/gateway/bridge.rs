@@ -60,6 +60,8 @@ struct Logged {
 #[derive(Debug, Default)]
 struct State {
     ended: Option<String>,
+    /// The server says nothing more; why is known a moment later.
+    ending: bool,
     pending: HashMap<Id, Pending>,
     streams: HashMap<u64, Stream>,
     get: Option<mpsc::Sender<Event>>,
@@ -149,11 +151,17 @@ impl Session {
     pub(crate) async fn run(&self, mut conversation: Output) -> Option<String> {
         // our own translation knows what belongs to no request
         let knows = matches!(conversation, Output::Told(_));
+        let (over, mut ending) = (conversation.over(), false);
         loop {
             let said = tokio::select! {
                 () = self.stop.cancelled() => {
                     self.end("was closed by its client").await;
                     return None;
+                }
+                () = over.cancelled(), if !ending => {
+                    ending = true;
+                    drop(self.retire());
+                    continue;
                 }
                 said = conversation.said(&self.endpoint) => said,
             };
@@ -180,21 +188,18 @@ impl Session {
         }
     }
 
-    /// Passes a message on to the server.
+    /// Passes a message on to the server. One that does not go out finds the session over: its client begins anew.
     pub(crate) async fn send(&self, message: Bytes) -> Result<(), Refusal> {
-        if self.input.send(one_line(message)).await.is_err() {
-            let why = self.ended().unwrap_or_else(|| "no longer reads".into());
-            return Err(Refusal::failed(&self.name, format!("the server process of this session {why}")));
-        }
-        Ok(())
+        let sent = self.input.send(one_line(message)).await;
+        sent.map_err(|_| self.over(&self.state()).unwrap_or_else(|| expired("no longer reads")))
     }
 
     /// Makes a place for the responses to `requests`. Fails when one of their ids is in use.
     pub(crate) fn register(&self, requests: &[&Head<'_>]) -> Result<Waiting, Refusal> {
         let (tx, events) = mpsc::channel(STREAM_QUEUE);
         let mut state = self.state();
-        if let Some(why) = &state.ended {
-            return Err(Refusal::expired(format!("this session is over: its server process {why}")));
+        if let Some(over) = self.over(&state) {
+            return Err(over);
         }
         if state.pending.len() + requests.len() > PENDING_MAX {
             let message = format!("this session has {PENDING_MAX} unanswered requests");
@@ -273,8 +278,8 @@ impl Session {
     pub(crate) fn listen(&self, last_event_id: Option<&str>) -> Result<(Vec<Event>, mpsc::Receiver<Event>), Refusal> {
         let (tx, rx) = mpsc::channel(STREAM_QUEUE);
         let mut state = self.state();
-        if let Some(why) = &state.ended {
-            return Err(Refusal::expired(format!("this session is over: its server process {why}")));
+        if let Some(over) = self.over(&state) {
+            return Err(over);
         }
         let after = last_event_id.and_then(|id| {
             let (stream, seq) = id.split_once('-')?;
@@ -407,11 +412,24 @@ impl Session {
         }
     }
 
+    /// The answer to what is not sent any more. A handshake waits for the reason.
+    fn over(&self, state: &State) -> Option<Refusal> {
+        let ending = state.ending && self.version.get().is_some();
+        state.ended.as_deref().or(ending.then_some("has closed its stdout")).map(expired)
+    }
+
+    /// Nothing more is sent to the server, and nothing comes that belongs to no request.
+    fn retire(&self) -> MutexGuard<'_, State> {
+        let mut state = self.state();
+        state.ending = true;
+        state.get = None;
+        state
+    }
+
     async fn end(&self, why: &str) {
         let ids: Vec<Id> = {
-            let mut state = self.state();
+            let mut state = self.retire();
             state.ended.get_or_insert_with(|| why.to_owned());
-            state.get = None;
             state.pending.keys().cloned().collect()
         };
         let refusal = Refusal::failed(&self.name, format!("the server process of this session {why} during the call"));
@@ -419,6 +437,10 @@ impl Session {
             self.finish(&id, refusal.to_json(Some(&id))).await;
         }
     }
+}
+
+fn expired(why: &str) -> Refusal {
+    Refusal::expired(format!("this session is over: its server process {why}"))
 }
 
 /// The stream's next event, kept for resumption where the client can ask for it.

@@ -190,7 +190,7 @@ async fn initialize(
         Shaken::Session(response) => return Ok(response),
         Shaken::Refused(response) => response,
     };
-    if cross::no_handshake(shared, asked, &entry).await {
+    if cross::no_handshake(shared, asked.name, &client::Client::of(asked, &entry), &entry).await {
         return cross::greet(shared, asked, &entry, head, message).await;
     }
     Ok(response)
@@ -218,24 +218,21 @@ pub(crate) async fn shake(
     let session = shared.begin(&live, key, asked.name, conversation, place);
     // until the handshake is done a failure, or a client that leaves, ends the session
     let unfinished = Unfinished { shared, session: Some(session.clone()) };
-    let mut waiting = session.register(&[head])?;
     let mut call = call(shared, &session, entry, asked, &[]);
     let ms = spec.request_timeout_ms.max(spec.start_timeout_ms);
     let answered = async {
-        session.send(message).await?;
-        Ok::<_, Refusal>(waiting.events.recv().await)
+        let mut waiting = session.register(&[head]).ok()?;
+        // a process that has ended is told by its output, with the reason
+        session.send(message).await.ok();
+        waiting.events.recv().await
     };
     let outcome = tokio::time::timeout(Duration::from_millis(ms), answered).await;
     let event = match outcome {
-        Ok(Ok(Some(event))) => event,
-        Ok(Ok(None)) => {
+        Ok(Some(event)) => event,
+        Ok(None) => {
             call.fail();
             let why = session.ended().unwrap_or_else(|| "was closed".into());
             return Err(Refusal::failed(asked.name, format!("the server process {why} before it answered initialize")));
-        }
-        Ok(Err(refusal)) => {
-            call.fail();
-            return Err(refusal);
         }
         Err(_) => {
             call.fail();

@@ -19,6 +19,7 @@ use super::Shared;
 use super::caller::Caller;
 use super::error::Refusal;
 use super::oauth::Address;
+use super::settings;
 use super::table::{Entry, Live};
 use crate::upstream::{Conversation, Endpoint, Inside, Stray, Wire};
 
@@ -30,11 +31,20 @@ const OLD: usize = 4;
 const REQUEST: Duration = Duration::from_secs(600);
 
 /// A member and who its caller is to it.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub(crate) struct Member {
     pub(crate) name: String,
     pub(crate) id: DeploymentId,
     pub(crate) caller: Arc<Caller>,
+    /// What the client's address says for it: `?<name>.<key>=<value>`.
+    pub(crate) config: BTreeMap<String, String>,
+}
+
+impl std::fmt::Debug for Member {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        // its configuration may hold secrets
+        f.debug_struct("Member").field("name", &self.name).finish_non_exhaustive()
+    }
 }
 
 /// The server that a bundle is, for one caller.
@@ -59,6 +69,21 @@ struct Kept {
     used: Instant,
 }
 
+impl Kept {
+    /// Whether anybody has something open with it.
+    fn busy(&self) -> bool {
+        let mut lives = self.entry.ready.iter().chain(&self.entry.draining).map(Live::burden);
+        lives.any(|burden| burden.sessions > 0 || burden.in_flight > 0)
+    }
+}
+
+/// What an address says for one member.
+fn of_member(query: &str, member: &str) -> BTreeMap<String, String> {
+    let own = |key: &str| Some(key.strip_prefix(member)?.strip_prefix('.')?.to_owned());
+    let pairs = url::form_urlencoded::parse(query.as_bytes());
+    pairs.filter_map(|(key, value)| Some((own(&key)?, value.into_owned()))).collect()
+}
+
 /// Bundles as their callers see them, by the name of their entry.
 #[derive(Debug, Default)]
 pub(crate) struct Bundles(Mutex<HashMap<String, Kept>>);
@@ -80,13 +105,7 @@ impl Bundles {
 
     /// Forgets those that nobody used for `idle`.
     pub(crate) fn sweep(&self, idle: Duration) {
-        let busy = |live: &Live| {
-            let burden = live.burden();
-            burden.sessions > 0 || burden.in_flight > 0
-        };
-        self.all().retain(|_, kept| {
-            kept.used.elapsed() < idle || kept.entry.ready.iter().chain(&kept.entry.draining).any(busy)
-        });
+        self.all().retain(|_, kept| kept.used.elapsed() < idle || kept.busy());
     }
 }
 
@@ -132,20 +151,25 @@ impl Shared {
         self: &Arc<Self>,
         name: &str,
         headers: &HeaderMap,
+        query: &str,
         peer: IpAddr,
         address: &Address,
     ) -> Result<(Arc<Entry>, Arc<Caller>), Refusal> {
         let bundle = name.trim_start_matches('@');
         let table = self.known().await?;
         let mut refused = None;
-        let mut members = Vec::new();
+        let (mut members, mut wrong) = (Vec::new(), Vec::new());
         for entry in table.routes.values() {
             let named = entry.rules.policy().bundles.iter().any(|b| b == bundle);
             if !bundle.is_empty() && !named {
                 continue;
             }
             match self.caller(entry, headers, peer, address).await {
-                Ok(caller) => members.push(Member { name: entry.name.clone(), id: entry.id, caller }),
+                Ok(caller) => {
+                    let config = of_member(query, &entry.name);
+                    wrong.extend(self.flaws(entry, &config)?);
+                    members.push(Member { name: entry.name.clone(), id: entry.id, caller, config });
+                }
                 // a key that is wrong is wrong everywhere; one that is for others only narrows what is seen
                 Err(refusal) => drop(refused.get_or_insert(refusal)),
             }
@@ -154,14 +178,23 @@ impl Shared {
         let Some(first) = known else {
             return Err(refused.unwrap_or_else(|| Refusal::no_bundle(bundle)));
         };
+        if !wrong.is_empty() {
+            return Err(settings::refusal(&wrong, None));
+        }
         let caller = Arc::new(Caller::whole(&first.caller));
         Ok((self.joined(name, members, &caller), caller))
     }
 
     /// The entry of a bundle for one caller.
     fn joined(self: &Arc<Self>, name: &str, members: Vec<Member>, caller: &Caller) -> Arc<Entry> {
-        // two callers never meet: the entry's name tells them apart
-        let digest = hex::encode(Sha256::digest(caller.principal.as_bytes()));
+        // two callers never meet, nor two configurations: the entry's name tells them apart
+        let mut hash = Sha256::new_with_prefix(caller.principal.as_bytes());
+        let configured = members.iter().flat_map(|m| m.config.iter().map(|(key, value)| [&m.name, key, value]));
+        for part in configured.flatten() {
+            hash.update(part.len().to_be_bytes());
+            hash.update(part);
+        }
+        let digest = hex::encode(hash.finalize());
         let own = format!("{name}~{}", digest.get(..16).unwrap_or_default());
         let ids: Vec<DeploymentId> = members.iter().map(|m| m.id).collect();
         let mut all = self.bundles.all();
@@ -173,7 +206,8 @@ impl Shared {
         }
         let before = all.remove(&own);
         if all.len() >= KEPT
-            && let Some(oldest) = all.iter().min_by_key(|(_, kept)| kept.used).map(|(name, _)| name.clone())
+            && let Some(oldest) =
+                all.iter().min_by_key(|(_, kept)| (kept.busy(), kept.used)).map(|(name, _)| name.clone())
         {
             all.remove(&oldest);
         }

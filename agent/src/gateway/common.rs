@@ -69,7 +69,7 @@ impl Common {
 
     /// The process that `whose` requests share, when it runs.
     pub(crate) fn running(&self, whose: &str) -> Option<Arc<Process>> {
-        self.current().get(whose).filter(|p| p.ended().is_none()).cloned()
+        self.current().get(whose).filter(|p| p.answers()).cloned()
     }
 
     pub(crate) fn set(&self, whose: &str, process: &Arc<Process>) {
@@ -123,7 +123,7 @@ impl Common {
     /// A free process of `whose`, the one used last first: a server that keeps something in memory then finds it again.
     pub(crate) fn take(&self, whose: &str) -> Option<Arc<Process>> {
         let mut alone = self.alone();
-        alone.retain(|(_, process)| process.ended().is_none());
+        alone.retain(|(_, process)| process.answers());
         let index = alone.iter().rposition(|(held, _)| held == whose)?;
         Some(alone.remove(index).1)
     }
@@ -191,6 +191,8 @@ struct State {
     number: u64,
     pending: HashMap<u64, Pending>,
     ended: Option<String>,
+    /// The server says nothing more; why is known a moment later.
+    ending: bool,
     /// When the last request ended.
     used: Option<Instant>,
 }
@@ -260,6 +262,12 @@ impl Process {
     /// Why it no longer runs.
     pub(crate) fn ended(&self) -> Option<String> {
         self.state().ended.clone()
+    }
+
+    /// Whether a request that is sent now can be answered.
+    pub(crate) fn answers(&self) -> bool {
+        let state = self.state();
+        !state.ending && state.ended.is_none()
     }
 
     /// How long nobody used it; `None` while a request is open.
@@ -397,11 +405,17 @@ impl Process {
 
     /// Reads the server until it ends or `stop`. Answers why it ended, `None` when it was stopped.
     pub(crate) async fn run(&self, mut output: Output) -> Option<String> {
+        let (over, mut ending) = (output.over(), false);
         loop {
             let said = tokio::select! {
                 () = self.stop.cancelled() => {
                     self.end("was closed");
                     return None;
+                }
+                () = over.cancelled(), if !ending => {
+                    ending = true;
+                    self.state().ending = true;
+                    continue;
                 }
                 said = output.said(&self.endpoint) => said,
             };

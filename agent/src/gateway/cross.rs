@@ -6,7 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use hyper::{Response, StatusCode};
 use sigil_core::jsonrpc::{Head, Kind};
-use sigil_core::model::InstanceId;
+use sigil_core::model::{InstanceId, Transport};
 use sigil_core::session::{FIRST_MODERN, Ticket};
 
 use super::Shared;
@@ -31,6 +31,15 @@ pub(crate) fn translates(shared: &Shared) -> bool {
     shared.config.borrow().gateway.translate
 }
 
+/// Whether stateless clients of a server find no sessions at all: nothing to listen to, and nothing to end.
+pub(crate) fn sessionless(shared: &Shared, entry: &Entry) -> bool {
+    let first = entry.ready.first().or(entry.draining.first());
+    first.is_some_and(|live| match live.endpoint.spec.transport {
+        Transport::Http => live.common.is_legacy() && translates(shared),
+        Transport::Stdio | Transport::Sse => true,
+    })
+}
+
 /// A POST to a server over HTTP. One that speaks as its client does gets it as it is.
 pub(crate) async fn http(
     shared: &Arc<Shared>,
@@ -41,13 +50,20 @@ pub(crate) async fn http(
 ) -> Result<Response<Out>, Refusal> {
     let opening = head.filter(|h| h.kind == Kind::Request && (modern || h.method == "initialize"));
     let pass = || proxy::post(shared, asked, head, body.clone(), modern);
+    let notifies = modern && head.is_some_and(|h| h.kind == Kind::Notification);
+    if notifies && sessionless(shared, asked.entry) {
+        // what it may say there it has no words for
+        return Box::pin(modern::post(shared, asked, head, body)).await;
+    }
     let (Some(head), Some(first)) = (opening, asked.entry.ready.first()) else { return pass().await };
     if !modern {
         if shared.remembered.no_handshake(asked.entry) && translates(shared) {
             return Box::pin(greet(shared, asked, asked.entry, head, body.clone())).await;
         }
         let response = pass().await?;
-        if refuses(response.status()) && Box::pin(no_handshake(shared, asked, asked.entry)).await {
+        if refuses(response.status())
+            && Box::pin(no_handshake(shared, asked.name, &Client::of(asked, asked.entry), asked.entry)).await
+        {
             return Box::pin(greet(shared, asked, asked.entry, head, body.clone())).await;
         }
         return Ok(response);
@@ -83,20 +99,19 @@ async fn older(shared: &Arc<Shared>, asked: &Asked<'_>) -> bool {
 }
 
 /// Whether the server that just refused a handshake serves stateless requests instead.
-pub(crate) async fn no_handshake(shared: &Arc<Shared>, asked: &Asked<'_>, entry: &Entry) -> bool {
+pub(crate) async fn no_handshake(shared: &Arc<Shared>, name: &str, caller: &Client, entry: &Entry) -> bool {
     if !translates(shared) {
         return false;
     }
-    let caller = Client::of(asked, entry);
-    match modern::speaker(shared, entry, asked.name, Some(&caller), None).await {
+    match modern::speaker(shared, entry, name, Some(caller), None).await {
         Ok(Some(Speaker::Modern(live, _))) => {
-            tracing::info!(deployment = asked.name, "the server speaks {FIRST_MODERN} only");
+            tracing::info!(deployment = name, "the server speaks {FIRST_MODERN} only");
             shared.remembered.learn_no_handshake(&live.endpoint);
             true
         }
         Ok(_) => false,
         Err(refusal) => {
-            tracing::debug!(deployment = asked.name, "which era the server speaks is not known: {}", refusal.message);
+            tracing::debug!(deployment = name, "which era the server speaks is not known: {}", refusal.message);
             false
         }
     }

@@ -1,31 +1,35 @@
-//! Raw JSON-RPC conversations that come over gRPC (`sigil call`, `sigil run`): the client's frames in, the server's out.
+//! Raw JSON-RPC conversations: `sigil call` and `sigil run` over gRPC, and what bundles have with their members. The
+//! client's frames in, the server's out, in whichever era and over whichever transport each of them speaks.
 
-use std::collections::HashMap;
+mod stateless;
+mod way;
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures::StreamExt;
-use futures::stream::FuturesUnordered;
-use http_body_util::BodyExt;
-use hyper::header::{self, HeaderValue};
-use hyper::{Method, StatusCode};
+use hyper::Method;
+use hyper::header::HeaderMap;
 use sigil_core::jsonrpc::{self, Head, Id, Kind, Params};
 use sigil_core::model::Transport;
-use sigil_core::session::FIRST_MODERN;
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 
-use super::bridged::{self, Opened};
 use super::caller::Caller;
+use super::client::Client;
 use super::error::{GatewayError, Refusal};
 use super::load::Call;
-use super::proxy::{inject_body, inject_headers, target};
+use super::modern::LISTEN;
+use super::proxy::inject_body;
+use super::serve::Asked;
 use super::settings::Settings;
-use super::table::{Entry, Live};
-use super::{Shared, guard};
-use crate::upstream::http::{self, SendError};
-use crate::upstream::sse::Events;
-use crate::upstream::{MAX_LINE, Output, one_line};
+use super::table::Entry;
+use super::{Shared, cross, guard, modern};
+use crate::upstream::streamable::LOST;
+use crate::upstream::{Output, Said, one_line};
+use stateless::Stateless;
+use way::Way;
 
 /// Requests at once in one conversation.
 const PENDING_MAX: usize = 1024;
@@ -34,6 +38,7 @@ pub(crate) async fn run(
     shared: &Arc<Shared>,
     name: &str,
     caller: &Arc<Caller>,
+    config: &BTreeMap<String, String>,
     from_client: mpsc::Receiver<Bytes>,
     to_client: mpsc::Sender<Bytes>,
 ) -> Result<(), GatewayError> {
@@ -46,24 +51,91 @@ pub(crate) async fn run(
         return Err(Refusal::forbidden(format!("the key '{}' is not for '{name}'", caller.name), hint).into());
     }
     tracing::debug!(deployment = name, caller = caller.name, "a direct conversation begins");
-    // nobody gives any configuration this way: what the deploy has set must do
-    let (settings, incomplete) = match &entry.terms {
-        Some(terms) => terms.unasked().map(|(settings, incomplete)| (Some(Arc::new(settings)), incomplete))?,
-        None => (None, None),
-    };
+    let (settings, incomplete) = shared.given(&entry, config)?;
     let entry = shared.ready_as(name, settings.as_ref()).await?;
-    let terms = Unasked { settings, incomplete };
     let ((from_client, to_client), guard) =
         guard::between(shared.clone(), entry.id, caller.clone(), from_client, to_client);
-    let conversation = async {
-        match entry.ready.first().map(|l| l.endpoint.spec.transport) {
-            Some(Transport::Http) => over_http(shared, &entry, caller, terms, from_client, to_client).await,
-            _ => over_process(shared, &entry, caller, terms, from_client, to_client).await,
-        }
+    let mut headers = HeaderMap::new();
+    settings.iter().for_each(|settings| settings.put(&mut headers));
+    let party = Party { shared: shared.clone(), entry, caller: caller.clone(), settings, headers };
+    let direct = Direct {
+        party,
+        incomplete,
+        to_client,
+        way: None,
+        hello: None,
+        shook: false,
+        older: None,
+        calls: HashMap::new(),
+        late: VecDeque::new(),
+        stateless: Stateless::default(),
+        out: VecDeque::new(),
     };
     // the guard ends when the conversation has: what the server said last still goes out
-    let (ended, ()) = tokio::join!(conversation, guard);
+    let (ended, ()) = tokio::join!(direct.run(from_client), guard);
     ended
+}
+
+/// Who converses with what.
+#[derive(Clone)]
+struct Party {
+    shared: Arc<Shared>,
+    entry: Arc<Entry>,
+    caller: Arc<Caller>,
+    settings: Option<Arc<Settings>>,
+    /// What a server over HTTP gets of the configuration as headers.
+    headers: HeaderMap,
+}
+
+impl Party {
+    /// As a request over HTTP, without the headers that repeat its body.
+    fn asked<'a>(&'a self, entry: &'a Arc<Entry>) -> Asked<'a> {
+        Asked {
+            name: &entry.name,
+            entry,
+            caller: &self.caller,
+            method: &Method::POST,
+            headers: &self.headers,
+            query: self.settings.as_deref().and_then(Settings::query),
+            ticket: None,
+            trace: None,
+            settings: self.settings.clone(),
+        }
+    }
+
+    fn client(&self) -> Client {
+        Client::of(&self.asked(&self.entry), &self.entry)
+    }
+}
+
+/// A request without an answer.
+struct Open {
+    call: Call,
+    token: Option<Id>,
+    /// Until then the server must have answered, or shown that it is at it.
+    until: Option<Instant>,
+    limit: Duration,
+}
+
+struct Direct {
+    party: Party,
+    /// Why the configuration is enough for lists, and not for calls.
+    incomplete: Option<Refusal>,
+    to_client: mpsc::Sender<Bytes>,
+    /// Opened for the first message.
+    way: Option<Way>,
+    /// The client's handshake, while the server may still say that it knows none.
+    hello: Option<(Id, Bytes)>,
+    /// The client has shaken hands, or tries to.
+    shook: bool,
+    /// Whether a client without a handshake is translated.
+    older: Option<bool>,
+    calls: HashMap<Id, Open>,
+    /// Requests whose time was up.
+    late: VecDeque<Id>,
+    stateless: Stateless,
+    /// Messages that the server has no room for yet.
+    out: VecDeque<Bytes>,
 }
 
 /// Reads a frame; what is no message is answered here.
@@ -71,403 +143,262 @@ fn read(frame: &Bytes) -> Result<Head<'_>, Bytes> {
     jsonrpc::parse_one(frame).map_err(|e| Refusal::malformed(&e).to_json(None))
 }
 
-/// The configuration of a conversation that gives none.
-struct Unasked {
-    settings: Option<Arc<Settings>>,
-    /// Why it is enough for lists, and not for calls.
-    incomplete: Option<Refusal>,
-}
-
-impl Unasked {
-    /// The answer to a call that cannot be made.
-    fn refuses(&self, head: &Head<'_>) -> Option<Bytes> {
-        let refusal = self.incomplete.as_ref().filter(|_| head.method == "tools/call")?;
-        Some(refusal.to_json(head.id.as_ref()))
+async fn said(way: Option<(&mut Output, &crate::upstream::Endpoint)>) -> Result<Said, String> {
+    match way {
+        Some((output, endpoint)) => output.said(endpoint).await,
+        None => std::future::pending().await,
     }
 }
 
-async fn over_process(
-    shared: &Arc<Shared>,
-    entry: &Entry,
-    caller: &Caller,
-    terms: Unasked,
-    mut from_client: mpsc::Receiver<Bytes>,
-    to_client: mpsc::Sender<Bytes>,
-) -> Result<(), GatewayError> {
-    let Opened { live, key, mut conversation, place, starting } =
-        bridged::open(shared, entry, &entry.name, "d-").await?;
-    let mut starting = Some(starting);
-    let _known = Known::new(shared, &key);
-    let mut calls: HashMap<Id, Call> = HashMap::new();
-    let ended = loop {
-        tokio::select! {
-            () = shared.stop.cancelled() => break None,
-            frame = from_client.recv() => {
-                let Some(frame) = frame else { break None };
-                let message = match read(&frame) {
-                    Err(answer) => { to_client.send(answer).await.ok(); continue }
-                    Ok(head) => {
-                        if let Some(answer) = terms.refuses(&head) {
-                            to_client.send(answer).await.ok();
-                            continue;
-                        }
-                        if let Some(id) = head.id.as_ref().filter(|_| head.kind == Kind::Request) {
-                            if calls.len() >= PENDING_MAX {
-                                let refusal = Refusal::overloaded("too many unanswered requests", "wait for answers");
-                                to_client.send(refusal.to_json(Some(id))).await.ok();
-                                continue;
-                            }
-                            calls.insert(id.clone(), Call::begin(&live.stats, &entry.recorder, caller).of(&head));
-                        }
-                        inject_body(&entry.injected, &head).map_or_else(|| frame.clone(), Bytes::from)
-                    }
-                };
+/// Waits for room for one more message; nobody else sends any.
+async fn room(input: Option<&mpsc::Sender<Bytes>>) {
+    match input {
+        Some(input) => drop(input.reserve().await),
+        None => std::future::pending().await,
+    }
+}
+
+async fn at(until: Option<Instant>) {
+    match until {
+        Some(until) => tokio::time::sleep_until(until).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// To the client; one that has left is seen where its messages end.
+async fn tell(to_client: &mpsc::Sender<Bytes>, message: Bytes) {
+    to_client.send(message).await.ok();
+}
+
+impl Direct {
+    async fn run(mut self, mut from_client: mpsc::Receiver<Bytes>) -> Result<(), GatewayError> {
+        let shared = self.party.shared.clone();
+        let ended = loop {
+            let until = self.calls.values().filter_map(|open| open.until).min();
+            let (input, output) = match &mut self.way {
+                Some(way) => (Some(&way.input), Some((&mut way.output, &*way.live.endpoint))),
+                None => (None, None),
+            };
+            tokio::select! {
+                () = shared.stop.cancelled() => break None,
+                frame = from_client.recv(), if self.out.is_empty() => match frame {
+                    Some(frame) => self.heard(frame).await?,
+                    None => break None,
+                },
+                () = room(input), if !self.out.is_empty() => self.send(),
+                said = said(output) => match said {
+                    Ok(said) => if !self.said(said).await? { break None },
+                    Err(why) => break Some(why),
+                },
+                () = self.stateless.next(), if !self.stateless.is_empty() => {}
+                () = at(until) => self.give_up().await,
+            }
+        };
+        if let Some(why) = ended {
+            let what = format!("the server process of this session {why} during the call");
+            let refusal = Refusal::failed(&self.party.entry.name, what);
+            for (id, mut open) in std::mem::take(&mut self.calls) {
+                open.call.fail();
+                tell(&self.to_client, refusal.to_json(Some(&id))).await;
+            }
+        }
+        if let Some(way) = self.way.take() {
+            way.end(&shared);
+        }
+        Ok(())
+    }
+
+    /// Sends what waits and has room now.
+    fn send(&mut self) {
+        let Some(way) = &self.way else { return };
+        while let Some(message) = self.out.pop_front() {
+            match way.input.try_send(message) {
+                Ok(()) => {}
+                Err(mpsc::error::TrySendError::Full(message)) => return self.out.push_front(message),
                 // a process that ended is told by its output, with the reason
-                conversation.input.send(one_line(message)).await.ok();
+                Err(mpsc::error::TrySendError::Closed(_)) => self.out.clear(),
             }
-            message = conversation.output.next(&live.endpoint) => match message {
-                Err(why) => break Some(why),
-                Ok(text) => {
-                    if starting.take().is_some() {
-                        shared.refill_soon(&live.endpoint);
-                    }
-                    let failed = match jsonrpc::parse_one(&text) {
-                        Ok(head) if head.kind == Kind::Response => {
-                            head.id.and_then(|id| calls.remove(&id)).map(|call| (call, head.error.is_some()))
-                        }
-                        Ok(_) => None,
-                        Err(_) => {
-                            if let Output::Stdio(lines) = &mut conversation.output {
-                                lines.stray(&live.endpoint, text).await;
-                            }
-                            continue;
-                        }
-                    };
-                    if let Some((mut call, failed)) = failed {
-                        call.answered(&text);
-                        if failed {
-                            call.fail();
-                        }
-                    }
-                    if to_client.send(text).await.is_err() {
-                        break None;
-                    }
-                }
-            },
-        }
-    };
-    if let Some(why) = ended {
-        let refusal = Refusal::failed(&entry.name, format!("the server process of this session {why} during the call"));
-        for (id, mut call) in calls.drain() {
-            call.fail();
-            to_client.send(refusal.to_json(Some(&id))).await.ok();
         }
     }
-    drop(conversation);
-    if live.endpoint.spec.transport == Transport::Stdio {
-        let (shared, endpoint) = (shared.clone(), live.endpoint.clone());
-        shared.tasks.clone().spawn(async move { shared.finish(&endpoint, &key, place).await });
-    }
-    Ok(())
-}
 
-/// Keeps the sweeper from a direct conversation's process.
-struct Known<'a>(&'a Shared, String);
-
-impl<'a> Known<'a> {
-    fn new(shared: &'a Shared, key: &str) -> Self {
-        shared.direct().insert(key.to_owned());
-        Self(shared, key.to_owned())
-    }
-}
-
-impl Drop for Known<'_> {
-    fn drop(&mut self) {
-        self.0.direct().remove(&self.1);
-    }
-}
-
-/// A streamable-HTTP client towards one replica.
-struct Client {
-    entry: Arc<Entry>,
-    caller: Arc<Caller>,
-    live: Live,
-    settings: Option<Arc<Settings>>,
-    session: Option<HeaderValue>,
-    version: Option<String>,
-    to_client: mpsc::Sender<Bytes>,
-}
-
-async fn over_http(
-    shared: &Arc<Shared>,
-    entry: &Arc<Entry>,
-    caller: &Arc<Caller>,
-    terms: Unasked,
-    mut from_client: mpsc::Receiver<Bytes>,
-    to_client: mpsc::Sender<Bytes>,
-) -> Result<(), GatewayError> {
-    let live = shared.order(entry, true).into_iter().next().cloned();
-    let live = live.ok_or_else(|| Refusal::unavailable(&entry.name, &entry.message))?;
-    let (known, caller, settings) = (entry.clone(), caller.clone(), terms.settings.clone());
-    let mut client = Client { entry: known, caller, live, settings, session: None, version: None, to_client };
-    let mut posts = FuturesUnordered::new();
-    let mut listening = None;
-    loop {
-        tokio::select! {
-            () = shared.stop.cancelled() => break,
-            Some(()) = posts.next(), if !posts.is_empty() => {}
-            () = async { match listening.as_mut() { Some(f) => std::pin::Pin::as_mut(f).await, None => std::future::pending().await } } => {
-                // a server without such a stream, or one that closed it
-                listening = Some(Box::pin(std::future::pending()) as futures::future::BoxFuture<'static, ()>);
+    async fn heard(&mut self, frame: Bytes) -> Result<(), GatewayError> {
+        let head = match read(&frame) {
+            Ok(head) => head,
+            Err(answer) => {
+                tell(&self.to_client, answer).await;
+                return Ok(());
             }
-            frame = from_client.recv() => {
-                let Some(frame) = frame else { break };
-                let head = match read(&frame) {
-                    Ok(head) => head,
-                    Err(answer) => { client.to_client.send(answer).await.ok(); continue }
-                };
-                if let Some(answer) = terms.refuses(&head) {
-                    client.to_client.send(answer).await.ok();
-                    continue;
-                }
-                let body = inject_body(&entry.injected, &head).map_or_else(|| frame.clone(), Bytes::from);
-                let asked = Frame::of(&head);
-                if asked.initialize {
-                    client.initialize(asked, body).await;
-                } else if asked.id.is_some() {
-                    if posts.len() >= PENDING_MAX {
-                        let refusal = Refusal::overloaded("too many unanswered requests", "wait for answers");
-                        client.to_client.send(refusal.to_json(asked.id.as_ref())).await.ok();
-                        continue;
-                    }
-                    posts.push(client.copy().post(asked, body));
+        };
+        let request = head.id.clone().filter(|_| head.kind == Kind::Request);
+        if let Some(refusal) = self.refuses(&head, request.is_some()) {
+            // a notification has no answer
+            tell(&self.to_client, refusal.to_json(head.id.as_ref())).await;
+            return Ok(());
+        }
+        if !self.shook && stateless::is_stateless(&head) && self.translates().await {
+            if let Some(id) = request {
+                self.stateless.begin(&self.party, id, frame.clone(), self.to_client.clone());
+            }
+            return Ok(());
+        }
+        if head.kind == Kind::Notification && head.method == "notifications/cancelled" && self.stateless.cancel(&head) {
+            return Ok(());
+        }
+        let entry = self.party.entry.clone();
+        let hello = request.is_some() && head.method == "initialize";
+        let way = match &self.way {
+            Some(way) => way,
+            // an older server without a handshake has no use for it
+            None if request.is_none() && self.older == Some(true) => return Ok(()),
+            None => {
+                let shared = &self.party.shared;
+                let greets = hello && cross::translates(shared) && shared.remembered.no_handshake(&entry);
+                let way = if greets {
+                    Way::greet(shared, &entry, &self.party.client(), &head)?
                 } else {
-                    let initialized = asked.method == "notifications/initialized";
-                    client.copy().post(asked, body).await;
-                    if initialized && listening.is_none() && client.session.is_some() {
-                        listening = Some(Box::pin(client.copy().listen()));
-                    }
-                }
+                    Way::open(shared, &entry, &self.party.client()).await?
+                };
+                self.way.insert(way)
+            }
+        };
+        if let Some(id) = &request
+            && way.over.is_cancelled()
+        {
+            let what = "the server process of this session has closed its stdout; the call was not sent";
+            tell(&self.to_client, Refusal::failed(&entry.name, what).to_json(Some(id))).await;
+            return Ok(());
+        }
+        let message = inject_body(&entry.injected, &head).map_or_else(|| frame.clone(), Bytes::from);
+        if let Some(id) = request {
+            let spec = &way.live.endpoint.spec;
+            let ms = if hello { spec.request_timeout_ms.max(spec.start_timeout_ms) } else { spec.request_timeout_ms };
+            let limit = Duration::from_millis(ms);
+            let call = Call::begin(&way.live.stats, &entry.recorder, &self.party.caller);
+            let open = Open {
+                call: if hello { call } else { call.of(&head) },
+                token: Params::read(head.params).own_progress_token(),
+                // it lasts as long as the client listens
+                until: (head.method != LISTEN).then(|| Instant::now() + limit),
+                limit,
+            };
+            self.calls.insert(id.clone(), open);
+            if hello {
+                self.shook = true;
+                self.hello = (!way.greets && cross::translates(&self.party.shared)).then(|| (id, message.clone()));
             }
         }
+        self.out.push_back(one_line(message));
+        Ok(())
     }
-    drop(posts);
-    drop(listening);
-    if let Some(session) = client.session.take() {
-        let delete = client.request(Method::DELETE).header("mcp-session-id", session).body(http::empty());
-        if let Ok(delete) = delete {
-            drop(tokio::time::timeout(Duration::from_secs(2), http::send(&client.live.endpoint, delete)).await);
+
+    /// Why a message does not go on.
+    fn refuses(&self, head: &Head<'_>, request: bool) -> Option<Refusal> {
+        if request && self.calls.len() + self.stateless.len() >= PENDING_MAX {
+            return Some(Refusal::overloaded("too many unanswered requests", "wait for answers"));
         }
+        self.incomplete.clone().filter(|_| head.method == "tools/call")
     }
-    Ok(())
-}
 
-/// What is known of a client's frame.
-struct Frame {
-    id: Option<Id>,
-    method: String,
-    name: Option<String>,
-    initialize: bool,
-    modern: Option<String>,
-}
-
-impl Frame {
-    fn of(head: &Head<'_>) -> Self {
-        let params = Params::read(head.params);
-        Self {
-            id: head.id.clone().filter(|_| head.kind == Kind::Request),
-            method: head.method.clone().into_owned(),
-            name: params.name.and_then(jsonrpc::string).map(std::borrow::Cow::into_owned),
-            initialize: head.kind == Kind::Request && head.method == "initialize",
-            modern: params.modern_version().map(std::borrow::Cow::into_owned),
+    /// Whether stateless requests are put into the words of the server's era; asked once.
+    async fn translates(&mut self) -> bool {
+        if let Some(older) = self.older {
+            return older;
         }
+        let older = cross::translates(&self.party.shared) && stateless::knows_only_handshakes(&self.party).await;
+        self.older = Some(older);
+        older
     }
-}
 
-impl Client {
-    fn copy(&self) -> Self {
-        Self {
-            entry: self.entry.clone(),
-            caller: self.caller.clone(),
-            live: self.live.clone(),
-            settings: self.settings.clone(),
-            session: self.session.clone(),
-            version: self.version.clone(),
-            to_client: self.to_client.clone(),
+    /// Passes on what the server says. False when the client has left.
+    async fn said(&mut self, said: Said) -> Result<bool, GatewayError> {
+        let Said { data, about } = said;
+        let Some(way) = &mut self.way else { return Ok(true) };
+        let endpoint = way.live.endpoint.clone();
+        if way.starting.take().is_some() {
+            self.party.shared.refill_soon(&endpoint);
         }
-    }
-
-    fn request(&self, method: Method) -> hyper::http::request::Builder {
-        let endpoint = &self.live.endpoint;
-        let query = self.settings.as_deref().and_then(Settings::query);
-        let mut request = http::request(endpoint, method, &target(&endpoint.spec.path, query, &self.entry.injected));
-        if let Some(headers) = request.headers_mut() {
-            self.settings.iter().for_each(|settings| settings.put(headers));
-            if let Some(version) = &self.version
-                && let Ok(version) = HeaderValue::from_str(version)
-            {
-                headers.insert("mcp-protocol-version", version);
+        let Ok(head) = jsonrpc::parse_one(&data) else {
+            if let Output::Stdio(lines) = &mut way.output {
+                lines.stray(&endpoint, data).await;
             }
-            inject_headers(&self.entry.injected, headers);
-        }
-        request
-    }
-
-    /// Sends `initialize` and keeps what later requests need.
-    async fn initialize(&mut self, asked: Frame, body: Bytes) {
-        let (tx, mut rx) = mpsc::channel(64);
-        let mut first = self.copy();
-        first.session = None;
-        first.version = None;
-        first.to_client = tx;
-        let id = asked.id.clone();
-        let to_client = self.to_client.clone();
-        let mut version = None;
-        let watch = async {
-            while let Some(message) = rx.recv().await {
-                if let Ok(head) = jsonrpc::parse_one(&message)
-                    && head.kind == Kind::Response
-                    && head.id == id
+            return Ok(true);
+        };
+        match (&head.id, head.kind) {
+            (Some(id), Kind::Response) => {
+                let hello = self.hello.take_if(|(hello, _)| hello == id);
+                if let Some((_, hello)) = hello
+                    && self.greets_instead(&head, hello).await?
                 {
-                    let agreed = Params::read(head.result).protocol_version.and_then(jsonrpc::string);
-                    version = agreed.map(std::borrow::Cow::into_owned);
+                    return Ok(true);
                 }
-                to_client.send(message).await.ok();
-            }
-        };
-        let (session, ()) = tokio::join!(first.exchange(asked, body), watch);
-        self.session = session;
-        self.version = version;
-    }
-
-    async fn post(self, asked: Frame, body: Bytes) {
-        self.exchange(asked, body).await;
-    }
-
-    /// One POST and all its answer's messages. Answers the session id that came with it.
-    async fn exchange(self, asked: Frame, body: Bytes) -> Option<HeaderValue> {
-        let mut call = asked.id.as_ref().map(|_| Call::begin(&self.live.stats, &self.entry.recorder, &self.caller));
-        if let Some(tool) = asked.name.as_ref().filter(|_| asked.method == "tools/call") {
-            call = call.map(|call| call.of_tool(tool));
-        }
-        match self.messages(&asked, body, &mut call).await {
-            Ok(session) => session,
-            Err(refusal) => {
-                call.iter_mut().for_each(Call::fail);
-                if let Some(id) = &asked.id {
-                    self.to_client.send(refusal.to_json(Some(id))).await.ok();
-                }
-                None
-            }
-        }
-    }
-
-    async fn messages(
-        &self,
-        asked: &Frame,
-        body: Bytes,
-        call: &mut Option<Call>,
-    ) -> Result<Option<HeaderValue>, Refusal> {
-        let mut heard = |head: &Head<'_>| {
-            let Some(call) = call else { return };
-            call.answered(head.text.as_bytes());
-            if head.error.is_some() {
-                call.fail();
-            }
-        };
-        let endpoint = &self.live.endpoint;
-        let name = &self.entry.name;
-        let mut request = self
-            .request(Method::POST)
-            .header(header::CONTENT_TYPE, "application/json")
-            .header(header::ACCEPT, "application/json, text/event-stream");
-        if let Some(modern) = &asked.modern {
-            // headers that mirror the body are this client's to write
-            request = request.header("mcp-protocol-version", modern).header("mcp-method", &asked.method);
-            if let Some(tool) = asked.name.as_ref().filter(|_| modern.as_str() >= FIRST_MODERN) {
-                request = request.header("mcp-name", tool);
-            }
-        } else if let Some(session) = &self.session {
-            request = request.header("mcp-session-id", session);
-        }
-        let bad = |e: hyper::http::Error| Refusal::bad_request(format!("the message cannot be sent: {e}"), "");
-        let request = request.body(http::full(body)).map_err(bad)?;
-        let limit = Duration::from_millis(endpoint.spec.request_timeout_ms);
-        let answer = tokio::time::timeout(limit, http::send(endpoint, request));
-        let answer = answer.await.map_err(|_| Refusal::timeout(name, endpoint.spec.request_timeout_ms))?;
-        let answer = answer.map_err(|e| match e {
-            SendError::Dial(link) => Refusal::failed(name, format!("'{name}' cannot be reached: {link}")),
-            SendError::Lost(why) => {
-                Refusal::failed(name, format!("'{name}' broke the connection off before it answered ({why})"))
-            }
-        })?;
-        let session = answer.headers().get("mcp-session-id").cloned();
-        let status = answer.status();
-        if http::is_event_stream(answer.headers()) {
-            let mut events = Events::new(answer.into_body());
-            let mut answered = asked.id.is_none();
-            loop {
-                match events.next().await {
-                    Ok(Some(event)) if event.event == "message" && !event.data.is_empty() => {
-                        if let Ok(head) = jsonrpc::parse_one(event.data.as_bytes()) {
-                            if head.kind == Kind::Response && head.id == asked.id {
-                                heard(&head);
-                                answered = true;
-                            }
-                            self.to_client.send(Bytes::from(event.data)).await.ok();
-                        }
+                if let Some(mut open) = self.calls.remove(id) {
+                    open.call.answered(&data);
+                    if head.error.is_some() {
+                        open.call.fail();
                     }
-                    Ok(Some(_)) => {}
-                    Ok(None) if answered => return Ok(session),
-                    Ok(None) => {
-                        return Err(Refusal::failed(
-                            name,
-                            format!("'{name}' ended its event stream without an answer"),
-                        ));
-                    }
-                    Err(_) if answered => return Ok(session),
-                    Err(why) => return Err(Refusal::failed(name, why)),
+                } else if let Some(late) = self.late.iter().position(|late| late == id) {
+                    // its client has been told that the time is up
+                    self.late.remove(late);
+                    return Ok(true);
                 }
             }
+            _ => self.alive(&head, about.as_ref()),
         }
-        let limited = http_body_util::Limited::new(answer.into_body(), MAX_LINE);
-        let body = limited.collect().await.map(http_body_util::Collected::to_bytes);
-        let body = body.map_err(|e| Refusal::failed(name, format!("its answer broke off: {e}")))?;
-        if asked.id.is_none() {
-            return Ok(session);
+        Ok(self.to_client.send(data).await.is_ok())
+    }
+
+    /// A server that refuses the handshake may serve stateless requests: then the gateway shakes hands in its place.
+    async fn greets_instead(&mut self, answer: &Head<'_>, hello: Bytes) -> Result<bool, GatewayError> {
+        let Some(error) = answer.error else { return Ok(false) };
+        let Party { shared, entry, .. } = &self.party;
+        let http = self.way.as_ref().is_some_and(|way| way.live.endpoint.spec.transport == Transport::Http);
+        // no answer at all says nothing
+        let asks = !(http && modern::code(error) == Some(LOST));
+        let client = self.party.client();
+        if !asks || !cross::no_handshake(shared, &entry.name, &client, entry).await {
+            return Ok(false);
         }
-        match jsonrpc::parse_one(&body) {
-            Ok(head) if head.kind == Kind::Response && head.id == asked.id => {
-                heard(&head);
-                self.to_client.send(body.clone()).await.ok();
-                Ok(session)
+        let head = jsonrpc::parse_one(&hello).map_err(|e| Refusal::malformed(&e))?;
+        let way = Way::greet(shared, entry, &client, &head)?;
+        if let Some(before) = self.way.replace(way) {
+            before.end(shared);
+        }
+        // what was meant for the other goes after it
+        self.out.push_front(one_line(hello));
+        Ok(true)
+    }
+
+    /// The server is at it: whoever waits for that need not give up.
+    fn alive(&mut self, head: &Head<'_>, about: Option<&Id>) {
+        let progress = head.method == "notifications/progress";
+        let token = || Params::read(head.params).progress_token.and_then(Id::read);
+        let token = if progress && head.kind == Kind::Notification { token() } else { None };
+        let only = self.calls.len() == 1;
+        for (id, open) in &mut self.calls {
+            if only || about == Some(id) || (token.is_some() && open.token == token) {
+                open.until = None;
             }
-            Ok(head) => {
-                let said = head.error.map_or(head.text, serde_json::value::RawValue::get);
-                let said: String = said.chars().take(300).collect();
-                Err(Refusal::failed(name, format!("'{name}' answers {status}: {said}")))
-            }
-            Err(_) => Err(Refusal::failed(name, format!("'{name}' answers {status}, which is no JSON-RPC"))),
         }
     }
 
-    /// The server's own stream, as long as it has one.
-    async fn listen(self) {
-        let request = self.request(Method::GET).header(header::ACCEPT, "text/event-stream");
-        let request = match &self.session {
-            Some(session) => request.header("mcp-session-id", session),
-            None => request,
-        };
-        let Ok(request) = request.body(http::empty()) else { return };
-        let Ok(answer) = http::send(&self.live.endpoint, request).await else { return };
-        if answer.status() != StatusCode::OK || !http::is_event_stream(answer.headers()) {
-            return;
-        }
-        let mut events = Events::new(answer.into_body());
-        while let Ok(Some(event)) = events.next().await {
-            let message = event.event == "message" && jsonrpc::parse_one(event.data.as_bytes()).is_ok();
-            if message && self.to_client.send(Bytes::from(event.data)).await.is_err() {
-                return;
+    /// Tells the client, and the server, of requests whose time is up.
+    async fn give_up(&mut self) {
+        let now = Instant::now();
+        let late: Vec<Id> =
+            self.calls.iter().filter(|(_, o)| o.until.is_some_and(|u| u <= now)).map(|(id, _)| id.clone()).collect();
+        for id in late {
+            let Some(mut open) = self.calls.remove(&id) else { continue };
+            open.call.fail();
+            let ms = u64::try_from(open.limit.as_millis()).unwrap_or(u64::MAX);
+            tell(&self.to_client, Refusal::timeout(&self.party.entry.name, ms).to_json(Some(&id))).await;
+            let cancel = format!(
+                "{{\"jsonrpc\":\"2.0\",\"method\":\"notifications/cancelled\",\"params\":{{\"requestId\":{},\"reason\":\"timeout\"}}}}",
+                id.to_json()
+            );
+            self.out.push_back(cancel.into());
+            self.late.push_back(id);
+            if self.late.len() > PENDING_MAX {
+                self.late.pop_front();
             }
         }
     }

@@ -322,7 +322,7 @@ pub(crate) async fn spawn(
     Ok((process, starting))
 }
 
-fn over_http(live: &Live, name: &str, caller: &Client) -> Result<Opened, Refusal> {
+pub(crate) fn over_http(live: &Live, name: &str, caller: &Client) -> Result<Opened, Refusal> {
     let place = Place::take(&live.stats, u64::MAX).ok_or_else(|| Refusal::unavailable(name, ""))?;
     let conversation = streamable::connect(&live.endpoint, caller.carried(&live.endpoint));
     let starting = live.endpoint.quota.starting();

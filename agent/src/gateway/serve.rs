@@ -307,7 +307,9 @@ async fn mcp(
     }
     let (mut parts, body) = request.into_parts();
     let (mut entry, caller) = if name.starts_with('@') {
-        Box::pin(shared.bundle(name, &parts.headers, peer.ip, address)).await.map_err(plain)?
+        Box::pin(shared.bundle(name, &parts.headers, parts.uri.query().unwrap_or_default(), peer.ip, address))
+            .await
+            .map_err(plain)?
     } else {
         let entry = shared.entry(name).await.map_err(plain)?;
         let caller = shared.caller(&entry, &parts.headers, peer.ip, address).await.map_err(plain)?;
@@ -347,7 +349,7 @@ async fn mcp(
             return Err(plain(unknown));
         }
         // without sessions there is nothing to listen to or to end
-        if header_era == Some(Era::Modern) && entry_transport(&entry) == Some(Transport::Stdio) {
+        if header_era == Some(Era::Modern) && cross::sessionless(shared, &entry) {
             return Err(plain(Refusal::method("POST")));
         }
         let settings = settings.map_err(|refusal| plain(*refusal))?;

@@ -2,7 +2,7 @@
 //! it lasts, and handed to the server as its kind takes it: as query and headers over HTTP, as command and environment of a
 //! process of its own over stdio. Deployments without a schema have none of this.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -151,8 +151,18 @@ fn link(address: &Address) -> String {
     format!("{}{path}{WELL_KNOWN}", address.base)
 }
 
+/// Checks what somebody gives by dotted keys.
+fn read(checker: &Checker, config: &BTreeMap<String, String>) -> Result<Given, Vec<Wrong>> {
+    if let Some(key) = config.keys().find(|key| Checker::reserved(key)) {
+        let reason = "is reserved: no server gets it from its callers".to_owned();
+        return Err(vec![Wrong { param: key.clone(), pointer: format!("/{key}"), reason, received: "text" }]);
+    }
+    let query = url::form_urlencoded::Serializer::new(String::new()).extend_pairs(config).finish();
+    checker.read(&query, |_| None)
+}
+
 /// All that is wrong, for people, for programs, and for MCP clients, which read JSON-RPC errors.
-fn refusal(wrong: &[Wrong], address: Option<&Address>) -> Refusal {
+pub(crate) fn refusal(wrong: &[Wrong], address: Option<&Address>) -> Refusal {
     let text = |w: &Wrong| format!("{} {}", if w.param.is_empty() { "the configuration" } else { &w.param }, w.reason);
     let message = wrong.iter().map(text).collect::<Vec<_>>().join("; ");
     let message = format!("the configuration of this session is not valid: {message}");
@@ -168,7 +178,8 @@ fn refusal(wrong: &[Wrong], address: Option<&Address>) -> Refusal {
             format!("give the values in the address (?server.host=x&debug=true); {schema} says which there are")
         }
         None => {
-            "give the missing values with `sigil deploy --config KEY=VALUE`, or call over HTTP with them in the address"
+            "give the values with `sigil call --session-config KEY=VALUE`, or in the address of a call over HTTP (of a \
+             bundle: ?SERVER.KEY=VALUE); `sigil deploy --config KEY=VALUE` sets them for everybody"
                 .into()
         }
     };
@@ -293,6 +304,38 @@ impl Shared {
             return Err(Box::new(Refusal::expired(why)));
         }
         Ok(Some(self.kept.keep(settings)))
+    }
+
+    /// What is wrong with the configuration that a bundle's client gives for one member, under its names there.
+    pub(crate) fn flaws(&self, entry: &Entry, config: &BTreeMap<String, String>) -> Result<Vec<Wrong>, Refusal> {
+        let Some(terms) = entry.terms.as_ref().filter(|_| !config.is_empty()) else { return Ok(Vec::new()) };
+        let wrong = read(terms.checker()?, config).err().unwrap_or_default();
+        let param = |param: &str| {
+            [entry.name.as_str(), param].into_iter().filter(|p| !p.is_empty()).collect::<Vec<_>>().join(".")
+        };
+        Ok(wrong.into_iter().map(|w| Wrong { param: param(&w.param), ..w }).collect())
+    }
+
+    /// The configuration of a conversation that is not over HTTP, and why it is enough for lists, and not for calls.
+    pub(crate) fn given(
+        &self,
+        entry: &Entry,
+        config: &BTreeMap<String, String>,
+    ) -> Result<(Option<Arc<Settings>>, Option<Refusal>), Refusal> {
+        let name = &entry.name;
+        let Some(terms) = &entry.terms else {
+            let hint = "call it without any";
+            let refused =
+                || Refusal::settings(format!("'{name}' takes no configuration of its callers"), hint, String::new());
+            return if config.is_empty() { Ok((None, None)) } else { Err(refused()) };
+        };
+        if config.is_empty() {
+            let (settings, incomplete) = terms.unasked()?;
+            return Ok((Some(Arc::new(settings)), incomplete));
+        }
+        let checker = terms.checker()?;
+        let given = read(checker, config).map_err(|wrong| refusal(&wrong, None))?;
+        Ok((Some(self.kept.keep(Settings::new(checker, given))), None))
     }
 
     /// [`Self::ready`], its replicas in the form that a configuration asks for.

@@ -5,6 +5,7 @@ mod bundle;
 mod compressed;
 pub(crate) mod fixture;
 mod greeted;
+mod link;
 mod matrix;
 mod metrics;
 mod oauth;
@@ -423,6 +424,41 @@ async fn a_dead_process_is_named() {
     assert!(answer.text.contains("exited with code 4"), "{}", answer.text);
 }
 
+/// Why a server has closed its stdout is waited for, for two seconds; a call that comes meanwhile is not sent.
+#[tokio::test]
+async fn a_server_that_says_nothing_more_is_asked_nothing_more() {
+    let front = Front::new().await;
+    let replica = stdio(SERVER);
+    front.set(&[(NAME, vec![replica.clone()])]);
+    let (session, path) = (front.begin(NAME).await, format!("/mcp/{NAME}"));
+    let mut get = front.open("GET", &path, &accept(Some(&session)), "").await;
+    let (before, ()) = tokio::join!(front.post(NAME, Some(&session), call(1, "hush")), async {
+        // nothing can come on it any more
+        assert_eq!(get.event().await["method"], "notifications/tools/list_changed");
+        assert!(get.ended().await);
+        let late = front.post(NAME, Some(&session), call(2, "echo")).await;
+        assert_eq!((late.status, late.code().as_str()), (404, "GATEWAY_SESSION_EXPIRED"), "{}", late.text);
+        let again = front.raw("GET", &path, &accept(Some(&session)), "").await;
+        assert_eq!((again.status, again.code().as_str()), (404, "GATEWAY_SESSION_EXPIRED"));
+        assert_eq!(front.gateway.in_flight(replica.instance), 1, "the first one still waits for the reason");
+        // what its client does then
+        let next = front.begin(NAME).await;
+        assert_eq!(front.post(NAME, Some(&next), call(3, "echo")).await.status, 200);
+    });
+    assert!(before.text.contains("closed its stdout during the call"), "{}", before.text);
+    // clients without sessions get another process
+    front.set(&[(NAME, vec![stdio(MODERN)])]);
+    let ask = async |id: &str, tool: &str| {
+        let (headers, body) = stateless(id, "tools/call", &format!(r#""name":"{tool}""#), "");
+        front.raw("POST", &path, &headers, &body).await.last()
+    };
+    assert!(ask("1", "echo").await["result"]["pid"].is_i64());
+    let (headers, body) = stateless("2", "tools/call", r#""name":"hush""#, "");
+    let mut hushed = front.open("POST", &path, &headers, &body).await;
+    assert!(ask("3", "echo").await["result"]["pid"].is_i64());
+    assert!(hushed.event().await["error"]["message"].as_str().unwrap().contains("closed its stdout during the call"));
+}
+
 #[tokio::test]
 async fn garbage_goes_to_the_log_and_never_to_a_client() {
     let front = Front::new().await;
@@ -587,7 +623,10 @@ async fn direct_conversations_over_both_kinds() {
         let (to_server, from_client) = mpsc::channel(8);
         let (to_client, mut from_server) = mpsc::channel(8);
         let gateway = front.gateway.clone();
-        let running = tokio::spawn(async move { gateway.session(name, &root(), from_client, to_client).await });
+        let running =
+            tokio::spawn(
+                async move { gateway.session(name, &root(), &Default::default(), from_client, to_client).await },
+            );
         let send = |text: String| to_server.send(Bytes::from(text));
         send(initialize("2025-11-25")).await.unwrap();
         let answer = until(&mut from_server, 1).await;
@@ -612,10 +651,10 @@ async fn direct_conversations_over_both_kinds() {
     }
     assert_eq!(front.gateway.sessions(replica.instance), 0);
     assert!(replica_keys(&replica).is_empty());
-    assert_eq!(http.count("DELETE"), 1);
+    wait_until("the server's session is ended", || http.count("DELETE") == 1).await;
     let (_, from_client) = mpsc::channel(1);
     let (to_client, _keep) = mpsc::channel(1);
-    let error = front.gateway.session("none", &root(), from_client, to_client).await.unwrap_err();
+    let error = front.gateway.session("none", &root(), &Default::default(), from_client, to_client).await.unwrap_err();
     assert_eq!(error.code(), "GATEWAY_MCP_NOT_FOUND");
 }
 

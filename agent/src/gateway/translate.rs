@@ -231,7 +231,7 @@ impl Lease {
 impl Drop for Lease {
     fn drop(&mut self) {
         if let Self::Alone { process, whose, common, clean } = self {
-            if *clean && process.ended().is_none() {
+            if *clean && process.answers() {
                 common.give_back(std::mem::take(whose), process.clone());
             } else {
                 // it may still ask about a call that was given up: nobody else may get that question
@@ -302,7 +302,10 @@ async fn call(
         } else {
             Lease::Shared(common(shared, live, asked.name, caller).await?)
         };
-        if head.method == "tools/call"
+        // a conversation that is not over HTTP has no headers that could say something else
+        let repeats = asked.headers.contains_key("mcp-protocol-version");
+        if repeats
+            && head.method == "tools/call"
             && let Some(tool) = params.name.and_then(jsonrpc::string)
         {
             let mirrored = lease.process().mirrored(&tool, "{}").await?;

@@ -24,6 +24,8 @@ pub(crate) struct Lines {
     pipe: pipe::Receiver,
     exit: watch::Receiver<Option<Exit>>,
     cutter: Cutter,
+    /// Cancelled when its stdout is closed, which is up to two seconds before it is known why.
+    over: CancellationToken,
     /// The first line may be the end of one that a former agent began to read.
     partial: bool,
     /// The first line that was no protocol, for whoever explains a failure.
@@ -39,6 +41,7 @@ pub(crate) fn conversation(endpoint: &Arc<Endpoint>, piped: Piped, resumed: bool
         pipe: piped.stdout,
         exit: piped.exit,
         cutter: Cutter::new(MAX_LINE),
+        over: CancellationToken::new(),
         partial: resumed,
         first_stray: None,
     };
@@ -84,6 +87,11 @@ impl Lines {
         self.exit.clone()
     }
 
+    /// Tells when nothing more comes from it: what is sent from then on is not answered.
+    pub(crate) fn over(&self) -> CancellationToken {
+        self.over.clone()
+    }
+
     pub(crate) async fn next(&mut self, endpoint: &Endpoint) -> Result<Bytes, String> {
         loop {
             match self.cutter.next() {
@@ -103,7 +111,10 @@ impl Lines {
                     self.stray(endpoint, Bytes::from(said)).await;
                 }
                 None => match self.pipe.read_buf(self.cutter.room()).await {
-                    Ok(0) => return Err(self.end().await),
+                    Ok(0) => {
+                        self.over.cancel();
+                        return Err(self.end().await);
+                    }
                     Ok(_) => {}
                     Err(error) => return Err(format!("its output could not be read: {error}")),
                 },

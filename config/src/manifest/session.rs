@@ -119,6 +119,11 @@ impl Checker {
         Ok(Self { sources: named("x-from"), targets: named("x-to"), schema: schema.clone(), fixed, validator })
     }
 
+    /// Whether a key of a request's query is no configuration, whatever a schema says.
+    pub fn reserved(key: &str) -> bool {
+        RESERVED.contains(&key)
+    }
+
     /// Reads and checks what a request gives. `header`: one of its headers.
     ///
     /// # Errors
@@ -129,7 +134,7 @@ impl Checker {
         let mut encoded = false;
         let mut dotted: BTreeMap<String, String> = BTreeMap::new();
         for (key, text) in url::form_urlencoded::parse(query.as_bytes()) {
-            if RESERVED.contains(&key.as_ref()) {
+            if Self::reserved(&key) {
                 continue;
             }
             if key == ENCODED && self.schema.pointer("/properties/config").is_none() {

@@ -1,5 +1,6 @@
 //! `sigil call`.
 
+use std::collections::HashMap;
 use std::io::Read as _;
 use std::time::Duration;
 
@@ -13,7 +14,7 @@ use super::{Ctx, mcp, near, text, time};
 /// Call a tool and print its answer. Exit code 1 when the tool reports an error
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Example:\n  sigil call time get_current_time --arg timezone=Europe/Berlin\n  sigil call search query --json '{\"text\": \"cats\", \"limit\": 3}' -o json"
+    after_help = "Example:\n  sigil call time get_current_time --arg timezone=Europe/Berlin\n  sigil call search query --json '{\"text\": \"cats\", \"limit\": 3}' -o json\n  sigil call weather today --session-config apiKey=k --session-config server.port=8080"
 )]
 pub struct Args {
     /// The deployment
@@ -26,6 +27,10 @@ pub struct Args {
     /// All arguments as one JSON object; '-' reads stdin
     #[arg(long, value_name = "JSON")]
     json: Option<String>,
+    /// Configuration that the server takes from its callers; dots nest it, and a value that is no text is JSON; repeat
+    /// it for more
+    #[arg(long, value_name = "K=V", value_parser = pair)]
+    session_config: Vec<(String, String)>,
     /// Longest wait
     #[arg(long, value_name = "TIME", default_value = "60s", value_parser = time::duration)]
     timeout: Duration,
@@ -46,8 +51,9 @@ pub async fn run(ctx: &Ctx, args: Args) -> Outcome {
     };
     // bad JSON is said before anything is woken up
     mcp::build_arguments(&Value::Null, Some(json.as_deref().unwrap_or("{}")), &[])?;
+    let config = once(&args.session_config)?;
     let link = ctx.link().await?;
-    let mut client = mcp::Client::open(ctx, &link, &args.name, args.timeout).await?;
+    let mut client = mcp::Client::open(ctx, &link, &args.name, config, args.timeout).await?;
     let tools = client.tools().await?;
     let Some(tool) = tools.all.iter().find(|t| t.name == args.tool) else {
         let names = tools.all.iter().map(|t| t.name.as_str());
@@ -66,6 +72,18 @@ pub async fn run(ctx: &Ctx, args: Args) -> Outcome {
         _ => output::write(&page(ctx, &value))?,
     }
     Ok(if value.get("isError").and_then(Value::as_bool).unwrap_or(false) { FAILED } else { DONE })
+}
+
+/// A configuration has one value of each name.
+fn once(pairs: &[(String, String)]) -> Result<HashMap<String, String>, Failure> {
+    let mut config = HashMap::new();
+    for (key, value) in pairs {
+        if config.insert(key.clone(), value.clone()).is_some() {
+            let hint = format!("a list is JSON: --session-config '{key}=[\"a\", \"b\"]'");
+            return Err(Failure::usage(format!("--session-config gives '{key}' twice"), hint));
+        }
+    }
+    Ok(config)
 }
 
 /// Text as it is, everything else as a note of what is there.

@@ -2,6 +2,7 @@
 
 mod arguments;
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use serde::Deserialize;
@@ -71,15 +72,21 @@ struct RpcError {
 }
 
 impl<'a> Client<'a> {
-    /// Opens a session: initialize, initialized.
-    pub async fn open(ctx: &'a Ctx, link: &Link, name: &str, timeout: Duration) -> Result<Client<'a>, Failure> {
+    /// Opens a session of this configuration: initialize, initialized.
+    pub async fn open(
+        ctx: &'a Ctx,
+        link: &Link,
+        name: &str,
+        config: HashMap<String, String>,
+        timeout: Duration,
+    ) -> Result<Client<'a>, Failure> {
         let deadline = Instant::now() + timeout;
         let hello = json!({ "jsonrpc": "2.0", "id": 0, "method": "initialize", "params": {
             "protocolVersion": VERSION,
             "capabilities": {},
             "clientInfo": { "name": "sigil", "version": env!("CARGO_PKG_VERSION") },
         }});
-        let opened = tokio::time::timeout_at(deadline, link.mcp(name, hello.to_string().into_bytes())).await;
+        let opened = tokio::time::timeout_at(deadline, link.mcp(name, config, hello.to_string().into_bytes())).await;
         let session = match opened {
             Err(_) => return Err(late(name, "initialize", timeout)),
             Ok(Err(e)) => return Err(ctx.named(link, name, e).await),

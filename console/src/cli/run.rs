@@ -1,6 +1,6 @@
 //! `sigil run`: the stdio bridge that an AI client starts. stdout is protocol and nothing else.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
 
 use serde::Deserialize;
@@ -97,7 +97,7 @@ impl Open {
 async fn bridge(ctx: &Ctx, link: &Link, name: &str, first: Vec<u8>, input: &mut mpsc::Receiver<Vec<u8>>) -> Outcome {
     let mut open = Open::default();
     open.sent(&first);
-    let mut session = match link.mcp(name, first).await {
+    let mut session = match link.mcp(name, HashMap::new(), first).await {
         Ok(session) => session,
         Err(e) => {
             let failure = ctx.named(link, name, e).await;

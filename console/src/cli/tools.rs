@@ -1,5 +1,6 @@
 //! `sigil tools`.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use serde_json::Value;
@@ -21,7 +22,7 @@ pub struct Args {
 
 pub async fn run(ctx: &Ctx, args: Args) -> Outcome {
     let link = ctx.link().await?;
-    let mut client = mcp::Client::open(ctx, &link, &args.name, args.timeout).await?;
+    let mut client = mcp::Client::open(ctx, &link, &args.name, HashMap::new(), args.timeout).await?;
     let tools = client.tools().await?;
     match ctx.format {
         Format::Json => output::line(&tools.raw)?,

@@ -1,5 +1,7 @@
 //! One MCP session over the link: raw JSON-RPC frames in both directions.
 
+use std::collections::HashMap;
+
 use futures::stream;
 use sigil_protocol::v1;
 use tokio::sync::mpsc;
@@ -19,12 +21,17 @@ pub struct McpSession {
 }
 
 impl McpSession {
-    pub(super) async fn open(link: Link, deployment: &str, first: Vec<u8>) -> Result<Self, LinkError> {
+    pub(super) async fn open(
+        link: Link,
+        deployment: &str,
+        config: HashMap<String, String>,
+        first: Vec<u8>,
+    ) -> Result<Self, LinkError> {
         let mut client = v1::mcp_client::McpClient::new(link.wire.clone())
             .max_decoding_message_size(MESSAGE_MAX)
             .max_encoding_message_size(MESSAGE_MAX);
         let (send, receive) = mpsc::channel(QUEUE);
-        let first = v1::McpFrame { deployment: deployment.to_owned(), message: first };
+        let first = v1::McpFrame { deployment: deployment.to_owned(), message: first, config };
         let frames = stream::unfold((Some(first), receive), |(first, mut receive)| async move {
             match first {
                 Some(first) => Some((first, (None, receive))),
@@ -37,7 +44,7 @@ impl McpSession {
 
     /// Sends one JSON-RPC message. Fails when the agent has closed the session.
     pub async fn send(&self, message: Vec<u8>) -> Result<(), LinkError> {
-        let frame = v1::McpFrame { deployment: String::new(), message };
+        let frame = v1::McpFrame { message, ..v1::McpFrame::default() };
         let closed = || LinkError::Broken { why: "the session is closed".to_owned() };
         self.send.as_ref().ok_or_else(closed)?.send(frame).await.map_err(|_| closed())
     }
@@ -68,6 +75,6 @@ pub struct McpSender(mpsc::Sender<v1::McpFrame>);
 impl McpSender {
     /// Sends one JSON-RPC message; false when the session is over.
     pub async fn send(&self, message: Vec<u8>) -> bool {
-        self.0.send(v1::McpFrame { deployment: String::new(), message }).await.is_ok()
+        self.0.send(v1::McpFrame { message, ..v1::McpFrame::default() }).await.is_ok()
     }
 }

@@ -34,6 +34,8 @@ pub struct State {
     pub secrets: Vec<v1::SetSecretRequest>,
     /// Messages of MCP clients.
     pub frames: Vec<Value>,
+    /// The configuration of the last MCP session.
+    pub session_config: HashMap<String, String>,
     /// Results of tools/call by tool name, byte for byte; a missing one never answers.
     pub results: HashMap<String, String>,
     /// Required `authorization`, when set.
@@ -416,6 +418,7 @@ impl v1::mcp_server::Mcp for Fake {
         self.find(&first.deployment)?;
         let (send, receive) = mpsc::channel(16);
         let fake = self.clone();
+        fake.with(|s| s.session_config.clone_from(&first.config));
         tokio::spawn(async move {
             let mut next = Some(first);
             while let Some(frame) = next {

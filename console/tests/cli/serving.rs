@@ -44,6 +44,14 @@ async fn a_call_types_its_arguments_and_prints_the_answer() {
     let ran = home.run(&["call", "time", "now", "--json", r#"{"zone":"UTC"}"#, "-o", "json"]).await.exits(0);
     assert_eq!(ran.out, format!("{raw}\n"), "byte for byte");
     home.run_stdin(&["call", "time", "now", "--json", "-"], br#"{"zone":"UTC"}"#).await.exits(0);
+    assert!(home.fake.with(|s| s.session_config.is_empty()));
+    let mut args = vec!["call", "time", "now", "--arg", "zone=UTC"];
+    args.extend(["--session-config", "server.port=8080", "--session-config", "tags=[\"a=b\"]"]);
+    home.run(&args).await.exits(0);
+    let given = home.fake.with(|s| s.session_config.clone());
+    assert_eq!((given["server.port"].as_str(), given["tags"].as_str(), given.len()), ("8080", "[\"a=b\"]", 2));
+    args.extend(["--session-config", "server.port=1"]);
+    assert!(home.run(&args).await.exits(2).err.contains("gives 'server.port' twice"));
 }
 
 #[tokio::test]

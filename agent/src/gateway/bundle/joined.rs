@@ -116,7 +116,7 @@ impl Joined {
                         }
                     }
                 };
-                let conversation = direct::run(&pumped, &member.name, &member.caller, from_us, to_us);
+                let conversation = direct::run(&pumped, &member.name, &member.caller, &member.config, from_us, to_us);
                 let (ended, ()) = tokio::join!(conversation, pump);
                 // what it says goes to whoever asked it something
                 let why = ended.err().map_or_else(|| "its conversation ended".to_owned(), |error| error.to_string());

@@ -174,7 +174,8 @@ async fn tools_are_hidden_renamed_and_refused_in_every_way_in() {
     let (to_server, from_client) = mpsc::channel(4);
     let (to_client, mut answers) = mpsc::channel(4);
     let gateway = front.gateway.clone();
-    let running = tokio::spawn(async move { gateway.session(NAME, &root(), from_client, to_client).await });
+    let running =
+        tokio::spawn(async move { gateway.session(NAME, &root(), &Default::default(), from_client, to_client).await });
     for message in [initialize("2025-11-25"), LIST.to_owned(), call(2, "say"), call(3, "echo")] {
         to_server.send(message.into()).await.unwrap();
     }

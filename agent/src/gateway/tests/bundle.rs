@@ -204,3 +204,62 @@ async fn stateless_clients_use_bundles_too() {
     let called = front.raw("POST", "/mcp/@dev", &headers, &body).await;
     assert_eq!(called.last()["result"]["content"][0]["text"], "time", "{}", called.text);
 }
+
+#[tokio::test]
+async fn members_of_both_eras_join_for_clients_of_both() {
+    let (front, dir) = (Front::new().await, tempfile::tempdir().unwrap());
+    let of = |era, transport, name: &str| server_of(era, transport, &dir.path().join(name));
+    let (old, _) = of("legacy", Transport::Stdio, "old");
+    let (new, _) = of("modern", Transport::Stdio, "new");
+    let (far, _far) = of("modern", Transport::Http, "far");
+    let (sse, _sse) = of("legacy", Transport::Sse, "sse");
+    front.set(&[("old", vec![old]), ("new", vec![new]), ("far", vec![far]), ("sse", vec![sse])]);
+    let members = ["old", "new", "far", "sse"];
+    for name in members {
+        front.govern(name, Access::Anonymous, r#"{"bundles":["all"]}"#);
+    }
+    let whole = |list: &Value| {
+        let names = texts(list, "tools", "name");
+        members.iter().all(|m| names.contains(&format!("{m}__ask")))
+            && list["result"]["_meta"]["sigil/unavailable"].is_null()
+    };
+    // a client with a handshake
+    let able = initialize("2025-11-25").replace(r#""capabilities":{}"#, r#""capabilities":{"elicitation":{}}"#);
+    let opened = front.post("@all", None, able).await;
+    let session = opened.header("mcp-session-id");
+    assert_eq!(opened.status, 200, "{}", opened.text);
+    let list = front.post("@all", Some(&session), ask(1, "tools/list", json!({}))).await.last();
+    assert!(whole(&list), "{list}");
+    for member in members {
+        let call = ask(2, "tools/call", json!({"name": format!("{member}__ask"), "arguments": {}}));
+        let mut stream = front.open("POST", "/mcp/@all", &accept(Some(&session)), &call).await;
+        let question = stream.event().await;
+        assert_eq!(
+            (&question["method"], &question["params"]["message"]),
+            (&json!("elicitation/create"), &json!("who?"))
+        );
+        let reply = json!({"action": "accept", "content": {"who": member}});
+        let reply = json!({"jsonrpc": "2.0", "id": question["id"], "result": reply}).to_string();
+        assert_eq!(front.post("@all", Some(&session), reply).await.status, 202);
+        assert_eq!(stream.event().await["result"]["content"][0]["text"], member);
+    }
+    // one without
+    let able = r#""io.modelcontextprotocol/clientCapabilities":{"elicitation":{}}"#;
+    let send = async |method: &str, rest: &str| {
+        let (headers, body) = stateless("1", method, rest, "");
+        let body = body.replace(r#""io.modelcontextprotocol/clientCapabilities":{}"#, able);
+        front.raw("POST", "/mcp/@all", &headers, &body).await.last()
+    };
+    let list = send("tools/list", "").await;
+    assert!(whole(&list), "{list}");
+    for member in members {
+        let name = format!(r#""name":"{member}__ask","arguments":{{}}"#);
+        let asked = send("tools/call", &name).await["result"].clone();
+        assert_eq!(asked["resultType"], "input_required", "{member}: {asked}");
+        let key = asked["inputRequests"].as_object().unwrap().keys().next().unwrap();
+        let given = json!({key: {"action": "accept", "content": {"who": member}}});
+        let rest = format!(r#"{name},"inputResponses":{given},"requestState":{}"#, asked["requestState"]);
+        let answer = send("tools/call", &rest).await;
+        assert_eq!(answer["result"]["content"][0]["text"], member, "{answer}");
+    }
+}

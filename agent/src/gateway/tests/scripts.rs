@@ -48,6 +48,7 @@ for line in sys.stdin:
             out({"jsonrpc": "2.0", "method": "notifications/tools/list_changed"})
             for uri in sorted(subscribed): out({"jsonrpc": "2.0", "method": "notifications/resources/updated", "params": {"uri": uri}})
         elif tool == "die": sys.exit(3)
+        elif tool == "hush": os.close(1)
         elif tool == "garbage":
             print("hello from print")
             print('{"not": "rpc"}')
@@ -104,6 +105,7 @@ for line in sys.stdin:
             note("notifications/progress", progressToken=meta["progressToken"], progress=1)
             ok(id)
         elif tool == "cancelled": ok(id, cancelled=cancelled)
+        elif tool == "hush": os.close(1)
         elif tool == "capability": error(-32021, "needs sampling", requiredCapabilities={"sampling": {}})
         elif tool == "die": sys.exit(3)
     else: error(-32601, "no " + method)

@@ -306,7 +306,7 @@ async fn without_an_address_the_deploys_values_must_do() {
     let (to, from) = tokio::sync::mpsc::channel(8);
     let (out, mut answers) = tokio::sync::mpsc::channel(8);
     let gateway = front.gateway.clone();
-    tokio::spawn(async move { gateway.session(NAME, &root(), from, out).await });
+    tokio::spawn(async move { gateway.session(NAME, &root(), &Default::default(), from, out).await });
     to.send(initialize("2025-11-25").into()).await.unwrap();
     until(&mut answers, 1).await;
     to.send(json!({"jsonrpc":"2.0","id":2,"method":"tools/list"}).to_string().into()).await.unwrap();
@@ -353,7 +353,7 @@ async fn secrets_that_were_added_do_not_come_back() {
     let (to, from) = tokio::sync::mpsc::channel(8);
     let (out, mut answers) = tokio::sync::mpsc::channel(8);
     let gateway = front.gateway.clone();
-    tokio::spawn(async move { gateway.session(NAME, &root(), from, out).await });
+    tokio::spawn(async move { gateway.session(NAME, &root(), &Default::default(), from, out).await });
     to.send(call(1, "echo").into()).await.unwrap();
     let said = until(&mut answers, 1).await.to_string();
     assert!(said.contains("*****") && !said.contains("hunter2"), "{said}");
@@ -378,4 +378,88 @@ async fn secrets_that_were_added_do_not_come_back() {
     assert_eq!(server.find("/sse").header("x-key"), "sse-header");
     assert_eq!(front.post(NAME, Some(&id), ping(9)).await.status, 200);
     assert_eq!(server.last().header("x-key"), "sse-header");
+}
+
+/// A conversation over the link, of this configuration; what it says last when it is refused.
+async fn over_the_link(front: &Front, config: &[(&str, &str)], tool: &str) -> Result<Value, (String, String)> {
+    let (to, from) = tokio::sync::mpsc::channel(8);
+    let (out, mut answers) = tokio::sync::mpsc::channel(8);
+    let config = config.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
+    let gateway = front.gateway.clone();
+    let running = tokio::spawn(async move { gateway.session(NAME, &root(), &config, from, out).await });
+    to.send(initialize("2025-11-25").into()).await.ok();
+    to.send(call(3, tool).into()).await.ok();
+    let answer = loop {
+        let Some(answer) = answers.recv().await else { break None };
+        let answer: Value = serde_json::from_slice(&answer).unwrap();
+        if answer["id"] == 3 {
+            break Some(answer);
+        }
+    };
+    drop(to);
+    let ended = running.await.unwrap();
+    answer.ok_or_else(|| ended.map_err(|e| (e.code().to_owned(), format!("{e}; {}", e.hint()))).unwrap_err())
+}
+
+#[tokio::test]
+async fn a_conversation_over_the_link_brings_its_own() {
+    let front = Front::new().await;
+    let base = endpoint(Transport::Stdio, 0, &["python3", "-c", SHOWS, "c", "last"]);
+    front.set(&[(NAME, vec![configured(&base, shows())])]);
+    let shown = over_the_link(&front, &[("apiKey", "ann"), ("units", "f")], "show").await.unwrap()["result"].clone();
+    assert_eq!((&shown["key"], &shown["argv"]), (&json!("ann"), &json!(["f", "last"])), "{shown}");
+    // all that is wrong, none of its values
+    let (code, text) = over_the_link(&front, &[("units", "kelvin"), ("server.port", "x7y"), ("api_key", "k")], "show")
+        .await
+        .unwrap_err();
+    assert!(code == "GATEWAY_INVALID_CONFIG" && text.contains("api_key is reserved"), "{text}");
+    let (_, text) = over_the_link(&front, &[("units", "kelvin"), ("server.port", "x7y")], "show").await.unwrap_err();
+    for part in ["apiKey is required", "units", "server.port", "--session-config"] {
+        assert!(text.contains(part), "{part}: {text}");
+    }
+    assert!(!text.contains("kelvin") && !text.contains("x7y"), "{text}");
+    // nested, and as JSON
+    let server = HttpServer::start().await;
+    front.set(&[(NAME, vec![configured(&server.endpoint(), session(None))])]);
+    over_the_link(&front, &[("apiKey", "k"), ("server", r#"{"port":9}"#)], "whoami").await.unwrap();
+    let seen = server.find("/mcp");
+    assert_eq!(seen.target, "/mcp?root=%2Fdata&server.port=9&server.host=here&u=c");
+    assert_eq!(seen.header("x-upstream-key"), "k");
+    // where there is nothing to configure
+    front.set(&[(NAME, vec![server.endpoint()])]);
+    let (code, text) = over_the_link(&front, &[("a", "b")], "whoami").await.unwrap_err();
+    assert!(code == "GATEWAY_INVALID_CONFIG" && text.contains("takes no configuration"), "{text}");
+}
+
+#[tokio::test]
+async fn a_bundles_members_are_configured_by_name() {
+    let front = Front::new().await;
+    let base = endpoint(Transport::Stdio, 0, &["python3", "-c", SHOWS, "c", "last"]);
+    front.set(&[("weather", vec![configured(&base, shows())]), ("plain", vec![stdio(SERVER)])]);
+    let send = async |query: &str, session: Option<&str>, body: &str| {
+        front.raw("POST", &format!("/mcp{query}"), &accept(session), body).await
+    };
+    let show = json!({"jsonrpc":"2.0","id":3,"method":"tools/call","params":{"name":"weather__show"}}).to_string();
+    for (query, key, units) in
+        [("?weather.apiKey=ann&weather.units=f&x=1", "ann", "f"), ("?weather.apiKey=bob", "bob", "c")]
+    {
+        let opened = send(query, None, &initialize("2025-11-25")).await;
+        assert_eq!(opened.status, 200, "{}", opened.text);
+        let session = opened.header("mcp-session-id");
+        let shown = send(query, Some(&session), &show).await.last()["result"].clone();
+        assert_eq!((&shown["key"], &shown["argv"]), (&json!(key), &json!([units, "last"])), "{shown}");
+        // it is a session of that configuration
+        let other = send("?weather.apiKey=eve", Some(&session), &show).await;
+        assert_eq!((other.status, other.code().as_str()), (404, "GATEWAY_SESSION_EXPIRED"), "{}", other.text);
+    }
+    let refused = send("?weather.units=kelvin&weather.server.port=x7y", None, &initialize("2025-11-25")).await;
+    assert_eq!((refused.status, refused.code().as_str()), (422, "GATEWAY_INVALID_CONFIG"), "{}", refused.text);
+    for part in ["weather.apiKey is required", "weather.units", "weather.server.port", "?SERVER.KEY=VALUE"] {
+        assert!(refused.text.contains(part), "{part}: {}", refused.text);
+    }
+    assert!(!refused.text.contains("kelvin") && !refused.text.contains("x7y"), "{}", refused.text);
+    // without any it may be looked at, and the call says what is missing
+    let opened = send("", None, &initialize("2025-11-25")).await;
+    let refused = send("", Some(&opened.header("mcp-session-id")), &show).await;
+    assert!(refused.text.contains("apiKey is required"), "{}", refused.text);
 }

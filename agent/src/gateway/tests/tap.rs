@@ -71,7 +71,8 @@ async fn answers_over_the_link_take_as_long_as_their_requests() {
     let (to_server, from_client) = mpsc::channel(8);
     let (to_client, mut from_server) = mpsc::channel(8);
     let gateway = front.gateway.clone();
-    let running = tokio::spawn(async move { gateway.session(NAME, &root(), from_client, to_client).await });
+    let running =
+        tokio::spawn(async move { gateway.session(NAME, &root(), &Default::default(), from_client, to_client).await });
     let send = |text: String| to_server.send(Bytes::from(text));
     send(initialize("2025-11-25")).await.unwrap();
     until(&mut from_server, 1).await;
