@@ -176,7 +176,7 @@ impl Oauth {
         }
         digest.update(serde_json::to_vec(&config.oauth).unwrap_or_default());
         let key: [u8; 32] = digest.finalize().into();
-        let now = super::serve::now();
+        let now = super::find::now();
         if let Some(checked) = self.checked().get(&key)
             && checked.at.elapsed() < CHECKED
             && now < checked.expires

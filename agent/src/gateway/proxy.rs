@@ -16,8 +16,9 @@ use sigil_core::session::Ticket;
 use super::Shared;
 use super::body::{Out, Proxied};
 use super::error::Refusal;
+use super::find::now;
 use super::load::{Call, Stats};
-use super::serve::{Asked, now};
+use super::serve::Asked;
 use super::table::{Entry, Live};
 use crate::upstream::http::{self, Answer, SendError};
 

@@ -1,18 +1,15 @@
 //! One HTTP request: who may ask, what it is, and which way it goes.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::Bytes;
-use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::body::Incoming;
 use hyper::ext::ReasonPhrase;
 use hyper::header::{self, HeaderMap, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode};
-use sigil_config::agent::GatewayConfig;
 use sigil_core::jsonrpc::{self, Body, Head, Id, Kind, Params};
 use sigil_core::mirror;
-use sigil_core::model::{InstanceId, Transport};
+use sigil_core::model::Transport;
 use sigil_core::policy::Access;
 use sigil_core::route;
 use sigil_core::session::{self, Era, Ticket};
@@ -21,22 +18,20 @@ use super::body::Out;
 use super::caller::Caller;
 use super::compress::{self, Coding};
 use super::error::Refusal;
+use super::find::entry_transport;
 use super::limits::Permits;
 use super::listen::Peer;
 use super::load::Flow;
 use super::mask::Masking;
 use super::oauth::{self, Address};
+use super::plain::{METHODS, accepts, admit, header_text, host, named, preflight, read, under};
 use super::settings::{self, Settings};
-use super::table::{Entry, Live};
+use super::table::Entry;
 use super::tap::Tapping;
 use super::trace::{Trace, Upstream};
 use super::wrap::{Line, Shaping, Wrapped};
 use super::{Shared, bridged, cross, modern, proxy, remembered};
 use crate::web;
-
-/// Longest wait for a request's body.
-const BODY_TIME: Duration = Duration::from_secs(30);
-const METHODS: &str = "GET, POST, DELETE, OPTIONS";
 
 /// A refusal and the request it answers.
 pub(crate) type Refused = (Refusal, Option<Id>);
@@ -96,54 +91,6 @@ pub(crate) fn refuse(refusal: &Refusal, id: Option<&Id>) -> Response<Out> {
         response.extensions_mut().insert(reason);
     }
     response
-}
-
-/// The host that a request names, with its port.
-fn host(request: &Request<Incoming>) -> String {
-    match request.uri().authority() {
-        Some(authority) => authority.as_str().to_owned(),
-        None => request.headers().get(header::HOST).and_then(|h| h.to_str().ok()).unwrap_or_default().to_owned(),
-    }
-}
-
-/// Host and Origin: a web page must not reach a server on this machine by a name that it chose.
-fn admit(shared: &Shared, request: &Request<Incoming>, host: &str) -> Result<(), Refusal> {
-    let config = shared.config.borrow().clone();
-    let config = &config.gateway;
-    if shared.checks_hosts(config) {
-        let host = route::host_of(host);
-        let known = |name: &String| route::host_of(name) == host;
-        let public = url::Url::parse(&config.public_url).ok().and_then(|u| u.host_str().map(route::host_of));
-        let fine = route::is_loopback(&host)
-            || config.allowed_hosts.iter().any(known)
-            || public.is_some_and(|public| public == host)
-            || (!config.domain.is_empty() && (host == config.domain || under(&host, &config.domain).is_some()));
-        if !fine {
-            let hint = "call it by a loopback name, or add the name to [gateway] allowed_hosts";
-            return Err(Refusal::forbidden(format!("the host name '{host}' is not served here"), hint));
-        }
-    }
-    for origin in request.headers().get_all(header::ORIGIN) {
-        let origin = origin.to_str().unwrap_or("?");
-        if !route::origin_allowed(origin, &config.allowed_origins) {
-            let hint = "add it to [gateway] allowed_origins if its pages may call these servers";
-            return Err(Refusal::forbidden(format!("pages of '{origin}' may not call this"), hint));
-        }
-    }
-    Ok(())
-}
-
-/// The deployment that a host of its own names.
-fn under<'h>(host: &'h str, domain: &str) -> Option<&'h str> {
-    let name = host.strip_suffix(domain)?.strip_suffix('.')?;
-    (!name.is_empty() && !name.contains('.')).then_some(name)
-}
-
-/// The deployment that a path names behind `prefix`.
-fn named<'p>(path: &'p str, prefix: &str) -> Option<&'p str> {
-    let rest = path.strip_prefix(prefix)?;
-    let name = rest.strip_suffix('/').unwrap_or(rest);
-    (!name.is_empty() && !name.contains('/')).then_some(name)
 }
 
 const METADATA: &str = "/.well-known/oauth-protected-resource";
@@ -590,199 +537,4 @@ fn wrapped(
     let tapping = tapping.map(|tapping| tapping.of_events(events));
     response
         .map(|out| Out::Wrapped(Box::new(Wrapped::new(out, shaping, permits, None).tapped(tapping).masked(masking))))
-}
-
-fn entry_transport(entry: &Entry) -> Option<Transport> {
-    entry.ready.first().or(entry.draining.first()).map(|l| l.endpoint.spec.transport)
-}
-
-fn header_text<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
-    headers.get(name).map(|v| v.to_str().unwrap_or("?"))
-}
-
-/// Whether `Accept` (missing: anything) takes a media type. Weights do not matter, but `q=0` refuses.
-pub(crate) fn accepts(headers: &HeaderMap, media_type: &str) -> bool {
-    let mut any = false;
-    let (kind, _) = media_type.split_once('/').unwrap_or((media_type, ""));
-    for value in headers.get_all(header::ACCEPT) {
-        any = true;
-        for part in value.to_str().unwrap_or_default().split(',') {
-            let mut fields = part.split(';').map(str::trim);
-            let range = fields.next().unwrap_or_default().to_ascii_lowercase();
-            let refused = fields.any(|f| matches!(f, "q=0" | "q=0.0" | "q=0.00" | "q=0.000"));
-            if !refused && (range == media_type || range == "*/*" || range.strip_suffix("/*") == Some(kind)) {
-                return true;
-            }
-        }
-    }
-    !any
-}
-
-async fn read(shared: &Shared, headers: &HeaderMap, body: Incoming) -> Result<Bytes, Refusal> {
-    let limit = shared.config.borrow().gateway.max_body;
-    let told = headers.get(header::CONTENT_LENGTH).and_then(|v| v.to_str().ok()).and_then(|v| v.parse::<u64>().ok());
-    if told.is_some_and(|n| n > limit) {
-        return Err(Refusal::too_large(limit));
-    }
-    let limited = Limited::new(body, usize::try_from(limit).unwrap_or(usize::MAX));
-    match tokio::time::timeout(BODY_TIME, limited.collect()).await {
-        Err(_) => Err(Refusal::slow_body()),
-        Ok(Ok(collected)) => Ok(collected.to_bytes()),
-        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(Refusal::too_large(limit)),
-        Ok(Err(error)) => Err(Refusal::bad_request(format!("the request's body broke off: {error}"), "")),
-    }
-}
-
-fn preflight(asked: &HeaderMap) -> Response<Out> {
-    let mut response = Response::new(Out::empty());
-    *response.status_mut() = StatusCode::NO_CONTENT;
-    let headers = response.headers_mut();
-    headers.insert(header::ALLOW, HeaderValue::from_static(METHODS));
-    if asked.contains_key(header::ORIGIN) {
-        headers.insert(header::ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static(METHODS));
-        let wanted = asked.get(header::ACCESS_CONTROL_REQUEST_HEADERS).cloned();
-        let usual = HeaderValue::from_static(
-            "content-type, accept, authorization, mcp-session-id, mcp-protocol-version, last-event-id",
-        );
-        headers.insert(header::ACCESS_CONTROL_ALLOW_HEADERS, wanted.unwrap_or(usual));
-        headers.insert(header::ACCESS_CONTROL_MAX_AGE, HeaderValue::from_static("600"));
-    }
-    response
-}
-
-impl Shared {
-    /// Whether a request's host name is known to be one of ours.
-    pub(crate) fn checks_hosts(&self, config: &GatewayConfig) -> bool {
-        let named = !config.allowed_hosts.is_empty() || !config.domain.is_empty() || !config.public_url.is_empty();
-        self.loopback || named
-    }
-
-    /// The deployment of a name. A new agent listens a moment before it knows what it serves; then this waits.
-    pub(crate) async fn entry(&self, name: &str) -> Result<Arc<Entry>, Refusal> {
-        if name.starts_with('@') {
-            return self.bundles.entry(name).ok_or_else(|| Refusal::expired("this bundle was forgotten"));
-        }
-        if !self.table.borrow().known {
-            self.until(name, |table| table.known).await?;
-        }
-        self.table.borrow().routes.get(name).cloned().ok_or_else(|| Refusal::not_found(name))
-    }
-
-    /// All deployments, once they are known.
-    pub(crate) async fn known(&self) -> Result<Arc<super::table::Table>, Refusal> {
-        if !self.table.borrow().known {
-            self.until("the gateway", |table| table.known).await?;
-        }
-        Ok(self.table.borrow().clone())
-    }
-
-    /// The deployment once an instance of a former agent is taken over, or known not to be.
-    async fn returned(&self, name: &str, id: InstanceId) -> Result<Arc<Entry>, Refusal> {
-        let decided = |entry: &Arc<Entry>| entry.instance(id).is_some() || !entry.may_return(id);
-        self.until(name, |table| table.routes.get(name).is_none_or(decided)).await?;
-        self.entry(name).await
-    }
-
-    /// Holds a call until the table is so, within the limits of holding.
-    async fn until(&self, name: &str, so: impl FnMut(&Arc<super::table::Table>) -> bool) -> Result<(), Refusal> {
-        let starting = || Refusal::starting(name, "the agent is starting");
-        let _permit = self.waiting.try_acquire().map_err(|_| starting())?;
-        let mut table = self.table.clone();
-        match tokio::time::timeout(self.hold, table.wait_for(so)).await {
-            Ok(Ok(_)) => Ok(()),
-            Ok(Err(_)) | Err(_) => Err(starting()),
-        }
-    }
-
-    /// The deployment of a name once something serves; waits while that is expected.
-    pub(crate) async fn ready(&self, name: &str) -> Result<Arc<Entry>, Refusal> {
-        let entry = self.entry(name).await?;
-        if !entry.ready.is_empty() {
-            return Ok(entry);
-        }
-        if !entry.expected {
-            return Err(Refusal::unavailable(name, &entry.message));
-        }
-        let Ok(_permit) = self.waiting.try_acquire() else { return Err(Refusal::starting(name, &entry.message)) };
-        let mut table = self.table.clone();
-        let deadline = tokio::time::Instant::now() + self.hold;
-        let mut message = entry.message.clone();
-        loop {
-            let found = table.borrow_and_update().routes.get(name).cloned();
-            let entry = found.ok_or_else(|| Refusal::not_found(name))?;
-            if !entry.ready.is_empty() {
-                return Ok(entry);
-            }
-            if !entry.expected {
-                return Err(Refusal::unavailable(name, &entry.message));
-            }
-            message.clone_from(&entry.message);
-            match tokio::time::timeout_at(deadline, table.changed()).await {
-                Ok(Ok(())) => {}
-                Ok(Err(_)) | Err(_) => return Err(Refusal::starting(name, &message)),
-            }
-        }
-    }
-
-    /// How the asked server speaks, once that is known.
-    async fn transport(&self, asked: &Asked<'_>) -> Result<Transport, Refusal> {
-        if let Some((_, ticket)) = &asked.ticket {
-            return Ok(ticket.transport);
-        }
-        if let Some(transport) = entry_transport(asked.entry).filter(|_| !asked.entry.ready.is_empty()) {
-            return Ok(transport);
-        }
-        let entry = self.ready(asked.name).await?;
-        entry_transport(&entry).ok_or_else(|| Refusal::unavailable(asked.name, &entry.message))
-    }
-
-    /// What a session id holds, when it is one of this deployment's and still good.
-    fn ticket(&self, id: &HeaderValue, entry: &Entry, caller: &Caller) -> Result<(HeaderValue, Ticket), Refusal> {
-        let ticket = id.to_str().ok().and_then(|id| self.sealer.unseal(id));
-        let ticket = ticket.filter(|t| t.deployment == entry.id && t.principal == *caller.principal);
-        let ticket = ticket.ok_or_else(|| Refusal::expired("this session id is not one of this server's"))?;
-        if ticket.expires < now() {
-            return Err(Refusal::expired("this session has expired"));
-        }
-        Ok((id.clone(), ticket))
-    }
-
-    /// The replica of a session.
-    pub(crate) fn replica_of<'a>(&self, entry: &'a Entry, ticket: &Ticket) -> Result<&'a Live, Refusal> {
-        entry.instance(ticket.instance).ok_or_else(|| Refusal::expired("the replica that held this session is gone"))
-    }
-
-    /// Replicas in the order in which they should be tried.
-    pub(crate) fn order<'a>(&self, entry: &'a Entry, sessions_first: bool) -> Vec<&'a Live> {
-        let turn = self.turn.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-        let burdens: Vec<_> = entry.ready.iter().map(Live::burden).collect();
-        let Some(first) = route::choose(&burdens, turn, sessions_first) else { return Vec::new() };
-        (0..entry.ready.len()).filter_map(|i| entry.ready.get((first + i) % entry.ready.len())).collect()
-    }
-}
-
-/// Seconds since 1970.
-pub(crate) fn now() -> u64 {
-    u64::try_from(jiff::Timestamp::now().as_second()).unwrap_or(0)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn accept_lists() {
-        let with = |text: &str| {
-            let mut headers = HeaderMap::new();
-            headers.insert(header::ACCEPT, HeaderValue::from_str(text).unwrap());
-            headers
-        };
-        assert!(accepts(&HeaderMap::new(), "application/json"));
-        assert!(accepts(&with("application/json, text/event-stream"), "text/event-stream"));
-        assert!(accepts(&with("text/event-stream;q=0.5,*/*"), "application/json"));
-        assert!(accepts(&with("APPLICATION/*"), "application/json"));
-        assert!(!accepts(&with("text/html"), "application/json"));
-        assert!(!accepts(&with("application/json;q=0"), "application/json"));
-        assert!(!accepts(&with("application/json"), "text/event-stream"));
-    }
 }
