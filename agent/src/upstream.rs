@@ -221,6 +221,16 @@ impl From<Pipes> for Piped {
 }
 
 impl Wire {
+    /// Whether it is in reach now: a container that was killed is not, before anybody has decided what becomes of it.
+    pub(crate) fn is_up(&self) -> bool {
+        match self {
+            Self::Link(link) => link.is_up(),
+            Self::Inside(_) => true,
+            #[cfg(test)]
+            Self::Local(local) => local.is_up(),
+        }
+    }
+
     pub(crate) async fn dial(&self, port: u16) -> Result<tokio::net::TcpStream, LinkError> {
         let stream = match self {
             Self::Link(link) => link.dial(port).await?,

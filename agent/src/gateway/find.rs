@@ -1,18 +1,25 @@
 //! What a request needs, found: its deployment once something serves there, its session, and the replica to ask.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use hyper::header::HeaderValue;
 use sigil_config::agent::GatewayConfig;
 use sigil_core::model::{InstanceId, Transport};
 use sigil_core::route;
 use sigil_core::session::Ticket;
+use tokio::time::Instant;
 
 use super::Shared;
 use super::caller::Caller;
 use super::error::Refusal;
 use super::serve::Asked;
 use super::table::{Entry, Live};
+
+/// How long a replica may be out of reach while it is said to serve: by then it is back, or known to be gone.
+const AWAY: Duration = Duration::from_secs(10);
+/// Between two looks at it.
+const AGAIN: Duration = Duration::from_millis(100);
 
 impl Shared {
     /// Whether a request's host name is known to be one of ours.
@@ -45,6 +52,27 @@ impl Shared {
         let decided = |entry: &Arc<Entry>| entry.instance(id).is_some() || !entry.may_return(id);
         self.until(name, |table| table.routes.get(name).is_none_or(decided)).await?;
         self.entry(name).await
+    }
+
+    /// The deployment once whoever can answer is in reach, or known to be gone. Nothing has been sent until then.
+    pub(crate) async fn reached(&self, name: &str, session: Option<&Ticket>) -> Result<Arc<Entry>, Refusal> {
+        let away = || Refusal::starting(name, "its container does not answer");
+        let _permit = self.waiting.try_acquire().map_err(|_| away())?;
+        let mut table = self.table.clone();
+        let deadline = Instant::now() + self.hold.min(AWAY);
+        loop {
+            let entry = self.entry(name).await?;
+            if !entry.is_away(session) {
+                return Ok(entry);
+            }
+            if Instant::now() >= deadline {
+                return Err(away());
+            }
+            // a link that is back changes no table
+            if let Ok(Err(_)) = tokio::time::timeout(AGAIN, table.changed()).await {
+                return Err(away());
+            }
+        }
     }
 
     /// Holds a call until the table is so, within the limits of holding.
@@ -121,12 +149,15 @@ impl Shared {
         entry.instance(ticket.instance).ok_or_else(|| Refusal::expired("the replica that held this session is gone"))
     }
 
-    /// Replicas in the order in which they should be tried.
+    /// Replicas in reach, in the order in which they should be tried.
     pub(crate) fn order<'a>(&self, entry: &'a Entry, sessions_first: bool) -> Vec<&'a Live> {
         let turn = self.turn.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-        let burdens: Vec<_> = entry.ready.iter().map(Live::burden).collect();
-        let Some(first) = route::choose(&burdens, turn, sessions_first) else { return Vec::new() };
-        (0..entry.ready.len()).filter_map(|i| entry.ready.get((first + i) % entry.ready.len())).collect()
+        let mut ready: Vec<&Live> = entry.ready.iter().filter(|live| live.endpoint.wire.is_up()).collect();
+        let burdens: Vec<_> = ready.iter().map(|live| live.burden()).collect();
+        if let Some(first) = route::choose(&burdens, turn, sessions_first) {
+            ready.rotate_left(first);
+        }
+        ready
     }
 }
 

@@ -289,6 +289,10 @@ async fn mcp(
     {
         entry = Box::pin(shared.returned(name, ticket.instance)).await.map_err(plain)?;
     }
+    let session = ticket.as_ref().map(|(_, ticket)| ticket);
+    if entry.is_away(session) {
+        entry = Box::pin(shared.reached(name, session)).await.map_err(plain)?;
+    }
     // what is wrong with it is told when the message's id is known
     let settings = shared.settle(&entry, &caller, &parts, ticket.as_ref().map(|(_, ticket)| ticket), address);
     if method != Method::POST {

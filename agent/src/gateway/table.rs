@@ -7,6 +7,7 @@ use secrecy::SecretString;
 use sigil_core::model::{DeploymentId, Inject, InstanceId, ReleaseNo, Transport};
 use sigil_core::policy::{Access, Rules};
 use sigil_core::route::Burden;
+use sigil_core::session::Ticket;
 use tokio_util::task::TaskTracker;
 
 use super::common::Common;
@@ -15,7 +16,7 @@ use super::mask::Masks;
 use super::settings::{self, Terms};
 use crate::tail::Tail;
 use crate::upstream::RouteTable;
-use crate::upstream::{Endpoint, Replica, Wire};
+use crate::upstream::{Endpoint, Replica};
 
 /// A replica as requests use it.
 #[derive(Debug, Clone)]
@@ -61,6 +62,15 @@ impl Entry {
     /// Ready or draining: whoever has a session here may go on.
     pub(crate) fn instance(&self, id: InstanceId) -> Option<&Live> {
         self.ready.iter().chain(&self.draining).find(|l| l.endpoint.instance == id)
+    }
+
+    /// Whether whoever could answer is here but out of reach: the replica of a session, else all that are ready.
+    pub(crate) fn is_away(&self, session: Option<&Ticket>) -> bool {
+        let away = |live: &Live| !live.endpoint.wire.is_up();
+        match session {
+            Some(ticket) => self.instance(ticket.instance).is_some_and(away),
+            None => !self.ready.is_empty() && self.ready.iter().all(away),
+        }
     }
 
     /// Whether an instance that is not here is about to be: a new agent is taking it over.
@@ -158,13 +168,7 @@ pub(crate) fn build(new: &RouteTable, old: &Table, registry: &Registry, tail: &T
     let live = |replica: &Replica, injected: &[(Inject, SecretString)]| -> Live {
         if let Some(live) = known.get(&replica.instance) {
             let same = Arc::ptr_eq(&live.endpoint.spec, &replica.spec) || live.endpoint.spec == replica.spec;
-            let up = match &live.endpoint.wire {
-                Wire::Link(link) => link.is_up(),
-                Wire::Inside(_) => true,
-                #[cfg(test)]
-                Wire::Local(_) => true,
-            };
-            if same && up && Arc::ptr_eq(&live.endpoint.env, &replica.env) {
+            if same && live.endpoint.wire.is_up() && Arc::ptr_eq(&live.endpoint.env, &replica.env) {
                 return live.clone();
             }
         }

@@ -17,6 +17,7 @@ mod stateless;
 mod tap;
 mod traces;
 mod translated;
+mod waiting;
 mod wire;
 
 use std::time::Duration;
@@ -260,28 +261,6 @@ async fn dead_replica_is_passed_over_when_nothing_was_sent() {
     front.set(&[(NAME, vec![dead])]);
     let answer = front.post(NAME, None, call(1, "whoami")).await;
     assert_eq!((answer.status, answer.code().as_str()), (502, "GATEWAY_CONNECTION_FAILED"));
-}
-
-// ---------------------------------------------------------------- waiting for a start
-
-#[tokio::test]
-async fn calls_wait_for_a_start_but_not_for_ever() {
-    let http = HttpServer::start().await;
-    let front = Front::new().await;
-    front.set_state(NAME, true, "building");
-    let (answer, ()) = tokio::join!(front.post(NAME, None, call(1, "whoami")), async {
-        tokio::task::yield_now().await;
-        front.set(&[(NAME, vec![http.endpoint()])]);
-    });
-    assert_eq!(answer.status, 200);
-    front.set_state(NAME, true, "building");
-    let answer = front.post(NAME, None, call(1, "whoami")).await;
-    assert_eq!((answer.status, answer.code().as_str()), (503, "GATEWAY_STARTING"));
-    assert!(!answer.header("retry-after").is_empty());
-    front.set_state(NAME, false, "stopped by root");
-    let answer = front.post(NAME, None, call(1, "whoami")).await;
-    assert_eq!((answer.status, answer.code().as_str()), (503, "GATEWAY_CONNECTION_FAILED"));
-    assert!(answer.text.contains("stopped by root"));
 }
 
 // ---------------------------------------------------------------- stdio servers

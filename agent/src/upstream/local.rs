@@ -25,6 +25,8 @@ struct Kept {
 #[derive(Debug, Default)]
 pub(crate) struct Local {
     kept: Mutex<HashMap<String, Kept>>,
+    /// As when a container was killed.
+    pub(crate) away: std::sync::atomic::AtomicBool,
 }
 
 fn io(e: std::io::Error) -> LinkError {
@@ -32,6 +34,10 @@ fn io(e: std::io::Error) -> LinkError {
 }
 
 impl Local {
+    pub(crate) fn is_up(&self) -> bool {
+        !self.away.load(std::sync::atomic::Ordering::Relaxed)
+    }
+
     pub(crate) async fn dial(&self, port: u16) -> Result<tokio::net::TcpStream, LinkError> {
         tokio::net::TcpStream::connect(("127.0.0.1", port)).await.map_err(|_| LinkError::Refused(port))
     }

@@ -184,7 +184,13 @@ impl Client {
 
     /// What may be told while a server is killed or replaced is written down; all else is wrong.
     fn told(&self, error: &str) -> anyhow::Result<()> {
-        let known = ["the call was not sent again", "ended during the call", "has its most sessions at once"];
+        let known = [
+            "the call was not sent again",
+            "during the call",
+            "before it answered initialize",
+            "cannot be reached",
+            "has its most sessions at once",
+        ];
         match known.iter().find(|known| error.contains(*known)) {
             Some(known) => self.tally.told((*known).to_owned()),
             None => bail!("an error that no kill explains: {error}"),

@@ -225,6 +225,12 @@ pub(super) fn successor(endpoint: &Endpoint) -> Arc<Endpoint> {
     })
 }
 
+/// As while its container is killed or its init connects again.
+pub(super) fn replica_away(endpoint: &Endpoint, away: bool) {
+    let Wire::Local(local) = &endpoint.wire else { return };
+    local.away.store(away, std::sync::atomic::Ordering::Relaxed);
+}
+
 pub(super) fn replica_kill_all(endpoint: &Endpoint) {
     let Wire::Local(local) = &endpoint.wire else { return };
     for key in local.keys() {

@@ -1,0 +1,58 @@
+//! Calls that are held while nobody can answer them.
+
+use super::*;
+
+#[tokio::test]
+async fn calls_wait_for_a_start_but_not_for_ever() {
+    let http = HttpServer::start().await;
+    let front = Front::new().await;
+    front.set_state(NAME, true, "building");
+    let (answer, ()) = tokio::join!(front.post(NAME, None, call(1, "whoami")), async {
+        tokio::task::yield_now().await;
+        front.set(&[(NAME, vec![http.endpoint()])]);
+    });
+    assert_eq!(answer.status, 200);
+    front.set_state(NAME, true, "building");
+    let answer = front.post(NAME, None, call(1, "whoami")).await;
+    assert_eq!((answer.status, answer.code().as_str()), (503, "GATEWAY_STARTING"));
+    assert!(!answer.header("retry-after").is_empty());
+    front.set_state(NAME, false, "stopped by root");
+    let answer = front.post(NAME, None, call(1, "whoami")).await;
+    assert_eq!((answer.status, answer.code().as_str()), (503, "GATEWAY_CONNECTION_FAILED"));
+    assert!(answer.text.contains("stopped by root"));
+}
+
+/// A call that is held until `then` has happened.
+async fn held(front: &Front, session: Option<&str>, then: impl FnOnce()) -> Answer {
+    let room = || front.gateway.shared.waiting.available_permits();
+    let free = room();
+    let (answer, ()) = tokio::join!(front.post(NAME, session, call(1, "echo")), async {
+        wait_until("it is held", || room() < free).await;
+        then();
+    });
+    answer
+}
+
+#[tokio::test]
+async fn a_call_waits_for_a_replica_out_of_reach_until_it_is_back_or_gone() {
+    let http = HttpServer::start().await;
+    for (replica, other) in [(http.endpoint(), http.endpoint()), (stdio(SERVER), stdio(SERVER))] {
+        let front = Front::new().await;
+        front.set(&[(NAME, vec![replica.clone()])]);
+        let session = front.begin(NAME).await;
+        replica_away(&replica, true);
+        let answer = held(&front, Some(&session), || replica_away(&replica, false)).await;
+        assert_eq!(answer.status, 200, "{}", answer.text);
+        // killed: what is held learns that its session is over, and not that a call failed
+        replica_away(&replica, true);
+        let answer = held(&front, Some(&session), || front.set(&[(NAME, vec![other.clone()])])).await;
+        assert_eq!((answer.status, answer.code().as_str()), (404, "GATEWAY_SESSION_EXPIRED"), "{}", answer.text);
+        // and nobody new is sent to one out of reach while another serves
+        front.set(&[(NAME, vec![replica.clone(), other.clone()])]);
+        let before = front.gateway.sessions(replica.instance);
+        for _ in 0..4 {
+            front.begin(NAME).await;
+        }
+        assert_eq!(front.gateway.sessions(replica.instance), before);
+    }
+}
