@@ -44,6 +44,7 @@ async fn a_call_waits_for_a_replica_out_of_reach_until_it_is_back_or_gone() {
         let answer = held(&front, Some(&session), || replica_away(&replica, false)).await;
         assert_eq!(answer.status, 200, "{}", answer.text);
         // killed: what is held learns that its session is over, and not that a call failed
+        replica_kill_all(&replica);
         replica_away(&replica, true);
         let answer = held(&front, Some(&session), || front.set(&[(NAME, vec![other.clone()])])).await;
         assert_eq!((answer.status, answer.code().as_str()), (404, "GATEWAY_SESSION_EXPIRED"), "{}", answer.text);
@@ -53,6 +54,6 @@ async fn a_call_waits_for_a_replica_out_of_reach_until_it_is_back_or_gone() {
         for _ in 0..4 {
             front.begin(NAME).await;
         }
-        assert_eq!(front.gateway.sessions(replica.instance), before);
+        assert!(front.gateway.sessions(replica.instance) <= before);
     }
 }
