@@ -108,6 +108,10 @@ pub struct GatewayConfig {
     pub access_log: bool,
     /// Whether whole answers above 1 KiB are compressed for clients that ask. Live.
     pub compress: bool,
+    /// Memory for answers of tools that a policy's `[tools.cache]` names, bytes; 0: none is kept. Live.
+    pub cache_memory: u64,
+    /// How long such an answer is kept where the policy does not say, seconds. Live.
+    pub cache_seconds: u64,
 }
 
 /// Tokens of an identity provider (OAuth 2.1 resource server, RFC 9728).
@@ -161,6 +165,8 @@ impl Default for GatewayConfig {
             connections_per_address: 512,
             access_log: false,
             compress: true,
+            cache_memory: 50 << 20,
+            cache_seconds: 300,
         }
     }
 }

@@ -97,6 +97,8 @@ pub const KEYS: &[Key] = &[
     key("gateway.connections_per_address", Kind::Int(1, 1_000_000), LIVE),
     key("gateway.access_log", Kind::Bool, LIVE),
     key("gateway.compress", Kind::Bool, LIVE),
+    key("gateway.cache_memory", Kind::Bytes(0, 1 << 40), LIVE),
+    key("gateway.cache_seconds", Kind::Int(1, 3600), LIVE),
     key("oauth.issuer", Kind::Url, LIVE),
     key("oauth.jwks_url", Kind::Url, LIVE),
     key("oauth.audience", Kind::Texts, LIVE),
