@@ -129,6 +129,7 @@ pub(crate) struct Recorder {
     /// Since the agent's start.
     pub(crate) load: Load,
     pub(crate) bytes: count::Bytes,
+    pub(crate) cached: count::Cached,
     tools: Names<Load>,
     /// Who looks at its messages.
     pub(crate) tap: Tap,
@@ -141,6 +142,7 @@ impl Default for Recorder {
             window: Window::default(),
             load: Load::default(),
             bytes: count::Bytes::default(),
+            cached: count::Cached::default(),
             tools: Names::default(),
             tap: Tap::default(),
         }

@@ -30,7 +30,7 @@ use super::table::Entry;
 use super::tap::Tapping;
 use super::trace::{Trace, Upstream};
 use super::wrap::{Line, Shaping, Wrapped};
-use super::{Shared, bridged, cross, modern, proxy, remembered};
+use super::{Shared, bridged, caching, cross, modern, proxy, remembered};
 use crate::web;
 
 /// A refusal and the request it answers.
@@ -141,11 +141,16 @@ async fn route_path(shared: &Arc<Shared>, peer: Peer, host: &str, request: Reque
             response = Box::pin(compress::encode(response, coding, &name)).await;
         }
         let status = response.status().as_u16();
+        let cached = response.extensions().get().map_or("", |word: &caching::Word| word.as_str());
         if let Some(trace) = &mut trace {
             trace.status(status);
+            if !cached.is_empty() {
+                trace.cached(cached);
+            }
         }
         if let Some(line) = &mut line {
             line.status = status;
+            line.cache = cached;
         }
         if line.is_some() || trace.is_some() {
             let wrap = |out| Wrapped::new(out, None, Vec::new(), line.map(|line| *line)).traced(trace);
@@ -320,7 +325,11 @@ async fn mcp(
             _ if method == Method::GET => Box::pin(bridged::listen(shared, asked)).await,
             _ => Box::pin(bridged::delete(shared, asked)).await,
         };
-        return outcome.map(|response| wrapped(response, &entry, &caller, Vec::new(), tapping)).map_err(plain);
+        let heard = |response| match entry.rules.caches() {
+            true => caching::listened(shared, &entry, response),
+            false => response,
+        };
+        return outcome.map(|r| wrapped(heard(r), &entry, &caller, Vec::new(), tapping)).map_err(plain);
     }
     let media_type = crate::upstream::http::media_type(headers);
     if media_type != "application/json" {
@@ -477,6 +486,21 @@ async fn pass(
     body: &Bytes,
     is_modern: bool,
 ) -> Result<Response<Out>, Refusal> {
+    if asked.entry.rules.caches() {
+        return Box::pin(caching::pass(shared, asked, first, heads, body, is_modern)).await;
+    }
+    pass_on(shared, asked, first, heads, body, is_modern).await
+}
+
+/// The same past the cache.
+pub(crate) async fn pass_on(
+    shared: &Arc<Shared>,
+    asked: Asked<'_>,
+    first: Option<&Head<'_>>,
+    heads: &[&Head<'_>],
+    body: &Bytes,
+    is_modern: bool,
+) -> Result<Response<Out>, Refusal> {
     // what a server lists may depend on its configuration
     match first.filter(|head| is_modern && asked.settings.is_none() && remembered::is_list(head)) {
         None => send(shared, asked, first, heads, body, is_modern).await,
@@ -532,7 +556,8 @@ fn wrapped(
     if shaping.is_some() {
         response.headers_mut().remove(header::CONTENT_LENGTH);
     }
-    let tapping = tapping.map(|tapping| tapping.of_events(events));
+    let cached = response.extensions().get() == Some(&caching::Word::Hit);
+    let tapping = tapping.map(|tapping| tapping.of_events(events).of_cache(cached));
     response
         .map(|out| Out::Wrapped(Box::new(Wrapped::new(out, shaping, permits, None).tapped(tapping).masked(masking))))
 }

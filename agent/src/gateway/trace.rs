@@ -179,6 +179,11 @@ impl Trace {
         self.attributes.push(("rpc.response.status_code", refusal.rpc.to_string().into()));
     }
 
+    /// Whether a kept answer was looked for and found.
+    pub(crate) fn cached(&mut self, word: &'static str) {
+        self.attributes.push(("sigil.cache", word.into()));
+    }
+
     pub(crate) fn status(&mut self, status: u16) {
         self.attributes.push(("http.response.status_code", i64::from(status).into()));
     }
