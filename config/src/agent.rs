@@ -337,10 +337,41 @@ pub struct TelemetryConfig {
     pub sample_ratio: f64,
     /// What the collector calls this agent (`service.name`). Live.
     pub service_name: String,
+    /// Headers that the collector asks for, by name: a value, or `file:` and the path of a file that holds it. Live.
+    pub headers: BTreeMap<String, Hidden>,
+}
+
+/// A text that is not shown: where a configuration is printed for debugging, stars stand in its place.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, Default)]
+#[serde(transparent)]
+pub struct Hidden(String);
+
+impl Hidden {
+    /// The text, for use.
+    pub fn reveal(&self) -> &str {
+        &self.0
+    }
+}
+
+impl From<&str> for Hidden {
+    fn from(text: &str) -> Self {
+        Self(text.to_owned())
+    }
+}
+
+impl std::fmt::Debug for Hidden {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("***")
+    }
 }
 
 impl Default for TelemetryConfig {
     fn default() -> Self {
-        Self { otlp_endpoint: String::new(), sample_ratio: 1.0, service_name: "sigil-agent".into() }
+        Self {
+            otlp_endpoint: String::new(),
+            sample_ratio: 1.0,
+            service_name: "sigil-agent".into(),
+            headers: BTreeMap::new(),
+        }
     }
 }

@@ -22,6 +22,7 @@ use super::load::Call;
 use super::proxy::{inject_body, inject_headers, target};
 use super::settings::Settings;
 use super::table::{Entry, Live};
+use super::trace::Trace;
 use super::{Shared, guard};
 use crate::upstream::http::{self, SendError};
 use crate::upstream::sse::Events;
@@ -71,6 +72,12 @@ fn read(frame: &Bytes) -> Result<Head<'_>, Bytes> {
     jsonrpc::parse_one(frame).map_err(|e| Refusal::malformed(&e).to_json(None))
 }
 
+/// The spans of a request.
+fn trace(shared: &Shared, name: &str, caller: &Caller, head: &Head<'_>) -> Option<Box<Trace>> {
+    let config = shared.config.borrow().clone();
+    Trace::linked(&shared.telemetry, &config.telemetry, name, &caller.name, head).map(Box::new)
+}
+
 /// The configuration of a conversation that gives none.
 struct Unasked {
     settings: Option<Arc<Settings>>,
@@ -117,7 +124,8 @@ async fn over_process(
                                 to_client.send(refusal.to_json(Some(id))).await.ok();
                                 continue;
                             }
-                            calls.insert(id.clone(), Call::begin(&live.stats, &entry.recorder, caller).of(&head));
+                            let call = Call::begin(&live.stats, &entry.recorder, caller).of(&head);
+                            calls.insert(id.clone(), call.linked(trace(shared, &entry.name, caller, &head)));
                         }
                         inject_body(&entry.injected, &head).map_or_else(|| frame.clone(), Bytes::from)
                     }
@@ -231,7 +239,10 @@ async fn over_http(
                     continue;
                 }
                 let body = inject_body(&entry.injected, &head).map_or_else(|| frame.clone(), Bytes::from);
-                let asked = Frame::of(&head);
+                let mut asked = Frame::of(&head);
+                if asked.id.is_some() {
+                    asked.trace = trace(shared, &entry.name, &client.caller, &head);
+                }
                 if asked.initialize {
                     client.initialize(asked, body).await;
                 } else if asked.id.is_some() {
@@ -269,6 +280,7 @@ struct Frame {
     name: Option<String>,
     initialize: bool,
     modern: Option<String>,
+    trace: Option<Box<Trace>>,
 }
 
 impl Frame {
@@ -280,6 +292,7 @@ impl Frame {
             name: params.name.and_then(jsonrpc::string).map(std::borrow::Cow::into_owned),
             initialize: head.kind == Kind::Request && head.method == "initialize",
             modern: params.modern_version().map(std::borrow::Cow::into_owned),
+            trace: None,
         }
     }
 }
@@ -345,11 +358,12 @@ impl Client {
     }
 
     /// One POST and all its answer's messages. Answers the session id that came with it.
-    async fn exchange(self, asked: Frame, body: Bytes) -> Option<HeaderValue> {
+    async fn exchange(self, mut asked: Frame, body: Bytes) -> Option<HeaderValue> {
         let mut call = asked.id.as_ref().map(|_| Call::begin(&self.live.stats, &self.entry.recorder, &self.caller));
         if let Some(tool) = asked.name.as_ref().filter(|_| asked.method == "tools/call") {
             call = call.map(|call| call.of_tool(tool));
         }
+        call = call.map(|call| call.linked(asked.trace.take()));
         match self.messages(&asked, body, &mut call).await {
             Ok(session) => session,
             Err(refusal) => {

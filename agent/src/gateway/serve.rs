@@ -116,6 +116,7 @@ async fn route_path(shared: &Arc<Shared>, peer: Peer, host: &str, request: Reque
         let coding = if config.gateway.compress { Some(Coding::asked(request.headers())) } else { None };
         let trace = Trace::begin(&shared.telemetry, &config.telemetry, &name, peer, &request);
         let mut seen = Seen { line: line.as_deref_mut(), trace: trace.map(Box::new), in_band: false };
+        let listens = request.method() == Method::GET;
         let answered = mcp(shared, &name, &address, peer, request, &mut seen).await;
         let (mut trace, in_band) = (seen.trace, seen.in_band);
         let mut response = match answered {
@@ -152,6 +153,8 @@ async fn route_path(shared: &Arc<Shared>, peer: Peer, host: &str, request: Reque
             line.status = status;
             line.cache = cached;
         }
+        // a stream's opening is what takes time; how long its client stays says nothing
+        let trace = trace.filter(|_| !listens);
         if line.is_some() || trace.is_some() {
             let wrap = |out| Wrapped::new(out, None, Vec::new(), line.map(|line| *line)).traced(trace);
             response = response.map(|out| Out::Wrapped(Box::new(wrap(out))));
@@ -361,8 +364,10 @@ async fn mcp(
     if let (Some(line), Some(head)) = (&mut seen.line, first) {
         line.read(head);
     }
-    if let (Some(trace), Some(head)) = (&mut seen.trace, first) {
-        trace.read(head, &mut parts.headers);
+    match (&mut seen.trace, first) {
+        (Some(trace), Some(head)) => trace.read(head, &mut parts.headers),
+        (Some(trace), None) => trace.batch(&heads, &mut parts.headers),
+        (None, _) => {}
     }
     let (headers, trace) = (&parts.headers, seen.trace.as_ref().and_then(|trace| trace.upstream()));
     // only a body that names the key can hold it, and looking for a text is cheaper than reading all parameters

@@ -53,6 +53,15 @@ pub enum Kind {
     Map,
     /// A map from any names to texts.
     Named,
+    /// A map from names of headers to values that are not shown, or to `file:/path`.
+    Headers,
+}
+
+impl Kind {
+    /// Whether it has entries of its own names.
+    pub(super) fn is_map(self) -> bool {
+        matches!(self, Self::Map | Self::MapOf(_) | Self::Named | Self::Headers)
+    }
 }
 
 /// A key that may be set.
@@ -141,6 +150,7 @@ pub const KEYS: &[Key] = &[
     key("telemetry.otlp_endpoint", Kind::Url, LIVE),
     key("telemetry.sample_ratio", Kind::Share, LIVE),
     key("telemetry.service_name", Kind::Text, LIVE),
+    key("telemetry.headers", Kind::Headers, LIVE),
 ];
 
 /// A key whose value differs between two configurations.

@@ -193,7 +193,8 @@ async fn the_same_call_is_answered_once() {
     }
     assert_eq!(shown, [("tools/call".to_owned(), false), ("result".to_owned(), true)]);
     // anything that the answer may depend on
-    let others: [(&str, &str, &[(&str, &str)]); 8] = [
+    type Headers = &'static [(&'static str, &'static str)];
+    let others: [(&str, &str, Headers); 8] = [
         (r#"{"a":1.0,"b":"é"}"#, "", &[]),
         (r#"{"a":1}"#, "", &[]),
         (r#"{"a":1,"b":"é"}"#, r#""io.modelcontextprotocol/clientInfo":{"name":"x","version":"1"}"#, &[]),
