@@ -6,7 +6,7 @@
 //! Tokens live in a file of their own, replaced whole: `sigil-agent token` makes one while the agent, which holds the
 //! store's lock, runs; the agent reads the file again when it changed.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::net::SocketAddr;
@@ -480,6 +480,18 @@ impl Access {
     /// [`AccessError::BadToken`], or that the file cannot be read.
     pub fn holder(&self, text: &str) -> Result<Arc<Holder>, AccessError> {
         self.bearer(text, Timestamp::now(), LOOK)
+    }
+
+    /// The ids of all keys that are good now.
+    ///
+    /// # Errors
+    /// That the file cannot be read.
+    pub fn ids(&self) -> Result<HashSet<String>, AccessError> {
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        self.look(&mut known, Duration::ZERO)?;
+        let now = Timestamp::now();
+        let good = known.tokens.values().filter(|t| t.info.expires_at.is_none_or(|at| at > now));
+        Ok(good.map(|t| t.info.id.clone()).collect())
     }
 
     /// What changed must be seen by the next call.

@@ -7,6 +7,8 @@ pub(crate) mod body;
 pub(crate) mod bridge;
 pub(crate) mod bridged;
 pub(crate) mod bundle;
+pub(crate) mod cache;
+pub(crate) mod caching;
 pub(crate) mod caller;
 pub(crate) mod client;
 pub(crate) mod common;
@@ -383,6 +385,7 @@ impl Shared {
                 bytes_out: entry.recorder.bytes.to_clients.load(Relaxed),
                 ready: entry.ready.len() as u64,
                 tools: entry.recorder.tools(),
+                cached: entry.recorder.cached.told(),
                 ..web::Traffic::default()
             };
             for burden in entry.ready.iter().chain(&entry.draining).map(table::Live::burden) {
@@ -406,6 +409,7 @@ impl Shared {
             refusals: refusals.iter().map(|(code, count)| (*code, *count)).collect(),
             dropped: self.dropped.load(Relaxed),
             recalled: self.counters.recalled.load(Relaxed),
+            cache_bytes: self.remembered.answers.bytes(),
             spans_sent: self.telemetry.counted.sent.load(Relaxed),
             spans_dropped: self.telemetry.counted.dropped.load(Relaxed),
             keys: self
@@ -448,6 +452,7 @@ async fn sweep(shared: Arc<Shared>) {
     let mut every = tokio::time::interval(SWEEP);
     every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut turn = 0_u64;
+    let mut swept: Arc<Table> = Arc::default();
     loop {
         let ends = tokio::select! {
             () = shared.stop.cancelled() => true,
@@ -481,6 +486,11 @@ async fn sweep(shared: Arc<Shared>) {
         shared.parked.sweep();
         shared.http_sessions.sweep(idle);
         turn += 1;
+        // memory that nothing can be found in any more; keys are looked at each minute
+        if turn % 12 == 1 || !Arc::ptr_eq(&table, &swept) {
+            caching::sweep(&shared, &table);
+            swept = table.clone();
+        }
         // init is asked seldom: strangers exist only after a restart
         if turn % 12 == 1 {
             shared.remembered.prune(&table);

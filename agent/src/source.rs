@@ -28,7 +28,7 @@ use crate::engine::{Engine, EngineError, RegistryLogin};
 use crate::secrets::Secrets;
 use cache::Cache;
 pub use cache::TreeGuard;
-pub(crate) use http::client as http_client;
+pub(crate) use http::{client as http_client, straight_client};
 pub use upload::Upload;
 use upload::Uploads;
 

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use hyper::header::HeaderValue;
 use opentelemetry_proto::tonic::collector::trace::v1::{ExportTraceServiceRequest, ExportTraceServiceResponse};
 use opentelemetry_proto::tonic::common::v1::any_value::Value;
 use opentelemetry_proto::tonic::common::v1::{AnyValue, InstrumentationScope, KeyValue};
@@ -272,12 +273,15 @@ impl Exporter {
         let sender = match known {
             Some((_, sender)) => sender.clone(),
             None => {
-                let made = source::http_client(config).map_err(|e| (e.to_string(), false))?;
+                let made = source::straight_client(config).map_err(|e| (e.to_string(), false))?;
                 *client = Some((config.clone(), made.clone()));
                 made
             }
         };
-        let request = sender.post(traces_at(&config.telemetry.otlp_endpoint));
+        let mut request = sender.post(traces_at(&config.telemetry.otlp_endpoint));
+        for (name, value) in &config.telemetry.headers {
+            request = request.header(name.as_str(), header(name, value.reveal()).await?);
+        }
         let request = request.header("content-type", "application/x-protobuf").timeout(SEND).body(body);
         let answer = request.send().await.map_err(|e| (with_causes(&e), true))?;
         let status = answer.status();
@@ -289,6 +293,23 @@ impl Exporter {
         let partial = ExportTraceServiceResponse::decode(told).ok().and_then(|told| told.partial_success);
         Ok(partial.map_or(0, |partial| u64::try_from(partial.rejected_spans).unwrap_or(0)))
     }
+}
+
+/// A header's value, or what its file holds now.
+async fn header(name: &str, text: &str) -> Result<HeaderValue, (String, bool)> {
+    let read;
+    let text = match text.strip_prefix("file:") {
+        None => text,
+        Some(path) => {
+            let held = tokio::fs::read_to_string(path).await;
+            read = held.map_err(|e| (format!("[telemetry] headers: {path} cannot be read: {e}"), false))?;
+            read.trim()
+        }
+    };
+    let value = HeaderValue::try_from(text).ok().filter(|value| !value.is_empty());
+    let mut value = value.ok_or_else(|| (format!("[telemetry] headers: {name} has no value of a header"), false))?;
+    value.set_sensitive(true);
+    Ok(value)
 }
 
 fn with_causes(error: &dyn std::error::Error) -> String {

@@ -56,6 +56,19 @@ pub struct Traffic {
     pub ready: u64,
     /// By tool.
     pub tools: Vec<ToolTraffic>,
+    /// Calls whose answers the policy would have kept.
+    pub cached: Cached,
+}
+
+/// What became of calls whose answers a deployment's policy would have kept, since the agent's start.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Cached {
+    /// Answered by the gateway.
+    pub hits: u64,
+    /// Answered by the server.
+    pub misses: u64,
+    /// Passed on as if nothing were kept, by why.
+    pub passed: [(&'static str, u64); 3],
 }
 
 /// A tool's numbers since the agent's start.
@@ -107,6 +120,8 @@ pub struct Facts {
     pub recalled: u64,
     /// By key.
     pub keys: Vec<KeyTraffic>,
+    /// Bytes of kept answers.
+    pub cache_bytes: u64,
     /// Spans that a collector took.
     pub spans_sent: u64,
     /// Spans that none took, or that found no room.
@@ -166,6 +181,19 @@ fn metrics(facts: &Facts) -> String {
     by("sigil_bytes_sent_total", "counter", "Bytes of answers to clients.", &|t| t.bytes_out as f64);
     by("sigil_sessions", "gauge", "Open MCP sessions.", &|t| t.sessions as f64);
     by("sigil_replicas_ready", "gauge", "Replicas that serve.", &|t| t.ready as f64);
+    by("sigil_cache_hits_total", "counter", "Tool calls answered from the cache.", &|t| t.cached.hits as f64);
+    by("sigil_cache_misses_total", "counter", "Tool calls that the cache had no answer to.", &|t| {
+        t.cached.misses as f64
+    });
+    let name = "sigil_cache_passed_total";
+    head(&mut out, name, "counter", "Calls of tools that a policy caches, passed by the cache, by reason.");
+    for traffic in &facts.traffic {
+        for (reason, count) in traffic.cached.passed.iter().filter(|(reason, _)| !reason.is_empty()) {
+            line(&mut out, name, &[("deployment", &*traffic.deployment), ("reason", *reason)], *count as f64);
+        }
+    }
+    head(&mut out, "sigil_cache_bytes", "gauge", "Memory that cached answers take.");
+    line(&mut out, "sigil_cache_bytes", &[], facts.cache_bytes as f64);
     let name = "sigil_request_duration_seconds";
     head(&mut out, name, "histogram", "MCP requests passed on, from their arrival to the end of their answer.");
     for traffic in &facts.traffic {

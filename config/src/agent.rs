@@ -108,6 +108,10 @@ pub struct GatewayConfig {
     pub access_log: bool,
     /// Whether whole answers above 1 KiB are compressed for clients that ask. Live.
     pub compress: bool,
+    /// Memory for answers of tools that a policy's `[tools.cache]` names, bytes; 0: none is kept. Live.
+    pub cache_memory: u64,
+    /// How long such an answer is kept where the policy does not say, seconds. Live.
+    pub cache_seconds: u64,
 }
 
 /// Tokens of an identity provider (OAuth 2.1 resource server, RFC 9728).
@@ -161,6 +165,8 @@ impl Default for GatewayConfig {
             connections_per_address: 512,
             access_log: false,
             compress: true,
+            cache_memory: 50 << 20,
+            cache_seconds: 300,
         }
     }
 }
@@ -331,10 +337,41 @@ pub struct TelemetryConfig {
     pub sample_ratio: f64,
     /// What the collector calls this agent (`service.name`). Live.
     pub service_name: String,
+    /// Headers that the collector asks for, by name: a value, or `file:` and the path of a file that holds it. Live.
+    pub headers: BTreeMap<String, Hidden>,
+}
+
+/// A text that is not shown: where a configuration is printed for debugging, stars stand in its place.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, Default)]
+#[serde(transparent)]
+pub struct Hidden(String);
+
+impl Hidden {
+    /// The text, for use.
+    pub fn reveal(&self) -> &str {
+        &self.0
+    }
+}
+
+impl From<&str> for Hidden {
+    fn from(text: &str) -> Self {
+        Self(text.to_owned())
+    }
+}
+
+impl std::fmt::Debug for Hidden {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("***")
+    }
 }
 
 impl Default for TelemetryConfig {
     fn default() -> Self {
-        Self { otlp_endpoint: String::new(), sample_ratio: 1.0, service_name: "sigil-agent".into() }
+        Self {
+            otlp_endpoint: String::new(),
+            sample_ratio: 1.0,
+            service_name: "sigil-agent".into(),
+            headers: BTreeMap::new(),
+        }
     }
 }

@@ -122,7 +122,7 @@ struct Envelope<'a> {
 }
 
 /// `null` is a value here, unlike in serde's `Option`.
-fn present<'de, D: Deserializer<'de>>(from: D) -> Result<Option<&'de RawValue>, D::Error> {
+pub(crate) fn present<'de, D: Deserializer<'de>>(from: D) -> Result<Option<&'de RawValue>, D::Error> {
     <&RawValue>::deserialize(from).map(Some)
 }
 
@@ -304,7 +304,7 @@ pub fn error(id: Option<&Id>, code: i64, message: &str, data: &str) -> String {
 }
 
 /// An object's members in order, values as they were written.
-struct Members<'a>(Vec<(String, &'a RawValue)>);
+pub(crate) struct Members<'a>(pub(crate) Vec<(String, &'a RawValue)>);
 
 impl<'de: 'a, 'a> Deserialize<'de> for Members<'a> {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {

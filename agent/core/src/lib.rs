@@ -1,5 +1,6 @@
 //! Decides, never acts: no file system, network, environment, threads or clock in here.
 
+pub mod answers;
 pub mod jsonrpc;
 pub mod mirror;
 pub mod model;

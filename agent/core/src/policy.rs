@@ -9,6 +9,7 @@ use regex::Regex;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
+use crate::answers::{Keep, Keeps};
 use crate::jsonrpc;
 
 /// Who may call a deployment.
@@ -129,6 +130,9 @@ pub enum PolicyError {
     /// Not a name that clients take.
     #[error("'{0}' is not a name for a tool")]
     Name(String),
+    /// Not a time for which answers may be kept.
+    #[error("'{0}' is not a time for which answers may be kept")]
+    Keep(String),
 }
 
 impl PolicyError {
@@ -142,6 +146,7 @@ impl PolicyError {
             Self::Zero(_) => "deny the tool, or leave the limit out",
             Self::Bundle(_) => "1 to 40 lower-case letters, digits or '-'",
             Self::Name(_) => "1 to 128 letters, digits, '_', '-' or '.'",
+            Self::Keep(_) => "true, false, or 1s to 1h, such as 60s",
         }
     }
 }
@@ -162,6 +167,9 @@ pub struct ToolRules {
     pub rate: BTreeMap<String, Rate>,
     /// Calls of a tool at once.
     pub concurrency: BTreeMap<String, u32>,
+    /// Patterns of tools whose answers the gateway keeps, and for how long; the narrowest counts. Only answers of tools
+    /// that their server calls read-only and idempotent are.
+    pub cache: BTreeMap<String, Keep>,
 }
 
 /// Rules of a deployment, changed without a new release.
@@ -267,6 +275,8 @@ pub struct Rules {
     deny: Patterns,
     /// By the name that clients see.
     original: HashMap<String, String>,
+    keeps: Keeps,
+    keeps_any: bool,
 }
 
 #[derive(Deserialize)]
@@ -315,7 +325,18 @@ impl Rules {
             return Err(PolicyError::Zero("the deployment".into()));
         }
         let (allow, deny) = (Patterns::new(&tools.allow)?, Patterns::new(&tools.deny)?);
-        Ok(Self { allow, deny, original, policy })
+        let keeps = Keeps::new(&tools.cache)?;
+        Ok(Self { allow, deny, original, keeps_any: keeps.any(), keeps, policy })
+    }
+
+    /// Whether any tool's answers are to be kept.
+    pub fn caches(&self) -> bool {
+        self.keeps_any
+    }
+
+    /// Whether answers of a tool, by its server's name, are to be kept.
+    pub fn cache(&self, name: &str) -> Keep {
+        self.keeps.of(name)
     }
 
     /// As it was given.

@@ -37,7 +37,7 @@ fn merge(old: &mut toml::Table, new: toml::Table) {
 
 fn read(text: &str, over: Option<&Policy>) -> Result<Policy, Status> {
     let hint = "`sigil policy get NAME` shows what is set; the keys are access, open_discovery, rate, caller_rate, \
-                concurrency and [tools] with allow, deny, rename, describe, rate, concurrency";
+                concurrency and [tools] with allow, deny, rename, describe, rate, concurrency, cache";
     let flawed = |e: &dyn std::fmt::Display| invalid(format!("the policy: {}", e.to_string().trim_end()), hint);
     if text.len() > MAX {
         return Err(invalid("the policy is longer than 256 KiB", hint));
@@ -91,6 +91,20 @@ mod tests {
         assert!(new.tools.deny.is_empty());
         assert_eq!(new.tools.rename.len(), 2);
         assert_eq!(read(&toml::to_string(&new).unwrap(), None).unwrap(), new);
+    }
+
+    #[test]
+    fn what_is_kept_of_answers_is_read_as_it_is_shown() {
+        let old = read("[tools.cache]\n'get_*' = true\nsearch = '2m'", None).unwrap();
+        let shown = toml::to_string(&old).unwrap();
+        assert!(shown.contains("[tools.cache]\n\"get_*\" = true\nsearch = \"120s\"\n"), "{shown}");
+        let new = read("[tools.cache]\nsearch = false", Some(&old)).unwrap();
+        assert_eq!(new.tools.cache.len(), 2);
+        assert_eq!(read(&toml::to_string(&new).unwrap(), None).unwrap(), new);
+        for (wrong, said) in [("'2h'", "'2h' is not a time"), ("7", "a time such as 60s"), ("''", "'' is not a time")] {
+            let status = read(&format!("[tools]\ncache = {{ a = {wrong} }}"), None).unwrap_err();
+            assert!(status.message().contains(said), "{}", status.message());
+        }
     }
 
     #[test]

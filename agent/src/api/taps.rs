@@ -30,6 +30,7 @@ fn show(frame: &Frame) -> v1::TapFrame {
         message: frame.message.clone(),
         cut: frame.cut,
         lost: 0,
+        cached: frame.cached,
     }
 }
 

@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 use super::body::Event;
 use super::error::Refusal;
 use super::load::Place;
+use super::remembered::Remembered;
 use crate::upstream::{Conversation, Endpoint, Output, Said, one_line};
 
 /// Events waiting for one client stream.
@@ -90,6 +91,9 @@ pub(crate) struct Session {
     used_ms: AtomicU64,
     /// Messages that found no place.
     dropped: Arc<AtomicU64>,
+    remembered: Arc<Remembered>,
+    /// Requests of the server's to its client so far.
+    questions: AtomicU64,
     pub(crate) stop: CancellationToken,
 }
 
@@ -108,7 +112,7 @@ impl Session {
         endpoint: Arc<Endpoint>,
         place: Place,
         (input, stop): (mpsc::Sender<Bytes>, CancellationToken),
-        dropped: Arc<AtomicU64>,
+        (dropped, remembered): (Arc<AtomicU64>, Arc<Remembered>),
     ) -> Self {
         Self {
             key,
@@ -121,6 +125,8 @@ impl Session {
             born: Instant::now(),
             used_ms: AtomicU64::new(0),
             dropped,
+            remembered,
+            questions: AtomicU64::new(0),
             stop,
         }
     }
@@ -131,6 +137,11 @@ impl Session {
 
     pub(crate) fn touch(&self) {
         self.used_ms.store(u64::try_from(self.born.elapsed().as_millis()).unwrap_or(u64::MAX), Relaxed);
+    }
+
+    /// How often its server has asked its client something.
+    pub(crate) fn questions(&self) -> u64 {
+        self.questions.load(Relaxed)
     }
 
     /// How long nobody used it; `None` while a request or stream is open.
@@ -336,6 +347,11 @@ impl Session {
                 }
             }
             return;
+        }
+        match (head.kind, head.method.as_ref()) {
+            (Kind::Request, _) => drop(self.questions.fetch_add(1, Relaxed)),
+            (_, "notifications/tools/list_changed") => self.remembered.answers.forget(self.endpoint.deployment),
+            _ => {}
         }
         let token = (head.kind == Kind::Notification && head.method == "notifications/progress")
             .then(|| Params::read(head.params).progress_token.and_then(Id::read))

@@ -381,7 +381,7 @@ impl Shared {
             live.endpoint.clone(),
             place,
             input,
-            self.dropped.clone(),
+            (self.dropped.clone(), self.remembered.clone()),
         ));
         self.sessions().insert(key, session.clone());
         let (shared, reading) = (self.clone(), session.clone());

@@ -603,7 +603,12 @@ impl Process {
             let at = cursor.as_ref().map_or_else(String::new, |c| format!(",\"cursor\":{}", jsonrpc::quote(c)));
             let answer = self.ask("tools/list", &format!("{{\"_meta\":{meta}{at}}}"), limit).await?;
             let head = jsonrpc::parse_one(&answer).ok();
-            let page = head.and_then(|h| h.result).and_then(Page::read);
+            let result = head.and_then(|h| h.result);
+            if let Some(result) = result {
+                let Endpoint { deployment, release, instance, .. } = &*self.endpoint;
+                self.remembered.answers.learn(*deployment, *release, [*instance], result);
+            }
+            let page = result.and_then(Page::read);
             // a server without tools, or with a list that nobody can read, has none that a header mirrors
             let Some(page) = page else { break };
             all.extend(page.tools.into_iter().map(|(name, mirrored)| (name, Arc::new(mirrored))));

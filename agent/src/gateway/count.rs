@@ -46,6 +46,35 @@ pub(crate) struct Bytes {
     pub(crate) to_clients: AtomicU64,
 }
 
+/// What became of calls of tools whose answers a policy would have kept.
+#[derive(Debug, Default)]
+pub(crate) struct Cached {
+    /// Answered by the gateway.
+    pub(crate) hits: AtomicU64,
+    /// Answered by the server; the answer may have been kept.
+    pub(crate) misses: AtomicU64,
+    /// Left alone: no list of the server's tools has passed by.
+    pub(crate) unlisted: AtomicU64,
+    /// Left alone: the server does not say that the tool is read-only and idempotent.
+    pub(crate) unsaid: AtomicU64,
+    /// Left alone: the request holds something that its answer may depend on and that cannot be compared.
+    pub(crate) special: AtomicU64,
+}
+
+impl Cached {
+    pub(crate) fn told(&self) -> crate::web::Cached {
+        crate::web::Cached {
+            hits: self.hits.load(Relaxed),
+            misses: self.misses.load(Relaxed),
+            passed: [
+                ("unlisted", self.unlisted.load(Relaxed)),
+                ("hints", self.unsaid.load(Relaxed)),
+                ("request", self.special.load(Relaxed)),
+            ],
+        }
+    }
+}
+
 /// What one key did since the agent's start.
 #[derive(Debug, Default)]
 pub(crate) struct KeyLoad {

@@ -25,6 +25,7 @@ use super::proxy::inject_body;
 use super::serve::Asked;
 use super::settings::Settings;
 use super::table::Entry;
+use super::trace::Trace;
 use super::{Shared, cross, guard, modern};
 use crate::upstream::streamable::LOST;
 use crate::upstream::{Output, Said, one_line};
@@ -273,7 +274,7 @@ impl Direct {
             let spec = &way.live.endpoint.spec;
             let ms = if hello { spec.request_timeout_ms.max(spec.start_timeout_ms) } else { spec.request_timeout_ms };
             let limit = Duration::from_millis(ms);
-            let call = Call::begin(&way.live.stats, &entry.recorder, &self.party.caller);
+            let call = Call::begin(&way.live.stats, &entry.recorder, &self.party.caller).linked(self.party.trace(&head));
             let open = Open {
                 call: if hello { call } else { call.of(&head) },
                 token: Params::read(head.params).own_progress_token(),

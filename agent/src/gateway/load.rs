@@ -9,7 +9,7 @@ use sigil_core::jsonrpc::{self, Head, Params};
 use super::caller::Caller;
 use super::count::{self, KeyLoad, Load, Names};
 use super::tap::Tap;
-use super::trace::Upstream;
+use super::trace::{Trace, Upstream};
 use crate::telemetry::Began;
 use crate::web::ToolTraffic;
 
@@ -129,6 +129,7 @@ pub(crate) struct Recorder {
     /// Since the agent's start.
     pub(crate) load: Load,
     pub(crate) bytes: count::Bytes,
+    pub(crate) cached: count::Cached,
     tools: Names<Load>,
     /// Who looks at its messages.
     pub(crate) tap: Tap,
@@ -141,6 +142,7 @@ impl Default for Recorder {
             window: Window::default(),
             load: Load::default(),
             bytes: count::Bytes::default(),
+            cached: count::Cached::default(),
             tools: Names::default(),
             tap: Tap::default(),
         }
@@ -248,6 +250,8 @@ pub(crate) struct Call {
     error: bool,
     tool: Option<Tool>,
     trace: Option<Box<(Arc<Upstream>, Began)>>,
+    /// The request that it is, where nobody else holds that; its span ends behind the server's part.
+    whole: Option<Box<Trace>>,
 }
 
 impl Call {
@@ -258,7 +262,7 @@ impl Call {
             key.in_flight.fetch_add(1, Relaxed);
         }
         let (stats, recorder) = (stats.clone(), recorder.clone());
-        Self { stats, recorder, key, start: Instant::now(), error: false, tool: None, trace: None }
+        Self { stats, recorder, key, start: Instant::now(), error: false, tool: None, trace: None, whole: None }
     }
 
     /// Counts it as a call of the tool that it calls, if it does.
@@ -284,6 +288,13 @@ impl Call {
     pub(crate) fn traced(mut self, trace: Option<&Arc<Upstream>>) -> Self {
         self.trace = trace.map(|upstream| Box::new((upstream.clone(), Began::now())));
         self
+    }
+
+    /// It is all that there is of its request.
+    pub(crate) fn linked(self, trace: Option<Box<Trace>>) -> Self {
+        let mut call = self.traced(trace.as_ref().and_then(|trace| trace.upstream()));
+        call.whole = trace;
+        call
     }
 
     pub(crate) fn fail(&mut self) {

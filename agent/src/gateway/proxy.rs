@@ -348,6 +348,13 @@ impl HttpSessions {
         }
     }
 
+    /// Whether a session was used lately and not ended; it is in use again.
+    pub(crate) fn touch(&self, instance: InstanceId, upstream: &str) -> bool {
+        let mut map = self.map();
+        let known = map.get_mut(&(instance, upstream.to_owned()));
+        known.map(|(at, _)| *at = Instant::now()).is_some()
+    }
+
     pub(crate) fn ended(&self, instance: InstanceId, upstream: &str) {
         if let Some((_, stats)) = self.map().remove(&(instance, upstream.to_owned())) {
             stats.sessions.fetch_sub(1, Relaxed);

@@ -16,6 +16,7 @@ use sigil_core::model::{DeploymentId, ReleaseNo, Transport};
 use super::Shared;
 use super::body::Out;
 use super::bridged::json;
+use super::cache::Cache;
 use super::client::Client;
 use super::cross;
 use super::error::Refusal;
@@ -76,6 +77,8 @@ struct Memory {
 pub(crate) struct Remembered {
     dir: PathBuf,
     memory: Mutex<Memory>,
+    /// Answers of tools, and what is known of these: not written down.
+    pub(crate) answers: Cache,
 }
 
 fn now() -> i64 {
@@ -96,7 +99,7 @@ impl Remembered {
                 _ => tracing::warn!(file = %path.display(), "what was remembered of a server cannot be read"),
             }
         }
-        Self { dir, memory: Mutex::new(memory) }
+        Self { dir, memory: Mutex::new(memory), answers: Cache::default() }
     }
 
     fn memory(&self) -> MutexGuard<'_, Memory> {
@@ -167,8 +170,18 @@ impl Remembered {
         Some(format!("{{\"jsonrpc\":\"2.0\",\"id\":{id},\"result\":{result}}}").into())
     }
 
+    /// Pages of a release's list of tools that may still be used, by their server's own word.
+    pub(crate) fn tools(&self, deployment: DeploymentId, release: ReleaseNo) -> Vec<String> {
+        let memory = self.memory();
+        let lists = memory.all.get(&deployment).and_then(|all| all.get(&release)).map(|release| &release.lists);
+        let fresh = |said: &Said| said.life.is_some_and(|life| (said.at..said.at + life).contains(&now()));
+        let pages = lists.into_iter().flatten().filter(|(asked, said)| asked.starts_with("tools/list ") && fresh(said));
+        pages.map(|(_, said)| said.result.clone()).collect()
+    }
+
     /// The server says that its lists are others now.
     pub(crate) fn forget_lists(&self, endpoint: &Endpoint) {
+        self.answers.forget(endpoint.deployment);
         self.learn(endpoint.deployment, endpoint.release, |release| {
             let any = !release.lists.is_empty();
             release.lists.clear();

@@ -30,7 +30,7 @@ use super::table::Entry;
 use super::tap::Tapping;
 use super::trace::{Trace, Upstream};
 use super::wrap::{Line, Shaping, Wrapped};
-use super::{Shared, bridged, cross, modern, proxy, remembered};
+use super::{Shared, bridged, caching, cross, modern, proxy, remembered};
 use crate::web;
 
 /// A refusal and the request it answers.
@@ -116,6 +116,7 @@ async fn route_path(shared: &Arc<Shared>, peer: Peer, host: &str, request: Reque
         let coding = if config.gateway.compress { Some(Coding::asked(request.headers())) } else { None };
         let trace = Trace::begin(&shared.telemetry, &config.telemetry, &name, peer, &request);
         let mut seen = Seen { line: line.as_deref_mut(), trace: trace.map(Box::new), in_band: false };
+        let listens = request.method() == Method::GET;
         let answered = mcp(shared, &name, &address, peer, request, &mut seen).await;
         let (mut trace, in_band) = (seen.trace, seen.in_band);
         let mut response = match answered {
@@ -141,12 +142,19 @@ async fn route_path(shared: &Arc<Shared>, peer: Peer, host: &str, request: Reque
             response = Box::pin(compress::encode(response, coding, &name)).await;
         }
         let status = response.status().as_u16();
+        let cached = response.extensions().get().map_or("", |word: &caching::Word| word.as_str());
         if let Some(trace) = &mut trace {
             trace.status(status);
+            if !cached.is_empty() {
+                trace.cached(cached);
+            }
         }
         if let Some(line) = &mut line {
             line.status = status;
+            line.cache = cached;
         }
+        // a stream's opening is what takes time; how long its client stays says nothing
+        let trace = trace.filter(|_| !listens);
         if line.is_some() || trace.is_some() {
             let wrap = |out| Wrapped::new(out, None, Vec::new(), line.map(|line| *line)).traced(trace);
             response = response.map(|out| Out::Wrapped(Box::new(wrap(out))));
@@ -326,7 +334,11 @@ async fn mcp(
             _ if method == Method::GET => Box::pin(bridged::listen(shared, asked)).await,
             _ => Box::pin(bridged::delete(shared, asked)).await,
         };
-        return outcome.map(|response| wrapped(response, &entry, &caller, Vec::new(), tapping)).map_err(plain);
+        let heard = |response| match entry.rules.caches() {
+            true => caching::listened(shared, &entry, response),
+            false => response,
+        };
+        return outcome.map(|r| wrapped(heard(r), &entry, &caller, Vec::new(), tapping)).map_err(plain);
     }
     let media_type = crate::upstream::http::media_type(headers);
     if media_type != "application/json" {
@@ -358,8 +370,10 @@ async fn mcp(
     if let (Some(line), Some(head)) = (&mut seen.line, first) {
         line.read(head);
     }
-    if let (Some(trace), Some(head)) = (&mut seen.trace, first) {
-        trace.read(head, &mut parts.headers);
+    match (&mut seen.trace, first) {
+        (Some(trace), Some(head)) => trace.read(head, &mut parts.headers),
+        (Some(trace), None) => trace.batch(&heads, &mut parts.headers),
+        (None, _) => {}
     }
     let (headers, trace) = (&parts.headers, seen.trace.as_ref().and_then(|trace| trace.upstream()));
     // only a body that names the key can hold it, and looking for a text is cheaper than reading all parameters
@@ -483,6 +497,21 @@ async fn pass(
     body: &Bytes,
     is_modern: bool,
 ) -> Result<Response<Out>, Refusal> {
+    if asked.entry.rules.caches() {
+        return Box::pin(caching::pass(shared, asked, first, heads, body, is_modern)).await;
+    }
+    pass_on(shared, asked, first, heads, body, is_modern).await
+}
+
+/// The same past the cache.
+pub(crate) async fn pass_on(
+    shared: &Arc<Shared>,
+    asked: Asked<'_>,
+    first: Option<&Head<'_>>,
+    heads: &[&Head<'_>],
+    body: &Bytes,
+    is_modern: bool,
+) -> Result<Response<Out>, Refusal> {
     // what a server lists may depend on its configuration
     match first.filter(|head| is_modern && asked.settings.is_none() && remembered::is_list(head)) {
         None => send(shared, asked, first, heads, body, is_modern).await,
@@ -538,7 +567,8 @@ fn wrapped(
     if shaping.is_some() {
         response.headers_mut().remove(header::CONTENT_LENGTH);
     }
-    let tapping = tapping.map(|tapping| tapping.of_events(events));
+    let cached = response.extensions().get() == Some(&caching::Word::Hit);
+    let tapping = tapping.map(|tapping| tapping.of_events(events).of_cache(cached));
     response
         .map(|out| Out::Wrapped(Box::new(Wrapped::new(out, shaping, permits, None).tapped(tapping).masked(masking))))
 }

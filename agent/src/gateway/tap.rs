@@ -48,6 +48,8 @@ pub struct Frame {
     pub message: String,
     /// Whether that is only its beginning.
     pub cut: bool,
+    /// An answer that the gateway had kept: the server was not asked.
+    pub cached: bool,
 }
 
 /// Where those who look at a deployment's frames are told of them.
@@ -75,6 +77,7 @@ pub(crate) struct Tapping {
     /// What masks: values that must not be seen.
     secrets: Vec<String>,
     events: bool,
+    cached: bool,
     parser: sse::Parser,
     kept: BytesMut,
     size: usize,
@@ -120,6 +123,7 @@ impl Tapping {
             start: Instant::now(),
             secrets: secrets(entry),
             events: false,
+            cached: false,
             parser: sse::Parser::default(),
             kept: BytesMut::new(),
             size: 0,
@@ -129,6 +133,12 @@ impl Tapping {
     /// The answer that is looked at is an event stream.
     pub(crate) fn of_events(mut self, events: bool) -> Self {
         self.events = events;
+        self
+    }
+
+    /// The answer is one that the gateway had kept.
+    pub(crate) fn of_cache(mut self, cached: bool) -> Self {
+        self.cached = cached;
         self
     }
 
@@ -171,6 +181,7 @@ impl Tapping {
             size,
             message,
             cut,
+            cached: self.cached && !from_client,
         };
         // nobody who looks any more is no error
         let _ = tx.send(Arc::new(frame));

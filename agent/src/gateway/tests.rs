@@ -2,6 +2,7 @@
 
 mod access;
 mod bundle;
+mod cached;
 mod compressed;
 pub(crate) mod fixture;
 mod greeted;

@@ -1,4 +1,5 @@
-//! A request's spans: the whole of it, and the server's part. Names by OpenTelemetry's conventions for MCP (semantic
+//! A request's spans: the whole of it, and the server's part; of a stream that only listens, its opening; of a batch, one
+//! for all its messages; of a conversation over the link, two for each request. Names by OpenTelemetry's conventions for MCP (semantic
 //! conventions for generative AI, docs/gen-ai/mcp.md). Nothing of this exists where no collector is configured.
 
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -74,8 +75,7 @@ impl Trace {
         peer: Peer,
         request: &Request<Incoming>,
     ) -> Option<Self> {
-        // streams without a message of their own are no requests of MCP
-        if config.otlp_endpoint.is_empty() || request.method() != hyper::Method::POST {
+        if config.otlp_endpoint.is_empty() || request.method() == hyper::Method::OPTIONS {
             return None;
         }
         let text = |name: &str| request.headers().get(name).and_then(|value| value.to_str().ok());
@@ -100,12 +100,43 @@ impl Trace {
             parent: text(PARENT).and_then(Context::parse),
             state: text(STATE).filter(|state| state.len() <= STATE_MAX).unwrap_or_default().to_owned(),
             attributes,
-            name: "POST".into(),
+            // of what has a message its method comes in its place
+            name: short(request.method().as_str()),
             refused: None,
             upstream: None,
             own: None,
             decided: false,
         })
+    }
+
+    /// A request of a conversation over the link; `None` where nothing is traced.
+    pub(crate) fn linked(
+        telemetry: &Telemetry,
+        config: &TelemetryConfig,
+        deployment: &str,
+        caller: &str,
+        head: &Head<'_>,
+    ) -> Option<Self> {
+        if config.otlp_endpoint.is_empty() {
+            return None;
+        }
+        let mut trace = Self {
+            telemetry: telemetry.clone(),
+            began: Began::now(),
+            ratio: config.sample_ratio,
+            parent: None,
+            state: String::new(),
+            attributes: vec![("rpc.system.name", "grpc".into()), ("sigil.deployment", short(deployment).into())],
+            name: String::new(),
+            refused: None,
+            upstream: None,
+            own: None,
+            decided: false,
+        };
+        trace.caller(caller);
+        // the message reaches the server as it is: what it carries of a context is its client's
+        trace.read(head, &mut HeaderMap::new());
+        Some(trace)
     }
 
     pub(crate) fn caller(&mut self, name: &str) {
@@ -147,6 +178,23 @@ impl Trace {
         if let Some(uri) = params.uri.and_then(jsonrpc::string) {
             self.attributes.push(("mcp.resource.uri", short(&uri).into()));
         }
+        self.goes_on(own, headers);
+    }
+
+    /// What several messages in one are: the conventions have no words for it.
+    pub(crate) fn batch(&mut self, heads: &[&Head<'_>], headers: &mut HeaderMap) {
+        self.decide();
+        let Some(own) = self.own else { return };
+        self.name = "batch".into();
+        self.attributes.push(("sigil.batch.size", i64::try_from(heads.len()).unwrap_or(i64::MAX).into()));
+        let mut methods = heads.iter().filter(|head| head.kind != Kind::Response).map(|head| &head.method);
+        if let Some(first) = methods.next().filter(|first| methods.all(|other| other == *first)) {
+            self.attributes.push(("mcp.method.name", short(first).into()));
+        }
+        self.goes_on(own, headers);
+    }
+
+    fn goes_on(&mut self, own: Context, headers: &mut HeaderMap) {
         let Some(id) = random() else { return };
         let context = Context { span: id, ..own };
         if let Ok(value) = HeaderValue::try_from(context.header()) {
@@ -156,7 +204,7 @@ impl Trace {
                 _ => headers.remove(STATE),
             };
         }
-        let said = ["mcp.", "jsonrpc.", "gen_ai.", "sigil.deployment"];
+        let said = ["mcp.", "jsonrpc.", "gen_ai.", "sigil.deployment", "sigil.batch."];
         let told = self.attributes.iter().filter(|(name, _)| said.iter().any(|begin| name.starts_with(begin)));
         self.upstream = Some(Arc::new(Upstream {
             telemetry: self.telemetry.clone(),
@@ -177,6 +225,11 @@ impl Trace {
     pub(crate) fn refused(&mut self, refusal: &Refusal) {
         self.refused = Some((refusal.code.to_owned(), refusal.message.clone()));
         self.attributes.push(("rpc.response.status_code", refusal.rpc.to_string().into()));
+    }
+
+    /// Whether a kept answer was looked for and found.
+    pub(crate) fn cached(&mut self, word: &'static str) {
+        self.attributes.push(("sigil.cache", word.into()));
     }
 
     pub(crate) fn status(&mut self, status: u16) {

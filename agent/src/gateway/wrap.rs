@@ -14,6 +14,7 @@ use sigil_core::jsonrpc::{self, Head, Params};
 use sigil_core::policy::Scope;
 
 use super::body::Out;
+use super::caching::Keeping;
 use super::caller::Caller;
 use super::limits::Permits;
 use super::load::Flow;
@@ -34,6 +35,7 @@ pub(crate) struct Wrapped {
     line: Option<Line>,
     tapping: Option<Tapping>,
     learning: Option<Box<Learning>>,
+    keeping: Option<Box<Keeping>>,
     /// Over when the answer is; behind `inner`, whose part of it ends first.
     trace: Option<Box<Trace>>,
     masking: Option<Masking>,
@@ -41,7 +43,17 @@ pub(crate) struct Wrapped {
 
 impl Wrapped {
     pub(crate) fn new(inner: Out, shaping: Option<Shaping>, permits: Permits, line: Option<Line>) -> Self {
-        Self { inner, shaping, _permits: permits, line, tapping: None, learning: None, masking: None, trace: None }
+        Self {
+            inner,
+            shaping,
+            _permits: permits,
+            line,
+            tapping: None,
+            learning: None,
+            keeping: None,
+            masking: None,
+            trace: None,
+        }
     }
 
     pub(crate) fn counted(&mut self, flow: Flow) {
@@ -63,6 +75,12 @@ impl Wrapped {
     /// What its server says is kept.
     pub(crate) fn learning(mut self, learning: Learning) -> Self {
         self.learning = Some(Box::new(learning));
+        self
+    }
+
+    /// It is looked at for the cache.
+    pub(crate) fn keeping(mut self, keeping: Keeping) -> Self {
+        self.keeping = Some(Box::new(keeping));
         self
     }
 
@@ -125,6 +143,9 @@ impl Wrapped {
             if let (Some(learning), Some(Ok(frame))) = (&mut self.learning, &frame) {
                 learning.push(frame.data_ref().map_or(&[][..], |d| d.as_ref()));
             }
+            if let (Some(keeping), Some(Ok(frame))) = (&mut self.keeping, &frame) {
+                keeping.push(frame.data_ref().map_or(&[][..], |d| d.as_ref()));
+            }
             return Poll::Ready(frame);
         }
     }
@@ -156,6 +177,8 @@ pub(crate) struct Line {
     pub(crate) status: u16,
     /// Why the gateway refused it; empty: it did not.
     pub(crate) code: &'static str,
+    /// Whether a kept answer was looked for and found; empty: none was looked for.
+    pub(crate) cache: &'static str,
     pub(crate) bytes: u64,
 }
 
@@ -178,6 +201,7 @@ impl Line {
             trace: text("traceparent"),
             status: 0,
             code: "",
+            cache: "",
             bytes: 0,
         }
     }
@@ -210,6 +234,7 @@ impl Drop for Line {
             trace = self.trace,
             status = self.status,
             code = self.code,
+            cache = self.cache,
             ms = self.start.elapsed().as_secs_f64() * 1e3,
             bytes = self.bytes,
             "request"

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use futures::StreamExt;
-use reqwest::{Certificate, Client, NoProxy, Proxy, Response, StatusCode, redirect};
+use reqwest::{Certificate, Client, ClientBuilder, NoProxy, Proxy, Response, StatusCode, redirect};
 use secrecy::ExposeSecret;
 use sigil_config::agent::AgentConfig;
 use tokio::io::AsyncWriteExt;
@@ -52,6 +52,21 @@ pub(super) struct Document {
 
 /// An HTTPS client that goes out as the configuration says: through its proxy, trusting its certificate authorities.
 pub(crate) fn client(config: &AgentConfig) -> Result<Client, SourceError> {
+    built(builder(config)?)
+}
+
+/// The same, which goes where it is sent only: what it carries is for that place.
+pub(crate) fn straight_client(config: &AgentConfig) -> Result<Client, SourceError> {
+    built(builder(config)?.redirect(redirect::Policy::none()))
+}
+
+fn built(builder: ClientBuilder) -> Result<Client, SourceError> {
+    builder.build().map_err(|e| {
+        SourceError::failed(format!("no HTTPS client: {}", reason(&e)), "are the system's CA certificates installed?")
+    })
+}
+
+fn builder(config: &AgentConfig) -> Result<ClientBuilder, SourceError> {
     // an error only says that another room was first
     let _another_was_first = rustls::crypto::ring::default_provider().install_default();
     let mut builder = Client::builder()
@@ -82,9 +97,7 @@ pub(crate) fn client(config: &AgentConfig) -> Result<Client, SourceError> {
         })?;
         builder = builder.proxy(proxy.no_proxy(no_proxy));
     }
-    builder.build().map_err(|e| {
-        SourceError::failed(format!("no HTTPS client: {}", reason(&e)), "are the system's CA certificates installed?")
-    })
+    Ok(builder)
 }
 
 impl<'a> Http<'a> {

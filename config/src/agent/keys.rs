@@ -53,6 +53,15 @@ pub enum Kind {
     Map,
     /// A map from any names to texts.
     Named,
+    /// A map from names of headers to values that are not shown, or to `file:/path`.
+    Headers,
+}
+
+impl Kind {
+    /// Whether it has entries of its own names.
+    pub(super) fn is_map(self) -> bool {
+        matches!(self, Self::Map | Self::MapOf(_) | Self::Named | Self::Headers)
+    }
 }
 
 /// A key that may be set.
@@ -97,6 +106,8 @@ pub const KEYS: &[Key] = &[
     key("gateway.connections_per_address", Kind::Int(1, 1_000_000), LIVE),
     key("gateway.access_log", Kind::Bool, LIVE),
     key("gateway.compress", Kind::Bool, LIVE),
+    key("gateway.cache_memory", Kind::Bytes(0, 1 << 40), LIVE),
+    key("gateway.cache_seconds", Kind::Int(1, 3600), LIVE),
     key("oauth.issuer", Kind::Url, LIVE),
     key("oauth.jwks_url", Kind::Url, LIVE),
     key("oauth.audience", Kind::Texts, LIVE),
@@ -139,6 +150,7 @@ pub const KEYS: &[Key] = &[
     key("telemetry.otlp_endpoint", Kind::Url, LIVE),
     key("telemetry.sample_ratio", Kind::Share, LIVE),
     key("telemetry.service_name", Kind::Text, LIVE),
+    key("telemetry.headers", Kind::Headers, LIVE),
 ];
 
 /// A key whose value differs between two configurations.

@@ -218,7 +218,7 @@ impl Layers {
         };
         let key = KEYS.iter().find(|k| variable(k.path) == base);
         match (key, entry) {
-            (Some(key), _) if entry.is_some() == matches!(key.kind, Kind::Map | Kind::MapOf(_) | Kind::Named) => {
+            (Some(key), _) if entry.is_some() == key.kind.is_map() => {
                 self.outside(key, entry, &at, value);
             }
             (Some(key), None) => {
@@ -257,10 +257,14 @@ impl Layers {
                 };
                 scalar(Value::List(parts.map(port).collect()))
             }
-            Kind::MapOf(_) | Kind::Map | Kind::Named => {
+            Kind::MapOf(_) | Kind::Map | Kind::Named | Kind::Headers => {
                 let name = entry.unwrap_or_default();
-                let name =
-                    if matches!(key.kind, Kind::Map | Kind::Named) { name.to_owned() } else { name.to_lowercase() };
+                let name = match key.kind {
+                    Kind::Map | Kind::Named => name.to_owned(),
+                    // variables have no '-', headers no '_'
+                    Kind::Headers => name.to_lowercase().replace('_', "-"),
+                    _ => name.to_lowercase(),
+                };
                 let mut node = Node { at: at.clone(), raw: String::new(), value: Value::Map(Vec::new()) };
                 // one variable sets one entry; the others stay
                 if let Some(Json::Object(map)) = self.values.pointer(&pointer(key.path))
@@ -350,7 +354,7 @@ impl Layers {
                 let members: Vec<Option<Json>> = node.items().iter().map(|n| self.member(key, n)).collect();
                 members.into_iter().collect::<Option<Vec<_>>>().map(Json::Array)
             }
-            Kind::MapOf(_) | Kind::Map | Kind::Named => self.map(key, node),
+            Kind::MapOf(_) | Kind::Map | Kind::Named | Kind::Headers => self.map(key, node),
         }
     }
 
@@ -483,6 +487,17 @@ impl Layers {
                     let message = format!("{path}: '{name}' is no name for a build argument");
                     self.flaws.push(Flaw::new(&entry.at, message).hint("letters, digits and '_', no digit first"));
                 }
+                Kind::Headers if !header_name(name) => {
+                    let hint = "letters, digits and '-', and none that says how a message is sent";
+                    let message = format!("{path}: '{name}' is no header for a login");
+                    self.flaws.push(Flaw::new(&entry.at, message).hint(hint));
+                }
+                // the value itself is in no message
+                Kind::Headers if entry.value.as_text().is_some_and(|text| !header_value(text)) => {
+                    let hint = "visible ASCII on one line, or 'file:' and an absolute path";
+                    let message = format!("{path}.{name} cannot be a header's value");
+                    self.flaws.push(Flaw::new(&entry.value.at, message).hint(hint));
+                }
                 _ => {}
             }
             match entry.value.as_text() {
@@ -548,6 +563,20 @@ fn listen(text: &str) -> Option<bool> {
     // digits and dots only would be a mistyped address, not a name
     let fine = host.split('.').all(label) && host.contains(|c: char| c.is_ascii_alphabetic());
     port.parse::<u16>().ok().filter(|_| fine).map(|_| host == "localhost")
+}
+
+fn header_name(name: &str) -> bool {
+    const OURS: [&str; 6] =
+        ["content-type", "content-length", "content-encoding", "host", "connection", "transfer-encoding"];
+    let fine = |c: char| c.is_ascii_alphanumeric() || c == '-';
+    !name.is_empty() && name.chars().all(fine) && !OURS.iter().any(|ours| name.eq_ignore_ascii_case(ours))
+}
+
+fn header_value(text: &str) -> bool {
+    match text.strip_prefix("file:") {
+        Some(path) => path.starts_with('/') && !path.split('/').any(|part| part == ".."),
+        None => !text.trim().is_empty() && text.chars().all(|c| c == ' ' || c.is_ascii_graphic()),
+    }
 }
 
 fn domain(text: &str) -> bool {
@@ -679,6 +708,23 @@ ports = [80, 70000, "x"]
 proxy = "ftp://user:hunter2@proxy"
 "#
         ));
+    }
+
+    #[test]
+    fn headers_of_a_collector_are_checked_and_not_told() {
+        let env = pairs(&[("SIGIL_TELEMETRY_HEADERS__X_API_KEY", "hunter2")]);
+        let text = "[telemetry]\nheaders = { authorization = \"file:/run/secrets/otlp\" }\n";
+        let loaded = parse(Some(("f", text)), env, &[]).unwrap();
+        let headers = &loaded.config.telemetry.headers;
+        assert_eq!(
+            (headers["authorization"].reveal(), headers["x-api-key"].reveal()),
+            ("file:/run/secrets/otlp", "hunter2")
+        );
+        assert!(!format!("{:?}", loaded.config).contains("hunter2"));
+        for (name, value) in [("\"a b\"", "x"), ("Host", "x"), ("a", "hunter2\\n"), ("a", " "), ("a", "file:hunter2")] {
+            let text = flaws(&format!("[telemetry.headers]\n{name} = \"{value}\"\n"));
+            assert!(text.starts_with("agent.toml:2:") && !text.contains("hunter2"), "{text}");
+        }
     }
 
     #[test]

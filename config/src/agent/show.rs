@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 
 use serde_json::Value as Json;
 
-use super::keys::{KEYS, json, pointer};
+use super::keys::{KEYS, Kind, json, pointer};
 use super::load::{ConfigErrors, Loaded, mask};
 
 /// The whole configuration as TOML, each value with where it is from. Passwords in URLs are replaced, so what is
@@ -26,10 +26,21 @@ pub fn show(loaded: &Loaded) -> String {
         let from = loaded.origins.get(key.path).map_or("default".to_owned(), ToString::to_string);
         let _ = match values.pointer(&pointer(key.path)) {
             None | Some(Json::Null) => writeln!(out, "# {name} =  # {from}"),
+            Some(value) if key.kind == Kind::Headers => writeln!(out, "{name} = {}  # {from}", toml(&hidden(value))),
             Some(value) => writeln!(out, "{name} = {}  # {from}", toml(value)),
         };
     }
     out
+}
+
+/// A map of texts without them; where a file holds one, the file is said.
+fn hidden(map: &Json) -> Json {
+    let shown = |value: &Json| match value.as_str() {
+        Some(text) if text.starts_with("file:") => Json::from(text),
+        _ => Json::from("***"),
+    };
+    let entries = map.as_object().into_iter().flatten();
+    Json::Object(entries.map(|(name, value)| (name.clone(), shown(value))).collect())
 }
 
 /// A JSON value as a TOML value on one line.
@@ -105,6 +116,10 @@ mod tests {
         let shown = show(&parse(Some(("f", text)), [], &[]).unwrap());
         assert!(!shown.contains("hunter2"), "{shown}");
         assert!(shown.contains("http://me:***@proxy:3128"), "{shown}");
+        let text = "[telemetry.headers]\nx-key = \"hunter2\"\nauthorization = \"file:/run/otlp\"\n";
+        let shown = show(&parse(Some(("f", text)), [], &[]).unwrap());
+        assert!(!shown.contains("hunter2"), "{shown}");
+        assert!(shown.contains(r#"headers = { "authorization" = "file:/run/otlp", "x-key" = "***" }"#), "{shown}");
     }
 
     #[test]

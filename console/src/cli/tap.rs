@@ -74,7 +74,11 @@ pub async fn run(ctx: &Ctx, args: Args) -> Outcome {
 fn line(ctx: &Ctx, frame: &Frame, full: bool) -> String {
     let colour = ctx.term.colour;
     let arrow = if frame.from_client { "->" } else { "<-" };
-    let took = if frame.from_client { String::new() } else { format!("{:.1} ms", frame.took_ms) };
+    let took = match (frame.from_client, frame.cached) {
+        (true, _) => String::new(),
+        (false, true) => format!("{:.1} ms (cached)", frame.took_ms),
+        (false, false) => format!("{:.1} ms", frame.took_ms),
+    };
     let at = frame.time.map_or_else(String::new, |at| at.strftime("%H:%M:%S%.3f").to_string());
     let method = if frame.method == "error" {
         paint(&frame.method, Paint::Bad, colour)

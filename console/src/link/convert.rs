@@ -273,6 +273,7 @@ pub(super) fn frame(f: v1::TapFrame) -> view::Frame {
         size: f.size,
         message: f.message,
         cut: f.cut,
+        cached: f.cached,
         lost: f.lost,
     }
 }

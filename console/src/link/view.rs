@@ -425,6 +425,8 @@ pub struct Frame {
     pub message: String,
     /// Whether that is only its beginning.
     pub cut: bool,
+    /// An answer that the gateway had kept: the server was not asked.
+    pub cached: bool,
     /// Messages before this that passed too fast; then there is nothing else here.
     pub lost: u64,
 }

@@ -320,7 +320,7 @@ impl Front {
             .collect()
     }
 
-    fn entry(&self, name: &str, ready: &[Arc<Endpoint>]) -> Entry {
+    pub(super) fn entry(&self, name: &str, ready: &[Arc<Endpoint>]) -> Entry {
         let id = self.id(name, ready);
         Entry {
             id,
@@ -356,7 +356,7 @@ impl Front {
         self.publish.borrow().routes[name].id
     }
 
-    fn publish(&self, entries: Vec<Entry>) {
+    pub(super) fn publish(&self, entries: Vec<Entry>) {
         self.publish.send_replace(Arc::new(Table::new(entries, true)));
     }
 

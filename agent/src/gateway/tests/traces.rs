@@ -41,6 +41,9 @@ impl Collector {
                     async move {
                         assert_eq!(request.uri().path(), "/v1/traces");
                         assert_eq!(request.headers()["content-type"], "application/x-protobuf");
+                        // one that asks for a login
+                        let login = request.headers().get("x-login").map(|login| login.to_str().unwrap().to_owned());
+                        let status = if status == 401 && login.as_deref() == Some("hunter2") { 200 } else { status };
                         let body = request.into_body().collect().await?.to_bytes();
                         if status == 200 {
                             tx.send(ExportTraceServiceRequest::decode(body).unwrap()).await.unwrap();
@@ -201,6 +204,124 @@ async fn failures_are_told_apart() {
     let refused = &collector.spans(1, of("POST")).await[0];
     assert_eq!(attributes(refused)["error.type"], "GATEWAY_INVALID_API_KEY");
     assert_eq!(attributes(refused)["http.response.status_code"], "401");
+}
+
+#[tokio::test]
+async fn a_stream_is_its_opening_and_a_batch_is_one() {
+    let mut collector = Collector::start().await;
+    let front = traced(&collector).await;
+    front.set(&[(NAME, vec![stdio(SERVER)])]);
+    let begun = front.post(NAME, None, &*initialize("2025-03-26")).await;
+    let session = begun.header("mcp-session-id");
+    let path = format!("/mcp/{NAME}");
+    let mut headers = accept(Some(&session));
+    headers.extend(owned(&[("traceparent", PARENT)]));
+    let stream = front.open("GET", &path, &headers, "").await;
+    // told while it is still open
+    let opening = collector.spans(1, of("GET")).await.remove(0);
+    assert_eq!((hex::encode(&opening.trace_id), opening.kind), (PARENT[3..35].to_owned(), SpanKind::Server as i32));
+    assert_eq!(attributes(&opening)["http.response.status_code"], "200");
+    drop(stream);
+    let read = r#"{"jsonrpc":"2.0","id":3,"method":"resources/read","params":{"uri":"x:y"}}"#;
+    for (second, method) in [(call(3, "cancelled"), Some("tools/call")), (read.to_owned(), None)] {
+        let batch = format!("[{},{second}]", call(2, "cancelled"));
+        assert_eq!(front.raw("POST", &path, &headers, &batch).await.status, 200);
+        let spans = collector.spans(2, |span| span.name == "batch" && span.trace_id == opening.trace_id).await;
+        assert_eq!(spans.iter().filter(|span| span.kind == SpanKind::Client as i32).count(), 1, "{spans:?}");
+        for span in &spans {
+            let said = attributes(span);
+            assert_eq!(said["sigil.batch.size"], "2");
+            assert_eq!(said.get("mcp.method.name").map(String::as_str), method);
+        }
+        collector.kept.retain(|span| span.name != "batch");
+    }
+}
+
+#[tokio::test]
+async fn a_kept_answer_is_one_span_that_says_so() {
+    let mut collector = Collector::start().await;
+    let front = traced(&collector).await;
+    let hints = r#"{"name": "echo", "annotations": {"readOnlyHint": True, "idempotentHint": True}}"#;
+    front.set(&[(NAME, vec![stdio(&MODERN.replace(r#"{"name": "echo"}"#, hints))])]);
+    front.govern(NAME, Access::Anonymous, r#"{"tools":{"cache":{"echo":true}}}"#);
+    // the list is read behind the first one; the second is kept
+    for id in ["1", "2", "3"] {
+        let (headers, body) = stateless(id, "tools/call", r#""name":"echo""#, "");
+        assert_eq!(front.raw("POST", &format!("/mcp/{NAME}"), &headers, &body).await.status, 200);
+    }
+    let spans = collector.spans(5, of("tools/call echo")).await;
+    let mut said: Vec<(String, Option<String>, i32)> = spans
+        .iter()
+        .map(|span| (attributes(span), span.kind))
+        .map(|(said, kind)| (said["jsonrpc.request.id"].clone(), said.get("sigil.cache").cloned(), kind))
+        .collect();
+    said.sort();
+    let (server, client) = (SpanKind::Server as i32, SpanKind::Client as i32);
+    let of = |id: &str, word: Option<&str>, kind: i32| (id.to_owned(), word.map(str::to_owned), kind);
+    let wanted = [
+        of("1", None, server),
+        of("1", None, client),
+        of("2", None, client),
+        of("2", Some("miss"), server),
+        of("3", Some("hit"), server),
+    ];
+    assert_eq!(said, wanted);
+}
+
+#[tokio::test]
+async fn a_request_over_the_link_is_two_spans() {
+    for over_http in [false, true] {
+        let mut collector = Collector::start().await;
+        let (front, http) = (traced(&collector).await, HttpServer::start().await);
+        front.set(&[(NAME, vec![if over_http { http.endpoint() } else { stdio(SERVER) }])]);
+        let (to_server, from_client) = mpsc::channel(8);
+        let (to_client, mut from_server) = mpsc::channel(8);
+        let gateway = front.gateway.clone();
+        let running = tokio::spawn(async move { gateway.session(NAME, &root(), from_client, to_client).await });
+        let send = |text: String| to_server.send(Bytes::from(text));
+        send(initialize("2025-11-25")).await.unwrap();
+        until(&mut from_server, 1).await;
+        let asks = format!(
+            r#"{{"jsonrpc":"2.0","id":2,"method":"tools/call","params":{{"name":"echo","_meta":{{"traceparent":"{PARENT}"}}}}}}"#
+        );
+        send(asks).await.unwrap();
+        until(&mut from_server, 2).await;
+        let spans = collector.spans(2, of("tools/call echo")).await;
+        let kind = |kind: SpanKind| spans.iter().find(|span| span.kind == kind as i32).unwrap();
+        let (own, server) = (kind(SpanKind::Server), kind(SpanKind::Client));
+        assert_eq!((&server.parent_span_id, hex::encode(&own.trace_id).as_str()), (&own.span_id, &PARENT[3..35]));
+        assert_eq!(hex::encode(&own.parent_span_id), "00f067aa0ba902b7");
+        let said = attributes(own);
+        assert_eq!((said["rpc.system.name"].as_str(), said["sigil.caller"].as_str()), ("grpc", "root"));
+        assert!(own.end_time_unix_nano >= server.end_time_unix_nano && own.status.is_none());
+        drop(to_server);
+        running.await.unwrap().unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_collector_with_a_login_gets_it() {
+    let mut collector = Collector::start().await;
+    collector.status.store(401, Relaxed);
+    let (front, http) = (Front::new().await, HttpServer::start().await);
+    front.set(&[(NAME, vec![http.endpoint()])]);
+    let file = front.data_dir().join("login");
+    std::fs::write(&file, "hunter2\n").unwrap();
+    for (number, login) in ["hunter2".to_owned(), format!("file:{}", file.display())].into_iter().enumerate() {
+        front.configure(|config| {
+            config.telemetry.otlp_endpoint.clone_from(&collector.endpoint);
+            config.telemetry.headers = [("x-login".to_owned(), login.as_str().into())].into();
+        });
+        assert_eq!(front.post(NAME, None, call(1, "a")).await.status, 200);
+        assert_eq!(collector.spans(2 * (number + 1), of("tools/call a")).await.len(), 2 * (number + 1));
+    }
+    // one that cannot be read: nothing is sent without it, and what is lost is counted
+    front.configure(|config| {
+        config.telemetry.headers = [("x-login".to_owned(), "file:/nowhere/login".into())].into();
+    });
+    assert_eq!(front.post(NAME, None, call(2, "b")).await.status, 200);
+    let dropped = || front.gateway.shared.telemetry.counted.dropped.load(Relaxed) == 2;
+    wait_until("they are dropped", dropped).await;
 }
 
 #[tokio::test]
