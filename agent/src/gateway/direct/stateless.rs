@@ -1,5 +1,5 @@
-//! Stateless requests of a raw conversation to a server that knows only the handshake: each goes the way of the same
-//! request over HTTP, and what comes for it goes back as messages.
+//! Stateless requests of a raw conversation: each goes the way of the same request over HTTP, to the process that all share
+//! or into the words of a server that knows only the handshake, and what comes for it goes back as messages.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -79,13 +79,6 @@ impl Stateless {
     }
 }
 
-/// Whether the server knows only the handshake; asked if nobody has.
-pub(super) async fn knows_only_handshakes(party: &Party) -> bool {
-    let entry = &party.entry;
-    let speaker = modern::speaker(&party.shared, entry, &entry.name, Some(&party.client()), None).await;
-    matches!(speaker, Ok(Some(Speaker::Older(_))))
-}
-
 async fn serve(party: &Party, frame: &Bytes, to_client: &mpsc::Sender<Bytes>) {
     let Ok(head) = jsonrpc::parse_one(frame) else { return };
     let answered = async {
@@ -104,9 +97,8 @@ async fn ask(shared: &Arc<Shared>, party: &Party, head: &Head<'_>) -> Result<Res
     let entry = shared.ready_as(name, party.settings.as_ref()).await?;
     match modern::speaker(shared, &entry, name, Some(&party.client()), None).await? {
         Some(Speaker::Older(live)) => translate::post(shared, &party.asked(&entry), head, &entry, &live).await,
-        Some(Speaker::Modern(..)) | None => {
-            Err(Refusal::failed(name, format!("'{name}' speaks another revision than it did: connect again")))
-        }
+        Some(Speaker::Modern(live, process)) => modern::pass(&party.asked(&entry), head, &entry, &live, &process).await,
+        None => Err(modern::fall_back()),
     }
 }
 
