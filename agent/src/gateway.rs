@@ -21,6 +21,7 @@ pub(crate) mod find;
 pub(crate) mod greeter;
 pub(crate) mod guard;
 pub(crate) mod jws;
+pub(crate) mod lately;
 pub(crate) mod limits;
 pub(crate) mod listen;
 pub(crate) mod load;
@@ -109,7 +110,7 @@ pub(crate) struct Shared {
     closing: Mutex<HashSet<String>>,
     /// Calls whose server waits for its client's input.
     parked: translate::Parked,
-    pub(crate) http_sessions: proxy::HttpSessions,
+    pub(crate) http_sessions: lately::HttpSessions,
     pub(crate) remembered: Arc<remembered::Remembered>,
     pub(crate) greeted_ended: greeter::Ended,
     pub(crate) resuming: tokio::sync::Mutex<()>,
@@ -248,7 +249,7 @@ impl Gateway {
             direct: Mutex::default(),
             closing: Mutex::default(),
             parked: translate::Parked::default(),
-            http_sessions: proxy::HttpSessions::default(),
+            http_sessions: lately::HttpSessions::default(),
             remembered: Arc::new(remembered::Remembered::open(keys.data_dir())),
             greeted_ended: greeter::Ended::default(),
             resuming: tokio::sync::Mutex::default(),

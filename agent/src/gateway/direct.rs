@@ -66,7 +66,7 @@ pub(crate) async fn run(
         way: None,
         hello: None,
         shook: false,
-        older: None,
+        plain: false,
         calls: HashMap::new(),
         late: VecDeque::new(),
         stateless: Stateless::default(),
@@ -89,6 +89,13 @@ struct Party {
 }
 
 impl Party {
+    /// The spans of a request.
+    fn trace(&self, head: &Head<'_>) -> Option<Box<Trace>> {
+        let config = self.shared.config.borrow().clone();
+        let (name, caller) = (&self.entry.name, &self.caller.name);
+        Trace::linked(&self.shared.telemetry, &config.telemetry, name, caller, head).map(Box::new)
+    }
+
     /// As a request over HTTP, without the headers that repeat its body.
     fn asked<'a>(&'a self, entry: &'a Arc<Entry>) -> Asked<'a> {
         Asked {
@@ -112,6 +119,8 @@ impl Party {
 /// A request without an answer.
 struct Open {
     call: Call,
+    /// A handshake, which must not be cancelled.
+    hello: bool,
     token: Option<Id>,
     /// Until then the server must have answered, or shown that it is at it.
     until: Option<Instant>,
@@ -129,8 +138,8 @@ struct Direct {
     hello: Option<(Id, Bytes)>,
     /// The client has shaken hands, or tries to.
     shook: bool,
-    /// Whether a client without a handshake is translated.
-    older: Option<bool>,
+    /// The client does without a handshake.
+    plain: bool,
     calls: HashMap<Id, Open>,
     /// Requests whose time was up.
     late: VecDeque<Id>,
@@ -147,14 +156,6 @@ fn read(frame: &Bytes) -> Result<Head<'_>, Bytes> {
 async fn said(way: Option<(&mut Output, &crate::upstream::Endpoint)>) -> Result<Said, String> {
     match way {
         Some((output, endpoint)) => output.said(endpoint).await,
-        None => std::future::pending().await,
-    }
-}
-
-/// Waits for room for one more message; nobody else sends any.
-async fn room(input: Option<&mpsc::Sender<Bytes>>) {
-    match input {
-        Some(input) => drop(input.reserve().await),
         None => std::future::pending().await,
     }
 }
@@ -186,7 +187,7 @@ impl Direct {
                     Some(frame) => self.heard(frame).await?,
                     None => break None,
                 },
-                () = room(input), if !self.out.is_empty() => self.send(),
+                () = guard::room(input), if !self.out.is_empty() => self.send(),
                 said = said(output) => match said {
                     Ok(said) => if !self.said(said).await? { break None },
                     Err(why) => break Some(why),
@@ -236,7 +237,8 @@ impl Direct {
             tell(&self.to_client, refusal.to_json(head.id.as_ref())).await;
             return Ok(());
         }
-        if !self.shook && stateless::is_stateless(&head) && self.translates().await {
+        if !self.shook && stateless::is_stateless(&head) && cross::translates(&self.party.shared) {
+            self.plain = true;
             if let Some(id) = request {
                 self.stateless.begin(&self.party, id, frame.clone(), self.to_client.clone());
             }
@@ -249,8 +251,8 @@ impl Direct {
         let hello = request.is_some() && head.method == "initialize";
         let way = match &self.way {
             Some(way) => way,
-            // an older server without a handshake has no use for it
-            None if request.is_none() && self.older == Some(true) => return Ok(()),
+            // that era has no other notifications of clients
+            None if request.is_none() && self.plain => return Ok(()),
             None => {
                 let shared = &self.party.shared;
                 let greets = hello && cross::translates(shared) && shared.remembered.no_handshake(&entry);
@@ -274,9 +276,11 @@ impl Direct {
             let spec = &way.live.endpoint.spec;
             let ms = if hello { spec.request_timeout_ms.max(spec.start_timeout_ms) } else { spec.request_timeout_ms };
             let limit = Duration::from_millis(ms);
-            let call = Call::begin(&way.live.stats, &entry.recorder, &self.party.caller).linked(self.party.trace(&head));
+            let call =
+                Call::begin(&way.live.stats, &entry.recorder, &self.party.caller).linked(self.party.trace(&head));
             let open = Open {
                 call: if hello { call } else { call.of(&head) },
+                hello,
                 token: Params::read(head.params).own_progress_token(),
                 // it lasts as long as the client listens
                 until: (head.method != LISTEN).then(|| Instant::now() + limit),
@@ -298,16 +302,6 @@ impl Direct {
             return Some(Refusal::overloaded("too many unanswered requests", "wait for answers"));
         }
         self.incomplete.clone().filter(|_| head.method == "tools/call")
-    }
-
-    /// Whether stateless requests are put into the words of the server's era; asked once.
-    async fn translates(&mut self) -> bool {
-        if let Some(older) = self.older {
-            return older;
-        }
-        let older = cross::translates(&self.party.shared) && stateless::knows_only_handshakes(&self.party).await;
-        self.older = Some(older);
-        older
     }
 
     /// Passes on what the server says. False when the client has left.
@@ -396,7 +390,9 @@ impl Direct {
                 "{{\"jsonrpc\":\"2.0\",\"method\":\"notifications/cancelled\",\"params\":{{\"requestId\":{},\"reason\":\"timeout\"}}}}",
                 id.to_json()
             );
-            self.out.push_back(cancel.into());
+            if !open.hello {
+                self.out.push_back(cancel.into());
+            }
             self.late.push_back(id);
             if self.late.len() > PENDING_MAX {
                 self.late.pop_front();

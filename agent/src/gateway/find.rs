@@ -16,9 +16,7 @@ use super::error::Refusal;
 use super::serve::Asked;
 use super::table::{Entry, Live};
 
-/// How long a replica may be out of reach while it is said to serve: by then it is back, or known to be gone.
-const AWAY: Duration = Duration::from_secs(10);
-/// Between two looks at it.
+/// Between two looks at a replica that is out of reach while it is said to serve.
 const AGAIN: Duration = Duration::from_millis(100);
 
 impl Shared {
@@ -59,7 +57,7 @@ impl Shared {
         let away = || Refusal::starting(name, "its container does not answer");
         let _permit = self.waiting.try_acquire().map_err(|_| away())?;
         let mut table = self.table.clone();
-        let deadline = Instant::now() + self.hold.min(AWAY);
+        let deadline = Instant::now() + self.hold;
         loop {
             let entry = self.entry(name).await?;
             if !entry.is_away(session) {

@@ -39,9 +39,18 @@ pub(crate) fn between(
     let pump = async move {
         let mut to_server = Some(to_server);
         let mut held = Held::default();
+        let mut waiting: Option<Bytes> = None;
         loop {
             tokio::select! {
-                frame = from_client.recv(), if to_server.is_some() => {
+                // what the server says is read meanwhile: it may have no room just because nobody does
+                () = room(to_server.as_ref()), if waiting.is_some() => {
+                    if let Some((to, message)) = to_server.as_ref().zip(waiting.take())
+                        && to.try_send(message).is_err()
+                    {
+                        to_server = None;
+                    }
+                }
+                frame = from_client.recv(), if to_server.is_some() && waiting.is_none() => {
                     let Some(frame) = frame else { to_server = None; continue };
                     let passed = match shared.judge(id, &caller, &frame, &mut held) {
                         Ok(changed) => changed.unwrap_or(frame),
@@ -52,9 +61,7 @@ pub(crate) fn between(
                         // nobody waits for an answer
                         Err(None) => continue,
                     };
-                    if let Some(to) = &to_server && to.send(passed).await.is_err() {
-                        to_server = None;
-                    }
+                    waiting = Some(passed);
                 }
                 message = from_server.recv() => {
                     let Some(message) = message else { return };
@@ -65,6 +72,14 @@ pub(crate) fn between(
         }
     };
     ((inside_in, inside_out), pump)
+}
+
+/// Waits for room for one more message, of which there is one sender only.
+pub(crate) async fn room(to: Option<&mpsc::Sender<Bytes>>) {
+    match to {
+        Some(to) => drop(to.reserve().await),
+        None => std::future::pending().await,
+    }
 }
 
 /// What is kept of requests that have no answer yet.

@@ -81,6 +81,17 @@ pub(crate) async fn post(
         let mirrored = process.mirrored(&tool, MODERN_META).await?;
         check_arguments(&mirrored, &params, asked.headers)?;
     }
+    pass(asked, head, &entry, &live, &process).await
+}
+
+/// Sends a request on to the process that all share.
+pub(crate) async fn pass(
+    asked: &Asked<'_>,
+    head: &Head<'_>,
+    entry: &Entry,
+    live: &Live,
+    process: &Arc<Process>,
+) -> Result<Response<super::body::Out>, Refusal> {
     let mut call = Call::begin(&live.stats, &entry.recorder, asked.caller).traced(asked.trace).of(head);
     let sent = match inject_body(&entry.injected, head) {
         None => process.request(head, Manner::default()).await,
@@ -90,7 +101,7 @@ pub(crate) async fn post(
         },
     };
     match sent {
-        Ok(waiting) => answer(asked.name, head, waiting, call, &live).await,
+        Ok(waiting) => answer(asked.name, head, waiting, call, live).await,
         Err(refusal) => {
             call.fail();
             Err(refusal)
@@ -99,7 +110,7 @@ pub(crate) async fn post(
 }
 
 /// Not one of the modern errors, so that a client of both eras falls back to initialize.
-fn fall_back() -> Refusal {
+pub(crate) fn fall_back() -> Refusal {
     let message = "this server speaks the revisions with a handshake, up to 2025-11-25";
     Refusal::bad_request(message, "send initialize")
 }

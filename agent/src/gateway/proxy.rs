@@ -1,23 +1,21 @@
 //! HTTP servers: a request is passed on once, its answer as it comes.
 
-use std::collections::HashMap;
-use std::sync::atomic::Ordering::Relaxed;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
 use hyper::{Method, Request, Response};
 use secrecy::{ExposeSecret, SecretString};
 use sigil_core::jsonrpc::{self, Head, Kind};
-use sigil_core::model::{Inject, InstanceId, Transport};
+use sigil_core::model::{Inject, Transport};
 use sigil_core::session::Ticket;
 
 use super::Shared;
 use super::body::{Out, Proxied};
 use super::error::Refusal;
 use super::find::now;
-use super::load::{Call, Stats};
+use super::load::Call;
 use super::serve::Asked;
 use super::table::{Entry, Live};
 use crate::upstream::http::{self, Answer, SendError};
@@ -318,59 +316,6 @@ fn incoming(
     *response.status_mut() = parts.status;
     *response.headers_mut() = headers;
     Ok(response)
-}
-
-/// By replica and the server's own id: when it was last used, and where it counts.
-type Counted = HashMap<(InstanceId, String), (Instant, Arc<Stats>)>;
-
-/// HTTP sessions that were lately used, for counting only: the ids themselves say everything else.
-#[derive(Debug, Default)]
-pub(crate) struct HttpSessions {
-    seen: Mutex<Counted>,
-}
-
-/// Counted at most; beyond that new ones are not counted.
-const COUNTED: usize = 65_536;
-
-impl HttpSessions {
-    fn map(&self) -> MutexGuard<'_, Counted> {
-        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    pub(crate) fn seen(&self, live: &Live, upstream: &str) {
-        let mut map = self.map();
-        let key = (live.endpoint.instance, upstream.to_owned());
-        if let Some((at, _)) = map.get_mut(&key) {
-            *at = Instant::now();
-        } else if map.len() < COUNTED {
-            live.stats.sessions.fetch_add(1, Relaxed);
-            map.insert(key, (Instant::now(), live.stats.clone()));
-        }
-    }
-
-    /// Whether a session was used lately and not ended; it is in use again.
-    pub(crate) fn touch(&self, instance: InstanceId, upstream: &str) -> bool {
-        let mut map = self.map();
-        let known = map.get_mut(&(instance, upstream.to_owned()));
-        known.map(|(at, _)| *at = Instant::now()).is_some()
-    }
-
-    pub(crate) fn ended(&self, instance: InstanceId, upstream: &str) {
-        if let Some((_, stats)) = self.map().remove(&(instance, upstream.to_owned())) {
-            stats.sessions.fetch_sub(1, Relaxed);
-        }
-    }
-
-    /// Forgets sessions that nobody used for `idle`.
-    pub(crate) fn sweep(&self, idle: Duration) {
-        self.map().retain(|_, (at, stats)| {
-            let keep = at.elapsed() < idle;
-            if !keep {
-                stats.sessions.fetch_sub(1, Relaxed);
-            }
-            keep
-        });
-    }
 }
 
 #[cfg(test)]

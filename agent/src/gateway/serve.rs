@@ -297,15 +297,15 @@ async fn mcp(
     {
         entry = Box::pin(shared.returned(name, ticket.instance)).await.map_err(plain)?;
     }
-    let session = ticket.as_ref().map(|(_, ticket)| ticket);
-    if entry.is_away(session) {
-        entry = Box::pin(shared.reached(name, session)).await.map_err(plain)?;
-    }
     // what is wrong with it is told when the message's id is known
     let settings = shared.settle(&entry, &caller, &parts, ticket.as_ref().map(|(_, ticket)| ticket), address);
     if method != Method::POST {
         if let Some(unknown) = unknown {
             return Err(plain(unknown));
+        }
+        let session = ticket.as_ref().map(|(_, ticket)| ticket);
+        if entry.is_away(session) {
+            entry = Box::pin(shared.reached(name, session)).await.map_err(plain)?;
         }
         // without sessions there is nothing to listen to or to end
         if header_era == Some(Era::Modern) && cross::sessionless(shared, &entry) {
@@ -391,6 +391,13 @@ async fn mcp(
         Ok(settings) => settings,
         Err(refusal) => return Err((*refusal, id)),
     };
+    let session = ticket.as_ref().filter(|_| !is_modern).map(|(_, ticket)| ticket);
+    if entry.is_away(session) {
+        entry = match Box::pin(shared.reached(name, session)).await {
+            Ok(entry) => entry,
+            Err(refusal) => return Err((refusal, id)),
+        };
+    }
     let tapping = Tapping::begin(&entry, &caller.name, session_of(&ticket));
     if let Some(tapping) = &tapping {
         heads.iter().for_each(|head| tapping.tell(true, head.text));

@@ -1,5 +1,5 @@
-//! Stateless requests of a raw conversation to a server that knows only the handshake: each goes the way of the same
-//! request over HTTP, and what comes for it goes back as messages.
+//! Stateless requests of a raw conversation: each goes the way of the same request over HTTP, to the process that all share
+//! or into the words of a server that knows only the handshake, and what comes for it goes back as messages.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -19,6 +19,8 @@ use crate::gateway::Shared;
 use crate::gateway::body::Out;
 use crate::gateway::error::Refusal;
 use crate::gateway::modern::{self, Speaker};
+use crate::gateway::serve::Asked;
+use crate::gateway::trace::{Trace, Upstream};
 use crate::gateway::translate;
 use crate::upstream::MAX_LINE;
 use crate::upstream::http::is_event_stream;
@@ -79,34 +81,35 @@ impl Stateless {
     }
 }
 
-/// Whether the server knows only the handshake; asked if nobody has.
-pub(super) async fn knows_only_handshakes(party: &Party) -> bool {
-    let entry = &party.entry;
-    let speaker = modern::speaker(&party.shared, entry, &entry.name, Some(&party.client()), None).await;
-    matches!(speaker, Ok(Some(Speaker::Older(_))))
-}
-
 async fn serve(party: &Party, frame: &Bytes, to_client: &mpsc::Sender<Bytes>) {
     let Ok(head) = jsonrpc::parse_one(frame) else { return };
+    let mut trace = party.trace(&head);
     let answered = async {
-        let response = ask(&party.shared, party, &head).await?;
+        let upstream = trace.as_deref().and_then(Trace::upstream);
+        let response = ask(&party.shared, party, &head, upstream).await?;
         pass_on(&party.entry.name, response, to_client).await
     };
     if let Err(refusal) = answered.await {
+        trace.iter_mut().for_each(|trace| trace.refused(&refusal));
         // a client that has left needs no answer
         to_client.send(refusal.to_json(head.id.as_ref())).await.ok();
     }
 }
 
-async fn ask(shared: &Arc<Shared>, party: &Party, head: &Head<'_>) -> Result<Response<Out>, Refusal> {
+async fn ask(
+    shared: &Arc<Shared>,
+    party: &Party,
+    head: &Head<'_>,
+    trace: Option<&Arc<Upstream>>,
+) -> Result<Response<Out>, Refusal> {
     let name = &party.entry.name;
     // what serves may be another replica by now
     let entry = shared.ready_as(name, party.settings.as_ref()).await?;
+    let asked = Asked { trace, ..party.asked(&entry) };
     match modern::speaker(shared, &entry, name, Some(&party.client()), None).await? {
-        Some(Speaker::Older(live)) => translate::post(shared, &party.asked(&entry), head, &entry, &live).await,
-        Some(Speaker::Modern(..)) | None => {
-            Err(Refusal::failed(name, format!("'{name}' speaks another revision than it did: connect again")))
-        }
+        Some(Speaker::Older(live)) => translate::post(shared, &asked, head, &entry, &live).await,
+        Some(Speaker::Modern(live, process)) => modern::pass(&asked, head, &entry, &live, &process).await,
+        None => Err(modern::fall_back()),
     }
 }
 

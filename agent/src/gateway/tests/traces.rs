@@ -277,7 +277,9 @@ async fn a_request_over_the_link_is_two_spans() {
         let (to_server, from_client) = mpsc::channel(8);
         let (to_client, mut from_server) = mpsc::channel(8);
         let gateway = front.gateway.clone();
-        let running = tokio::spawn(async move { gateway.session(NAME, &root(), from_client, to_client).await });
+        let running = tokio::spawn(async move {
+            gateway.session(NAME, &root(), &std::collections::BTreeMap::new(), from_client, to_client).await
+        });
         let send = |text: String| to_server.send(Bytes::from(text));
         send(initialize("2025-11-25")).await.unwrap();
         until(&mut from_server, 1).await;
