@@ -198,6 +198,7 @@ impl Gateway {
         let update = move |shared: &Shared, publish: &watch::Sender<Arc<Table>>, new: &RouteTable| {
             let next = table::build(new, &publish.borrow(), &shared.registry, &tail, &shared.tasks);
             shared.registry.prune(&next);
+            shared.http_sessions.only(|instance| next.by_id.values().any(|entry| entry.instance(instance).is_some()));
             publish.send_replace(Arc::new(next));
         };
         update(&shared, &publish, &first);

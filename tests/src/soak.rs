@@ -7,7 +7,7 @@ mod client;
 use std::collections::{BTreeMap, HashSet};
 use std::io::{BufRead as _, BufReader};
 use std::net::{Ipv4Addr, SocketAddr};
-use std::process::Stdio;
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -18,7 +18,9 @@ use crate::{Agent, Dice, binary, docker, eventually};
 
 /// For whatever has to come to rest at the end.
 const REST: Duration = Duration::from_secs(60);
-/// The tool image's port.
+/// So many findings say what is wrong.
+const ENOUGH: usize = 20;
+/// Where servers over HTTP listen.
 const PORT: &str = "8080";
 
 /// What is to be done.
@@ -97,8 +99,7 @@ impl Tally {
 
     fn finding(&self, what: String) {
         let mut all = self.findings.lock().unwrap_or_else(PoisonError::into_inner);
-        // the first ones say enough
-        if all.len() < 50 {
+        if all.len() < ENOUGH {
             all.push(what);
         }
     }
@@ -108,6 +109,8 @@ impl Tally {
 #[derive(Debug, Clone)]
 struct Site {
     name: String,
+    /// The command that deploys it.
+    deploy: Vec<String>,
     /// Its server has no sessions.
     stateless: bool,
     stdio: bool,
@@ -133,11 +136,12 @@ pub fn run(plan: Plan, say: &mut dyn FnMut(String)) -> Soak {
         .map(|n| runtime.spawn(client::run(n, address, sites[n % sites.len()].clone(), tally.clone())))
         .collect();
     let mut soak = Soak::default();
-    eventually("every client is answered", REST, || {
+    let began = Instant::now();
+    eventually("every client is answered", REST * 2, || {
         (tally.sessions.load(Relaxed) >= plan.clients as u64 * 4 / 5 || !noted(&tally).is_empty()).then_some(())
     });
-    say(format!("{} clients call", plan.clients));
-    trouble(&agent, &sites, plan, &tally, &mut soak);
+    say(format!("{} clients call after {:.0?}", plan.clients, began.elapsed()));
+    let mut rolls = trouble(&agent, &sites, plan, &tally, &mut soak);
     tally.stop.store(true, Relaxed);
     say("clients leave".to_owned());
     runtime.block_on(async {
@@ -146,11 +150,15 @@ pub fn run(plan: Plan, say: &mut dyn FnMut(String)) -> Soak {
             ended.expect("a client ends in time").expect("a client ends");
         }
     });
+    for roll in &mut rolls {
+        let status = eventually("a release is rolled out", REST * 2, || roll.child.try_wait().expect("a child"));
+        rolled(roll, status, &mut soak);
+    }
     soak.calls = tally.calls.load(Relaxed);
     soak.sessions = tally.sessions.load(Relaxed);
     soak.events = tally.events.load(Relaxed);
     soak.longest = Duration::from_millis(tally.longest_ms.load(Relaxed));
-    soak.told = tally.told.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    soak.told.append(&mut tally.told.lock().unwrap_or_else(PoisonError::into_inner));
     soak.findings.append(&mut noted(&tally));
     rest(&agent, &sites, &mut soak);
     for site in &sites {
@@ -196,24 +204,37 @@ fn deploy(agent: &Agent, images: &[(String, [&str; 2])], n: usize) -> Site {
         (_, true) => "2",
         _ => "1",
     };
-    let args = ["deploy", &source, "--name", &name, "--replicas", replicas, "--env", "ROUND=0"];
-    agent.sigil(&[&args[..], transport].concat()).ok();
-    let key = (n % 2 == 0).then(|| {
+    let args = ["deploy", &source, "--name", &name, "--replicas", replicas];
+    let deploy: Vec<String> = args.iter().chain(transport).map(|arg| (*arg).to_owned()).collect();
+    let args: Vec<&str> = deploy.iter().map(String::as_str).collect();
+    agent.sigil(&args).ok();
+    let key = n.is_multiple_of(2).then(|| {
         let made = agent.sigil(&["key", "create", &name, "-o", "json"]).ok().json();
         made["text"].as_str().expect("its text").to_owned()
     });
     let access = if key.is_some() { "key" } else { "anonymous" };
     agent.sigil(&["policy", "set", &name, "--access", access]).ok();
-    Site { name, stateless, stdio, key }
+    Site { name, deploy, stateless, stdio, key }
+}
+
+/// A new release on its way.
+#[derive(Debug)]
+struct Roll {
+    name: String,
+    child: Child,
+    /// One of its deployment's replicas was killed meanwhile: then it may fail, and the old release serves on.
+    hit: bool,
 }
 
 /// Kills and rolls until the time is over.
-fn trouble(agent: &Agent, sites: &[Site], plan: Plan, tally: &Tally, soak: &mut Soak) {
+fn trouble(agent: &Agent, sites: &[Site], plan: Plan, tally: &Tally, soak: &mut Soak) -> Vec<Roll> {
     let mut dice = Dice::new();
     let began = Instant::now();
     let (mut kill, mut roll, mut look) = (began + plan.kill_every, began + plan.roll_every, began);
-    let mut rolling: Option<(String, std::process::Child)> = None;
-    while began.elapsed() < plan.time && noted(tally).is_empty() {
+    // each waits until the old release's sessions are over
+    let mut rolls: Vec<Roll> = Vec::new();
+    let mut begun = 0_u32;
+    while began.elapsed() < plan.time && noted(tally).len() < ENOUGH {
         let now = Instant::now();
         if now >= look {
             look += Duration::from_secs(1);
@@ -222,47 +243,56 @@ fn trouble(agent: &Agent, sites: &[Site], plan: Plan, tally: &Tally, soak: &mut 
         if now >= kill {
             kill += plan.kill_every;
             let site = &sites[dice.pick(sites.len())];
-            let filters =
-                [format!("label=sigil.agent={}", agent.id()), format!("label=sigil.deployment={}", site.name)];
-            let up = docker(&["ps", "-q", "--filter", &filters[0], "--filter", &filters[1]]);
-            if let Some(container) = up.lines().next() {
+            if let Some(container) = up(agent, site).first() {
                 // it may be on its way out already
-                let killed = std::process::Command::new("docker").args(["kill", container]).output();
+                let killed = Command::new("docker").args(["kill", container]).output();
                 soak.kills += u64::from(killed.is_ok_and(|out| out.status.success()));
+                rolls.iter_mut().filter(|roll| roll.name == site.name).for_each(|roll| roll.hit = true);
             }
         }
-        if let Some((name, child)) = &mut rolling
-            && let Some(status) = child.try_wait().expect("a child")
-        {
-            if !status.success() {
-                soak.findings.push(format!("a new release of {name} failed: {status}"));
-            }
-            soak.rolls += 1;
-            rolling = None;
-        }
-        if now >= roll && rolling.is_none() {
+        rolls.retain_mut(|roll| {
+            let ended = roll.child.try_wait().expect("a child");
+            ended.iter().for_each(|status| rolled(roll, *status, soak));
+            ended.is_none()
+        });
+        if now >= roll {
             roll += plan.roll_every;
             let site = &sites[dice.pick(sites.len())];
-            let spec = agent.ls(&site.name).expect("it is deployed");
-            let source = spec["source"].as_str().expect("its source").to_owned();
-            let round = format!("ROUND={}", soak.rolls + 1);
-            let child = agent
-                .command(&["deploy", &source, "--name", &site.name, "--env", &round])
-                .stdout(Stdio::null())
-                .stderr(Stdio::null())
-                .spawn()
-                .expect("sigil starts");
-            rolling = Some((site.name.clone(), child));
+            if rolls.iter().all(|roll| roll.name != site.name) {
+                begun += 1;
+                let round = format!("ROUND={begun}");
+                let args: Vec<&str> = site.deploy.iter().map(String::as_str).collect();
+                let child = agent
+                    .command(&[&args[..], &["--env", &round]].concat())
+                    .stdout(Stdio::null())
+                    .stderr(Stdio::null())
+                    .spawn()
+                    .expect("sigil starts");
+                rolls.push(Roll { name: site.name.clone(), child, hit: false });
+            }
         }
         std::thread::sleep(Duration::from_millis(50));
     }
-    if let Some((_, mut child)) = rolling {
-        let _status = child.wait();
+    rolls
+}
+
+fn rolled(roll: &Roll, status: ExitStatus, soak: &mut Soak) {
+    match (status.success(), roll.hit) {
+        (true, _) => soak.rolls += 1,
+        (false, true) => *soak.told.entry("a release whose replica was killed failed".to_owned()).or_default() += 1,
+        (false, false) => soak.findings.push(format!("a new release of {} failed: {status}", roll.name)),
     }
 }
 
+/// Containers of a deployment that run.
+fn up(agent: &Agent, site: &Site) -> Vec<String> {
+    let filters = [format!("label=sigil.agent={}", agent.id()), format!("label=sigil.deployment={}", site.name)];
+    let all = docker(&["ps", "-q", "--filter", &filters[0], "--filter", &filters[1]]);
+    all.lines().map(str::to_owned).collect()
+}
+
 /// Conversations that may stay open in a deployment, for clients that come without a session.
-const SHARED: u64 = 4;
+const SHARED: u64 = 8;
 
 /// After the last client has left, nothing stays but what such clients share.
 fn rest(agent: &Agent, sites: &[Site], soak: &mut Soak) {
@@ -295,9 +325,8 @@ fn rest(agent: &Agent, sites: &[Site], soak: &mut Soak) {
 fn processes(agent: &Agent, sites: &[Site]) -> Vec<String> {
     let mut found = Vec::new();
     for site in sites.iter().filter(|site| site.stdio) {
-        let filters = [format!("label=sigil.agent={}", agent.id()), format!("label=sigil.deployment={}", site.name)];
-        for container in docker(&["ps", "-q", "--filter", &filters[0], "--filter", &filters[1]]).lines() {
-            let Ok(out) = std::process::Command::new("docker").args(["top", container]).output() else { continue };
+        for container in up(agent, site) {
+            let Ok(out) = Command::new("docker").args(["top", &container]).output() else { continue };
             let servers = String::from_utf8_lossy(&out.stdout).lines().filter(|l| l.contains("/server ")).count();
             if servers > 2 {
                 found.push(format!("{}: {servers} processes", site.name));

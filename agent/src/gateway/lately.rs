@@ -99,6 +99,23 @@ impl HttpSessions {
         self.count.fetch_sub(1, Relaxed);
     }
 
+    /// Forgets the sessions of replicas that are not listed: one whose container starts again has none of them.
+    pub(crate) fn only(&self, listed: impl Fn(InstanceId) -> bool) {
+        for part in &self.parts {
+            // most tables change nothing here
+            if reading(part).keys().all(|instance| listed(*instance)) {
+                continue;
+            }
+            writing(part).retain(|instance, of| {
+                let keep = listed(*instance);
+                if !keep {
+                    of.values().for_each(|seen| self.forget(seen));
+                }
+                keep
+            });
+        }
+    }
+
     /// Forgets sessions that nobody used for `idle`.
     pub(crate) fn sweep(&self, idle: Duration) {
         let (now, idle) = (self.now(), u64::try_from(idle.as_millis()).unwrap_or(u64::MAX));
@@ -144,6 +161,9 @@ mod tests {
         assert_eq!(counts(), (99, 1, 100));
         all.sweep(Duration::from_secs(60));
         assert_eq!(counts(), (99, 1, 100));
+        // its container starts again: what it serves then are other sessions
+        all.only(|instance| instance == one.endpoint.instance);
+        assert_eq!(counts(), (99, 0, 99));
         all.sweep(Duration::ZERO);
         assert_eq!(counts(), (0, 0, 0));
         assert!(all.parts.iter().all(|part| reading(part).is_empty()));

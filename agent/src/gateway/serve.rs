@@ -541,6 +541,14 @@ async fn send(
     body: &Bytes,
     is_modern: bool,
 ) -> Result<Response<Out>, Refusal> {
+    // whoever waited for a start is asked about like anybody else: which era it speaks decides the way
+    let waited;
+    let asked = if asked.ticket.is_none() && asked.entry.ready.is_empty() {
+        waited = Box::pin(shared.ready(asked.name)).await?;
+        Asked { entry: &waited, ..asked }
+    } else {
+        asked
+    };
     match shared.transport(&asked).await? {
         _ if asked.ticket.as_ref().is_some_and(|(_, ticket)| ticket.translated) => {
             bridged::post(shared, asked, heads, body).await

@@ -193,7 +193,16 @@ async fn answer(request: Request<Incoming>, talks: Talks, shared: Option<Arc<Tal
     let talk = match talk {
         Some(talk) => talk,
         None if begins => Talk::new(false),
-        None => return status(StatusCode::BAD_REQUEST),
+        None => {
+            // as the official SDKs say it
+            let error = json!({"code": -32000, "message": "Bad Request: Mcp-Session-Id header is required"});
+            let (sender, body) = mpsc::channel(1);
+            let said = json!({"jsonrpc": "2.0", "id": message.get("id"), "error": error}).to_string();
+            let _room = sender.try_send(Bytes::from(said));
+            let mut response = typed(body, "application/json");
+            *response.status_mut() = StatusCode::BAD_REQUEST;
+            return response;
+        }
     };
     if begins {
         known().insert(talk.tag.clone(), talk.clone());

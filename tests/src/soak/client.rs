@@ -24,6 +24,9 @@ use crate::Dice;
 pub(super) const PATIENCE: Duration = Duration::from_secs(120);
 /// A client's thinking, milliseconds.
 const THINK: [u64; 2] = [500, 4500];
+/// An answer had begun and cannot become an error any more: its end is missing, and its client knows.
+const BROKEN: &str = "the answer broke off";
+const OVER: &str = "404: the session is over";
 /// Calls of a session.
 const CALLS: [usize; 2] = [5, 60];
 
@@ -119,14 +122,22 @@ impl Client {
         request
     }
 
-    async fn send(&mut self, request: Request<Full<Bytes>>) -> anyhow::Result<Response<Incoming>> {
+    /// `None`: an answer had begun and broke off before any of it went out; then a gateway can only close the connection.
+    async fn send(&mut self, request: Request<Full<Bytes>>) -> anyhow::Result<Option<Response<Incoming>>> {
         // the gateway may close a connection between two requests, never within one
         if self.sender.ready().await.is_err() {
             self.sender = connect(self.address).await?;
             self.sender.ready().await?;
         }
         let answer = tokio::time::timeout(PATIENCE, self.sender.send_request(request)).await;
-        Ok(answer.map_err(|_| anyhow!("no answer within {PATIENCE:?}"))??)
+        match answer.map_err(|_| anyhow!("no answer within {PATIENCE:?}"))? {
+            Ok(answer) => Ok(Some(answer)),
+            Err(error) if error.is_incomplete_message() => {
+                self.sender = connect(self.address).await?;
+                Ok(None)
+            }
+            Err(error) => Err(error.into()),
+        }
     }
 
     async fn ask(
@@ -143,10 +154,18 @@ impl Client {
             request = request.header(*name, *value);
         }
         let asked = Instant::now();
-        let answer = self.send(request.body(Full::from(message.to_string()))?).await?;
+        let Some(answer) = self.send(request.body(Full::from(message.to_string()))?).await? else {
+            return Ok(Outcome::Error(BROKEN.to_owned()));
+        };
         let (parts, body) = answer.into_parts();
-        let body =
-            tokio::time::timeout(PATIENCE, body.collect()).await.map_err(|_| anyhow!("no end of an answer"))??;
+        let body = tokio::time::timeout(PATIENCE, body.collect()).await.map_err(|_| anyhow!("no end of an answer"))?;
+        if parts.status == StatusCode::NOT_FOUND && session.id.is_some() {
+            return Ok(Outcome::Gone);
+        }
+        let Ok(body) = body else {
+            self.sender = connect(self.address).await?;
+            return Ok(Outcome::Error(BROKEN.to_owned()));
+        };
         let text = String::from_utf8(body.to_bytes().into())?;
         let mut said: Vec<Value> = Vec::new();
         if parts.headers.get("content-type").is_some_and(|t| t == "text/event-stream") {
@@ -168,9 +187,6 @@ impl Client {
                 bail!("on the stream of {message}: {other}");
             }
         }
-        if parts.status == StatusCode::NOT_FOUND && session.id.is_some() {
-            return Ok(Outcome::Gone);
-        }
         if last["id"] != message["id"] {
             bail!("{message} was answered {} {last}", parts.status);
         }
@@ -184,13 +200,7 @@ impl Client {
 
     /// What may be told while a server is killed or replaced is written down; all else is wrong.
     fn told(&self, error: &str) -> anyhow::Result<()> {
-        let known = [
-            "the call was not sent again",
-            "during the call",
-            "before it answered initialize",
-            "cannot be reached",
-            "has its most sessions at once",
-        ];
+        let known = [BROKEN, "GATEWAY_CONNECTION_FAILED", "GATEWAY_STARTING", "GATEWAY_OVERLOADED"];
         match known.iter().find(|known| error.contains(*known)) {
             Some(known) => self.tally.told((*known).to_owned()),
             None => bail!("an error that no kill explains: {error}"),
@@ -239,7 +249,7 @@ impl Client {
             let (call, params) = self.next_call();
             match self.ask(&session, &[], json!({"method": "tools/call", "params": params})).await? {
                 Outcome::Gone => {
-                    self.tally.told("the session is over".to_owned());
+                    self.tally.told(OVER.to_owned());
                     session.id = None;
                     break;
                 }
@@ -255,6 +265,7 @@ impl Client {
         if let Some(id) = session.id.take() {
             let session = Session { id: Some(id), ..Session::default() };
             let answer = self.send(self.request(Method::DELETE, &session).body(Full::default())?).await?;
+            let answer = answer.context("the answer to its session's end broke off")?;
             let status = answer.status();
             answer.into_body().collect().await?;
             if !(status.is_success() || status == StatusCode::NOT_FOUND) {
@@ -274,10 +285,18 @@ impl Client {
         message["jsonrpc"] = json!("2.0");
         message["id"] = json!(self.sent);
         let request = self.request(Method::POST, &Session::default()).header("content-type", "application/json");
-        let answer = self.send(request.body(Full::from(message.to_string()))?).await?;
+        let Some(answer) = self.send(request.body(Full::from(message.to_string()))?).await? else {
+            self.tally.told(BROKEN.to_owned());
+            return Ok(None);
+        };
         let id = answer.headers().get("mcp-session-id").cloned();
         let status = answer.status();
-        let text = String::from_utf8(answer.into_body().collect().await?.to_bytes().into())?;
+        let Ok(body) = answer.into_body().collect().await else {
+            self.tally.told(BROKEN.to_owned());
+            self.sender = connect(self.address).await?;
+            return Ok(None);
+        };
+        let text = String::from_utf8(body.to_bytes().into())?;
         let Some(id) = id.filter(|_| status.is_success()) else {
             self.told(&format!("{status} {text}"))?;
             return Ok(None);
@@ -285,12 +304,15 @@ impl Client {
         let session = Session { id: Some(id), ..Session::default() };
         let ready = json!({"jsonrpc": "2.0", "method": "notifications/initialized"}).to_string();
         let request = self.request(Method::POST, &session).header("content-type", "application/json");
-        let answer = self.send(request.body(Full::from(ready))?).await?;
+        let Some(answer) = self.send(request.body(Full::from(ready))?).await? else {
+            self.tally.told(BROKEN.to_owned());
+            return Ok(None);
+        };
         let status = answer.status();
         let text = String::from_utf8(answer.into_body().collect().await?.to_bytes().into())?;
         match status {
             StatusCode::NOT_FOUND => {
-                self.tally.told("the session is over".to_owned());
+                self.tally.told(OVER.to_owned());
                 Ok(None)
             }
             status if status.is_success() => Ok(Some(session)),

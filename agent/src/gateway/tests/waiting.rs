@@ -1,6 +1,8 @@
 //! Calls that are held while nobody can answer them.
 
+use super::servers::server_of;
 use super::*;
+use crate::gateway::WAITING;
 
 #[tokio::test]
 async fn calls_wait_for_a_start_but_not_for_ever() {
@@ -55,5 +57,28 @@ async fn a_call_waits_for_a_replica_out_of_reach_until_it_is_back_or_gone() {
             front.begin(NAME).await;
         }
         assert!(front.gateway.sessions(replica.instance) <= before);
+    }
+}
+
+#[tokio::test]
+async fn a_call_that_waited_for_a_start_is_translated_as_any_other() {
+    for (era, stateless_client) in [("legacy", true), ("modern", false)] {
+        let notes = tempfile::tempdir().unwrap();
+        let (replica, _listening) = server_of(era, Transport::Http, &notes.path().join("notes"));
+        let front = Front::new().await;
+        front.set_state(NAME, true, "it starts");
+        let (headers, body) = if stateless_client {
+            stateless("1", "tools/list", "", "")
+        } else {
+            (accept(None), initialize("2025-11-25"))
+        };
+        let path = format!("/mcp/{NAME}");
+        let (answer, ()) = tokio::join!(front.raw("POST", &path, &headers, &body), async {
+            let room = || front.gateway.shared.waiting.available_permits();
+            wait_until("it is held", || room() < WAITING).await;
+            front.set(&[(NAME, vec![replica.clone()])]);
+        });
+        assert_eq!(answer.status, 200, "{era}: {}", answer.text);
+        assert!(answer.last()["result"].is_object(), "{era}: {}", answer.text);
     }
 }

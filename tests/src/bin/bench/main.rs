@@ -1,6 +1,6 @@
 //! What `scripts/bench` runs: ours beside the peer or the limit, measured in the same run, interleaved.
 //!
-//! `bench [--out FILE] [--strict] [--cold] [--kills N] [--seconds N] [SECTION…]`. A missed bar is a result; only
+//! `bench [--out FILE] [--strict] [--cold] [--kills N] [--seconds N] [--minutes N] [SECTION…]`. A missed bar is a result; only
 //! `--strict` makes it an exit code.
 
 mod bridge;
@@ -14,6 +14,7 @@ mod logs;
 mod machine;
 mod mcp;
 mod report;
+mod soak;
 mod streams;
 mod tail;
 
@@ -30,7 +31,7 @@ pub const ROUNDS: usize = 5;
 /// A section's name, what it measures, and its code.
 type Part = (&'static str, &'static str, fn(&Options, &mut Section) -> anyhow::Result<()>);
 
-const PARTS: [Part; 8] = [
+const PARTS: [Part; 9] = [
     ("build", "sizes of the binaries as shipped; with --cold a build from nothing", build::run),
     ("deploy", "source to first answered tool call, beside docker build + docker run", deploy::run),
     ("idle", "an agent with 20 deployments and nothing to do", idle::run),
@@ -38,6 +39,7 @@ const PARTS: [Part; 8] = [
     ("logs", "lines to disk and to a reader; 64 MB/s with a reader that stalls", logs::run),
     ("gateway", "echo calls through the gateway, beside direct and nginx", gateway::run),
     ("streams", "10,000 idle event streams through the gateway, beside nginx", streams::run),
+    ("soak", "1,000 clients while replicas are killed and releases rolled (--minutes)", soak::run),
     ("bridge", "echo calls to a stdio server, beside supergateway and mcp-proxy", bridge::run),
 ];
 
@@ -47,6 +49,8 @@ pub struct Options {
     kills: u32,
     /// Length of the flood.
     seconds: u64,
+    /// Length of the soak.
+    minutes: u64,
     runtime: tokio::runtime::Runtime,
 }
 
@@ -67,7 +71,7 @@ fn run() -> anyhow::Result<ExitCode> {
         return load::serve_pipes().map(|()| ExitCode::SUCCESS);
     }
     let runtime = tokio::runtime::Runtime::new()?;
-    let mut options = Options { cold: false, kills: 100, seconds: 60, runtime };
+    let mut options = Options { cold: false, kills: 100, seconds: 60, minutes: 5, runtime };
     let (mut out, mut strict, mut wanted) = (None, false, Vec::new());
     while let Some(argument) = arguments.next() {
         let mut value = || arguments.next().ok_or_else(|| anyhow::anyhow!("{argument} needs a value"));
@@ -75,6 +79,7 @@ fn run() -> anyhow::Result<ExitCode> {
             "--out" => out = Some(PathBuf::from(value()?)),
             "--kills" => options.kills = value()?.parse()?,
             "--seconds" => options.seconds = value()?.parse()?,
+            "--minutes" => options.minutes = value()?.parse()?,
             "--strict" => strict = true,
             "--cold" => options.cold = true,
             // the process whose memory and CPU the in-process part measures is its own
