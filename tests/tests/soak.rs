@@ -9,8 +9,8 @@ fn nobody_gets_a_wrong_answer_while_replicas_die_and_releases_change() {
     let soak = run(Plan::minutes(Duration::from_secs(60)), &mut |text| println!("{text}"));
     println!("{soak:#?}");
     assert_eq!(soak.findings, Vec::<String>::new());
-    assert!(soak.kills >= 10 && soak.rolls >= 4, "{} kills, {} releases", soak.kills, soak.rolls);
-    assert!(soak.calls > 5_000 && soak.events > 500, "{} calls, {} events", soak.calls, soak.events);
+    assert!(soak.kills >= 5 && soak.rolls >= 2, "{} kills, {} releases", soak.kills, soak.rolls);
+    assert!(soak.calls > 3_000 && soak.events > 200, "{} calls, {} events", soak.calls, soak.events);
     let (early, late) = soak.growth();
     assert!(late < early * 1.2 + 16.0, "resident memory grew from {early:.1} to {late:.1} MiB");
 }

@@ -41,7 +41,7 @@ pub(crate) const GRACE: Duration = Duration::from_secs(2);
 
 pub(crate) async fn post(
     shared: &Arc<Shared>,
-    asked: Asked<'_>,
+    asked: &Asked<'_>,
     heads: &[&Head<'_>],
     body: &Bytes,
 ) -> Result<Response<Out>, Refusal> {
@@ -57,13 +57,13 @@ pub(crate) async fn post(
         && head.method == "initialize"
     {
         // with an old session id too: a client that starts over means a new session
-        return Box::pin(initialize(shared, &asked, head, piece(head))).await;
+        return Box::pin(initialize(shared, asked, head, piece(head))).await;
     }
-    let session = session(shared, &asked).await?;
+    let session = session(shared, asked).await?;
     session.touch();
     let requests: Vec<&Head<'_>> = heads.iter().filter(|h| h.kind == Kind::Request).copied().collect();
     let waiting = if requests.is_empty() { None } else { Some(session.register(&requests)?) };
-    let mut call = waiting.as_ref().map(|_| call(shared, &session, asked.entry, &asked, &requests));
+    let mut call = waiting.as_ref().map(|_| call(shared, &session, asked.entry, asked, &requests));
     for head in heads {
         if let Err(refusal) = session.send(piece(head)).await {
             call.iter_mut().for_each(Call::fail);

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use futures::future::BoxFuture;
 use hyper::body::Incoming;
 use hyper::ext::ReasonPhrase;
 use hyper::header::{self, HeaderMap, HeaderValue};
@@ -521,13 +522,12 @@ pub(crate) async fn pass_on(
 ) -> Result<Response<Out>, Refusal> {
     // what a server lists may depend on its configuration
     match first.filter(|head| is_modern && asked.settings.is_none() && remembered::is_list(head)) {
-        None => send(shared, asked, first, heads, body, is_modern).await,
+        None => send(shared, &asked, first, heads, body, is_modern).await,
         Some(head) => match remembered::recall(shared, &asked, head) {
             Some(recalled) => recalled,
             None => {
-                let again = Asked { ticket: None, settings: None, ..asked };
-                let response = Box::pin(send(shared, asked, first, heads, body, true)).await?;
-                Ok(remembered::watch(shared, &again, head, response))
+                let response = Box::pin(send(shared, &asked, first, heads, body, true)).await?;
+                Ok(remembered::watch(shared, &asked, head, response))
             }
         },
     }
@@ -535,28 +535,41 @@ pub(crate) async fn pass_on(
 
 async fn send(
     shared: &Arc<Shared>,
-    asked: Asked<'_>,
+    asked: &Asked<'_>,
     first: Option<&Head<'_>>,
     heads: &[&Head<'_>],
     body: &Bytes,
     is_modern: bool,
 ) -> Result<Response<Out>, Refusal> {
-    // whoever waited for a start is asked about like anybody else: which era it speaks decides the way
-    let waited;
-    let asked = if asked.ticket.is_none() && asked.entry.ready.is_empty() {
-        waited = Box::pin(shared.ready(asked.name)).await?;
-        Asked { entry: &waited, ..asked }
-    } else {
-        asked
-    };
-    match shared.transport(&asked).await? {
+    if asked.ticket.is_none() && asked.entry.ready.is_empty() {
+        return send_late(shared, asked, first, heads, body, is_modern).await;
+    }
+    match shared.transport(asked).await? {
         _ if asked.ticket.as_ref().is_some_and(|(_, ticket)| ticket.translated) => {
             bridged::post(shared, asked, heads, body).await
         }
-        Transport::Http => cross::http(shared, &asked, first, body, is_modern).await,
-        _ if is_modern => Box::pin(modern::post(shared, &asked, first, body)).await,
+        Transport::Http => cross::http(shared, asked, first, body, is_modern).await,
+        _ if is_modern => Box::pin(modern::post(shared, asked, first, body)).await,
         _ => bridged::post(shared, asked, heads, body).await,
     }
+}
+
+/// Once a server has started it is asked about like any other: which era it speaks decides the way.
+fn send_late<'a>(
+    shared: &'a Arc<Shared>,
+    asked: &'a Asked<'_>,
+    first: Option<&'a Head<'_>>,
+    heads: &'a [&Head<'_>],
+    body: &'a Bytes,
+    is_modern: bool,
+) -> BoxFuture<'a, Result<Response<Out>, Refusal>> {
+    Box::pin(async move {
+        let entry = shared.ready(asked.name).await?;
+        let Asked { name, caller, method, headers, query, trace, .. } = *asked;
+        let settings = asked.settings.clone();
+        let asked = Asked { name, entry: &entry, caller, method, headers, query, ticket: None, trace, settings };
+        send(shared, &asked, first, heads, body, is_modern).await
+    })
 }
 
 /// What tells a session from others.

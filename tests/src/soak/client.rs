@@ -200,7 +200,7 @@ impl Client {
 
     /// What may be told while a server is killed or replaced is written down; all else is wrong.
     fn told(&self, error: &str) -> anyhow::Result<()> {
-        let known = [BROKEN, "GATEWAY_CONNECTION_FAILED", "GATEWAY_STARTING", "GATEWAY_OVERLOADED"];
+        let known = [BROKEN, "GATEWAY_CONNECTION_FAILED", "GATEWAY_STARTING", "GATEWAY_OVERLOADED", "GATEWAY_TIMEOUT"];
         match known.iter().find(|known| error.contains(*known)) {
             Some(known) => self.tally.told((*known).to_owned()),
             None => bail!("an error that no kill explains: {error}"),

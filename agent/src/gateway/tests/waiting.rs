@@ -48,6 +48,7 @@ async fn a_call_waits_for_a_replica_out_of_reach_until_it_is_back_or_gone() {
         // killed: what is held learns that its session is over, and not that a call failed
         replica_kill_all(&replica);
         replica_away(&replica, true);
+        wait_until("its process has ended", || front.gateway.shared.sessions().is_empty()).await;
         let answer = held(&front, Some(&session), || front.set(&[(NAME, vec![other.clone()])])).await;
         assert_eq!((answer.status, answer.code().as_str()), (404, "GATEWAY_SESSION_EXPIRED"), "{}", answer.text);
         // and nobody new is sent to one out of reach while another serves
