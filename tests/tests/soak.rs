@@ -1,4 +1,4 @@
-//! A minute of what operators do to a thousand clients; `scripts/bench soak` takes an hour of it.
+//! A minute of what operators do to a thousand clients; `scripts/bench soak --minutes 60` takes an hour of it.
 
 use std::time::Duration;
 
