@@ -190,7 +190,8 @@ impl Builder {
         self.buf[36..44].copy_from_slice(&self.meta.max.to_le_bytes());
         let crc = crc32c::crc32c(&self.buf[8..]);
         self.buf[4..8].copy_from_slice(&crc.to_le_bytes());
-        Frame { meta: self.meta, bytes: self.buf.freeze() }
+        // A ring keeps it and counts its length: the rest of a buffer made for many lines would be held uncounted.
+        Frame { meta: self.meta, bytes: Bytes::copy_from_slice(&self.buf) }
     }
 }
 
@@ -413,6 +414,15 @@ mod tests {
             assert_eq!(reader.next().unwrap(), Record::Note(note.clone()));
         }
         assert_eq!(reader.next(), None);
+    }
+
+    #[test]
+    fn a_frame_holds_no_more_memory_than_its_length_says() {
+        let mut builder = Builder::new(1, 4096);
+        builder.line(Source { instance: None, release: 1 }, Stream::Stdout, 1, b"one line of a quiet server", false);
+        let bytes = builder.finish().bytes;
+        let len = bytes.len();
+        assert!(bytes.try_into_mut().unwrap().capacity() <= len + 64);
     }
 
     #[test]
