@@ -336,7 +336,7 @@ pub(crate) async fn open(shared: &Arc<Shared>, entry: &Entry, name: &str, prefix
             Err(refusal) => last = Some(refusal),
         }
     }
-    Err(last.unwrap_or_else(|| Refusal::unavailable(name, &entry.message)))
+    Err(last.unwrap_or_else(|| Refusal::unreached(name, None)))
 }
 
 /// The same with this replica.
@@ -350,13 +350,10 @@ pub(crate) async fn open_at(shared: &Arc<Shared>, live: &Live, name: &str, prefi
     };
     match begun {
         Ok(conversation) => Ok(Opened { live: live.clone(), key, conversation, place, starting }),
-        Err(error) => {
-            let what = match &error {
-                UpstreamError::Gate { what, .. } => format!("'{name}' cannot be reached: {what}"),
-                UpstreamError::Link(link) => format!("'{name}' cannot be reached: {link}"),
-            };
-            Err(Refusal::failed(name, what))
+        Err(UpstreamError::Gate { what, .. }) => {
+            Err(Refusal::failed(name, format!("'{name}' cannot be reached: {what}")))
         }
+        Err(UpstreamError::Link(link)) => Err(Refusal::unreached(name, Some(link.to_string()))),
     }
 }
 

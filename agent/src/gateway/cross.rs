@@ -126,7 +126,7 @@ pub(crate) async fn greet(
     message: Bytes,
 ) -> Result<Response<Out>, Refusal> {
     let live = shared.order(entry, true).first().copied().cloned();
-    let live = live.ok_or_else(|| Refusal::unavailable(asked.name, &entry.message))?;
+    let live = live.ok_or_else(|| Refusal::unreached(asked.name, None))?;
     make_room(shared);
     let guest = Guest::of(head);
     let opened = Opened {

@@ -70,6 +70,8 @@ pub(crate) struct Refusal {
     pub(crate) message: String,
     pub(crate) hint: String,
     pub(crate) retry_after: Option<u32>,
+    /// Nothing was sent: whoever was to be asked was out of reach, and may be back soon.
+    pub(crate) unsent: bool,
     pub(crate) allow: Option<&'static str>,
     /// `WWW-Authenticate`.
     pub(crate) challenge: Option<Box<Text>>,
@@ -108,7 +110,8 @@ impl Refusal {
         hint: impl Into<String>,
     ) -> Self {
         let (message, hint) = (message.into(), hint.into());
-        Self { status, code, rpc, message, hint, retry_after: None, allow: None, challenge: None, problem: None }
+        let (retry_after, unsent, allow, challenge, problem) = (None, false, None, None, None);
+        Self { status, code, rpc, message, hint, retry_after, unsent, allow, challenge, problem }
     }
 
     pub(crate) fn not_found(name: &str) -> Self {
@@ -152,6 +155,15 @@ impl Refusal {
         let message = format!("'{name}' does not serve: {why}");
         let refusal = Self::new(StatusCode::SERVICE_UNAVAILABLE, "GATEWAY_CONNECTION_FAILED", -31502, message, hint);
         Self { retry_after: Some(10), ..refusal }
+    }
+
+    /// No replica was in reach, or `why` the one that was asked could not be. Nothing was sent.
+    pub(crate) fn unreached(name: &str, why: Option<String>) -> Self {
+        let refusal = match why {
+            Some(why) => Self::failed(name, format!("'{name}' cannot be reached: {why}")),
+            None => Self::unavailable(name, "no replica is in reach"),
+        };
+        Self { unsent: true, ..refusal }
     }
 
     pub(crate) fn overloaded(message: impl Into<String>, hint: impl Into<String>) -> Self {

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::future::BoxFuture;
 use hyper::header::HeaderValue;
 use sigil_config::agent::GatewayConfig;
 use sigil_core::model::{InstanceId, Transport};
@@ -71,6 +72,29 @@ impl Shared {
                 return Err(away());
             }
         }
+    }
+
+    /// Acts again as long as nothing could be sent because whoever was to be asked was out of reach, within the time of
+    /// holding; `refusal` is what the first time came to.
+    pub(crate) async fn again<'f, T>(
+        &self,
+        name: &str,
+        session: Option<&Ticket>,
+        mut refusal: Refusal,
+        mut act: impl FnMut(Arc<Entry>) -> BoxFuture<'f, Result<T, Refusal>>,
+    ) -> Result<T, Refusal> {
+        let deadline = Instant::now() + self.hold;
+        while refusal.unsent && Instant::now() < deadline {
+            // a link is known to be broken a moment after it is
+            tokio::time::sleep(AGAIN).await;
+            let entry = self.reached(name, session).await?;
+            let entry = if session.is_none() && entry.ready.is_empty() { self.ready(name).await? } else { entry };
+            match act(entry).await {
+                Err(again) => refusal = again,
+                done => return done,
+            }
+        }
+        Err(refusal)
     }
 
     /// Holds a call until the table is so, within the limits of holding.

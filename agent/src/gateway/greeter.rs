@@ -196,11 +196,26 @@ pub(crate) fn conversation(
     Conversation { input, output: Output::Told(from), end }
 }
 
-/// An answer's result, or the error that stands in its place.
-type Outcome = Result<String, (i64, String)>;
+/// Why a request has no result.
+#[derive(Debug)]
+pub(super) enum Unable {
+    /// What a server would say: an error's code and message.
+    Said(i64, String),
+    /// What the gateway says of itself.
+    Refused(Refusal),
+}
 
-fn invalid(what: impl Into<String>) -> (i64, String) {
-    (mirror::INVALID_PARAMS, what.into())
+impl From<Refusal> for Unable {
+    fn from(refusal: Refusal) -> Self {
+        Self::Refused(refusal)
+    }
+}
+
+/// An answer's result, or the error that stands in its place.
+type Outcome = Result<String, Unable>;
+
+fn invalid(what: impl Into<String>) -> Unable {
+    Unable::Said(mirror::INVALID_PARAMS, what.into())
 }
 
 impl Greeter {
@@ -279,13 +294,12 @@ impl Greeter {
 
     async fn handle(&self, id: &Id, message: &Bytes) {
         let Ok(head) = jsonrpc::parse_one(message) else { return };
-        let refused = |refusal: Refusal| (refusal.rpc, refusal.message);
         let outcome = match head.method.as_ref() {
-            "initialize" => self.greet(&head).await.map_err(refused),
+            "initialize" => self.greet(&head).await.map_err(Unable::from),
             "resources/subscribe" => self.subscribe(&head, true).await,
             "resources/unsubscribe" => self.subscribe(&head, false).await,
             method if method.starts_with("tasks/") => {
-                Err((mirror::METHOD_NOT_FOUND, format!("'{method}' is not offered here")))
+                Err(Unable::Said(mirror::METHOD_NOT_FOUND, format!("'{method}' is not offered here")))
             }
             _ => match self.call(&head, id).await {
                 Ok(answer) => return self.say(words::older(&head.method, answer), Some(id)).await,
@@ -303,7 +317,8 @@ impl Greeter {
     async fn answer(&self, id: &Id, outcome: Outcome) {
         let text = match outcome {
             Ok(result) => format!("{{\"jsonrpc\":\"2.0\",\"id\":{},\"result\":{result}}}", id.to_json()),
-            Err((code, message)) => jsonrpc::error(Some(id), code, &message, ""),
+            Err(Unable::Said(code, message)) => jsonrpc::error(Some(id), code, &message, ""),
+            Err(Unable::Refused(refusal)) => return self.say(refusal.to_json(Some(id)), Some(id)).await,
         };
         self.say(Bytes::from(text), Some(id)).await;
     }

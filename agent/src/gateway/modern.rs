@@ -289,7 +289,7 @@ pub(crate) async fn speaker(
             Err(refusal) => last = Some(refusal),
         }
     }
-    Err(last.unwrap_or_else(|| Refusal::unavailable(name, &entry.message)))
+    Err(last.unwrap_or_else(|| Refusal::unreached(name, None)))
 }
 
 #[derive(Deserialize)]

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures::FutureExt as _;
 use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
 use hyper::{Method, Request, Response};
 use secrecy::{ExposeSecret, SecretString};
@@ -46,7 +47,16 @@ const KEPT_BACK: [&str; 16] = [
 
 /// GET and DELETE.
 pub(crate) async fn without_body(shared: &Arc<Shared>, asked: Asked<'_>) -> Result<Response<Out>, Refusal> {
-    let outcome = exchange(shared, &asked, None, Bytes::new(), None).await?;
+    let outcome = match exchange(shared, &asked, None, Bytes::new(), None).await {
+        Err(refusal) if refusal.unsent => {
+            let (asked, session) = (&asked, asked.ticket.as_ref().map(|(_, ticket)| ticket));
+            let again = |entry: Arc<Entry>| {
+                async move { exchange(shared, &asked.of(&entry), None, Bytes::new(), None).await }.boxed()
+            };
+            shared.again(asked.name, session, refusal, again).await?
+        }
+        outcome => outcome?,
+    };
     if asked.method == Method::DELETE
         && let Some((_, ticket)) = &asked.ticket
     {
@@ -129,7 +139,7 @@ async fn exchange(
                     let now = shared.entry(asked.name).await?;
                     shared.replica_of(&now, ticket)?;
                 }
-                last = Some(format!("'{}' cannot be reached: {error}", asked.name));
+                last = Some(error.to_string());
             }
             Err(SendError::Lost(why)) => {
                 call.iter_mut().for_each(Call::fail);
@@ -141,7 +151,7 @@ async fn exchange(
             }
         }
     }
-    Err(last.map_or_else(|| Refusal::unavailable(asked.name, &entry.message), |what| Refusal::failed(asked.name, what)))
+    Err(Refusal::unreached(asked.name, last))
 }
 
 fn outgoing(

@@ -53,6 +53,16 @@ pub(crate) struct Asked<'a> {
     pub(crate) settings: Option<Arc<Settings>>,
 }
 
+impl<'a> Asked<'a> {
+    /// The same of the deployment as it is now.
+    pub(crate) fn of<'b>(&'b self, entry: &'b Arc<Entry>) -> Asked<'b>
+    where
+        'a: 'b,
+    {
+        Asked { entry, ticket: self.ticket.clone(), settings: self.settings.clone(), ..*self }
+    }
+}
+
 /// Answers one request; never fails.
 pub(crate) async fn handle(shared: Arc<Shared>, peer: Peer, request: Request<Incoming>) -> Response<Out> {
     let origin = request.headers().get(header::ORIGIN).cloned();
@@ -544,6 +554,20 @@ async fn send(
     if asked.ticket.is_none() && asked.entry.ready.is_empty() {
         return send_late(shared, asked, first, heads, body, is_modern).await;
     }
+    match send_now(shared, asked, first, heads, body, is_modern).await {
+        Err(refusal) if refusal.unsent => send_again(shared, asked, first, heads, body, is_modern, refusal).await,
+        outcome => outcome,
+    }
+}
+
+async fn send_now(
+    shared: &Arc<Shared>,
+    asked: &Asked<'_>,
+    first: Option<&Head<'_>>,
+    heads: &[&Head<'_>],
+    body: &Bytes,
+    is_modern: bool,
+) -> Result<Response<Out>, Refusal> {
     match shared.transport(asked).await? {
         _ if asked.ticket.as_ref().is_some_and(|(_, ticket)| ticket.translated) => {
             bridged::post(shared, asked, heads, body).await
@@ -565,11 +589,24 @@ fn send_late<'a>(
 ) -> BoxFuture<'a, Result<Response<Out>, Refusal>> {
     Box::pin(async move {
         let entry = shared.ready(asked.name).await?;
-        let Asked { name, caller, method, headers, query, trace, .. } = *asked;
-        let settings = asked.settings.clone();
-        let asked = Asked { name, entry: &entry, caller, method, headers, query, ticket: None, trace, settings };
-        send(shared, &asked, first, heads, body, is_modern).await
+        send(shared, &asked.of(&entry), first, heads, body, is_modern).await
     })
+}
+
+/// What could not be sent is, once somebody is in reach.
+fn send_again<'a>(
+    shared: &'a Arc<Shared>,
+    asked: &'a Asked<'_>,
+    first: Option<&'a Head<'_>>,
+    heads: &'a [&Head<'_>],
+    body: &'a Bytes,
+    is_modern: bool,
+    refusal: Refusal,
+) -> BoxFuture<'a, Result<Response<Out>, Refusal>> {
+    let session = asked.ticket.as_ref().map(|(_, ticket)| ticket);
+    Box::pin(shared.again(asked.name, session, refusal, move |entry| {
+        Box::pin(async move { send_now(shared, &asked.of(&entry), first, heads, body, is_modern).await })
+    }))
 }
 
 /// What tells a session from others.

@@ -12,7 +12,7 @@ use sigil_core::mirror;
 
 use super::common::{Manner, Waiting};
 use super::error::Refusal;
-use super::greeter::{Greeter, Offered};
+use super::greeter::{Greeter, Offered, Unable};
 use super::modern::{self, LISTEN};
 
 /// Before a subscription that ended is opened again: at first, and at most.
@@ -56,13 +56,14 @@ impl Greeter {
     }
 
     /// `resources/subscribe` (`on`) and `resources/unsubscribe`.
-    pub(crate) async fn subscribe(self: &Greeter, head: &Head<'_>, on: bool) -> Result<String, (i64, String)> {
-        let offered = self.offered().await.map_err(|refusal| (refusal.rpc, refusal.message))?;
+    pub(super) async fn subscribe(self: &Greeter, head: &Head<'_>, on: bool) -> Result<String, Unable> {
+        let offered = self.offered().await?;
         if !offered.subscribes {
-            return Err((mirror::METHOD_NOT_FOUND, "the server offers no subscriptions".to_owned()));
+            return Err(Unable::Said(mirror::METHOD_NOT_FOUND, "the server offers no subscriptions".to_owned()));
         }
         let uri = Params::read(head.params).uri.and_then(jsonrpc::string);
-        let uri = uri.ok_or_else(|| (mirror::INVALID_PARAMS, "the uri is missing".to_owned()))?.into_owned();
+        let invalid = |what: String| Unable::Said(mirror::INVALID_PARAMS, what);
+        let uri = uri.ok_or_else(|| invalid("the uri is missing".to_owned()))?.into_owned();
         let mut agreed = self.agreed.subscribe();
         let mut full = false;
         let changed = self.wants.send_if_modified(|wants| {
@@ -72,7 +73,7 @@ impl Greeter {
             changed
         });
         if full {
-            return Err((mirror::INVALID_PARAMS, format!("a session may watch {WATCHED_MAX} resources")));
+            return Err(invalid(format!("a session may watch {WATCHED_MAX} resources")));
         }
         let (turn, ready) = {
             let wants = self.wants.borrow();
@@ -86,7 +87,7 @@ impl Greeter {
                     wants.turn += 1;
                     wants.uris.remove(&uri)
                 });
-                return Err((-32603, why));
+                return Err(Unable::Said(-32603, why));
             }
         }
         Ok("{}".to_owned())

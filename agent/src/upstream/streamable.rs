@@ -31,6 +31,9 @@ const PAUSE_MAX: Duration = Duration::from_secs(30);
 /// Pages of tools that are read for what headers mirror, and how soon again for a tool that is not there.
 const PAGES: usize = 200;
 const REREAD: Duration = Duration::from_secs(5);
+/// How long a server may be out of reach before a request that cannot be sent fails, and between two tries.
+const REACH: Duration = Duration::from_secs(10);
+const AGAIN: Duration = Duration::from_millis(100);
 
 /// JSON-RPC code of a request that got no answer at all: the gateway's own for a connection that failed.
 pub(crate) const LOST: i64 = -31502;
@@ -194,12 +197,20 @@ impl Door {
         for (name, value) in more {
             request.headers_mut().insert(name, value.clone());
         }
-        http::send(&self.endpoint, request).await.map_err(|error| match error {
-            SendError::Dial(link) => lost(format!("the server cannot be reached: {link}")),
-            SendError::Lost(why) => lost(format!(
-                "the server broke the connection off before it answered; the call was not sent again ({why})"
-            )),
-        })
+        let deadline = Instant::now() + REACH;
+        loop {
+            match http::send(&self.endpoint, request.clone()).await {
+                Ok(answer) => return Ok(answer),
+                // nothing was sent: a container that starts again is back soon
+                Err(SendError::Dial(_)) if Instant::now() < deadline => tokio::time::sleep(AGAIN).await,
+                Err(SendError::Dial(link)) => return Err(lost(format!("the server cannot be reached: {link}"))),
+                Err(SendError::Lost(why)) => {
+                    return Err(lost(format!(
+                        "the server broke the connection off before it answered; the call was not sent again ({why})"
+                    )));
+                }
+            }
+        }
     }
 
     /// A message without an answer.
