@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures::FutureExt as _;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use serde_json::value::RawValue;
@@ -325,6 +326,15 @@ impl Greeter {
 
     /// The process, or connection, that serves stateless requests.
     pub(super) async fn process(&self) -> Result<Arc<Process>, Refusal> {
+        match self.process_now().await {
+            Err(refusal) if refusal.unsent => {
+                self.shared.again(&self.name, None, refusal, |_| self.process_now().boxed()).await
+            }
+            outcome => outcome,
+        }
+    }
+
+    async fn process_now(&self) -> Result<Arc<Process>, Refusal> {
         let entry = self.shared.ready_as(&self.name, self.caller.settings.as_ref()).await?;
         if entry.id != self.deployment {
             return Err(Refusal::expired("the server of this session is gone"));

@@ -340,7 +340,10 @@ impl Shared {
 
     /// [`Self::ready`], its replicas in the form that a configuration asks for.
     pub(crate) async fn ready_as(&self, name: &str, settings: Option<&Arc<Settings>>) -> Result<Arc<Entry>, Refusal> {
-        let entry = self.ready(name).await?;
+        let mut entry = self.ready(name).await?;
+        if entry.is_away(None) {
+            entry = Box::pin(self.reached(name, None)).await?;
+        }
         let (Some(settings), Some(terms)) = (settings, &entry.terms) else { return Ok(entry) };
         let wanted = |live: &Live| match live.endpoint.spec.transport {
             // each request carries it

@@ -76,7 +76,7 @@ impl Way {
         hello: &Head<'_>,
     ) -> Result<Self, Refusal> {
         let live = shared.order(entry, true).first().copied().cloned();
-        let live = live.ok_or_else(|| Refusal::unavailable(&entry.name, &entry.message))?;
+        let live = live.ok_or_else(|| Refusal::unreached(&entry.name, None))?;
         let server = (entry.name.as_str(), entry.id, live.endpoint.instance);
         let conversation = greeter::conversation(shared, server, Guest::of(hello), client.clone(), false);
         Ok(Self { greets: true, ..Self::new(live, conversation, None, None) })
