@@ -51,7 +51,7 @@ async def main():
     for line in iter(sys.stdin.readline, ""):
         case = json.loads(line)
         try:
-            failed, text = await asyncio.wait_for((first if FIRST else second)(case), 20)
+            failed, text = await asyncio.wait_for((first if FIRST else second)(case), case.get("patience", 20))
             told = {"raised": False, "text": text, "failed": failed}
         except BaseException as error:
             told = {"raised": True, "text": words(error)}
