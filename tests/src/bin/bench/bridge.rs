@@ -28,6 +28,8 @@ const SIZES: [usize; 3] = [1, 16, 128];
 const SESSIONS: u32 = 300;
 /// A server process is gone so soon after its session.
 const GONE: Duration = Duration::from_secs(20);
+/// Processes that are as many for so long stay as many.
+const CALM: Duration = Duration::from_secs(3);
 const SUPERGATEWAY: &str = "supergateway";
 /// bars.md, of another day: for orientation.
 const AGENTGATEWAY_AT_16: f64 = 9_431.0;
@@ -91,12 +93,17 @@ impl Bridge {
         Ok((load, resident, servers))
     }
 
-    /// Waits until its processes are this few, or long enough. Answers how many there are.
+    /// Waits until its processes are this few and stay as many (one that waits for the next session starts a moment after
+    /// another was taken), or long enough. Answers how many there are.
     fn settled(&self, few: usize) -> anyhow::Result<usize> {
         let deadline = Instant::now() + GONE;
+        let (mut last, mut since) = (descendants(self.root)?.len(), Instant::now());
         loop {
             let count = descendants(self.root)?.len();
-            if count <= few || Instant::now() > deadline {
+            if count != last {
+                (last, since) = (count, Instant::now());
+            }
+            if (count <= few && since.elapsed() > CALM) || Instant::now() > deadline {
                 return Ok(count);
             }
             std::thread::sleep(Duration::from_millis(100));
