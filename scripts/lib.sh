@@ -85,5 +85,5 @@ ensure_engine() {
 ensure_rust() {
     command -v cargo >/dev/null 2>&1 || { [ -f "$HOME/.cargo/env" ] && . "$HOME/.cargo/env"; } || true
     command -v cargo >/dev/null 2>&1 || die "cargo is missing" "install Rust 1.95 or later: https://rustup.rs"
-    apt_install cc:gcc
+    apt_install cc:gcc make:make
 }

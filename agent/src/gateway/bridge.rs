@@ -2,8 +2,9 @@
 //! server's messages belongs on which of the client's streams.
 //!
 //! One client owns the process, so ids pass unchanged. A response goes to the POST that asked. What is known to belong to
-//! a request goes there, progress by its token. Anything else goes to the only POST that waits, if there is just one (so that order is kept: a log message
-//! comes before the result it explains), else to the GET stream, else to any POST, else it waits (bounded).
+//! a request goes there, progress by its token. Progress of no request that waits goes to the GET stream. Anything else
+//! goes to the only POST that waits, if there is just one (so that order is kept: a log message comes before the result
+//! it explains), else to the GET stream, else to any POST, else it waits (bounded).
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -360,7 +361,7 @@ impl Session {
             let mut state = self.state();
             let State { pending, streams, get, .. } = &mut *state;
             let get_open = get.as_ref().is_some_and(|tx| !tx.is_closed());
-            let by_token = token.and_then(|t| pending.values().find(|p| p.token.as_ref() == Some(&t)));
+            let by_token = token.as_ref().and_then(|t| pending.values().find(|p| p.token.as_ref() == Some(t)));
             let by_token = about.and_then(|id| pending.get(&id)).or(by_token);
             let mut open =
                 pending.values().map(|p| p.stream).filter(|s| streams.get(s).is_some_and(|s| !s.tx.is_closed()));
@@ -371,6 +372,8 @@ impl Session {
                 // before the handshake is done nothing belongs to anybody
                 None if self.version.get().is_none() => None,
                 None if knows && get_open => None,
+                // of a call that was given up, or of a task: not of the call that happens to wait
+                None if token.is_some() => None,
                 None => only.or(if get_open { None } else { oldest }),
             };
             match stream.and_then(|number| Some((number, streams.remove(&number)?))) {

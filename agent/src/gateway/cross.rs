@@ -62,7 +62,7 @@ pub(crate) async fn http(
         }
         let response = pass().await?;
         if refuses(response.status())
-            && Box::pin(no_handshake(shared, asked.name, &Client::of(asked, asked.entry), asked.entry)).await
+            && Box::pin(no_handshake(shared, asked.name, &Client::of(asked, asked.entry), asked.entry)).await?
         {
             return Box::pin(greet(shared, asked, asked.entry, head, body.clone())).await;
         }
@@ -73,12 +73,16 @@ pub(crate) async fn http(
     }
     // who asks this first may ask a server that answers other requests of an era that it does not know
     let asks = head.method == "server/discover" && shared.remembered.of(&first.endpoint).stateless.is_none();
-    if asks && translates(shared) && Box::pin(older(shared, asked)).await {
+    if asks && translates(shared) && Box::pin(older(shared, asked)).await.unwrap_or(false) {
         return Box::pin(modern::post(shared, asked, Some(head), body)).await;
     }
     let response = pass().await?;
     let settled = || shared.remembered.of(&first.endpoint).stateless == Some(true);
-    if !refuses(response.status()) || settled() || !translates(shared) || !Box::pin(older(shared, asked)).await {
+    if !refuses(response.status()) || settled() || !translates(shared) {
+        return Ok(response);
+    }
+    // where that cannot be said now, the refusal of a server that may know no better is no answer for its client
+    if !Box::pin(older(shared, asked)).await? {
         return Ok(response);
     }
     // a server refuses an era before it looks at the call
@@ -92,28 +96,29 @@ fn refuses(status: StatusCode) -> bool {
 }
 
 /// Whether the server speaks the older revisions only; asked if nobody has.
-async fn older(shared: &Arc<Shared>, asked: &Asked<'_>) -> bool {
+async fn older(shared: &Arc<Shared>, asked: &Asked<'_>) -> Result<bool, Refusal> {
     let caller = Client::of(asked, asked.entry);
-    let speaker = modern::speaker(shared, asked.entry, asked.name, Some(&caller), None).await;
-    matches!(speaker, Ok(Some(Speaker::Older(_))))
+    let speaker = modern::speaker(shared, asked.entry, asked.name, Some(&caller), None).await?;
+    Ok(matches!(speaker, Some(Speaker::Older(_))))
 }
 
 /// Whether the server that just refused a handshake serves stateless requests instead.
-pub(crate) async fn no_handshake(shared: &Arc<Shared>, name: &str, caller: &Client, entry: &Entry) -> bool {
+pub(crate) async fn no_handshake(
+    shared: &Arc<Shared>,
+    name: &str,
+    caller: &Client,
+    entry: &Entry,
+) -> Result<bool, Refusal> {
     if !translates(shared) {
-        return false;
+        return Ok(false);
     }
-    match modern::speaker(shared, entry, name, Some(caller), None).await {
-        Ok(Some(Speaker::Modern(live, _))) => {
+    match modern::speaker(shared, entry, name, Some(caller), None).await? {
+        Some(Speaker::Modern(live, _)) => {
             tracing::info!(deployment = name, "the server speaks {FIRST_MODERN} only");
             shared.remembered.learn_no_handshake(&live.endpoint);
-            true
+            Ok(true)
         }
-        Ok(_) => false,
-        Err(refusal) => {
-            tracing::debug!(deployment = name, "which era the server speaks is not known: {}", refusal.message);
-            false
-        }
+        Some(Speaker::Older(_)) | None => Ok(false),
     }
 }
 

@@ -350,7 +350,7 @@ impl Direct {
         // no answer at all says nothing
         let asks = !(http && modern::code(error) == Some(LOST));
         let client = self.party.client();
-        if !asks || !cross::no_handshake(shared, &entry.name, &client, entry).await {
+        if !asks || !cross::no_handshake(shared, &entry.name, &client, entry).await.unwrap_or(false) {
             return Ok(false);
         }
         let head = jsonrpc::parse_one(&hello).map_err(|e| Refusal::malformed(&e))?;

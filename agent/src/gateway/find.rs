@@ -87,9 +87,12 @@ impl Shared {
         while refusal.unsent && Instant::now() < deadline {
             // a link is known to be broken a moment after it is
             tokio::time::sleep(AGAIN).await;
-            let entry = self.reached(name, session).await?;
-            let entry = if session.is_none() && entry.ready.is_empty() { self.ready(name).await? } else { entry };
-            match act(entry).await {
+            let found = async {
+                let entry = self.reached(name, session).await?;
+                if session.is_none() && entry.ready.is_empty() { self.ready(name).await } else { Ok(entry) }
+            };
+            let Ok(found) = tokio::time::timeout_at(deadline, found).await else { break };
+            match act(found?).await {
                 Err(again) => refusal = again,
                 done => return done,
             }

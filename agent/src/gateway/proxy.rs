@@ -316,12 +316,19 @@ fn incoming(
         headers.insert("x-accel-buffering", HeaderValue::from_static("no"));
     }
     let id = head.filter(|h| h.kind == Kind::Request).and_then(|h| h.id.as_ref());
-    let farewell = id.filter(|_| stream).map(|id| {
-        let what =
-            format!("'{}' broke its event stream off before it answered; the call was not sent again", asked.name);
-        let error = Refusal::failed(asked.name, what).to_json(Some(id));
-        Bytes::from([b"data: ", error.as_ref(), b"\n\n"].concat())
-    });
+    let farewell = match id {
+        _ if !stream => None,
+        Some(id) => {
+            let what =
+                format!("'{}' broke its event stream off before it answered; the call was not sent again", asked.name);
+            let error = Refusal::failed(asked.name, what).to_json(Some(id));
+            Some(Bytes::from([b"data: ", error.as_ref(), b"\n\n"].concat()))
+        }
+        // nothing is owed there: it ends, and whoever still listens comes again. Broken off right behind the head it would
+        // take the head with it
+        None if *asked.method == Method::GET => Some(Bytes::from_static(b": the server ended the stream\n\n")),
+        None => None,
+    };
     let mut response = Response::new(Out::Proxied(Box::new(Proxied::new(body, call, farewell))));
     *response.status_mut() = parts.status;
     *response.headers_mut() = headers;

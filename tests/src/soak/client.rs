@@ -267,9 +267,9 @@ impl Client {
             let answer = self.send(self.request(Method::DELETE, &session).body(Full::default())?).await?;
             let answer = answer.context("the answer to its session's end broke off")?;
             let status = answer.status();
-            answer.into_body().collect().await?;
+            let text = String::from_utf8(answer.into_body().collect().await?.to_bytes().into())?;
             if !(status.is_success() || status == StatusCode::NOT_FOUND) {
-                bail!("its session's end was answered {status}");
+                self.told(&format!("its session's end was answered {status} {text}"))?;
             }
         }
         enough.cancel();
