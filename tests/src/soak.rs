@@ -4,7 +4,7 @@
 
 mod client;
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashSet};
 use std::io::{BufRead as _, BufReader};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -18,8 +18,6 @@ use crate::{Agent, Dice, binary, docker, eventually};
 
 /// For whatever has to come to rest at the end.
 const REST: Duration = Duration::from_secs(60);
-/// A deployment of which a replica was killed is left alone for so long.
-const ALONE: Duration = Duration::from_secs(45);
 /// So many findings say what is wrong.
 const ENOUGH: usize = 20;
 /// Where servers over HTTP listen.
@@ -236,7 +234,6 @@ fn trouble(agent: &Agent, sites: &[Site], plan: Plan, tally: &Tally, soak: &mut 
     // each waits until the old release's sessions are over
     let mut rolls: Vec<Roll> = Vec::new();
     let mut begun = 0_u32;
-    let mut last = HashMap::new();
     while began.elapsed() < plan.time && noted(tally).len() < ENOUGH {
         let now = Instant::now();
         if now >= look {
@@ -245,12 +242,8 @@ fn trouble(agent: &Agent, sites: &[Site], plan: Plan, tally: &Tally, soak: &mut 
         }
         if now >= kill {
             kill += plan.kill_every;
-            let at = dice.pick(sites.len());
-            let site = &sites[at];
-            // one that dies again and again is held back, which is another matter
-            let alone = last.get(&at).is_some_and(|killed: &Instant| killed.elapsed() < ALONE);
-            if let Some(container) = up(agent, site).first().filter(|_| !alone) {
-                last.insert(at, Instant::now());
+            let site = &sites[dice.pick(sites.len())];
+            if let Some(container) = up(agent, site).first() {
                 // it may be on its way out already
                 let killed = Command::new("docker").args(["kill", container]).output();
                 soak.kills += u64::from(killed.is_ok_and(|out| out.status.success()));

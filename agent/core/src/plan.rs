@@ -56,8 +56,10 @@ pub struct Backoff {
 const FIRST_DELAY: SignedDuration = SignedDuration::from_secs(1);
 /// Longest delay.
 const LONGEST_DELAY: SignedDuration = SignedDuration::from_mins(5);
-/// Ready for this long forgives all failures.
+/// Ready for this long forgives all failures,
 const FORGIVE: SignedDuration = SignedDuration::from_mins(2);
+/// and for less where the last delay was shorter than half of it, but never for less than this.
+const FORGIVE_LEAST: SignedDuration = SignedDuration::from_secs(10);
 /// From so many failures in a row on it is called a crash loop.
 pub const CRASH_LOOP: u32 = 4;
 /// An instance that drains longer than this is stopped all the same.
@@ -71,21 +73,29 @@ impl Backoff {
         self.last = Some(now);
     }
 
-    /// Forgets the row once an instance has been ready since `ready_since` for long enough.
+    /// Forgets the row once an instance has been ready since `ready_since` for long enough: twice as long as the row made it
+    /// wait. A server that serves a minute and dies is started at once, however often that happens; one that dies as soon
+    /// as it is up waits longer each time.
     pub fn settle(&mut self, ready_since: Timestamp, now: Timestamp) {
-        if self.failures > 0 && now.duration_since(ready_since) >= FORGIVE {
+        let enough = self.delay().saturating_mul(2).clamp(FORGIVE_LEAST, FORGIVE);
+        if self.failures > 0 && now.duration_since(ready_since) >= enough {
             *self = Self::default();
+        }
+    }
+
+    /// How long after the last failure the next start may be.
+    fn delay(&self) -> SignedDuration {
+        match self.failures.checked_sub(1) {
+            None => SignedDuration::ZERO,
+            Some(doublings) => FIRST_DELAY.saturating_mul(1 << doublings.min(16)).min(LONGEST_DELAY),
         }
     }
 
     /// When the next start is allowed; `None` means now.
     pub fn until(&self, now: Timestamp) -> Option<Timestamp> {
-        let last = self.last?;
-        let doublings = self.failures.checked_sub(1)?.min(16);
-        let delay = FIRST_DELAY.saturating_mul(1 << doublings).min(LONGEST_DELAY);
         // a clock that jumped back must not stretch the delay
-        let last = last.min(now);
-        let until = last.saturating_add(delay).unwrap_or(Timestamp::MAX);
+        let last = self.last?.min(now);
+        let until = last.saturating_add(self.delay()).unwrap_or(Timestamp::MAX);
         (until > now).then_some(until)
     }
 
@@ -454,6 +464,30 @@ mod tests {
         assert_eq!(b.failures, 11);
         b.settle(now, now + SignedDuration::from_secs(120));
         assert_eq!(b, Backoff::default());
+    }
+
+    #[test]
+    fn a_server_that_is_killed_now_and_then_never_waits_long() {
+        let mut b = Backoff::default();
+        let mut now = at(0);
+        for round in 0..100 {
+            b.fail(now);
+            let ready = b.until(now).unwrap();
+            let waited = ready.duration_since(now).as_secs();
+            assert!(waited <= 16, "{waited} s in round {round}");
+            // as often as somebody likes, but not at once
+            now = ready + SignedDuration::from_secs(33);
+            b.settle(ready, now);
+        }
+        // one that dies within a second of its readiness waits, all the same
+        for _ in 0..9 {
+            b.fail(now);
+            let ready = b.until(now).unwrap();
+            now = ready + SignedDuration::from_secs(1);
+            b.settle(ready, now);
+        }
+        assert_eq!(b.until(now - SignedDuration::from_secs(1)), None);
+        assert!(b.failures >= 9 && b.is_crash_loop());
     }
 
     #[test]

@@ -328,6 +328,13 @@ async fn what_belongs_to_a_call_comes_on_its_stream_in_order() {
     assert_eq!(methods, ["notifications/tools/list_changed", "notifications/progress", "notifications/message"]);
     assert!(stream.primed, "revision 2025-11-25 begins with an empty event that has an id");
     assert!(stream.ended().await);
+    // progress of a call that was given up is not the next one's
+    let late = call(5, "late").replace(r#""name":"late""#, r#""name":"late","_meta":{"progressToken":"own"}"#);
+    let answer = front.post(NAME, Some(&session), late).await;
+    assert!(answer.text.contains("\"id\"") && !answer.text.contains("given-up"), "{}", answer.text);
+    let mut listening = front.open("GET", &format!("/mcp/{NAME}"), &accept(Some(&session)), "").await;
+    assert_eq!(listening.event().await["params"]["progressToken"], "given-up");
+    drop(listening);
     // the server asks, the client answers by a POST of its own
     let mut stream = front.open("POST", &format!("/mcp/{NAME}"), &accept(Some(&session)), &call(4, "ask")).await;
     let asked = stream.event().await;

@@ -317,7 +317,8 @@ impl Room {
                 if matches!(was, Phase::Ready | Phase::Gating) && !new {
                     let why = exit_words(*code, *oom, error);
                     slot.message.clone_from(&why);
-                    self.crashed(instance, why);
+                    let served = slot.ready_since.filter(|_| was == Phase::Ready);
+                    self.crashed(instance, why, served);
                 } else if new {
                     // it ended while no agent watched (an engine restart, a reboot): start again at once
                     slot.message = exit_words(*code, *oom, error);
@@ -327,12 +328,17 @@ impl Room {
         }
     }
 
-    /// Counts a crash of an instance that ran.
-    fn crashed(&mut self, instance: InstanceId, why: String) {
+    /// Counts a crash of an instance that ran; `served`: since when it was ready.
+    fn crashed(&mut self, instance: InstanceId, why: String, served: Option<Timestamp>) {
         let Some(slot) = self.slots.get(&instance) else { return };
         let generation = self.deps.store.deployment(slot.deployment).map_or(0, |d| d.generation);
         let memory = self.memory.entry(slot.deployment).or_default();
-        memory.backoff.fail(Timestamp::now());
+        let now = Timestamp::now();
+        if let Some(since) = served {
+            // what nobody looked at since is forgiven first
+            memory.backoff.settle(since, now);
+        }
+        memory.backoff.fail(now);
         memory.failure = Some((generation, why.clone()));
         self.mark(slot, &why);
         let (tail, deployment) = (self.deps.tail.clone(), slot.deployment);

@@ -39,6 +39,9 @@ for line in sys.stdin:
             out({"jsonrpc": "2.0", "method": "notifications/progress", "params": {"progressToken": token, "progress": 1}})
             out({"jsonrpc": "2.0", "method": "notifications/message", "params": {"level": "info", "data": "x"}})
             ok(id)
+        elif tool == "late":
+            out({"jsonrpc": "2.0", "method": "notifications/progress", "params": {"progressToken": "given-up", "progress": 1}})
+            ok(id)
         elif tool == "ask":
             asked = id
             out({"jsonrpc": "2.0", "id": "srv-1", "method": "elicitation/create", "params": {"message": "who?"}})
