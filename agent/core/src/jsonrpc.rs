@@ -133,10 +133,13 @@ pub fn string<'a>(raw: &'a RawValue) -> Option<Cow<'a, str>> {
     if inner.contains('\\') { serde_json::from_str(text).ok().map(Cow::Owned) } else { Some(Cow::Borrowed(inner)) }
 }
 
+/// White space of JSON (RFC 8259, section 2): ASCII's form feed is none.
+const SPACE: [char; 4] = [' ', '\t', '\n', '\r'];
+
 /// Reads a body that may be a batch.
 pub fn parse(bytes: &[u8]) -> Result<Body<'_>, Malformed> {
     let text = std::str::from_utf8(bytes).map_err(|e| Malformed::Json(e.to_string()))?;
-    if text.trim_ascii_start().starts_with('[') {
+    if text.trim_start_matches(SPACE).starts_with('[') {
         let parts: Vec<&RawValue> = serde_json::from_str(text).map_err(|e| Malformed::Json(e.to_string()))?;
         if parts.is_empty() {
             return Err(Malformed::Rpc("an empty batch"));
@@ -152,7 +155,7 @@ pub fn parse_one(bytes: &[u8]) -> Result<Head<'_>, Malformed> {
 }
 
 fn parse_text(text: &str) -> Result<Head<'_>, Malformed> {
-    let text = text.trim_ascii();
+    let text = text.trim_matches(SPACE);
     if !text.starts_with('{') {
         return match serde_json::from_str::<&RawValue>(text) {
             Ok(_) => Err(Malformed::Rpc("not an object")),
@@ -449,7 +452,8 @@ mod tests {
 
     #[test]
     fn refusals() {
-        for text in ["{\"jsonrpc\":\"2.0\"", "", "\u{feff}{}", "{\"jsonrpc\":\"2.0\",}"] {
+        let feed = "\u{c}{\"jsonrpc\":\"2.0\",\"method\":\"a\"}";
+        for text in ["{\"jsonrpc\":\"2.0\"", "", "\u{feff}{}", "{\"jsonrpc\":\"2.0\",}", feed] {
             assert!(matches!(parse(text.as_bytes()), Err(Malformed::Json(_))), "{text}");
         }
         assert!(matches!(parse(&[0xff, 0xfe]), Err(Malformed::Json(_))));
