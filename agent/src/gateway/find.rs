@@ -85,8 +85,12 @@ impl Shared {
     ) -> Result<T, Refusal> {
         let deadline = Instant::now() + self.hold;
         while refusal.unsent && Instant::now() < deadline {
-            // a link is known to be broken a moment after it is
-            tokio::time::sleep(AGAIN).await;
+            {
+                // as many as wait for anything else
+                let Ok(_permit) = self.waiting.try_acquire() else { break };
+                // a link is known to be broken a moment after it is
+                tokio::time::sleep(AGAIN).await;
+            }
             let found = async {
                 let entry = self.reached(name, session).await?;
                 if session.is_none() && entry.ready.is_empty() { self.ready(name).await } else { Ok(entry) }
