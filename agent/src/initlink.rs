@@ -67,6 +67,11 @@ pub enum LinkError {
 }
 
 impl LinkError {
+    /// Whether it is the link that is down, as while a container starts again, and not what the container holds.
+    pub fn passes(&self) -> bool {
+        matches!(self, Self::Away | Self::Io(_))
+    }
+
     /// What to do about it.
     pub fn hint(&self) -> &'static str {
         match self {

@@ -355,7 +355,7 @@ pub(crate) async fn open_at(shared: &Arc<Shared>, live: &Live, name: &str, prefi
         Err(UpstreamError::Gate { what, .. }) => {
             Err(Refusal::failed(name, format!("'{name}' cannot be reached: {what}")))
         }
-        Err(UpstreamError::Link(link)) => Err(Refusal::unreached(name, Some(link.to_string()))),
+        Err(UpstreamError::Link(link)) => Err(Refusal::unreached(name, Some(link))),
     }
 }
 

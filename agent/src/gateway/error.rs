@@ -1,5 +1,6 @@
 //! The one place where the gateway's refusals get their status and code.
 
+use crate::initlink::LinkError;
 use bytes::Bytes;
 use hyper::StatusCode;
 use hyper::ext::ReasonPhrase;
@@ -158,12 +159,14 @@ impl Refusal {
     }
 
     /// No replica was in reach, or `why` the one that was asked could not be. Nothing was sent.
-    pub(crate) fn unreached(name: &str, why: Option<String>) -> Self {
+    pub(crate) fn unreached(name: &str, why: Option<LinkError>) -> Self {
+        // where nothing listens, nothing is about to be back
+        let unsent = why.as_ref().is_none_or(LinkError::passes);
         let refusal = match why {
             Some(why) => Self::failed(name, format!("'{name}' cannot be reached: {why}")),
             None => Self::unavailable(name, "no replica is in reach"),
         };
-        Self { unsent: true, ..refusal }
+        Self { unsent, ..refusal }
     }
 
     pub(crate) fn overloaded(message: impl Into<String>, hint: impl Into<String>) -> Self {

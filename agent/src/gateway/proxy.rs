@@ -139,7 +139,7 @@ async fn exchange(
                     let now = shared.entry(asked.name).await?;
                     shared.replica_of(&now, ticket)?;
                 }
-                last = Some(error.to_string());
+                last = Some(error);
             }
             Err(SendError::Lost(why)) => {
                 call.iter_mut().for_each(Call::fail);

@@ -202,7 +202,9 @@ impl Door {
             match http::send(&self.endpoint, request.clone()).await {
                 Ok(answer) => return Ok(answer),
                 // nothing was sent: a container that starts again is back soon
-                Err(SendError::Dial(_)) if Instant::now() < deadline => tokio::time::sleep(AGAIN).await,
+                Err(SendError::Dial(link)) if link.passes() && Instant::now() < deadline => {
+                    tokio::time::sleep(AGAIN).await
+                }
                 Err(SendError::Dial(link)) => return Err(lost(format!("the server cannot be reached: {link}"))),
                 Err(SendError::Lost(why)) => {
                     return Err(lost(format!(
