@@ -1,10 +1,12 @@
 //! Reads source trees for flaws, without running anything: the hook every deploy passes, and its first rules.
 //!
 //! Deterministic and pure: callers read the files, hand them in sorted or not, and get findings sorted by path and
-//! line. One file per rule family under `scan/`; a family is a function `(&File, &mut Findings)`, or over all files.
+//! line. One file per rule family under `scan/`; a family is a function `(&File, &mut Findings)`, or over all files. What
+//! follows data through code is `scan/flow.rs`.
 
 mod dependencies;
 mod docker;
+mod flow;
 mod hidden;
 mod secrets;
 
@@ -79,7 +81,7 @@ impl Verdict {
 pub struct Finding {
     /// Stable name of the rule (`secret-private-key`).
     pub rule: String,
-    /// Family (`secrets`, `container`, `dependencies`, `poisoning`).
+    /// Family (`secrets`, `container`, `dependencies`, `poisoning`, or the attack: `command-injection`).
     pub class: String,
     /// How bad.
     pub severity: Severity,
@@ -227,6 +229,7 @@ pub fn scan<P: AsRef<str>, B: AsRef<[u8]>>(files: &[(P, B)]) -> Report {
         docker::check(&file, &mut findings);
         hidden::check(&file, &mut findings);
         dependencies::check_file(&file, &mut findings);
+        flow::check(&file, &mut findings);
         read.push(file);
     }
     let paths: Vec<&str> = files.iter().map(|(path, _)| path.as_ref()).collect();

@@ -1,0 +1,133 @@
+//! What clients send, where it does harm: data flow from tools' arguments, resources' addresses, prompts and HTTP requests
+//! to commands, code, files, addresses, queries. Python, JavaScript and TypeScript; within a function and through the
+//! functions of the same file. What looks at a value on its way is believed as far as it looks.
+
+mod ir;
+mod python;
+mod script;
+mod sinks;
+mod taint;
+#[cfg(test)]
+mod tests;
+mod words;
+
+use tree_sitter::Parser;
+
+use super::{File, Findings, Rule, Severity, line_at};
+use sinks::Class;
+
+/// Languages whose flow is followed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Language {
+    Python,
+    Script,
+}
+
+const COMMAND: Rule = Rule {
+    id: "command-injection",
+    class: "command-injection",
+    severity: Severity::Error,
+    impact: "whoever can call the tool, or talk a model into it, runs commands of their own on this host",
+    fix: "start the program with a list of arguments and without a shell (execFile, spawn, subprocess.run([...]))",
+};
+const ARGUMENT: Rule = Rule {
+    id: "argument-injection",
+    class: "argument-injection",
+    severity: Severity::Error,
+    impact: "a value that begins with a dash becomes an option of the program; some options run commands or write files",
+    fix: "put `--` before the values, or refuse those that begin with a dash",
+};
+const CODE: Rule = Rule {
+    id: "code-injection",
+    class: "code-injection",
+    severity: Severity::Error,
+    impact: "whoever can call the tool runs code of their own inside the server, with its secrets",
+    fix: "parse the value instead of evaluating it (ast.literal_eval, JSON.parse, an expression parser)",
+};
+const PATH: Rule = Rule {
+    id: "path-traversal",
+    class: "path-traversal",
+    severity: Severity::Error,
+    impact: "files outside of the folder that is meant can be read or written, with `..`, an absolute path or a link",
+    fix: "resolve the path (realpath) and compare it with the folder and a separator (is_relative_to, startsWith(dir + sep))",
+};
+const SSRF: Rule = Rule {
+    id: "ssrf",
+    class: "ssrf",
+    severity: Severity::Warning,
+    impact: "the server fetches addresses of the caller's choice: cloud metadata, services of this network",
+    fix: "allow the hosts that are meant, after resolution and on each redirect; list them in the manifest's network",
+};
+const SQL: Rule = Rule {
+    id: "sql-injection",
+    class: "sql-injection",
+    severity: Severity::Error,
+    impact: "the caller decides what the query does: reads other tables, changes or deletes data",
+    fix: "give values as parameters of the query, and names from a list of known ones",
+};
+const DESERIALISE: Rule = Rule {
+    id: "unsafe-deserialisation",
+    class: "unsafe-deserialisation",
+    severity: Severity::Error,
+    impact: "what is read here can run code while it is read",
+    fix: "use a format that holds data alone (JSON, yaml.safe_load)",
+};
+const TEMPLATE: Rule = Rule {
+    id: "template-injection",
+    class: "template-injection",
+    severity: Severity::Error,
+    impact: "a template of the caller's choice can reach the server's objects and run code",
+    fix: "keep templates in the source, and give values to them as variables",
+};
+
+fn rule(class: Class) -> &'static Rule {
+    match class {
+        Class::Command => &COMMAND,
+        Class::Argument => &ARGUMENT,
+        Class::Code => &CODE,
+        Class::Path => &PATH,
+        Class::Ssrf => &SSRF,
+        Class::Sql => &SQL,
+        Class::Deserialise => &DESERIALISE,
+        Class::Template => &TEMPLATE,
+    }
+}
+
+fn language(file: &File<'_>) -> Option<(Language, tree_sitter::Language)> {
+    let script = |language: tree_sitter_language::LanguageFn| Some((Language::Script, language.into()));
+    match file.name().rsplit_once('.')?.1 {
+        "py" => Some((Language::Python, tree_sitter_python::LANGUAGE.into())),
+        "js" | "mjs" | "cjs" | "jsx" => script(tree_sitter_javascript::LANGUAGE),
+        "ts" | "mts" | "cts" => script(tree_sitter_typescript::LANGUAGE_TYPESCRIPT),
+        "tsx" => script(tree_sitter_typescript::LANGUAGE_TSX),
+        _ => None,
+    }
+}
+
+pub(super) fn check(file: &File<'_>, findings: &mut Findings) {
+    let Some((language, grammar)) = language(file) else { return };
+    let other = |part: &str| matches!(part, "node_modules" | "vendor" | ".venv" | "site-packages");
+    if file.is_test() || file.path.split('/').any(other) || file.name().ends_with(".d.ts") {
+        return;
+    }
+    let mut parser = Parser::new();
+    if parser.set_language(&grammar).is_err() {
+        return;
+    }
+    let Some(tree) = parser.parse(file.text, None) else { return };
+    let module = match language {
+        Language::Python => python::read(tree.root_node(), file.text),
+        Language::Script => script::read(tree.root_node(), file.text),
+    };
+    for hit in taint::hits(&module, language) {
+        let rule = rule(hit.class);
+        // a text that is put together is an attack away; a tool that runs whole commands says so to everybody
+        let severity = match hit.class {
+            Class::Command if hit.built => Severity::Block,
+            Class::Code => Severity::Block,
+            _ => rule.severity,
+        };
+        let message = format!("{} reaches {}", hit.what, hit.sink);
+        findings.add_as(rule, severity, file, hit.at, message, line_at(file.text, hit.at));
+    }
+}
