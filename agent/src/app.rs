@@ -10,6 +10,7 @@ use bytes::Bytes;
 use jiff::Timestamp;
 use sigil_config::reload::Reload;
 use sigil_core::model::InstanceId;
+use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -55,16 +56,16 @@ struct Stops {
 }
 
 impl App {
-    /// Opens the state in `data_dir` and starts every room.
+    /// Opens the state in `data_dir` and starts every room, the gateway's connections on the threads of `front`.
     ///
     /// # Errors
     /// Another agent on the same directory, an address in use, a directory that cannot be written.
-    pub async fn start(data_dir: &Path, reload: &Reload) -> anyhow::Result<Self> {
+    pub async fn start(data_dir: &Path, reload: &Reload, front: &Handle) -> anyhow::Result<Self> {
         let (store, report) = Store::open(data_dir)?;
         let engine = reload.config().borrow().engine.clone();
         let docker = Docker::connect(&engine, store.agent_id())?.files(data_dir);
         let host = docker.host();
-        Self::wire(data_dir, reload, Arc::new(docker), host, store, report).await
+        Self::wire(data_dir, reload, front, Arc::new(docker), host, store, report).await
     }
 
     /// The same on an engine that is there already (a simulated one): it must serve the agent id of `data_dir`.
@@ -78,12 +79,13 @@ impl App {
         engine_host: String,
     ) -> anyhow::Result<Self> {
         let (store, report) = Store::open(data_dir)?;
-        Self::wire(data_dir, reload, engine, engine_host, store, report).await
+        Self::wire(data_dir, reload, &Handle::current(), engine, engine_host, store, report).await
     }
 
     async fn wire(
         data_dir: &Path,
         reload: &Reload,
+        front: &Handle,
         engine: Arc<dyn Engine>,
         engine_host: String,
         store: Store,
@@ -108,8 +110,9 @@ impl App {
         let access = Access::new(data_dir);
         let (routes, routes_seen) = watch::channel(Arc::new(RouteTable::default()));
         let gateway =
-            Gateway::spawn(config.clone(), routes_seen, tail.clone(), access.clone(), stops.edge.clone()).await?;
-        let (load, front) = (gateway.clone(), gateway.clone());
+            Gateway::spawn(config.clone(), routes_seen, tail.clone(), access.clone(), front, stops.edge.clone())
+                .await?;
+        let (load, reach) = (gateway.clone(), gateway.clone());
         let reconcile = Reconcile::spawn(
             reconcile::Deps {
                 store: store.clone(),
@@ -118,7 +121,7 @@ impl App {
                 secrets: secrets.clone(),
                 tail: tail.clone(),
                 in_flight: Arc::new(move |instance| load.in_flight(instance)),
-                reachable: Arc::new(move |deployment, instance| front.reaches(deployment, instance)),
+                reachable: Arc::new(move |deployment, instance| reach.reaches(deployment, instance)),
                 agent,
                 routes,
                 proven: reconcile::Proven::default(),

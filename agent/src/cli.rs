@@ -15,6 +15,7 @@ use sigil_agent::gateway::GatewayError;
 use sigil_agent::store::StoreError;
 use sigil_config::agent::{self, Loaded, Override};
 use sigil_config::reload;
+use tokio::runtime::{Builder, Handle};
 use tokio_util::sync::CancellationToken;
 
 /// From the first signal to the end.
@@ -181,9 +182,14 @@ fn run(places: &Places) -> anyhow::Result<ExitCode> {
     }
     let data_dir = agent::data_dir(&loaded.config);
     raise_files();
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    runtime.block_on(serve(&loaded, &data_dir, flags(places)))?;
+    let runtime = Builder::new_multi_thread().enable_all().build()?;
+    // half of the cores: a call then wakes fewer threads, and the servers themselves need the others (`scripts/bench gateway`)
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let front =
+        Builder::new_multi_thread().worker_threads((cores / 2).max(1)).thread_name("gateway").enable_all().build()?;
+    runtime.block_on(serve(&loaded, &data_dir, flags(places), front.handle()))?;
     // a blocking read that nobody waits for must not hold up the exit
+    front.shutdown_timeout(Duration::from_secs(1));
     runtime.shutdown_timeout(Duration::from_secs(1));
     Ok(ExitCode::SUCCESS)
 }
@@ -198,13 +204,18 @@ fn raise_files() {
     }
 }
 
-async fn serve(loaded: &Loaded, data_dir: &std::path::Path, flags: Vec<Override>) -> anyhow::Result<()> {
+async fn serve(
+    loaded: &Loaded,
+    data_dir: &std::path::Path,
+    flags: Vec<Override>,
+    front: &Handle,
+) -> anyhow::Result<()> {
     use tokio::signal::unix::{SignalKind, signal};
     let (mut term, mut int, mut hup) =
         (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?, signal(SignalKind::hangup())?);
     let stop = CancellationToken::new();
     let reload = reload::watch(loaded, std::env::vars(), flags, stop.clone());
-    let app = App::start(data_dir, &reload).await?;
+    let app = App::start(data_dir, &reload, front).await?;
     tracing::info!(data_dir = %data_dir.display(), gateway = %app.gateway(), sockets = ?app.api().sockets(), "ready");
     if let Some((address, fingerprint)) = app.api().tls() {
         tracing::info!(%address, fingerprint, "gRPC over TLS");

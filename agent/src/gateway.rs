@@ -54,6 +54,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use sigil_config::agent::AgentConfig;
 use sigil_core::model::{DeploymentId, InstanceId};
+use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, broadcast, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -184,16 +185,18 @@ pub struct Gateway {
 
 impl Gateway {
     /// Listens on `gateway.listen` and serves what `routes` holds until `stop`. Sessions of stdio servers outlive it.
+    /// Connections live on the threads of `front`: whatever else the agent has to do then delays no call.
     pub async fn spawn(
         config: watch::Receiver<Arc<AgentConfig>>,
         mut routes: watch::Receiver<Arc<RouteTable>>,
         tail: Tail,
         keys: Access,
+        front: &Handle,
         stop: CancellationToken,
     ) -> Result<Self, GatewayError> {
         let first = routes.borrow_and_update().clone();
         let (publish, table) = watch::channel(Arc::default());
-        let gateway = Self::start(config, table, keys, stop, HOLD).await?;
+        let gateway = Self::start(config, table, keys, front, stop, HOLD).await?;
         let shared = gateway.shared.clone();
         let update = move |shared: &Shared, publish: &watch::Sender<Arc<Table>>, new: &RouteTable| {
             let next = table::build(new, &publish.borrow(), &shared.registry, &tail, &shared.tasks);
@@ -226,12 +229,15 @@ impl Gateway {
         config: watch::Receiver<Arc<AgentConfig>>,
         table: watch::Receiver<Arc<Table>>,
         keys: Access,
+        front: &Handle,
         stop: CancellationToken,
         hold: Duration,
     ) -> Result<Self, GatewayError> {
         // its own line: a borrow that lasts into the await would make every caller's future one for a single thread
         let listen_at = config.borrow().gateway.listen.clone();
-        let listener = listen::bind(&listen_at).await?;
+        let bound = front.spawn(async move { listen::bind(&listen_at).await }).await;
+        let listener =
+            bound.map_err(|e| GatewayError::Listen(config.borrow().gateway.listen.clone(), e.to_string()))??;
         let address = listener
             .local_addr()
             .map_err(|e| GatewayError::Listen(config.borrow().gateway.listen.clone(), e.to_string()))?;
@@ -271,7 +277,7 @@ impl Gateway {
             anonymous: Arc::new(anonymous),
             status: OnceLock::new(),
         });
-        shared.tasks.spawn(listen::accept(shared.clone(), listener, acceptor));
+        shared.tasks.spawn_on(listen::accept(shared.clone(), listener, acceptor), front);
         if let Some(shown) = shown {
             shared.tasks.spawn(renew(shared.clone(), shown));
         }

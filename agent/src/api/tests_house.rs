@@ -5,6 +5,7 @@ use std::time::Duration;
 use prost::Message;
 use sigil_core::model::{Run, Stream};
 use tokio::net::UnixStream;
+use tokio::runtime::Handle;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Status};
 
@@ -41,10 +42,9 @@ async fn house() -> House {
     let sources = Sources::spawn(dir.path(), config.clone(), secrets.clone(), engine.clone(), stop.clone()).unwrap();
     let builds = Builds::spawn(config.clone(), engine.clone(), links.clone(), agent, dir.path(), stop.clone());
     let (routes, seen) = watch::channel(Arc::new(RouteTable::default()));
+    let keys = crate::access::Access::new(dir.path());
     let gateway =
-        Gateway::spawn(config.clone(), seen, tail.clone(), crate::access::Access::new(dir.path()), stop.clone())
-            .await
-            .unwrap();
+        Gateway::spawn(config.clone(), seen, tail.clone(), keys, &Handle::current(), stop.clone()).await.unwrap();
     let load = gateway.clone();
     let reconcile = Reconcile::spawn(
         reconcile::Deps {

@@ -4,8 +4,11 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use http_body_util::BodyExt as _;
+use hyper::body::Body as _;
 use hyper::{Response, StatusCode};
-use sigil_core::jsonrpc::{Head, Kind};
+use sigil_core::jsonrpc::{self, Head, Kind};
+use sigil_core::mirror::{METHOD_NOT_FOUND, UNSUPPORTED_VERSION};
 use sigil_core::model::{InstanceId, Transport};
 use sigil_core::session::{FIRST_MODERN, Ticket};
 
@@ -22,10 +25,15 @@ use super::proxy;
 use super::serve::Asked;
 use super::table::Entry;
 use crate::upstream::Conversation;
+use crate::upstream::http::media_type;
 
 /// Sessions that only the gateway holds, at once; beyond that the one unused for longest ends (and goes on when its
 /// client comes back). Each may have a subscription open, and these must leave a process room for calls.
 const SESSIONS_MAX: usize = 2048;
+/// Longest answer that is read for a refusal, bytes.
+const REFUSAL_MAX: u64 = 16 << 10;
+/// JSON-RPC 2.0, section 5.1.
+const INVALID_REQUEST: i64 = -32600;
 
 pub(crate) fn translates(shared: &Shared) -> bool {
     shared.config.borrow().gateway.translate
@@ -60,10 +68,8 @@ pub(crate) async fn http(
         if shared.remembered.no_handshake(asked.entry) && translates(shared) {
             return Box::pin(greet(shared, asked, asked.entry, head, body.clone())).await;
         }
-        let response = pass().await?;
-        if refuses(response.status())
-            && Box::pin(no_handshake(shared, asked.name, &Client::of(asked, asked.entry), asked.entry)).await?
-        {
+        let (response, refused) = refuses(asked.name, pass().await?).await?;
+        if refused && Box::pin(no_handshake(shared, asked.name, &Client::of(asked, asked.entry), asked.entry)).await? {
             return Box::pin(greet(shared, asked, asked.entry, head, body.clone())).await;
         }
         return Ok(response);
@@ -77,8 +83,12 @@ pub(crate) async fn http(
         return Box::pin(modern::post(shared, asked, Some(head), body)).await;
     }
     let response = pass().await?;
-    let settled = || shared.remembered.of(&first.endpoint).stateless == Some(true);
-    if !refuses(response.status()) || settled() || !translates(shared) {
+    if shared.remembered.of(&first.endpoint).stateless == Some(true) || !translates(shared) {
+        return Ok(response);
+    }
+    let (response, refused) = refuses(asked.name, response).await?;
+    // what was found out meanwhile, for another call, holds for this one
+    if !refused || shared.remembered.of(&first.endpoint).stateless == Some(true) {
         return Ok(response);
     }
     // where that cannot be said now, the refusal of a server that may know no better is no answer for its client
@@ -89,10 +99,28 @@ pub(crate) async fn http(
     Box::pin(modern::post(shared, asked, Some(head), body)).await
 }
 
-/// Whether an answer may say that the server does not know its client's era.
-fn refuses(status: StatusCode) -> bool {
-    let other = [StatusCode::UNAUTHORIZED, StatusCode::FORBIDDEN, StatusCode::TOO_MANY_REQUESTS];
-    status.is_client_error() && !other.contains(&status)
+/// Whether an answer may say that the server does not know its client's era: by its status, or, as servers that know one
+/// status alone have it, by an error that is said before anything has run.
+async fn refuses(name: &str, response: Response<Out>) -> Result<(Response<Out>, bool), Refusal> {
+    let status = response.status();
+    if status != StatusCode::OK {
+        let other = [StatusCode::UNAUTHORIZED, StatusCode::FORBIDDEN, StatusCode::TOO_MANY_REQUESTS];
+        let refused = status.is_client_error() && !other.contains(&status);
+        return Ok((response, refused));
+    }
+    let small = response.body().size_hint().exact().is_some_and(|bytes| bytes <= REFUSAL_MAX);
+    if !small || media_type(response.headers()) != "application/json" {
+        return Ok((response, false));
+    }
+    let (head, body) = response.into_parts();
+    let whole = body
+        .collect()
+        .await
+        .map_err(|_| Refusal::failed(name, format!("'{name}' broke its answer off; the call was not sent again")))?;
+    let whole = whole.to_bytes();
+    let code = jsonrpc::parse_one(&whole).ok().and_then(|answer| answer.error.and_then(modern::code));
+    let refused = code.is_some_and(|code| [METHOD_NOT_FOUND, INVALID_REQUEST, UNSUPPORTED_VERSION].contains(&code));
+    Ok((Response::from_parts(head, Out::full(whole)), refused))
 }
 
 /// Whether the server speaks the older revisions only; asked if nobody has.

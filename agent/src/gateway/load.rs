@@ -240,6 +240,23 @@ enum Answered {
     Unknown,
 }
 
+/// What is no request, on its way: it is no call, but whoever drains waits for it as well.
+#[derive(Debug)]
+pub(crate) struct Passing(Arc<Stats>);
+
+impl Passing {
+    pub(crate) fn begin(stats: &Arc<Stats>) -> Self {
+        stats.in_flight.fetch_add(1, Relaxed);
+        Self(stats.clone())
+    }
+}
+
+impl Drop for Passing {
+    fn drop(&mut self) {
+        self.0.in_flight.fetch_sub(1, Relaxed);
+    }
+}
+
 /// One request on its way: metric, scaling signal and drain waiter in one. Dropping it ends the request.
 #[derive(Debug)]
 pub(crate) struct Call {

@@ -368,7 +368,12 @@ async fn start(
             }
             _ => status(answer).0 == StatusCode::BAD_REQUEST,
         },
-        Err(refusal) if http => return Err(refusal.clone()),
+        Err(refusal) if http && refusal.code != "GATEWAY_TIMEOUT" => return Err(refusal.clone()),
+        // nothing of the client's call is under way
+        Err(_) if http => {
+            let what = format!("'{name}' did not say within {} ms which revisions of MCP it speaks", limit.as_millis());
+            return Err(Refusal::failed(name, what));
+        }
         // a server that ends over an unknown method, or says nothing to it, is of the older era
         Err(_) => false,
     };

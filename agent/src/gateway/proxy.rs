@@ -16,7 +16,7 @@ use super::Shared;
 use super::body::{Out, Proxied};
 use super::error::Refusal;
 use super::find::now;
-use super::load::Call;
+use super::load::{Call, Passing};
 use super::serve::Asked;
 use super::table::{Entry, Live};
 use crate::upstream::http::{self, Answer, SendError};
@@ -115,6 +115,8 @@ async fn exchange(
                 None => call,
             }
         });
+        // a GET may listen for as long as its client likes
+        let _passing = (!is_request && asked.method != Method::GET).then(|| Passing::begin(&live.stats));
         let request = outgoing(entry, live, asked, body.clone())?;
         let limit = Duration::from_millis(live.endpoint.spec.request_timeout_ms);
         let sent = http::send(&live.endpoint, request);
@@ -143,6 +145,11 @@ async fn exchange(
             }
             Err(SendError::Lost(why)) => {
                 call.iter_mut().for_each(Call::fail);
+                // nobody waits for an answer of what is no request: that the session is over is all there is to say
+                if let (None, Some((_, ticket))) = (&call, &asked.ticket) {
+                    let now = shared.entry(asked.name).await?;
+                    shared.replica_of(&now, ticket)?;
+                }
                 let what = format!(
                     "'{}' broke the connection off before it answered; the call was not sent again ({why})",
                     asked.name

@@ -1,19 +1,23 @@
 //! HTTP/1.1 to one replica over dialled sockets, kept alive and used again. A request goes out once: only one that
 //! provably never left is tried on another connection. A GET has a connection of its own: it waits for events.
 
-use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Poll, ready};
+use std::future::poll_fn;
+use std::pin::{Pin, pin};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::task::{Context, Poll, Waker, ready};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::body::{Body as _, Frame, Incoming, SizeHint};
+use hyper::client::conn::TrySendError;
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper::header::{self, HeaderMap, HeaderValue};
 use hyper::http::request;
 use hyper::{Method, Request, Response};
 use hyper_util::rt::TokioIo;
+use tokio::net::TcpStream;
+use tokio::task::unconstrained;
 
 use super::Endpoint;
 use super::stream::{self, Stream};
@@ -25,34 +29,124 @@ const IDLE_MAX: usize = 64;
 /// must not be sent twice.
 const IDLE_LIFE: Duration = Duration::from_secs(2);
 
-type Connection = SendRequest<Full<Bytes>>;
+/// A connection and what moves its bytes. Whoever waits for an answer moves them: a task that did it for them would cost
+/// every answer another task's turn, often on another core.
+#[derive(Debug)]
+struct Connection {
+    sender: SendRequest<Full<Bytes>>,
+    /// None once the connection is over.
+    driver: Option<http1::Connection<TokioIo<TcpStream>, Full<Bytes>>>,
+}
+
+impl Connection {
+    /// Moves what can be moved now.
+    fn drive(&mut self, cx: &mut Context<'_>) {
+        if let Some(driver) = &mut self.driver
+            && let Poll::Ready(ended) = Pin::new(driver).poll(cx)
+        {
+            if let Err(error) = ended {
+                tracing::debug!(%error, "a connection to a server ended");
+            }
+            self.driver = None;
+        }
+    }
+
+    /// The same, and nobody is woken for it from now on: not whoever used it last, and not whoever is at it already.
+    fn drive_quietly(&mut self) {
+        self.drive(&mut quiet());
+    }
+
+    fn is_idle(&self) -> bool {
+        self.driver.is_some() && self.sender.is_ready()
+    }
+
+    /// Sends a request and waits for the answer's head.
+    async fn send(&mut self, request: Request<Full<Bytes>>) -> Result<Response<Incoming>, Unsent> {
+        self.drive_quietly();
+        // what is polled with a waker that wakes nobody must not be put off by tokio's budget
+        let mut sent = pin!(unconstrained(self.sender.try_send_request(request)));
+        poll_fn(|cx| {
+            self.drive(cx);
+            // only what was moved just now can have brought the answer
+            sent.as_mut().poll(&mut quiet())
+        })
+        .await
+    }
+}
+
+fn quiet() -> Context<'static> {
+    Context::from_waker(Waker::noop())
+}
+
+type Unsent = TrySendError<Request<Full<Bytes>>>;
 
 /// Idle connections.
 #[derive(Debug, Default)]
-pub(crate) struct Pool {
-    idle: Mutex<Vec<(Connection, Instant)>>,
+pub(crate) struct Pool(Mutex<Idle>);
+
+#[derive(Debug, Default)]
+struct Idle {
+    /// The newest comes last.
+    connections: Vec<(Box<Connection>, Instant)>,
+    /// A task looks for those that are too old.
+    swept: bool,
+}
+
+impl Idle {
+    fn drop_old(&mut self) {
+        let old = self.connections.partition_point(|(_, since)| since.elapsed() > IDLE_LIFE);
+        self.connections.drain(..old);
+    }
 }
 
 impl Pool {
-    fn take(&self) -> Option<Connection> {
-        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
-        while let Some((connection, since)) = idle.pop() {
+    fn lock(&self) -> MutexGuard<'_, Idle> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn take(&self) -> Option<Box<Connection>> {
+        loop {
+            let (mut connection, since) = self.lock().connections.pop()?;
             if since.elapsed() > IDLE_LIFE {
                 // the newest is too old, so all are
-                idle.clear();
+                self.lock().drop_old();
                 return None;
             }
-            if connection.is_ready() {
+            // sees whether the server has closed it
+            connection.drive_quietly();
+            if connection.is_idle() {
                 return Some(connection);
             }
         }
-        None
     }
 
-    fn give(&self, connection: Connection) {
-        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
-        if idle.len() < IDLE_MAX && !connection.is_closed() {
-            idle.push((connection, Instant::now()));
+    /// As when all were too old.
+    #[cfg(test)]
+    pub(crate) fn clear(&self) {
+        self.lock().connections.clear();
+    }
+
+    fn give(endpoint: &Arc<Endpoint>, connection: Box<Connection>) {
+        let mut idle = endpoint.pool.lock();
+        if idle.connections.len() < IDLE_MAX {
+            idle.connections.push((connection, Instant::now()));
+        }
+        if !std::mem::replace(&mut idle.swept, true) {
+            endpoint.tasks.spawn(sweep(Arc::downgrade(endpoint)));
+        }
+    }
+}
+
+/// Closes connections that nobody has used for a while.
+async fn sweep(endpoint: Weak<Endpoint>) {
+    loop {
+        tokio::time::sleep(IDLE_LIFE).await;
+        let Some(endpoint) = endpoint.upgrade() else { return };
+        let mut idle = endpoint.pool.lock();
+        idle.drop_old();
+        if idle.connections.is_empty() {
+            idle.swept = false;
+            return;
         }
     }
 }
@@ -95,30 +189,33 @@ pub(crate) enum BodyError {
 #[derive(Debug)]
 pub(crate) struct Pooled {
     inner: Incoming,
-    connection: Option<(Connection, Arc<Endpoint>)>,
+    connection: Option<(Box<Connection>, Arc<Endpoint>)>,
 }
 
 impl Pooled {
     fn ended(&mut self) {
-        if let Some((connection, endpoint)) = self.connection.take() {
-            if connection.is_ready() {
-                endpoint.pool.give(connection);
-            } else if !connection.is_closed() {
-                // its task has yet to notice that the answer is over
-                let tasks = endpoint.tasks.clone();
-                tasks.spawn(async move {
-                    let mut connection = connection;
-                    if connection.ready().await.is_ok() {
-                        endpoint.pool.give(connection);
-                    }
-                });
-            }
+        let Some((mut connection, endpoint)) = self.connection.take() else { return };
+        // it has yet to notice that the answer is over
+        connection.drive_quietly();
+        if connection.is_idle() {
+            Pool::give(&endpoint, connection);
         }
     }
 
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        let frame = ready!(Pin::new(&mut self.inner).poll_frame(cx));
-        match &frame {
+        let mut frame = Poll::Pending;
+        if let Some((connection, _)) = &mut self.connection {
+            // asking for a frame and bringing it both wake whoever waits: that is us, and we are here
+            connection.drive_quietly();
+            frame = Pin::new(&mut self.inner).poll_frame(&mut quiet());
+            if frame.is_pending() {
+                connection.drive(cx);
+            }
+        }
+        if frame.is_pending() {
+            frame = Pin::new(&mut self.inner).poll_frame(&mut quiet());
+        }
+        match ready!(&frame) {
             None => self.ended(),
             Some(Err(_)) => self.connection = None,
             Some(Ok(_)) => {
@@ -127,7 +224,7 @@ impl Pooled {
                 }
             }
         }
-        Poll::Ready(frame.map(|frame| frame.map_err(BodyError::from)))
+        frame.map(|frame| frame.map(|frame| frame.map_err(BodyError::from)))
     }
 }
 
@@ -191,7 +288,7 @@ pub(crate) async fn send(endpoint: &Arc<Endpoint>, mut request: Request<Full<Byt
             Some(connection) => connection,
             None => connect(endpoint).await?,
         };
-        match connection.try_send_request(request).await {
+        match connection.send(request).await {
             Ok(answer) => {
                 let connection = Some((connection, endpoint.clone()));
                 return Ok(answer.map(|inner| {
@@ -212,19 +309,14 @@ pub(crate) async fn send(endpoint: &Arc<Endpoint>, mut request: Request<Full<Byt
     }
 }
 
-async fn connect(endpoint: &Arc<Endpoint>) -> Result<Connection, SendError> {
+async fn connect(endpoint: &Arc<Endpoint>) -> Result<Box<Connection>, SendError> {
     let stream = endpoint.wire.dial(endpoint.spec.port).await?;
-    let (connection, driver) = http1::Builder::new()
+    let (sender, driver) = http1::Builder::new()
         .max_header_size(64 << 10)
         .handshake(TokioIo::new(stream))
         .await
         .map_err(|e| LinkError::Io(e.to_string()))?;
-    endpoint.tasks.spawn(async move {
-        if let Err(error) = driver.await {
-            tracing::debug!(%error, "a connection to a server ended");
-        }
-    });
-    Ok(connection)
+    Ok(Box::new(Connection { sender, driver: Some(driver) }))
 }
 
 /// An error with its causes: hyper's own text alone says little.
@@ -257,3 +349,6 @@ pub(crate) fn describe_answer(answer: &Answer) -> String {
     let kind = media_type(answer.headers());
     if kind.is_empty() { answer.status().to_string() } else { format!("{} with {kind}", answer.status()) }
 }
+
+#[cfg(test)]
+mod tests;

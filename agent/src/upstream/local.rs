@@ -3,14 +3,20 @@
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicBool, AtomicUsize};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use secrecy::ExposeSecret;
+use bytes::Bytes;
+use secrecy::{ExposeSecret, SecretString};
+use serde_json::Value;
+use sigil_core::model::{NetworkMode, ReleaseSpec, Resources, Transport};
 use tokio::net::unix::pipe;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
+use tokio_util::task::TaskTracker;
 
-use super::Piped;
+use super::{Endpoint, Piped, Stray, Wire};
 use crate::initlink::{Exit, LinkError, Process};
 
 #[derive(Debug)]
@@ -26,7 +32,13 @@ struct Kept {
 pub(crate) struct Local {
     kept: Mutex<HashMap<String, Kept>>,
     /// As when a container was killed.
-    pub(crate) away: std::sync::atomic::AtomicBool,
+    pub(crate) away: AtomicBool,
+    /// As when it was killed just now: it looks up, and is not.
+    pub(crate) broken: AtomicBool,
+    /// How often it was dialled.
+    pub(crate) dials: AtomicUsize,
+    /// How many of these before it breaks; 0: it does not.
+    pub(crate) good: AtomicUsize,
 }
 
 fn io(e: std::io::Error) -> LinkError {
@@ -35,10 +47,15 @@ fn io(e: std::io::Error) -> LinkError {
 
 impl Local {
     pub(crate) fn is_up(&self) -> bool {
-        !self.away.load(std::sync::atomic::Ordering::Relaxed)
+        !self.away.load(Relaxed)
     }
 
     pub(crate) async fn dial(&self, port: u16) -> Result<tokio::net::TcpStream, LinkError> {
+        let dialled = self.dials.fetch_add(1, Relaxed) + 1;
+        let good = self.good.load(Relaxed);
+        if self.broken.load(Relaxed) || (good > 0 && dialled > good) {
+            return Err(LinkError::Away);
+        }
         tokio::net::TcpStream::connect(("127.0.0.1", port)).await.map_err(|_| LinkError::Refused(port))
     }
 
@@ -124,4 +141,60 @@ impl Drop for Local {
             kept.child.lock().unwrap().kill().ok();
         }
     }
+}
+
+/// A release of it.
+pub(crate) fn spec(transport: Transport, port: u16, command: &[&str]) -> ReleaseSpec {
+    ReleaseSpec {
+        image: String::new(),
+        source: String::new(),
+        source_digest: String::new(),
+        commit: None,
+        transport,
+        port,
+        path: if transport == Transport::Sse { "/sse".into() } else { "/mcp".into() },
+        command: command.iter().map(|s| (*s).to_owned()).collect(),
+        workdir: String::new(),
+        user: String::new(),
+        env: std::collections::BTreeMap::new(),
+        secrets: Vec::new(),
+        resources: Resources {
+            tier: "router".into(),
+            cpu_share: 0.1,
+            cpu_limit: 0.25,
+            memory: 256 << 20,
+            storage: 0,
+            processes: 512,
+            files: 1024,
+        },
+        volumes: Vec::new(),
+        network: NetworkMode::Link,
+        egress: Vec::new(),
+        config: Value::Null,
+        session: None,
+        access: "anonymous".into(),
+        sessions_max: None,
+        request_timeout_ms: 10_000,
+        start_timeout_ms: 10_000,
+    }
+}
+
+/// A replica with it.
+pub(crate) fn build(spec: ReleaseSpec, stray: mpsc::Sender<Bytes>) -> Arc<Endpoint> {
+    static COUNT: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(1);
+    let number = COUNT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+    Arc::new(Endpoint {
+        deployment: ulid::Ulid(u128::from(number) << 64).into(),
+        release: 1,
+        instance: ulid::Ulid(u128::from(number)).into(),
+        spec: Arc::new(spec),
+        env: Arc::new(vec![("PYTHONUNBUFFERED".into(), SecretString::from("1"))]),
+        quota: super::quota::Quota::default(),
+        spare: super::spare::Spare::default(),
+        wire: Wire::Local(Arc::new(Local::default())),
+        stray: Stray::Test(stray),
+        pool: super::http::Pool::default(),
+        carried: None,
+        tasks: TaskTracker::new(),
+    })
 }

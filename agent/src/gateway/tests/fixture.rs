@@ -15,7 +15,7 @@ use hyper_util::rt::TokioIo;
 use secrecy::SecretString;
 use serde_json::{Value, json};
 use sigil_config::agent::AgentConfig;
-use sigil_core::model::{DeploymentId, Inject, NetworkMode, ReleaseSpec, Resources, Transport};
+use sigil_core::model::{DeploymentId, Inject, Transport};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
@@ -26,10 +26,10 @@ use crate::gateway::Gateway;
 use crate::gateway::mask::Masks;
 use crate::gateway::settings::Terms;
 use crate::gateway::table::{Entry, Live, Table, carrying};
-use crate::upstream::local::Local;
+use crate::upstream::local::{Local, build, spec};
 use crate::upstream::spare::PREFIX;
 use crate::upstream::sse::Parser;
-use crate::upstream::{Endpoint, Stray, Wire};
+use crate::upstream::{Endpoint, Wire};
 
 pub(super) use super::scripts::{MODERN, SERVER};
 
@@ -99,60 +99,6 @@ pub(super) async fn until(from: &mut mpsc::Receiver<Bytes>, id: i64) -> Value {
 
 // ---------------------------------------------------------------- replicas
 
-fn spec(transport: Transport, port: u16, command: &[&str]) -> ReleaseSpec {
-    ReleaseSpec {
-        image: String::new(),
-        source: String::new(),
-        source_digest: String::new(),
-        commit: None,
-        transport,
-        port,
-        path: if transport == Transport::Sse { "/sse".into() } else { "/mcp".into() },
-        command: command.iter().map(|s| (*s).to_owned()).collect(),
-        workdir: String::new(),
-        user: String::new(),
-        env: std::collections::BTreeMap::new(),
-        secrets: Vec::new(),
-        resources: Resources {
-            tier: "router".into(),
-            cpu_share: 0.1,
-            cpu_limit: 0.25,
-            memory: 256 << 20,
-            storage: 0,
-            processes: 512,
-            files: 1024,
-        },
-        volumes: Vec::new(),
-        network: NetworkMode::Link,
-        egress: Vec::new(),
-        config: Value::Null,
-        session: None,
-        access: "anonymous".into(),
-        sessions_max: None,
-        request_timeout_ms: 10_000,
-        start_timeout_ms: 10_000,
-    }
-}
-
-fn build(spec: ReleaseSpec, stray: mpsc::Sender<Bytes>) -> Arc<Endpoint> {
-    static COUNT: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(1);
-    let number = COUNT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-    Arc::new(Endpoint {
-        deployment: ulid::Ulid(u128::from(number) << 64).into(),
-        release: 1,
-        instance: ulid::Ulid(u128::from(number)).into(),
-        spec: Arc::new(spec),
-        env: Arc::new(vec![("PYTHONUNBUFFERED".into(), SecretString::from("1"))]),
-        quota: crate::upstream::quota::Quota::default(),
-        spare: crate::upstream::spare::Spare::default(),
-        wire: Wire::Local(Arc::new(Local::default())),
-        stray: Stray::Test(stray),
-        pool: crate::upstream::http::Pool::default(),
-        carried: None,
-        tasks: TaskTracker::new(),
-    })
-}
-
 pub(crate) fn endpoint(transport: Transport, port: u16, command: &[&str]) -> Arc<Endpoint> {
     build(spec(transport, port, command), mpsc::channel(1).0)
 }
@@ -179,10 +125,11 @@ pub(super) fn configured(endpoint: &Endpoint, session: sigil_core::model::Sessio
     build(spec, mpsc::channel(1).0)
 }
 
-/// The same with a short time limit.
+/// The same with short time limits.
 pub(super) fn impatient(endpoint: &Endpoint) -> Arc<Endpoint> {
     let mut spec = endpoint.spec.as_ref().clone();
     spec.request_timeout_ms = 1500;
+    spec.start_timeout_ms = 1500;
     build(spec, mpsc::channel(1).0)
 }
 
@@ -227,8 +174,13 @@ pub(super) fn successor(endpoint: &Endpoint) -> Arc<Endpoint> {
 
 /// As while its container is killed or its init connects again.
 pub(super) fn replica_away(endpoint: &Endpoint, away: bool) {
-    let Wire::Local(local) = &endpoint.wire else { return };
-    local.away.store(away, std::sync::atomic::Ordering::Relaxed);
+    replica_local(endpoint).away.store(away, std::sync::atomic::Ordering::Relaxed);
+}
+
+/// What stands in for its container.
+pub(super) fn replica_local(endpoint: &Endpoint) -> &Local {
+    let Wire::Local(local) = &endpoint.wire else { panic!("no replica of this host") };
+    local
 }
 
 pub(super) fn replica_kill_all(endpoint: &Endpoint) {
@@ -291,9 +243,9 @@ impl Front {
         let (keep, config) = watch::channel(Arc::new(config));
         let (publish, table) = watch::channel(Arc::default());
         let stop = CancellationToken::new();
-        let gateway = Gateway::start(config, table, Access::new(dir.path()), stop.clone(), Duration::from_millis(400))
-            .await
-            .unwrap();
+        let (keys, here) = (Access::new(dir.path()), tokio::runtime::Handle::current());
+        let hold = Duration::from_millis(400);
+        let gateway = Gateway::start(config, table, keys, &here, stop.clone(), hold).await.unwrap();
         Self { gateway, publish, config: keep, stop, dir }
     }
 

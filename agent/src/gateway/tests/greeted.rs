@@ -266,3 +266,21 @@ async fn a_server_that_only_asks_is_given_up() {
     }
     assert_eq!(asked, 32);
 }
+
+#[tokio::test]
+async fn servers_that_know_one_status_alone_are_understood() {
+    let place = place("lax-modern", Transport::Http).await;
+    let session = place.front.begin(NAME).await;
+    let said = text(&place.front.post(NAME, Some(&session), tool(1, "echo", json!({}))).await);
+    assert!(said.starts_with("you said"), "{said}");
+    // an error of the server's own stays one, and is not asked about
+    let (headers, body) = stateless("3", "no/such", "", "");
+    let unknown = place.front.raw("POST", &format!("/mcp/{NAME}"), &headers, &body).await;
+    assert_eq!((unknown.status, &unknown.last()["error"]["code"]), (200, &json!(-32601)), "{}", unknown.text);
+    let place = self::place("lax-legacy", Transport::Http).await;
+    let (headers, body) = stateless("1", "tools/call", r#""name":"echo","arguments":{}"#, "");
+    for _ in 0..2 {
+        let answer = place.front.raw("POST", &format!("/mcp/{NAME}"), &headers, &body).await;
+        assert!(text(&answer).starts_with("you said"), "{}", answer.text);
+    }
+}

@@ -1,5 +1,7 @@
 """A server of one era over one transport, strict about its own: python3 server.py legacy|modern stdio|http|sse NOTES
 
+"lax" is modern or legacy with one HTTP status for every answer: lax-modern, lax-legacy.
+
 Over http and sse the first line of stdout is its port. What it is told to cancel, and sessions that end, are lines in NOTES."""
 import base64, json, os, sys, threading, time, uuid
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -7,6 +9,8 @@ from queue import Queue
 from urllib.parse import parse_qs, urlparse
 
 ERA, TRANSPORT, NOTES = sys.argv[1:4]
+LAX = ERA.startswith("lax-")
+ERA = ERA.removeprefix("lax-")
 META = "io.modelcontextprotocol/"
 MODERN = "2026-07-28"
 LEGACY = ["2024-11-05", "2025-03-26", "2025-06-18", "2025-11-25"]
@@ -395,12 +399,17 @@ class Handler(BaseHTTPRequestHandler):
         answers = []
         SERVER.take(m, answers.append)
         code = (answers[0].get("error") or {}).get("code")
-        self.whole({None: 200, -32601: 404, -32602: 200}.get(code, 400), answers[0])
+        self.whole(200 if LAX else {None: 200, -32601: 404, -32602: 200}.get(code, 400), answers[0])
+
+    def refuse(self, m, why):
+        if LAX:
+            return self.whole(200, {"jsonrpc": "2.0", "id": m.get("id"), "error": {"code": -32600, "message": why}})
+        self.whole(400, why, Content_Type="text/plain")
 
     def legacy(self, m):
         id, version = self.headers.get("Mcp-Session-Id"), self.headers.get("MCP-Protocol-Version")
         if version is not None and version not in LEGACY:
-            return self.whole(400, "Bad Request: Unsupported protocol version", Content_Type="text/plain")
+            return self.refuse(m, "Bad Request: Unsupported protocol version")
         if m.get("method") == "initialize":
             id, session = uuid.uuid4().hex, Legacy(None)
             session.queue = Queue()
@@ -410,7 +419,7 @@ class Handler(BaseHTTPRequestHandler):
             session.take(m, answers.append)
             return self.whole(200, answers[0], Mcp_Session_Id=id)
         if id is None:
-            return self.whole(400, "Bad Request: no session", Content_Type="text/plain")
+            return self.refuse(m, "Bad Request: no session")
         session = SESSIONS.get(id)
         if session is None:
             return self.whole(404, "no such session", Content_Type="text/plain")
