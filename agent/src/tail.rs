@@ -24,6 +24,7 @@ mod writer;
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -180,6 +181,9 @@ const HELD: usize = 16 << 20;
 const HELD_ONE: usize = 1 << 20;
 /// What a held chunk counts beside its bytes.
 const CHUNK: usize = 256;
+
+/// How long a reader waits for output that is on its way to the files.
+const CATCH_UP: Duration = Duration::from_secs(5);
 
 #[derive(Debug, Default)]
 struct Names {
@@ -372,6 +376,17 @@ impl Tail {
         let mut seen = HashSet::new();
         let deps = query.deployments.iter().filter(|d| seen.insert(**d)).map(|d| self.dep(*d)).collect();
         Cursor::new(deps, &query, filter, Arc::clone(&self.inner.common))
+    }
+
+    /// Waits until what was taken in before this call is written, so that a reader who does not follow sees it; at most
+    /// [`CATCH_UP`]: the engine's log of an instance that ended may be slow to come.
+    pub async fn caught_up(&self, deployments: &[DeploymentId]) {
+        let deps: Vec<_> = {
+            let all = lock(&self.inner.deps);
+            deployments.iter().filter_map(|id| all.get(id).cloned()).collect()
+        };
+        let written = futures::future::join_all(deps.iter().map(|dep| self.barrier(dep)));
+        let _late = tokio::time::timeout(CATCH_UP, written).await;
     }
 
     /// Last lines of output of one instance (or of any), oldest first, for 'why did it fail'; its unfinished line too.

@@ -71,6 +71,9 @@ impl v1::logs_server::Logs for LogsService {
 
     async fn tail(&self, request: Request<v1::TailRequest>) -> Result<Response<Self::TailStream>, Status> {
         let (query, names) = self.query(request.into_inner())?;
+        if !query.follow {
+            self.tail.caught_up(&query.deployments).await;
+        }
         let cursor = self.tail.cursor(query).map_err(|e| status::tail(&e))?;
         let reader = Reader { cursor, names, stop: self.stop.clone() };
         let batches = futures::stream::unfold(Some(reader), |reader| async {

@@ -295,6 +295,31 @@ async fn last_words_come_in_once_whatever_was_kept() {
     former.end().await;
 }
 
+/// An engine that takes its time.
+#[derive(Debug)]
+struct Slow(Engine);
+
+#[async_trait]
+impl GapSource for Slow {
+    async fn lines(&self, instance: InstanceId, since: Timestamp, until: Timestamp) -> Vec<(Timestamp, bool, Bytes)> {
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        self.0.lines(instance, since, until).await
+    }
+}
+
+#[tokio::test]
+async fn who_does_not_follow_waits_for_what_is_on_its_way() {
+    let dir = tempfile::tempdir().unwrap();
+    let room = Room::new(dir.path(), LogsConfig::default()).await;
+    room.name(1, 1);
+    room.tail.set_gap_source(Arc::new(Slow(Engine(vec![(at(20), false, Bytes::from("its last"))]))));
+    drop(room.tail.ended(inst(1)));
+    assert_eq!(texts(&room.all(of(1)).await.0), [""; 0]);
+    room.tail.caught_up(&[id(1), id(2)]).await;
+    assert_eq!(texts(&room.all(of(1)).await.0), ["its last"]);
+    room.end().await;
+}
+
 /// Killed with its init: only the engine's log has what came after the agent's end.
 #[tokio::test]
 async fn a_log_without_last_words_is_read_once() {
