@@ -12,6 +12,7 @@ mod listen;
 mod logs;
 mod mcp;
 mod operations;
+mod pins;
 mod policies;
 mod rules;
 mod secrets;
@@ -43,6 +44,7 @@ pub use agent::host_name;
 use crate::access::Access;
 use crate::engine::Engine;
 use crate::gateway::Gateway;
+use crate::inspect::Inspect;
 use crate::operate::Operate;
 use crate::reconcile::Reconcile;
 use crate::secrets::Secrets;
@@ -103,6 +105,8 @@ pub struct ApiDeps {
     pub operate: Operate,
     /// Observed state.
     pub reconcile: Reconcile,
+    /// Tool pins.
+    pub inspect: Inspect,
     /// Logs.
     pub tail: Tail,
     /// MCP sessions and load.
@@ -214,6 +218,7 @@ pub async fn spawn(deps: ApiDeps, stop: CancellationToken) -> Result<ApiHandle, 
         store: deps.store.clone(),
         oauth: Box::new(move || !seen.borrow().oauth.issuer.is_empty()),
     };
+    let pins = pins::PinsService { store: deps.store.clone(), inspect: deps.inspect };
     let taps = taps::TapsService { gateway: gateway.clone(), stop: stop.clone() };
     let secrets =
         secrets::SecretsService { secrets: deps.secrets, store: deps.store, turn: tokio::sync::Mutex::default() };
@@ -232,6 +237,7 @@ pub async fn spawn(deps: ApiDeps, stop: CancellationToken) -> Result<ApiHandle, 
         .add_service(v1::secrets_server::SecretsServer::new(secrets).max_decoding_message_size(DECODE_MAX))
         .add_service(v1::keys_server::KeysServer::new(keys).max_decoding_message_size(DECODE_MAX))
         .add_service(v1::policies_server::PoliciesServer::new(policies).max_decoding_message_size(DECODE_MAX))
+        .add_service(v1::pins_server::PinsServer::new(pins).max_decoding_message_size(DECODE_MAX))
         .add_service(v1::taps_server::TapsServer::new(taps).max_decoding_message_size(DECODE_MAX));
     Ok(serve(routes, listeners, deps.access, tasks, stop))
 }

@@ -21,6 +21,7 @@ use crate::engine::docker::Docker;
 use crate::engine::{Engine, RegistryLogin, label};
 use crate::gateway::Gateway;
 use crate::initlink::InitLinks;
+use crate::inspect::Inspect;
 use crate::operate::{self, Operate};
 use crate::reconcile::{self, Reconcile};
 use crate::secrets::Secrets;
@@ -112,6 +113,8 @@ impl App {
         let gateway =
             Gateway::spawn(config.clone(), routes_seen, tail.clone(), access.clone(), front, stops.edge.clone())
                 .await?;
+        let (inspect, changes) = Inspect::spawn(store.clone(), tail.clone(), stops.loops.clone());
+        gateway.tell_changes(changes);
         let (load, reach) = (gateway.clone(), gateway.clone());
         let reconcile = Reconcile::spawn(
             reconcile::Deps {
@@ -119,6 +122,7 @@ impl App {
                 engine: engine.clone(),
                 links,
                 secrets: secrets.clone(),
+                inspect: inspect.clone(),
                 tail: tail.clone(),
                 in_flight: Arc::new(move |instance| load.in_flight(instance)),
                 reachable: Arc::new(move |deployment, instance| reach.reaches(deployment, instance)),
@@ -152,6 +156,7 @@ impl App {
                 store: store.clone(),
                 operate: operate.clone(),
                 reconcile: reconcile.clone(),
+                inspect,
                 tail: tail.clone(),
                 gateway: gateway.clone(),
                 sources,

@@ -28,6 +28,7 @@ pub(crate) mod load;
 pub(crate) mod mask;
 pub(crate) mod modern;
 pub(crate) mod oauth;
+mod pins;
 pub(crate) mod plain;
 pub(crate) mod proxy;
 pub(crate) mod remembered;
@@ -63,6 +64,7 @@ pub use error::GatewayError;
 pub use tap::Frame;
 
 use crate::access::{Access, Principal};
+use crate::inspect::ChangedTool;
 use crate::tail::Tail;
 use crate::telemetry::Telemetry;
 use crate::upstream::{RouteTable, SHARED_PREFIX, spare};
@@ -310,6 +312,11 @@ impl Gateway {
     /// first call counts.
     pub fn tell(&self, status: impl web::Status + 'static) {
         self.shared.status.set(Arc::new(Told(status))).ok();
+    }
+
+    /// Tells of tools that are not as they were pinned, each form once. Only the first call counts.
+    pub fn tell_changes(&self, to: mpsc::Sender<ChangedTool>) {
+        self.shared.registry.teller.set(to).ok();
     }
 
     /// A deployment's last minute.

@@ -8,6 +8,7 @@ pub mod build;
 pub mod engine;
 pub mod gateway;
 pub mod initlink;
+pub mod inspect;
 pub mod operate;
 pub mod reconcile;
 pub mod secrets;

@@ -26,6 +26,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::engine::Engine;
 use crate::initlink::InitLinks;
+use crate::inspect::Inspect;
 use crate::secrets::Secrets;
 use crate::store::Store;
 use crate::tail::Tail;
@@ -112,6 +113,8 @@ pub struct Deps {
     pub links: InitLinks,
     /// Plaintext at the moment of create.
     pub secrets: Secrets,
+    /// Who pins tools.
+    pub inspect: Inspect,
     /// Who prints what.
     pub tail: Tail,
     /// Requests that an instance still carries; told by the gateway.

@@ -22,7 +22,8 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
-use sigil_core::model::{AgentId, Deployment, DeploymentId, Name, OperationId};
+use sigil_core::model::{AgentId, Deployment, DeploymentId, Name, OperationId, ReleaseNo};
+use sigil_core::pins::Pins;
 use tokio::sync::{mpsc, oneshot, watch};
 
 pub(crate) use disk::replace_file;
@@ -202,7 +203,8 @@ impl Shared {
     }
 
     fn publish(&self, before: &Snapshot, after: Snapshot) {
-        let deployments = !Arc::ptr_eq(&before.deployments, &after.deployments);
+        let deployments =
+            !Arc::ptr_eq(&before.deployments, &after.deployments) || !Arc::ptr_eq(&before.pins, &after.pins);
         let operations = !Arc::ptr_eq(&before.operations, &after.operations);
         *self.snapshot.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(after);
         if deployments {
@@ -416,7 +418,33 @@ impl Store {
         self.change(move |c| c.remove_deployment(id)).await
     }
 
-    /// Changes with every write to deployments: a revision within [`Store::epoch`].
+    /// The tool pins of a release; `None`: it was never looked at.
+    pub fn pins(&self, id: DeploymentId, release: ReleaseNo) -> Option<Arc<Pins>> {
+        self.shared.snapshot().pins.get(&(id, release)).cloned()
+    }
+
+    /// Changes the tool pins of a release: `change` gets what there is and answers what there is to be (`None`: as it was)
+    /// beside its own answer.
+    ///
+    /// # Errors
+    /// [`StoreError::NotFound`] without the deployment, [`StoreError::Refused`] with the text that `change` answered.
+    pub async fn update_pins<T, F>(&self, id: DeploymentId, release: ReleaseNo, change: F) -> Result<T>
+    where
+        T: Send + 'static,
+        F: FnOnce(Option<&Pins>) -> std::result::Result<(Option<Pins>, T), String> + Send + 'static,
+    {
+        self.change(move |c| {
+            let old = c.state.pins.get(&(id, release)).cloned();
+            let (new, answer) = change(old.as_deref()).map_err(StoreError::Refused)?;
+            if let Some(new) = new.filter(|new| old.as_deref() != Some(new)) {
+                c.put_pins(id, Pins { release, ..new })?;
+            }
+            Ok(answer)
+        })
+        .await
+    }
+
+    /// Changes with every write to deployments and their pins: a revision within [`Store::epoch`].
     pub fn changes(&self) -> watch::Receiver<u64> {
         self.shared.changes.subscribe()
     }

@@ -24,6 +24,7 @@ use bytes::Bytes;
 use secrecy::SecretString;
 use sigil_core::jsonrpc::Id;
 use sigil_core::model::{DeploymentId, InstanceId, ReleaseNo, ReleaseSpec, SessionConfig, Stream, Transport};
+use sigil_core::pins::View;
 use sigil_core::policy::{Access, Rules};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
@@ -72,6 +73,8 @@ pub struct Route {
     pub access: Access,
     /// What callers may see and use.
     pub rules: Arc<Rules>,
+    /// What lists of tools are compared with: the pins of the releases that serve or are to.
+    pub pins: View,
     /// What callers may set for a session, as the desired release says.
     pub session: Option<Box<SessionConfig>>,
 }
@@ -134,7 +137,8 @@ pub(crate) const SHARED_PREFIX: &str = "m-";
 /// The `_meta` of our own stateless requests (2026-07-28): with every capability of clients, so that a server shows all.
 pub(crate) const MODERN_META: &str = concat!(
     r#"{"io.modelcontextprotocol/protocolVersion":"2026-07-28","io.modelcontextprotocol/clientCapabilities":"#,
-    r#"{"roots":{"listChanged":true},"sampling":{},"elicitation":{}},"io.modelcontextprotocol/clientInfo":"#,
+    r#"{"roots":{"listChanged":true},"sampling":{"context":{},"tools":{}},"elicitation":{"form":{},"url":{}}},"#,
+    r#""io.modelcontextprotocol/clientInfo":"#,
     r#"{"name":"sigil","version":""#,
     env!("CARGO_PKG_VERSION"),
     r#""}}"#

@@ -20,6 +20,7 @@ mod mcp;
 mod near;
 mod ops;
 mod output;
+mod pins;
 mod plan;
 mod policy;
 mod progress;
@@ -109,6 +110,7 @@ pub enum Verb {
     Secret(secret::Args),
     Key(key::Args),
     Policy(policy::Args),
+    Pins(pins::Args),
     Tap(tap::Args),
     Context(context::Args),
     Info(info::Args),
@@ -293,6 +295,7 @@ async fn dispatch(ctx: &Ctx, verb: Verb) -> Outcome {
         Verb::Secret(args) => secret::run(ctx, args).await,
         Verb::Key(args) => key::run(ctx, args).await,
         Verb::Policy(args) => policy::run(ctx, args).await,
+        Verb::Pins(args) => pins::run(ctx, args).await,
         Verb::Tap(args) => tap::run(ctx, args).await,
         Verb::Context(args) => context::run(ctx, args).await,
         Verb::Info(args) => info::run(ctx, args).await,

@@ -33,8 +33,8 @@ pub use error::{LinkError, Refusal};
 pub use mcp::McpSession;
 pub use resume::{DeploymentWatch, Fleet, Logs, OperationFollow, Progress, Update};
 pub use view::{
-    AgentInfo, Deployment, Detail, Event, Frame, Key, LogBatch, LogGap, LogLine, NewKey, Operation, Policy, Problem,
-    Secret, What,
+    AgentInfo, Deployment, Detail, Event, Frame, Key, LogBatch, LogGap, LogLine, NewKey, Operation, PinnedTool, Pins,
+    Policy, Problem, Secret, What,
 };
 // made by the tests of the screens only, which are given whole values
 #[cfg(test)]
@@ -325,6 +325,10 @@ impl Link {
         v1::policies_client::PoliciesClient::new(self.wire.clone())
     }
 
+    fn pins_client(&self) -> v1::pins_client::PinsClient<Wire> {
+        v1::pins_client::PinsClient::new(self.wire.clone())
+    }
+
     /// The agent and its host.
     pub async fn info(&self) -> Result<AgentInfo, LinkError> {
         let mut client = v1::agent_client::AgentClient::new(self.wire.clone());
@@ -527,6 +531,26 @@ impl Link {
     pub async fn set_policy(&self, name: &str, text: String, merge: bool) -> Result<Policy, LinkError> {
         let request = v1::SetPolicyRequest { request_id: request_id(), name: name.to_owned(), policy: text, merge };
         Ok(convert::policy(self.ask("policy set", self.policies_client().set(request)).await?))
+    }
+
+    /// The tool pins of a release; 0 is the desired one.
+    pub async fn pins(&self, name: &str, release: u32) -> Result<Pins, LinkError> {
+        let request = v1::GetPinsRequest { name: name.to_owned(), release };
+        Ok(convert::pins(self.ask("pins", self.pins_client().get(request)).await?))
+    }
+
+    /// Pins held tools as they are now, or dismisses that form: names, and digests of what was looked at.
+    pub async fn answer_pins(
+        &self,
+        name: &str,
+        release: u32,
+        tools: Vec<(String, String)>,
+        dismiss: bool,
+    ) -> Result<Pins, LinkError> {
+        let tools = tools.into_iter().map(|(name, digest)| v1::ToolForm { name, digest }).collect();
+        let request =
+            v1::AnswerPinsRequest { request_id: request_id(), name: name.to_owned(), release, tools, dismiss };
+        Ok(convert::pins(self.ask("pins approve", self.pins_client().answer(request)).await?))
     }
 }
 

@@ -4,6 +4,7 @@ pub mod answers;
 pub mod jsonrpc;
 pub mod mirror;
 pub mod model;
+pub mod pins;
 pub mod plan;
 pub mod policy;
 pub mod recipe;

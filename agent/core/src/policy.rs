@@ -11,6 +11,7 @@ use serde_json::value::RawValue;
 
 use crate::answers::{Keep, Keeps};
 use crate::jsonrpc;
+use crate::pins::Pinning;
 
 /// Who may call a deployment.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -188,8 +189,15 @@ pub struct Policy {
     pub concurrency: Option<u32>,
     /// Bundles that it belongs to: `/mcp/@name` joins their members.
     pub bundles: Vec<String>,
+    /// What is done about tools that are not as they were pinned.
+    #[serde(skip_serializing_if = "is_usual")]
+    pub pins: Pinning,
     /// Rules about tools.
     pub tools: ToolRules,
+}
+
+fn is_usual(pins: &Pinning) -> bool {
+    *pins == Pinning::default()
 }
 
 /// Names with stars.

@@ -10,6 +10,8 @@ mod flow;
 mod hidden;
 mod secrets;
 
+pub use hidden::is_hidden;
+
 use std::cmp::Ordering;
 
 use serde::{Deserialize, Serialize};

@@ -37,7 +37,7 @@ fn merge(old: &mut toml::Table, new: toml::Table) {
 
 fn read(text: &str, over: Option<&Policy>) -> Result<Policy, Status> {
     let hint = "`sigil policy get NAME` shows what is set; the keys are access, open_discovery, rate, caller_rate, \
-                concurrency and [tools] with allow, deny, rename, describe, rate, concurrency, cache";
+                concurrency, bundles, pins and [tools] with allow, deny, rename, describe, rate, concurrency, cache";
     let flawed = |e: &dyn std::fmt::Display| invalid(format!("the policy: {}", e.to_string().trim_end()), hint);
     if text.len() > MAX {
         return Err(invalid("the policy is longer than 256 KiB", hint));

@@ -63,6 +63,8 @@ pub(super) const RULES: &[Rule] = &[
     rule("/sigil.v1.Keys/Revoke", Role::Admin),
     rule("/sigil.v1.Policies/Get", Role::Reader),
     rule("/sigil.v1.Policies/Set", Role::Admin),
+    rule("/sigil.v1.Pins/Get", Role::Reader),
+    rule("/sigil.v1.Pins/Answer", Role::Admin),
     rule("/sigil.v1.Taps/Follow", Role::Admin),
 ];
 

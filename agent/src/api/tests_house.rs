@@ -46,12 +46,15 @@ async fn house() -> House {
     let gateway =
         Gateway::spawn(config.clone(), seen, tail.clone(), keys, &Handle::current(), stop.clone()).await.unwrap();
     let load = gateway.clone();
+    let (inspect, changes) = crate::inspect::Inspect::spawn(store.clone(), tail.clone(), stop.clone());
+    gateway.tell_changes(changes);
     let reconcile = Reconcile::spawn(
         reconcile::Deps {
             store: store.clone(),
             engine: engine.clone(),
             links,
             secrets: secrets.clone(),
+            inspect: inspect.clone(),
             tail: tail.clone(),
             in_flight: Arc::new(move |instance| load.in_flight(instance)),
             reachable: Arc::new(|_, _| false),
@@ -84,6 +87,7 @@ async fn house() -> House {
         store: store.clone(),
         operate,
         reconcile,
+        inspect,
         tail: tail.clone(),
         gateway,
         sources,

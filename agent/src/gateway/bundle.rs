@@ -248,6 +248,8 @@ impl Shared {
             coming: None,
             access: sigil_core::policy::Access::Key,
             rules: Arc::default(),
+            watched: Arc::default(),
+            teller: Arc::default(),
             masks: None,
             terms: None,
             recorder: before.map_or_else(Arc::default, |kept| kept.entry.recorder.clone()),

@@ -236,7 +236,8 @@ impl Shared {
         if let Some(most) = policy.concurrency.filter(|_| !listens) {
             self.limits.place(Whose::Deployment(entry.id), most, permits)?;
         }
-        if head.method != "tools/call" || !(entry.rules.judges_tools() || caller.scope.narrows()) {
+        let holds = entry.watched.holds();
+        if head.method != "tools/call" || !(holds || entry.rules.judges_tools() || caller.scope.narrows()) {
             return Ok(None);
         }
         let raw = Params::read(head.params).name;
@@ -248,6 +249,9 @@ impl Shared {
         if !caller.scope.tool(&entry.name, &shown) {
             let hint = "`sigil key ls` shows what each key is good for";
             return Err(Refusal::forbidden(format!("the key '{}' is not for the tool '{shown}'", caller.name), hint));
+        }
+        if let Some(change) = entry.watched.held(name).filter(|_| holds) {
+            return Err(Refusal::held(&entry.name, &shown, change));
         }
         if let Some(rate) = policy.tools.rate.get(name) {
             self.limits.rate(Whose::Tool(entry.id, name.to_owned()), *rate)?;

@@ -6,6 +6,7 @@ use hyper::StatusCode;
 use hyper::ext::ReasonPhrase;
 use hyper::header::{self, HeaderName, HeaderValue};
 use sigil_core::jsonrpc::{self, Id, Malformed};
+use sigil_core::pins::Change;
 use sigil_core::policy::Access;
 
 /// Why the gateway cannot start, or does not pass a conversation on.
@@ -247,6 +248,19 @@ impl Refusal {
     pub(crate) fn no_tool(name: &str) -> Self {
         let hint = "tools/list shows what there is";
         Self::new(StatusCode::OK, "GATEWAY_FORBIDDEN", -32602, format!("Unknown tool: {name}"), hint)
+    }
+
+    /// The tool is not as it was when its release was deployed.
+    pub(crate) fn held(deployment: &str, name: &str, change: Change) -> Self {
+        let how = match change {
+            Change::Changed => "describes itself in another way than when it was deployed",
+            Change::Added => "was not there when its server was deployed",
+            Change::Poisoned => "has a description that tries to steer whoever reads it",
+        };
+        let hint = format!("its owner can look at it (`sigil pins diff {deployment}`) and approve it");
+        let message = format!("the tool '{name}' is held: it {how}");
+        // in band: some clients drop what a 403 says
+        Self::new(StatusCode::OK, "GATEWAY_FORBIDDEN", -31403, message, hint)
     }
 
     pub(crate) fn forbidden(message: impl Into<String>, hint: impl Into<String>) -> Self {

@@ -349,7 +349,7 @@ async fn mcp(
             true => caching::listened(shared, &entry, response),
             false => response,
         };
-        return outcome.map(|r| wrapped(heard(r), &entry, &caller, Vec::new(), tapping)).map_err(plain);
+        return outcome.map(|r| wrapped(heard(r), &entry, &caller, Vec::new(), tapping, true)).map_err(plain);
     }
     let media_type = crate::upstream::http::media_type(headers);
     if media_type != "application/json" {
@@ -452,7 +452,9 @@ async fn mcp(
     let (entry, caller) = (&entry, &caller);
     let asked = Asked { name, entry, caller, method: &method, headers, query, ticket, settings, trace };
     let outcome = pass(shared, asked, first, &heads, &body, is_modern).await;
-    outcome.map(|response| wrapped(response, entry, caller, permits, tapping)).map_err(|refusal| (refusal, id))
+    outcome
+        .map(|response| wrapped(response, entry, caller, permits, tapping, asks_for_tools(&heads)))
+        .map_err(|refusal| (refusal, id))
 }
 
 /// A request whose body was changed on the way.
@@ -488,7 +490,7 @@ impl Again<'_> {
         let query = shown.as_deref().map_or(parts.uri.query(), Settings::query);
         let asked = Asked { name, entry, caller, method, headers, query, ticket, settings, trace };
         let response = pass(shared, asked, first, &heads, &body, is_modern).await?;
-        Ok(wrapped(response, entry, caller, permits, tapping))
+        Ok(wrapped(response, entry, caller, permits, tapping, asks_for_tools(&heads)))
     }
 }
 
@@ -614,17 +616,22 @@ fn session_of(ticket: &Option<(HeaderValue, Ticket)>) -> &str {
     ticket.as_ref().map_or("", |(_, ticket)| ticket.upstream.as_str())
 }
 
-/// The answer as its caller may see it, holding its places, shown to whoever looks.
+fn asks_for_tools(heads: &[&Head<'_>]) -> bool {
+    heads.iter().any(|head| head.method == "tools/list")
+}
+
+/// The answer as its caller may see it, holding its places, shown to whoever looks. `lists`: it may be a list of tools.
 fn wrapped(
     mut response: Response<Out>,
     entry: &Arc<Entry>,
     caller: &Arc<Caller>,
     permits: Permits,
     tapping: Option<Tapping>,
+    lists: bool,
 ) -> Response<Out> {
     response.body_mut().counted(Flow::new(&entry.recorder, caller));
     let events = crate::upstream::http::is_event_stream(response.headers());
-    let shaping = Shaping::new(entry, caller, events);
+    let shaping = Shaping::new(entry, caller, events, lists);
     let masking = entry.masks.as_ref().map(Masking::new);
     if shaping.is_none() && permits.is_empty() && tapping.is_none() && masking.is_none() {
         return response;

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use secrecy::SecretString;
 use sigil_core::model::{DeploymentId, Inject, InstanceId, ReleaseNo, Transport};
+use sigil_core::pins::View;
 use sigil_core::policy::{Access, Rules};
 use sigil_core::route::Burden;
 use sigil_core::session::Ticket;
@@ -13,6 +14,7 @@ use tokio_util::task::TaskTracker;
 use super::common::Common;
 use super::load::{Recorder, Stats};
 use super::mask::Masks;
+use super::pins::{Teller, Watched};
 use super::settings::{self, Terms};
 use crate::tail::Tail;
 use crate::upstream::RouteTable;
@@ -51,6 +53,10 @@ pub(crate) struct Entry {
     pub(crate) coming: Option<ReleaseNo>,
     pub(crate) access: Access,
     pub(crate) rules: Arc<Rules>,
+    /// What its lists of tools are compared with.
+    pub(crate) watched: Arc<Watched>,
+    /// Who is told of tools that changed.
+    pub(crate) teller: Teller,
     /// Finds the values of `injected` in answers.
     pub(crate) masks: Option<Arc<Masks>>,
     /// What callers may set for a session.
@@ -104,6 +110,9 @@ pub(crate) struct Registry {
     stats: Mutex<HashMap<InstanceId, Weak<Stats>>>,
     commons: Mutex<HashMap<InstanceId, Weak<Common>>>,
     recorders: Mutex<HashMap<DeploymentId, Arc<Recorder>>>,
+    watched: Mutex<HashMap<DeploymentId, Arc<Watched>>>,
+    /// Who is told of tools that changed.
+    pub(crate) teller: Teller,
 }
 
 impl Registry {
@@ -139,10 +148,17 @@ impl Registry {
         self.recorders.lock().unwrap_or_else(PoisonError::into_inner).entry(id).or_default().clone()
     }
 
+    fn watched_of(&self, id: DeploymentId, view: &View) -> Arc<Watched> {
+        let watched = self.watched.lock().unwrap_or_else(PoisonError::into_inner).entry(id).or_default().clone();
+        watched.set(view);
+        watched
+    }
+
     /// Forgets deployments that are gone and replicas that nobody holds.
     pub(crate) fn prune(&self, table: &Table) {
         let kept = |id: &DeploymentId| table.by_id.contains_key(id);
         self.recorders.lock().unwrap_or_else(PoisonError::into_inner).retain(|id, _| kept(id));
+        self.watched.lock().unwrap_or_else(PoisonError::into_inner).retain(|id, _| kept(id));
         self.stats.lock().unwrap_or_else(PoisonError::into_inner).retain(|_, s| s.strong_count() > 0);
         self.commons.lock().unwrap_or_else(PoisonError::into_inner).retain(|_, c| c.strong_count() > 0);
     }
@@ -189,6 +205,8 @@ pub(crate) fn build(new: &RouteTable, old: &Table, registry: &Registry, tail: &T
         coming: route.coming,
         access: route.access,
         rules: route.rules.clone(),
+        watched: registry.watched_of(route.id, &route.pins),
+        teller: registry.teller.clone(),
         masks: match old.by_id.get(&route.id) {
             Some(old) if Arc::ptr_eq(&old.injected, &route.injected) => old.masks.clone(),
             _ => Masks::of(&route.injected),
@@ -221,6 +239,8 @@ pub(crate) mod tests {
             coming: None,
             access: Access::Anonymous,
             rules: Arc::new(Rules::new(serde_json::from_str(policy).unwrap()).unwrap()),
+            watched: Arc::default(),
+            teller: Teller::default(),
             masks: None,
             terms: None,
             recorder: Arc::default(),

@@ -258,9 +258,11 @@ pub(crate) struct Shaping {
 }
 
 impl Shaping {
-    /// `events`: the answer is an event stream. `None` when this caller sees what the server says.
-    pub(crate) fn new(entry: &Arc<Entry>, caller: &Arc<Caller>, events: bool) -> Option<Self> {
-        let wanted = entry.rules.shapes() || caller.scope.narrows();
+    /// `events`: the answer is an event stream; `lists`: the request asks for tools. `None` when this caller sees what the
+    /// server says.
+    pub(crate) fn new(entry: &Arc<Entry>, caller: &Arc<Caller>, events: bool, lists: bool) -> Option<Self> {
+        // a stream may carry the answer to another request, too
+        let wanted = entry.rules.shapes() || caller.scope.narrows() || ((lists || events) && entry.watched.watches());
         wanted.then(|| Self {
             entry: entry.clone(),
             caller: caller.clone(),
@@ -286,7 +288,7 @@ impl Shaping {
         // an end may begin in what was searched before
         let from = self.searched.saturating_sub(3);
         let text = self.kept.get(from..).unwrap_or_default();
-        let found = (0..text.len()).find_map(|i| {
+        let found = memchr::memchr2_iter(b'\n', b'\r', text).find_map(|i| {
             let rest = text.get(i..).unwrap_or_default();
             [&b"\n\n"[..], b"\r\r", b"\n\r\n"].iter().find(|end| rest.starts_with(end)).map(|end| i + end.len())
         });
@@ -311,7 +313,11 @@ impl Shaping {
 
 /// A message in its caller's view; `None`: as it is.
 pub(crate) fn shape(entry: &Entry, scope: &Scope, message: &str) -> Option<String> {
-    entry.rules.shape(message, &entry.name, scope)
+    let kept = entry.watched.filter(entry.id, message, &entry.teller);
+    if !(entry.rules.shapes() || scope.narrows()) {
+        return kept;
+    }
+    entry.rules.shape(kept.as_deref().unwrap_or(message), &entry.name, scope).or(kept)
 }
 
 fn shape_body(entry: &Entry, scope: &Scope, text: &str) -> Option<String> {
@@ -363,7 +369,7 @@ mod tests {
 
     fn shaping(events: bool) -> Shaping {
         let entry = Arc::new(entry("time", r#"{"tools":{"deny":["b"]}}"#));
-        Shaping::new(&entry, &Arc::new(Caller::anonymous()), events).unwrap()
+        Shaping::new(&entry, &Arc::new(Caller::anonymous()), events, false).unwrap()
     }
 
     fn through(mut shaping: Shaping, text: &str, step: usize) -> String {

@@ -75,6 +75,8 @@ enum Trouble {
     Gate(#[from] upstream::UpstreamError),
     #[error("{0}")]
     Secret(#[from] crate::secrets::SecretError),
+    #[error("its tools cannot be pinned: {0}")]
+    Pins(#[from] crate::store::StoreError),
     #[error("{0}")]
     Other(String),
 }
@@ -214,6 +216,7 @@ impl BringUp {
             server = handshake.server_name, protocol = handshake.protocol_version, tools = handshake.tool_count,
             elapsed_ms = u64::try_from(handshake.elapsed.as_millis()).unwrap_or(u64::MAX), "gate passed"
         );
+        self.deps.inspect.gated(&self.deployment, self.release, self.instance, handshake.tools.get()).await?;
         if self.widens() {
             self.keep(&replica.quota, &container);
         } else {

@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use sigil_core::model::{Deployment, InstanceId, Outcome, Run};
+use sigil_core::model::{Deployment, InstanceId, Outcome, ReleaseNo, Run};
+use sigil_core::pins::View;
 use sigil_core::plan::Phase;
 use sigil_core::policy::{Policy, Rules, ToolRules};
 
@@ -37,6 +38,7 @@ impl Room {
             let coming = |id: &&InstanceId| self.slots.get(id).is_some_and(|s| s.returning);
             instances.iter().filter(coming).copied().collect()
         });
+        let pins = self.view(deployment, ready.iter().chain(&draining).map(|replica| replica.release));
         Route {
             returning,
             id: deployment.id,
@@ -57,8 +59,22 @@ impl Room {
                 .map(|slot| slot.release),
             access: deployment.access(),
             rules: self.rules(deployment),
+            pins,
             session: deployment.release(deployment.desired.release).and_then(|r| r.spec.session.clone()),
         }
+    }
+
+    /// What lists of tools are compared with: the pins of the releases that answer, and of the one that is to.
+    fn view(&self, deployment: &Deployment, serving: impl Iterator<Item = ReleaseNo>) -> View {
+        let mut releases: Vec<ReleaseNo> = serving.collect();
+        let pins = |release: &ReleaseNo| self.deps.store.pins(deployment.id, *release);
+        // one that an older agent started was never looked at: nothing can be said of its lists
+        let unknown = releases.iter().any(|release| pins(release).is_none());
+        releases.push(deployment.desired.release);
+        releases.sort_unstable();
+        releases.dedup();
+        let pins = if unknown { Vec::new() } else { releases.iter().filter_map(pins).collect() };
+        View::new(pins, deployment.policy.pins)
     }
 
     /// The policy made ready; as it was while it is the same.
@@ -90,6 +106,7 @@ pub(super) fn same(a: &Route, b: &Route) -> bool {
         && a.coming == b.coming
         && a.access == b.access
         && Arc::ptr_eq(&a.rules, &b.rules)
+        && a.pins.same(&b.pins)
         && a.session == b.session
         && a.injected.len() == b.injected.len()
         && ids(&a.ready) == ids(&b.ready)

@@ -1,5 +1,5 @@
 //! The forms in which records lie on disk. A record is a key (`d/<id>`, `o/<id>`, `r/<request>`, `q/<request>`,
-//! `s/<key>`) and JSON; in sled it carries a version byte and a checksum over key, version and value.
+//! `s/<key>`, `p/<id>/<release>`) and JSON; in sled it carries a version byte and a checksum over key, version and value.
 
 use super::{Result, StoreError};
 
@@ -16,6 +16,8 @@ pub(super) const REQUEST: &str = "r/";
 pub(super) const ANSWER: &str = "q/";
 /// Sealed secrets.
 pub(super) const SEALED: &str = "s/";
+/// Tool pins of a deployment's release.
+pub(super) const PINS: &str = "p/";
 /// sled only: sequence, count and sum of all records.
 pub(super) const HEAD: &str = "m/head";
 

@@ -7,9 +7,10 @@ use std::sync::Arc;
 use jiff::{SignedDuration, Timestamp};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
-use sigil_core::model::{Deployment, DeploymentId, Name, OperationId};
+use sigil_core::model::{Deployment, DeploymentId, Name, OperationId, ReleaseNo};
+use sigil_core::pins::Pins;
 
-use super::record::{ANSWER, DEPLOYMENT, OPERATION, Op, REQUEST, SEALED};
+use super::record::{ANSWER, DEPLOYMENT, OPERATION, Op, PINS, REQUEST, SEALED};
 use super::{OperationRecord, Result, SealedRecord, StoreError};
 
 /// Finished operations that are kept in the list.
@@ -39,6 +40,7 @@ pub(super) struct Snapshot {
     pub past: Arc<BTreeMap<String, Arc<OperationRecord>>>,
     pub answers: Arc<BTreeMap<String, Arc<Answer>>>,
     pub sealed: Arc<BTreeMap<String, Arc<SealedRecord>>>,
+    pub pins: Arc<BTreeMap<(DeploymentId, ReleaseNo), Arc<Pins>>>,
 }
 
 fn parse<T: DeserializeOwned>(key: &str, value: &[u8]) -> Result<T> {
@@ -60,6 +62,7 @@ impl Snapshot {
         let past = Arc::make_mut(&mut state.past);
         let answers = Arc::make_mut(&mut state.answers);
         let sealed = Arc::make_mut(&mut state.sealed);
+        let pins = Arc::make_mut(&mut state.pins);
         for (key, value) in records {
             if key.starts_with(DEPLOYMENT) {
                 let mut d: Deployment = parse(key, value)?;
@@ -86,6 +89,11 @@ impl Snapshot {
             } else if key.starts_with(SEALED) {
                 let s: SealedRecord = parse(key, value)?;
                 sealed.insert(s.key.clone(), Arc::new(s));
+            } else if let Some(whose) = key.strip_prefix(PINS) {
+                let id = whose.split('/').next().and_then(|id| id.parse().ok());
+                let id = id.ok_or_else(|| StoreError::Io(format!("the record {key} is nobody's")))?;
+                let p: Pins = parse(key, value)?;
+                pins.insert((id, p.release), Arc::new(p));
             } else {
                 return Err(StoreError::Newer { what: format!("record {key}"), found: 0 });
             }
@@ -110,6 +118,9 @@ impl Snapshot {
         }
         for (key, s) in self.sealed.iter() {
             out.push((format!("{SEALED}{key}"), to_json(s.as_ref())?));
+        }
+        for ((id, release), p) in self.pins.iter() {
+            out.push((format!("{PINS}{id}/{release}"), to_json(p.as_ref())?));
         }
         Ok(out)
     }
@@ -160,7 +171,25 @@ impl Change {
         };
         Arc::make_mut(&mut self.state.names).remove(&old.name);
         self.remove(format!("{DEPLOYMENT}{id}"));
+        self.keep_pins(id, |_| false);
         Ok(())
+    }
+
+    /// Adds or replaces the tool pins of a release; forgets those of releases that the deployment no longer has.
+    pub fn put_pins(&mut self, id: DeploymentId, pins: Pins) -> Result<()> {
+        let deployment = self.state.deployments.get(&id).ok_or_else(|| StoreError::NotFound(id.to_string()))?.clone();
+        self.keep_pins(id, |release| deployment.release(release).is_some());
+        self.put(format!("{PINS}{id}/{}", pins.release), &pins)?;
+        Arc::make_mut(&mut self.state.pins).insert((id, pins.release), Arc::new(pins));
+        Ok(())
+    }
+
+    fn keep_pins(&mut self, id: DeploymentId, kept: impl Fn(ReleaseNo) -> bool) {
+        let all = self.state.pins.range((id, ReleaseNo::MIN)..=(id, ReleaseNo::MAX)).map(|((_, release), _)| *release);
+        for release in all.filter(|release| !kept(*release)).collect::<Vec<_>>() {
+            Arc::make_mut(&mut self.state.pins).remove(&(id, release));
+            self.remove(format!("{PINS}{id}/{release}"));
+        }
     }
 
     /// Adds or replaces an operation; forgets the oldest finished ones beyond the limit, and request ids that are old.

@@ -117,6 +117,44 @@ fn content(store: &Store) -> Vec<(String, Vec<u8>)> {
 }
 
 #[tokio::test]
+async fn pins_live_as_long_as_their_release() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path()).await;
+    let a = store.create(deployment("a")).await.unwrap();
+    let pins = |text: &str| Pins::new(0, &sigil_core::pins::members(text), &BTreeMap::new(), Timestamp::UNIX_EPOCH);
+    let put = async |release, text: &str| {
+        let new = pins(text);
+        store.update_pins(a.id, release, move |old| Ok((Some(new), old.is_some()))).await
+    };
+    let changes = store.changes();
+    assert!(!put(1, r#"[{"name":"x"}]"#).await.unwrap());
+    assert!(changes.has_changed().unwrap(), "whoever routes must know");
+    assert!(put(1, r#"[{"name":"y"}]"#).await.unwrap());
+    let nothing = store.update_pins(a.id, 1, |_| Err::<(Option<Pins>, ()), _>("no".into())).await;
+    assert!(matches!(nothing, Err(StoreError::Refused(why)) if why == "no"));
+    assert_eq!(store.pins(a.id, 1).unwrap().tools.keys().collect::<Vec<_>>(), ["y"]);
+    store.close().await;
+
+    let store = open(dir.path()).await;
+    assert_eq!(store.pins(a.id, 1).unwrap().release, 1);
+    // the release is forgotten, and what was pinned with it when the next one is
+    let second = |d: &mut Deployment| {
+        d.releases[0].number = 2;
+        Ok(())
+    };
+    store.update(a.id, None, "another release", second).await.unwrap();
+    let new = pins("[]");
+    store.update_pins(a.id, 2, move |_| Ok((Some(new), ()))).await.unwrap();
+    assert!(store.pins(a.id, 1).is_none() && store.pins(a.id, 2).is_some());
+    store.delete(a.id).await.unwrap();
+    assert!(store.pins(a.id, 2).is_none());
+    assert_eq!(content(&store), []);
+    let gone = store.update_pins(a.id, 2, |_| Ok((None, ()))).await;
+    assert!(gone.is_ok(), "nothing to do");
+    store.close().await;
+}
+
+#[tokio::test]
 async fn what_was_acknowledged_is_there_after_reopening() {
     let dir = tempfile::tempdir().unwrap();
     let store = open(dir.path()).await;

@@ -35,9 +35,11 @@ const GRACE: Duration = Duration::from_secs(2);
 /// Where servers listen that ignore `PORT`, for the hint.
 const USUAL_PORTS: [u16; 8] = [3000, 8000, 8080, 8081, 3001, 5000, 80, 8888];
 
+/// Every capability that a client may have: what a server lists may depend on them, and the widest list is pinned.
 const INITIALIZE: &str = concat!(
-    r#"{"protocolVersion":"2025-11-25","capabilities":{"roots":{"listChanged":true},"sampling":{},"elicitation":{}},"#,
-    r#""clientInfo":{"name":"sigil","version":""#,
+    r#"{"protocolVersion":"2025-11-25","capabilities":{"roots":{"listChanged":true},"sampling":{"context":{},"tools":{}},"#,
+    r#""elicitation":{"form":{},"url":{}},"tasks":{"list":{},"cancel":{},"requests":{"sampling":{"createMessage":{}},"#,
+    r#""elicitation":{"create":{}}}}},"clientInfo":{"name":"sigil","version":""#,
     env!("CARGO_PKG_VERSION"),
     r#""}}"#
 );

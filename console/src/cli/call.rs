@@ -7,9 +7,9 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::args::pair;
-use super::fail::{DONE, FAILED, Failure, NOT_FOUND, Outcome};
+use super::fail::{BLOCKED, DONE, FAILED, Failure, NOT_FOUND, Outcome};
 use super::output::{self, Format};
-use super::{Ctx, mcp, near, text, time};
+use super::{Ctx, mcp, near, pins, text, time};
 
 /// Call a tool and print its answer. Exit code 1 when the tool reports an error
 #[derive(Debug, clap::Args)]
@@ -56,6 +56,11 @@ pub async fn run(ctx: &Ctx, args: Args) -> Outcome {
     let mut client = mcp::Client::open(ctx, &link, &args.name, config, args.timeout).await?;
     let tools = client.tools().await?;
     let Some(tool) = tools.all.iter().find(|t| t.name == args.tool) else {
+        if let Some(held) = pins::held(&link, &args.name).await.iter().find(|t| t.name == args.tool) {
+            let message = format!("the tool '{}' of {} is held: it is {}", args.tool, args.name, held.state);
+            let hint = format!("look at it with 'sigil pins diff {}', then approve or dismiss it", args.name);
+            return Err(Failure::new(BLOCKED, "TOOL_HELD", message, hint));
+        }
         let names = tools.all.iter().map(|t| t.name.as_str());
         let hint = near::hint(&args.tool, names, &format!("'sigil tools {}' lists its tools", args.name));
         let message = format!("{} has no tool '{}'", args.name, args.tool);

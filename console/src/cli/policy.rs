@@ -58,6 +58,9 @@ struct Set {
     /// Make it a member of a bundle (/mcp/@NAME); may be repeated, '' stands for none
     #[arg(long = "bundle", value_name = "NAME")]
     bundle: Vec<String>,
+    /// What is done about tools that changed without a new release
+    #[arg(long, value_parser = ["enforce", "warn", "off"])]
+    pins: Option<String>,
     /// Most requests of all callers (600/min)
     #[arg(long, value_name = "RATE")]
     rate: Option<String>,
@@ -92,6 +95,7 @@ impl Set {
             ("rate", text(&self.rate)),
             ("caller_rate", text(&self.caller_rate)),
             ("bundles", list(&self.bundle)),
+            ("pins", text(&self.pins)),
             ("concurrency", self.concurrency.map(|n| toml::Value::Integer(n.into()))),
         ] {
             top.extend(value.map(|value| (key.to_owned(), value)));

@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::fail::{DONE, FAILED, Failure, Outcome};
 use super::output::{self, Format, Paint, paint};
-use super::{Ctx, mcp, text, time};
+use super::{Ctx, mcp, pins, text, time};
 
 /// List a server's tools
 #[derive(Debug, clap::Args)]
@@ -36,6 +36,10 @@ pub async fn run(ctx: &Ctx, args: Args) -> Outcome {
                 output::write(describe(ctx, tool).as_bytes())?;
             }
         }
+    }
+    let held = pins::held(&link, &args.name).await.len();
+    if held > 0 {
+        output::note(&format!("{held} held, and not in this list: sigil pins diff {}", args.name));
     }
     Ok(DONE)
 }

@@ -282,6 +282,26 @@ pub(super) fn policy(p: v1::PolicyReply) -> view::Policy {
     view::Policy { name: p.name, text: p.policy, access: p.access }
 }
 
+pub(super) fn pins(p: v1::PinsReply) -> view::Pins {
+    let tool = |t: v1::PinnedTool| view::PinnedTool {
+        name: t.name,
+        state: t.state,
+        digest: t.digest,
+        live_digest: t.live_digest,
+        pinned: t.pinned,
+        live: t.live,
+        findings: t.findings,
+        since: time(t.since),
+    };
+    view::Pins {
+        name: p.name,
+        release: p.release,
+        pinned_at: time(p.pinned_at),
+        pinning: p.pinning,
+        tools: p.tools.into_iter().map(tool).collect(),
+    }
+}
+
 pub(super) fn secret(s: v1::SecretInfo) -> view::Secret {
     view::Secret {
         name: s.name,

@@ -402,6 +402,49 @@ pub struct Policy {
     pub access: String,
 }
 
+/// How a release's tools looked when it was first ready to serve, and which are held.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Pins {
+    /// The deployment.
+    pub name: String,
+    /// Its release.
+    pub release: u32,
+    /// `None`: nothing is pinned yet.
+    pub pinned_at: Option<Timestamp>,
+    /// What the policy says: `enforce`, `warn` or `off`.
+    pub pinning: String,
+    /// By name.
+    pub tools: Vec<PinnedTool>,
+}
+
+/// One tool of [`Pins`].
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct PinnedTool {
+    /// The server's name for it.
+    pub name: String,
+    /// `pinned`, or why it is held: `changed`, `added`, `poisoned`.
+    pub state: String,
+    /// SHA-256 of what is pinned; empty: it never was.
+    pub digest: String,
+    /// And of what is held.
+    pub live_digest: String,
+    /// JSON of what is pinned, of a held tool.
+    pub pinned: String,
+    /// JSON of what is held.
+    pub live: String,
+    /// What the scanner says of it.
+    pub findings: Vec<String>,
+    /// Held since.
+    pub since: Option<Timestamp>,
+}
+
+impl PinnedTool {
+    /// Whether it waits for somebody to look at it.
+    pub fn is_held(&self) -> bool {
+        self.state != "pinned"
+    }
+}
+
 /// One JSON-RPC message as it passed.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Frame {

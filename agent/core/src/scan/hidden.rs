@@ -24,8 +24,8 @@ const ZERO_WIDTH: Rule = Rule {
     fix: "remove the zero-width character, or write it as an escape",
 };
 
-/// Whether a character is invisible in a snippet and therefore spelled out.
-pub(super) fn is_hidden(c: char) -> bool {
+/// Whether a character is invisible on a screen and therefore spelled out.
+pub fn is_hidden(c: char) -> bool {
     is_tag(c) || is_bidi(c) || is_zero_width(c) || c == '\u{feff}'
 }
 

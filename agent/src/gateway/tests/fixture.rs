@@ -287,6 +287,8 @@ impl Front {
             coming: None,
             access: sigil_core::policy::Access::Anonymous,
             rules: Arc::default(),
+            watched: Arc::default(),
+            teller: Arc::default(),
             masks: None,
             terms: Terms::of(ready.first().and_then(|e| e.spec.session.as_deref()), None),
             recorder: self.gateway.shared.registry.recorder_of(id),
