@@ -133,7 +133,7 @@ fn chosen(pins: &Pins, names: &[String]) -> Result<Vec<PinnedTool>, Failure> {
     let find = |name: &String| {
         held.iter().find(|tool| tool.name == *name).map(|tool| (*tool).clone()).ok_or_else(|| {
             let hint = near::hint(name, held.iter().map(|tool| tool.name.as_str()), "see 'sigil pins ls'");
-            Failure::usage(&format!("no tool '{}' of {} is held", text::one_line(name), pins.name), &hint)
+            Failure::usage(format!("no tool '{}' of {} is held", text::one_line(name), pins.name), hint)
         })
     };
     if names.is_empty() { Ok(held.into_iter().cloned().collect()) } else { names.iter().map(find).collect() }
