@@ -24,6 +24,7 @@ mod tests;
 #[cfg(test)]
 mod tests_house;
 pub mod tls;
+mod waivers;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -218,6 +219,7 @@ pub async fn spawn(deps: ApiDeps, stop: CancellationToken) -> Result<ApiHandle, 
         store: deps.store.clone(),
         oauth: Box::new(move || !seen.borrow().oauth.issuer.is_empty()),
     };
+    let waivers = waivers::WaiversService { store: deps.store.clone() };
     let pins = pins::PinsService { store: deps.store.clone(), inspect: deps.inspect };
     let taps = taps::TapsService { gateway: gateway.clone(), stop: stop.clone() };
     let secrets =
@@ -237,6 +239,7 @@ pub async fn spawn(deps: ApiDeps, stop: CancellationToken) -> Result<ApiHandle, 
         .add_service(v1::secrets_server::SecretsServer::new(secrets).max_decoding_message_size(DECODE_MAX))
         .add_service(v1::keys_server::KeysServer::new(keys).max_decoding_message_size(DECODE_MAX))
         .add_service(v1::policies_server::PoliciesServer::new(policies).max_decoding_message_size(DECODE_MAX))
+        .add_service(v1::waivers_server::WaiversServer::new(waivers).max_decoding_message_size(DECODE_MAX))
         .add_service(v1::pins_server::PinsServer::new(pins).max_decoding_message_size(DECODE_MAX))
         .add_service(v1::taps_server::TapsServer::new(taps).max_decoding_message_size(DECODE_MAX));
     Ok(serve(routes, listeners, deps.access, tasks, stop))

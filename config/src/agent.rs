@@ -42,6 +42,8 @@ pub struct AgentConfig {
     pub builder: BuilderConfig,
     /// Where sources may come from, and how.
     pub sources: SourcesConfig,
+    /// What the scanner stops.
+    pub scan: ScanConfig,
     /// Limits that no console can widen.
     pub limits: LimitsConfig,
     /// Container and build output.
@@ -312,6 +314,22 @@ impl Default for LogsConfig {
             level: "info".into(),
             format: "text".into(),
         }
+    }
+}
+
+/// What the scanner stops before it is built.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ScanConfig {
+    /// The least severity that stops a build: `info`, `warning`, `error`, `block` or `never`. Live.
+    pub block: String,
+    /// The same for sources that a pattern fits (`npm:@own/*`, `folder`); the longest one counts. Live.
+    pub trust: BTreeMap<String, String>,
+}
+
+impl Default for ScanConfig {
+    fn default() -> Self {
+        Self { block: "block".into(), trust: BTreeMap::new() }
     }
 }
 

@@ -41,6 +41,7 @@ mod time;
 mod tools;
 mod version;
 mod wait;
+mod waiver;
 
 use std::sync::{Arc, Mutex};
 
@@ -111,6 +112,7 @@ pub enum Verb {
     Key(key::Args),
     Policy(policy::Args),
     Pins(pins::Args),
+    Waiver(waiver::Args),
     Tap(tap::Args),
     Context(context::Args),
     Info(info::Args),
@@ -296,6 +298,7 @@ async fn dispatch(ctx: &Ctx, verb: Verb) -> Outcome {
         Verb::Key(args) => key::run(ctx, args).await,
         Verb::Policy(args) => policy::run(ctx, args).await,
         Verb::Pins(args) => pins::run(ctx, args).await,
+        Verb::Waiver(args) => waiver::run(ctx, args).await,
         Verb::Tap(args) => tap::run(ctx, args).await,
         Verb::Context(args) => context::run(ctx, args).await,
         Verb::Info(args) => info::run(ctx, args).await,

@@ -34,7 +34,7 @@ pub use mcp::McpSession;
 pub use resume::{DeploymentWatch, Fleet, Logs, OperationFollow, Progress, Update};
 pub use view::{
     AgentInfo, Deployment, Detail, Event, Frame, Key, LogBatch, LogGap, LogLine, NewKey, Operation, PinnedTool, Pins,
-    Policy, Problem, Secret, What,
+    Policy, Problem, Secret, Waiver, What,
 };
 // made by the tests of the screens only, which are given whole values
 #[cfg(test)]
@@ -325,6 +325,10 @@ impl Link {
         v1::policies_client::PoliciesClient::new(self.wire.clone())
     }
 
+    fn waivers_client(&self) -> v1::waivers_client::WaiversClient<Wire> {
+        v1::waivers_client::WaiversClient::new(self.wire.clone())
+    }
+
     fn pins_client(&self) -> v1::pins_client::PinsClient<Wire> {
         v1::pins_client::PinsClient::new(self.wire.clone())
     }
@@ -531,6 +535,33 @@ impl Link {
     pub async fn set_policy(&self, name: &str, text: String, merge: bool) -> Result<Policy, LinkError> {
         let request = v1::SetPolicyRequest { request_id: request_id(), name: name.to_owned(), policy: text, merge };
         Ok(convert::policy(self.ask("policy set", self.policies_client().set(request)).await?))
+    }
+
+    /// Findings of a deployment's source that somebody answers for.
+    pub async fn waivers(&self, name: &str) -> Result<Vec<Waiver>, LinkError> {
+        let request = v1::NameRequest { name: name.to_owned() };
+        Ok(convert::waivers(self.ask("waiver ls", self.waivers_client().list(request)).await?))
+    }
+
+    /// Answers for one more; `until` is the last day (`2027-01-31`).
+    pub async fn add_waiver(
+        &self,
+        name: &str,
+        finding: &str,
+        reason: &str,
+        until: &str,
+    ) -> Result<Vec<Waiver>, LinkError> {
+        let (finding, reason, until) = (finding.to_owned(), reason.to_owned(), until.to_owned());
+        let waiver = Some(v1::Waiver { finding, reason, until });
+        let request = v1::AddWaiverRequest { request_id: request_id(), name: name.to_owned(), waiver };
+        Ok(convert::waivers(self.ask("waiver add", self.waivers_client().add(request)).await?))
+    }
+
+    /// Nobody answers for it any more.
+    pub async fn remove_waiver(&self, name: &str, finding: &str) -> Result<Vec<Waiver>, LinkError> {
+        let (name, finding) = (name.to_owned(), finding.to_owned());
+        let request = v1::RemoveWaiverRequest { request_id: request_id(), name, finding };
+        Ok(convert::waivers(self.ask("waiver rm", self.waivers_client().remove(request)).await?))
     }
 
     /// The tool pins of a release; 0 is the desired one.

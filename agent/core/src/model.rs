@@ -10,6 +10,7 @@ use std::str::FromStr;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use crate::gate::Waiver;
 use crate::policy::{Access, Policy};
 use crate::recipe::{self, RecipeError};
 
@@ -453,6 +454,9 @@ pub struct Deployment {
     /// Who may call, and what; changed without a release.
     #[serde(default)]
     pub policy: Policy,
+    /// Findings of its source that somebody answers for; they count for each deploy until they are over.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub waivers: Vec<Waiver>,
 }
 
 impl Deployment {

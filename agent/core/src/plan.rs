@@ -345,6 +345,7 @@ mod tests {
             desired: Desired { run: Run::Running, replicas, release: desired, restart: 0 },
             serving: None,
             policy: crate::policy::Policy::default(),
+            waivers: Vec::new(),
             releases: outcomes
                 .iter()
                 .enumerate()

@@ -68,7 +68,7 @@ impl PinsService {
         let release = if release == 0 { deployment.desired.release } else { release };
         if deployment.release(release).is_none() {
             let what = format!("'{name}' has no release {release}");
-            return Err(refuse("NOT_FOUND", what, &format!("see `sigil releases {name}`"), status::NOT_FOUND));
+            return Err(refuse("NOT_FOUND", what, format!("see `sigil releases {name}`"), status::NOT_FOUND));
         }
         Ok((deployment, release))
     }
@@ -96,7 +96,7 @@ impl v1::pins_server::Pins for PinsService {
         let answer = if asked.dismiss { Answer::Dismiss } else { Answer::Approve };
         let done = self.inspect.answer(&deployment, release, named, answer, &caller.who).await;
         done.map_err(|e| match e {
-            StoreError::Refused(why) => invalid(why, &format!("see `sigil pins diff {}`", asked.name)),
+            StoreError::Refused(why) => invalid(why, format!("see `sigil pins diff {}`", asked.name)),
             other => status::store(&other),
         })?;
         Ok(Response::new(self.show(&deployment, release)))

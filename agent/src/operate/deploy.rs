@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
+use sigil_core::gate::{self, Waiver};
 use sigil_core::model::{
     Deployment, DeploymentId, Desired, Name, Outcome as GateOutcome, Release, ReleaseNo, ReleaseSpec, Run as Desire,
 };
@@ -86,6 +87,7 @@ impl Run {
         }
         // an engine that is away is said before a long fetch, not after
         self.deps().engine.capabilities().await.map_err(|e| engine_failure(&e))?;
+        let waivers = self.waivers(&request.waivers)?;
         let config = self.deps().config.borrow().clone();
         let pinned = self.record.progress.get("pinned").and_then(|p| p.as_str()).map(str::to_owned);
         if let Some(pinned) = pinned.filter(|_| request.source.upload_id.is_none()) {
@@ -111,7 +113,8 @@ impl Run {
         compose::check(&request, &understood.recipe, &config, access)?;
         self.check_secrets(&request, &understood.recipe, existing.as_deref())?;
 
-        self.scan(&understood.fetched, &request.waivers, true).await?;
+        let waivers = gate::joined(existing.as_ref().map_or(&[], |d| &d.waivers), &waivers);
+        self.scan(&understood.fetched, &waivers, true).await?;
         let built = self.build(&understood, request.force).await?;
 
         // kept before it is made, so that an agent that ends in between finds its own release again
@@ -151,7 +154,7 @@ impl Run {
                 self.released(deployment.id, made.number).await?;
                 made.number
             }
-            _ => self.release(existing.as_deref(), &name, spec, replicas, recognised).await?,
+            _ => self.release(existing.as_deref(), &name, spec, replicas, recognised, waivers).await?,
         };
         self.end(&format!("release {number}"));
         self.until_ready(number, false).await
@@ -211,23 +214,35 @@ impl Run {
         Ok(Understood { fetched, recipe })
     }
 
-    /// Runs the scanner. With `gate`, a blocked verdict that no waiver answers for ends the operation.
-    async fn scan(
-        &mut self,
-        fetched: &Fetched,
-        waivers: &[WaiverRequest],
-        gate: bool,
-    ) -> Result<scan::Report, Failure> {
+    /// What a person answers for, read before anything is fetched.
+    fn waivers(&self, asked: &[WaiverRequest]) -> Result<Vec<Waiver>, Failure> {
+        let (by, now) = (&self.record.created_by, Timestamp::now());
+        let read = |w: &WaiverRequest| {
+            Waiver::new(&w.finding, &w.reason, &w.until, by, now)
+                .map_err(|e| Failure::new("BAD_INPUT", 2, e.to_string(), e.hint()))
+        };
+        asked.iter().map(read).collect()
+    }
+
+    /// Runs the scanner. With `gate`, findings that the policy stops and nobody answers for end the operation.
+    async fn scan(&mut self, fetched: &Fetched, waivers: &[Waiver], gate: bool) -> Result<scan::Report, Failure> {
         self.begin("scan").await?;
         let Some(tree) = fetched.tree.clone() else {
             self.end("an image has no source to scan");
             return Ok(scan::scan::<String, Vec<u8>>(&[]));
         };
+        // a folder's path is whatever its sender says
+        let named = fetched.commit.is_some() || fetched.package.is_some();
+        let source = if named { fetched.pinned.as_str() } else { gate::FOLDER };
+        let config = self.deps().config.borrow().clone();
+        let least = gate::Least::of(source, &config.scan.block, &config.scan.trust);
+        let least = least.map_err(|e| Failure::new("CONFIG", 1, format!("scan.trust: {e}"), e.hint()))?;
         let began = std::time::Instant::now();
         let mut report = blocking(move || read_files(&tree).map(|files| scan::scan(&files)))
             .await?
             .map_err(|e| Failure::new("SOURCE", 1, format!("the source cannot be read: {e}"), "fetch it again"))?;
         report.elapsed_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
+        report.verdict = gate::verdict(&report, least);
         for finding in report.findings.iter().filter(|f| f.severity != scan::Severity::Info) {
             self.note(format!(
                 "{} {}:{} {}: {}",
@@ -238,27 +253,25 @@ impl Run {
                 finding.message
             ));
         }
-        let today = Timestamp::now().strftime("%Y-%m-%d").to_string();
-        let waived = |f: &scan::Finding| {
-            waivers.iter().any(|w| {
-                !w.reason.trim().is_empty()
-                    && w.until >= today
-                    && (w.finding == f.rule || w.finding == format!("{}:{}", f.rule, f.path))
-            })
-        };
-        let blocking: Vec<&scan::Finding> =
-            report.findings.iter().filter(|f| f.severity == scan::Severity::Block && !waived(f)).collect();
-        if gate && !blocking.is_empty() {
-            let first = &blocking[0];
+        let judged = gate::judge(&report, least, waivers, Timestamp::now());
+        for (finding, waiver) in &judged.waived {
+            self.note(format!(
+                "waived {}:{} {}: {} ({}, until {})",
+                finding.path, finding.line, finding.rule, waiver.reason, waiver.by, waiver.until
+            ));
+        }
+        if let (true, [first, rest @ ..]) = (gate, judged.stopped.as_slice()) {
+            let over = judged.over.iter().map(|w| format!("; the waiver of {} ended on {}", w.finding, w.until));
             return Err(Failure {
                 code: "BLOCKED".into(),
                 message: format!(
-                    "blocked by {} finding{}: {} in {}:{}",
-                    blocking.len(),
-                    if blocking.len() == 1 { "" } else { "s" },
+                    "blocked by {} finding{}: {} in {}:{}{}",
+                    judged.stopped.len(),
+                    if rest.is_empty() { "" } else { "s" },
                     first.message,
                     first.path,
-                    first.line
+                    first.line,
+                    over.collect::<String>()
                 ),
                 hint: format!("{}; or answer for it with --waive {} --reason TEXT --until DATE", first.fix, first.rule),
                 details: serde_json::to_string(&report).unwrap_or_default(),
@@ -358,6 +371,7 @@ impl Run {
         spec: ReleaseSpec,
         replicas: Option<u32>,
         recognised: String,
+        waivers: Vec<Waiver>,
     ) -> Result<ReleaseNo, Failure> {
         let store = self.deps().store.clone();
         let who = self.record.created_by.clone();
@@ -385,6 +399,7 @@ impl Run {
                     serving: None,
                     releases: vec![make(1)],
                     policy: Policy::default(),
+                    waivers,
                 };
                 store.create(deployment).await?
             }
@@ -402,6 +417,7 @@ impl Run {
                             }
                         }
                         d.releases.push(add);
+                        d.waivers = waivers;
                         d.desired.release = number;
                         d.desired.run = Desire::Running;
                         if let Some(replicas) = replicas {

@@ -62,6 +62,7 @@ pub(crate) fn deployment(name: &str) -> Deployment {
         desired: Desired { run: Run::Running, replicas: 1, release: 1, restart: 0 },
         serving: None,
         policy: sigil_core::policy::Policy::default(),
+        waivers: Vec::new(),
         releases: vec![Release {
             number: 1,
             created_at: now,

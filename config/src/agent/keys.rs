@@ -53,6 +53,8 @@ pub enum Kind {
     Map,
     /// A map from any names to texts.
     Named,
+    /// A map from any names to one of these words.
+    NamedWord(&'static [&'static str]),
     /// A map from names of headers to values that are not shown, or to `file:/path`.
     Headers,
 }
@@ -60,7 +62,7 @@ pub enum Kind {
 impl Kind {
     /// Whether it has entries of its own names.
     pub(super) fn is_map(self) -> bool {
-        matches!(self, Self::Map | Self::MapOf(_) | Self::Named | Self::Headers)
+        matches!(self, Self::Map | Self::MapOf(_) | Self::Named | Self::NamedWord(_) | Self::Headers)
     }
 }
 
@@ -81,6 +83,9 @@ const RESTART: bool = false;
 const fn key(path: &'static str, kind: Kind, live: bool) -> Key {
     Key { path, kind, live }
 }
+
+/// What a scan may stop.
+const LEAST: [&str; 5] = ["info", "warning", "error", "block", "never"];
 
 /// Every key of `agent.toml`, in the order of the sample.
 pub const KEYS: &[Key] = &[
@@ -133,6 +138,8 @@ pub const KEYS: &[Key] = &[
     key("sources.max_files", Kind::Int(1, 100_000_000), LIVE),
     key("sources.timeout_seconds", Kind::Int(1, 604_800), LIVE),
     key("sources.cache_bytes", Kind::Bytes(0, 1 << 50), LIVE),
+    key("scan.block", Kind::Word(&LEAST), LIVE),
+    key("scan.trust", Kind::NamedWord(&LEAST), LIVE),
     key("limits.host_paths", Kind::Paths, LIVE),
     key("limits.allow_bridge", Kind::Bool, LIVE),
     key("limits.max_replicas", Kind::Int(1, 10_000), LIVE),

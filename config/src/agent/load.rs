@@ -257,10 +257,10 @@ impl Layers {
                 };
                 scalar(Value::List(parts.map(port).collect()))
             }
-            Kind::MapOf(_) | Kind::Map | Kind::Named | Kind::Headers => {
+            Kind::MapOf(_) | Kind::Map | Kind::Named | Kind::NamedWord(_) | Kind::Headers => {
                 let name = entry.unwrap_or_default();
                 let name = match key.kind {
-                    Kind::Map | Kind::Named => name.to_owned(),
+                    Kind::Map | Kind::Named | Kind::NamedWord(_) => name.to_owned(),
                     // variables have no '-', headers no '_'
                     Kind::Headers => name.to_lowercase().replace('_', "-"),
                     _ => name.to_lowercase(),
@@ -354,7 +354,7 @@ impl Layers {
                 let members: Vec<Option<Json>> = node.items().iter().map(|n| self.member(key, n)).collect();
                 members.into_iter().collect::<Option<Vec<_>>>().map(Json::Array)
             }
-            Kind::MapOf(_) | Kind::Map | Kind::Named | Kind::Headers => self.map(key, node),
+            Kind::MapOf(_) | Kind::Map | Kind::Named | Kind::NamedWord(_) | Kind::Headers => self.map(key, node),
         }
     }
 
@@ -496,6 +496,11 @@ impl Layers {
                 Kind::Headers if entry.value.as_text().is_some_and(|text| !header_value(text)) => {
                     let hint = "visible ASCII on one line, or 'file:' and an absolute path";
                     let message = format!("{path}.{name} cannot be a header's value");
+                    self.flaws.push(Flaw::new(&entry.value.at, message).hint(hint));
+                }
+                Kind::NamedWord(words) if entry.value.as_text().is_some_and(|text| !words.contains(&text)) => {
+                    let hint = format!("one of {}", words.join(", "));
+                    let message = format!("{path}.{name} is none of its words");
                     self.flaws.push(Flaw::new(&entry.value.at, message).hint(hint));
                 }
                 _ => {}

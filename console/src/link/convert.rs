@@ -282,6 +282,18 @@ pub(super) fn policy(p: v1::PolicyReply) -> view::Policy {
     view::Policy { name: p.name, text: p.policy, access: p.access }
 }
 
+pub(super) fn waivers(reply: v1::WaiversReply) -> Vec<view::Waiver> {
+    let waiver = |w: v1::WaiverInfo| view::Waiver {
+        finding: w.finding,
+        reason: w.reason,
+        until: w.until,
+        by: w.by,
+        at: time(w.at),
+        over: w.over,
+    };
+    reply.waivers.into_iter().map(waiver).collect()
+}
+
 pub(super) fn pins(p: v1::PinsReply) -> view::Pins {
     let tool = |t: v1::PinnedTool| view::PinnedTool {
         name: t.name,

@@ -402,6 +402,23 @@ pub struct Policy {
     pub access: String,
 }
 
+/// A finding that somebody answers for.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Waiver {
+    /// The rule, or `rule:path`.
+    pub finding: String,
+    /// Why it may stay.
+    pub reason: String,
+    /// The last day on which it counts.
+    pub until: String,
+    /// Who said so.
+    pub by: String,
+    /// When.
+    pub at: Option<Timestamp>,
+    /// That day has passed.
+    pub over: bool,
+}
+
 /// How a release's tools looked when it was first ready to serve, and which are held.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Pins {

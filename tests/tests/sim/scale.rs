@@ -68,6 +68,7 @@ fn deployment(number: usize, image: &str) -> Deployment {
         desired: Desired { run: Run::Running, replicas: REPLICAS, release: 1, restart: 0 },
         serving: Some(1),
         policy: sigil_core::policy::Policy::default(),
+        waivers: Vec::new(),
         releases: vec![Release {
             number: 1,
             created_at: now,

@@ -1,4 +1,5 @@
-//! A server that changes its tools without a new release: held out of lists, refused on call, until somebody has looked.
+//! What is found in a source stops it unless somebody answers for it; and a server that changes its tools without a new
+//! release has them held out of lists and refused on call until somebody has looked.
 
 use std::time::Duration;
 
@@ -6,6 +7,64 @@ use serde_json::Value;
 use sigil_tests::{Agent, docker, eventually, fixture, python_client};
 
 const SOON: Duration = Duration::from_secs(30);
+
+/// A server over stdio in a folder, and a file with an invisible character in it, which stops a build.
+fn blocked() -> tempfile::TempDir {
+    let tree = tempfile::tempdir().expect("a directory");
+    std::fs::write(tree.path().join("main.py"), STDIO).expect("a file");
+    std::fs::write(tree.path().join("words.py"), "d = 'x\u{e0041}'\n").expect("a file");
+    let manifest = "name: waived\nruntime: python\ntransport: stdio\nentrypoint: main.py\n";
+    std::fs::write(tree.path().join("mcp.yaml"), manifest).expect("a file");
+    tree
+}
+
+#[test]
+fn a_finding_stops_a_deploy_until_somebody_answers_for_it() {
+    let tree = blocked();
+    let source = tree.path().display().to_string();
+    let agent = Agent::start();
+    let deploy = |more: &[&str]| agent.sigil(&[&["deploy", &source, "--name", "app"], more].concat());
+    let refused = deploy(&[]);
+    assert_eq!(refused.code, 6, "{}", refused.err);
+    let scanned = agent.sigil(&["scan", &source, "-o", "json"]);
+    assert_eq!(scanned.code, 6);
+    let report = scanned.json();
+    let finding = report["findings"].as_array().expect("a list").iter().find(|f| f["severity"] == "block");
+    let rule = finding.and_then(|f| f["rule"].as_str()).expect("a finding that blocks").to_owned();
+
+    let waive = |until: &str| deploy(&["--waive", &format!("{rule}:words.py"), "--reason", "a test", "--until", until]);
+    let wrong = waive("2020-01-01");
+    assert!(wrong.code == 2 && wrong.err.contains("ended on 2020-01-01"), "{}", wrong.err);
+    waive("2999-12-31").ok();
+    // it counts for the next deploy, too, and for no other finding
+    std::fs::write(tree.path().join("more.py"), "x = 1\n").expect("a file");
+    deploy(&[]).ok();
+    let known = agent.sigil(&["waiver", "ls", "app", "-o", "json"]).ok().json();
+    assert_eq!(
+        (known[0]["finding"].as_str(), known[0]["by"].as_str()),
+        (Some(&*format!("{rule}:words.py")), Some("root"))
+    );
+    std::fs::write(tree.path().join("more.py"), "d = 'x\u{e0041}'\n").expect("a file");
+    let refused = deploy(&[]);
+    assert!(refused.code == 6 && refused.err.contains("more.py"), "{}", refused.err);
+    agent.sigil(&["waiver", "add", "app", &rule, "--reason", "all of them", "--until", "2999-12-31"]).ok();
+    deploy(&[]).ok();
+    for finding in [rule.clone(), format!("{rule}:words.py")] {
+        agent.sigil(&["waiver", "rm", "app", &finding]).ok();
+    }
+    assert_eq!(agent.sigil(&["waiver", "rm", "app", &rule]).code, 3);
+    std::fs::write(tree.path().join("more.py"), "d = 'y\u{e0041}'\n").expect("a file");
+    assert_eq!(deploy(&[]).code, 6);
+    assert_eq!(agent.until("app", "ready", SOON)["release"], 3, "what serves goes on");
+}
+
+#[test]
+fn the_owner_says_what_stops_a_deploy() {
+    let tree = blocked();
+    let source = tree.path().display().to_string();
+    let agent = Agent::start_with(&[("SIGIL_SCAN_BLOCK", "info"), ("SIGIL_SCAN_TRUST__folder", "never")]);
+    agent.sigil(&["deploy", &source, "--name", "app"]).ok();
+}
 
 /// Behind the file `/tmp/<word>` each process of the server says something else of its tools.
 const HTTP: &str = r#"
