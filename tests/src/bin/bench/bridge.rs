@@ -81,13 +81,16 @@ impl Bridge {
     }
 
     /// Does so much, and looks at the bridge while all sessions are open: its resident memory, and how many servers run.
-    fn go(&self, options: &Options, what: Work) -> anyhow::Result<(Load, f64, usize)> {
+    fn go(&self, what: Work) -> anyhow::Result<(Load, f64, usize)> {
         let look = || -> anyhow::Result<(f64, usize)> {
             let resident = self.own.iter().map(|pid| memory_mib(*pid, "VmRSS")).sum::<anyhow::Result<f64>>()?;
             Ok((resident, descendants(self.root)?.len()))
         };
         let work = async { tokio::time::timeout(LIMIT, work(self.address, self.path, what, look)).await };
-        let outcome = options.runtime.block_on(work);
+        // one thread is enough for the clients of any bridge, and leaves it more of the cores than several do, which wake
+        // each other
+        let clients = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let outcome = clients.block_on(work);
         let (load, seen) = outcome.with_context(|| format!("{} took longer than {LIMIT:?}", self.name))??;
         let (resident, servers) = seen?;
         Ok((load, resident, servers))
@@ -110,10 +113,10 @@ impl Bridge {
         }
     }
 
-    fn round(&mut self, options: &Options) -> anyhow::Result<()> {
+    fn round(&mut self) -> anyhow::Result<()> {
         for (at, connections) in SIZES.into_iter().enumerate() {
             let before = self.cpu()?;
-            let (mut load, resident, servers) = self.go(options, Work::small(connections, TIME))?;
+            let (mut load, resident, servers) = self.go(Work::small(connections, TIME))?;
             self.rates[at].push(load.rate);
             match connections {
                 1 => self.p50.push(percentile(&mut load.micros, 0.5) / 1000.0),
@@ -126,7 +129,7 @@ impl Bridge {
         }
         if self.refused.is_none() {
             let large = Work { connections: 16, time: TIME, tool: MIRROR, bytes: 1 << 20, key: None };
-            match self.go(options, large) {
+            match self.go(large) {
                 Ok((load, ..)) => self.large.push(load.rate),
                 Err(error) => self.refused = Some(format!("{error:#}")),
             }
@@ -135,7 +138,7 @@ impl Bridge {
     }
 }
 
-pub fn run(options: &Options, section: &mut Section) -> anyhow::Result<()> {
+pub fn run(_: &Options, section: &mut Section) -> anyhow::Result<()> {
     let dir = tempfile::tempdir()?;
     let agent = Agent::start();
     let (tag, ours) = deploy(&agent, dir.path())?;
@@ -149,14 +152,14 @@ pub fn run(options: &Options, section: &mut Section) -> anyhow::Result<()> {
     bridges.push(ours);
     for bridge in &mut bridges {
         eventually("it listens", SOON, || std::net::TcpStream::connect(bridge.address).ok());
-        let first = bridge.go(options, Work::small(1, Duration::from_millis(300)));
+        let first = bridge.go(Work::small(1, Duration::from_millis(300)));
         first.with_context(|| format!("{} does not work", bridge.name))?;
         // a process that waits for the next session, or one that all share
         bridge.idle = bridge.settled(1)?;
     }
     for round in 0..ROUNDS {
         for bridge in &mut bridges {
-            bridge.round(options)?;
+            bridge.round()?;
         }
         section.say(&format!("round {} of {ROUNDS}", round + 1));
     }
