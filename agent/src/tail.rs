@@ -379,7 +379,7 @@ impl Tail {
     }
 
     /// Waits until what was taken in before this call is written, so that a reader who does not follow sees it; at most
-    /// [`CATCH_UP`]: the engine's log of an instance that ended may be slow to come.
+    /// 5 s: the engine's log of an instance that ended may be slow to come.
     pub async fn caught_up(&self, deployments: &[DeploymentId]) {
         let deps: Vec<_> = {
             let all = lock(&self.inner.deps);

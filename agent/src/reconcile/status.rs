@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use sigil_core::model::{Deployment, DeploymentId, InstanceId, Outcome, Run, State};
+use sigil_core::pins::Pinning;
 use sigil_core::plan::Phase;
 
 use super::slots::{Memory, Room, Slot};
@@ -233,7 +234,7 @@ fn one(
             old.and_then(|o| o.conditions.iter().find(|c| c.kind == kind && c.ok == ok)).map_or(now, |c| c.since);
         Condition { kind: kind.to_owned(), ok, reason, since }
     };
-    let conditions = vec![
+    let mut conditions = vec![
         condition("Available", ready > 0, format!("{ready} of {want} replicas serve")),
         condition(
             "Settled",
@@ -242,6 +243,14 @@ fn one(
         ),
         condition("EngineReachable", trouble.is_none(), trouble.unwrap_or_default().to_owned()),
     ];
+    let pins = room.deps.inspect.pins(deployment.id, desired.release);
+    if let Some(pins) = pins.filter(|_| deployment.policy.pins != Pinning::Off) {
+        let reason = match pins.held.len() {
+            0 => format!("{} tools are as they were when release {} was deployed", pins.tools.len(), pins.release),
+            n => format!("{n} held: sigil pins diff {}", deployment.name),
+        };
+        conditions.push(condition("ToolsAsPinned", pins.held.is_empty(), reason));
+    }
     let (cpu_percent, memory_bytes) = room.usage.now.get(&deployment.id).copied().unwrap_or_default();
     Status {
         id: deployment.id,

@@ -57,7 +57,12 @@ pub async fn run(ctx: &Ctx, args: Args) -> Outcome {
     let tools = client.tools().await?;
     let Some(tool) = tools.all.iter().find(|t| t.name == args.tool) else {
         if let Some(held) = pins::held(&link, &args.name).await.iter().find(|t| t.name == args.tool) {
-            let message = format!("the tool '{}' of {} is held: it is {}", args.tool, args.name, held.state);
+            let how = match held.state.as_str() {
+                "added" => "it was not there when its server was deployed",
+                "poisoned" => "its description tries to steer whoever reads it",
+                _ => "it describes itself in another way than when its server was deployed",
+            };
+            let message = format!("the tool '{}' of {} is held: {how}", args.tool, args.name);
             let hint = format!("look at it with 'sigil pins diff {}', then approve or dismiss it", args.name);
             return Err(Failure::new(BLOCKED, "TOOL_HELD", message, hint));
         }

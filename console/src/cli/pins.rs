@@ -13,7 +13,7 @@ use crate::link::{Link, PinnedTool, Pins};
 /// See which tools changed without a new release, and approve them
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "A release's tools are pinned when it is first ready to serve. One that describes itself in another way later is held: it is in\nno list and cannot be called until somebody approves it.\n\nExample:\n  sigil pins ls time\n  sigil pins diff time\n  sigil pins approve time get_current_time"
+    after_help = "A release's tools are pinned when it is first ready to serve. One that describes itself in another way later is held: it is in no list and cannot be called until somebody approves it.\n\nExample:\n  sigil pins ls time\n  sigil pins diff time\n  sigil pins approve time get_current_time"
 )]
 pub struct Args {
     #[command(subcommand)]

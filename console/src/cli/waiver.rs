@@ -8,7 +8,7 @@ use crate::link::Waiver;
 /// List, add and take back findings that somebody answers for
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "A finding that stops a build does not stop it while somebody answers for it, with a reason and a last day. `sigil deploy\n--waive` does the same on the way.\n\nExample:\n  sigil waiver ls time\n  sigil waiver add time command-injection:server.py --reason 'only admins reach it' --until 2027-01-31\n  sigil waiver rm time command-injection:server.py"
+    after_help = "A finding that stops a build does not stop it while somebody answers for it, with a reason and a last day. `sigil deploy --waive` does the same on the way.\n\nExample:\n  sigil waiver ls time\n  sigil waiver add time command-injection:server.py --reason 'only admins reach it' --until 2027-01-31\n  sigil waiver rm time command-injection:server.py"
 )]
 pub struct Args {
     #[command(subcommand)]
