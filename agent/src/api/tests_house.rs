@@ -50,7 +50,7 @@ async fn house() -> House {
         reconcile::Deps {
             store: store.clone(),
             engine: engine.clone(),
-            links,
+            links: links.clone(),
             secrets: secrets.clone(),
             tail: tail.clone(),
             in_flight: Arc::new(move |instance| load.in_flight(instance)),
@@ -88,6 +88,7 @@ async fn house() -> House {
         gateway,
         sources,
         secrets,
+        links,
         engine,
         engine_host: "fake".into(),
         config,
