@@ -92,7 +92,6 @@ impl Outbound {
             slots: Mutex::default(),
             counts: Arc::default(),
             pace: Arc::default(),
-            open: None,
         }
     }
 
@@ -472,7 +471,7 @@ pub(super) mod tests {
     }
 
     /// Connections of one container with this list.
-    pub(in super::super) fn way(config: OutboundConfig, egress: &[&str]) -> impl Fn(&str) -> Way {
+    pub(in super::super) fn way(config: OutboundConfig, egress: &[&str]) -> impl Fn(&str) -> Way + use<> {
         let gate = Arc::new(Gate::new(&config));
         let id = InstanceId(ulid::Ulid::from_parts(1, 1));
         let builder = sigil_config::agent::BuilderConfig {
@@ -488,6 +487,7 @@ pub(super) mod tests {
             gate: gate.clone(),
             counts: Arc::default(),
             pace: Arc::default(),
+            open: None,
         }
     }
 

@@ -72,7 +72,10 @@ pub async fn serve<W>(inside: TcpStream, way: W, stop: CancellationToken)
 where
     W: Fn(Host, u16) -> Way + Send + Sync,
 {
-    let answer = service_fn(|request| async { Ok::<_, Infallible>(answer(request, &way, &stop).await) });
+    let answer = service_fn(|request| {
+        let (way, stop) = (&way, &stop);
+        async move { Ok::<_, Infallible>(answer(request, way, stop).await) }
+    });
     let mut http = server::Builder::new();
     http.timer(TokioTimer::new()).header_read_timeout(HEAD).max_buf_size(64 << 10);
     let serving = http.serve_connection(TokioIo::new(inside), answer).with_upgrades();
