@@ -115,7 +115,7 @@ impl App {
         // before any container is let out
         links.set_agent_ports(agent_ports(gateway.address(), &now.grpc.listen));
         tell_refusals(links.marks(), tail.clone(), stops.floor.clone());
-        let (load, reach) = (gateway.clone(), gateway.clone());
+        let (load, reach, limits) = (gateway.clone(), gateway.clone(), config.clone());
         let reconcile = Reconcile::spawn(
             reconcile::Deps {
                 store: store.clone(),
@@ -125,6 +125,7 @@ impl App {
                 tail: tail.clone(),
                 in_flight: Arc::new(move |instance| load.in_flight(instance)),
                 reachable: Arc::new(move |deployment, instance| reach.reaches(deployment, instance)),
+                allow_bridge: Arc::new(move || limits.borrow().limits.allow_bridge),
                 agent,
                 routes,
                 proven: reconcile::Proven::default(),

@@ -1,7 +1,7 @@
 //! Owns: the sockets that inits connect to, dialling into containers, their outbound connections and DNS.
 //! May touch: `<data>/init`, `<data>/run`. Never: plans, or believes what comes over a link: PID 1 and the server
 //! share a uid, so every frame is checked, bounded and answered by closing the link when it makes no sense.
-//! Tested by: unit tests with a bare init, `tests/tests/init.rs` (real engine).
+//! Tested by: unit tests with a bare init, `tests/tests/init.rs` and `tests/tests/hostile.rs` (real engine).
 
 mod connection;
 mod embedded;

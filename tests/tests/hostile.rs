@@ -75,6 +75,7 @@ fn nothing_is_reached_but_what_is_listed() {
         ("SIGIL_OUTBOUND_PORTS", &ports),
         ("SIGIL_OUTBOUND_ALLOW", &format!("*,127.0.0.1:{}", welcome.port())),
         ("SIGIL_OUTBOUND_NO_PROXY", "*"),
+        ("SIGIL_BUILDER_EGRESS", "good.example"),
     ]);
     agent.sigil(&["deploy", &fixture("echo"), "--name", "neighbour"]).ok();
     let host = std::fs::read_to_string("/proc/sys/kernel/hostname").expect("a name").trim().to_owned();
@@ -145,8 +146,8 @@ fn nothing_is_reached_but_what_is_listed() {
     assert!(why("127.0.0.1", secret.port()).contains("the host's loopback"), "{shown}");
     assert!(why("127.0.0.1", gateway).contains("the agent's own port"), "{shown}");
     assert!(why("192.168.0.1", 80).contains("a private address"), "{shown}");
-    assert!(why("example.com", 443).contains("not in the deployment's egress list"), "{shown}");
-    assert!(why("1.1.1.1", 443).contains("not in the deployment's egress list"), "{shown}");
+    assert!(why("example.com", 443).contains("not in the egress list"), "{shown}");
+    assert!(why("1.1.1.1", 443).contains("not in the egress list"), "{shown}");
     assert!(why("metadata.google.internal", 80).contains("metadata"), "{shown}");
     if (host.as_str(), 1).to_socket_addrs().is_ok_and(|mut found| found.next().is_some()) {
         assert!(why(&host, secret.port()).contains("is the host"), "a listed name that resolves to this host: {shown}");
@@ -190,6 +191,18 @@ fn nothing_is_reached_but_what_is_listed() {
     ]);
     assert!(bridged.code == 4 && bridged.err.contains("this host forbids"), "{bridged:?}");
     agent.sigil(&["rm", "hostile", "--yes"]).ok();
+
+    // a build step is held to the builder's list
+    let tree = tempfile::tempdir().expect("a directory");
+    let step = "RUN python3 -c 'import urllib.request as u; u.urlopen(\"http://unlisted.example/\")' || echo unreached";
+    let file = format!("FROM sigil-base/python:latest\n{step}\n");
+    std::fs::write(tree.path().join("Dockerfile"), file).expect("a file");
+    let built = agent.sigil(&["build", &tree.path().display().to_string(), "--force"]).ok();
+    let said = format!("{}{}", built.out, built.err);
+    assert!(
+        said.contains("unreached") && said.contains("egress refused: unlisted.example:80: not in the egress list"),
+        "{said}"
+    );
 }
 
 fn resident_mib(pid: u32) -> u64 {

@@ -328,7 +328,7 @@ fn within_range(rule: &Rule, range: Network) -> bool {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
     /// No entry of the deployment names it.
-    #[error("not in the deployment's egress list")]
+    #[error("not in the egress list")]
     Unlisted,
     /// The owner's list does not have it.
     #[error("not in [outbound] allow of the host's owner")]

@@ -55,6 +55,7 @@ async fn house() -> House {
             tail: tail.clone(),
             in_flight: Arc::new(move |instance| load.in_flight(instance)),
             reachable: Arc::new(|_, _| false),
+            allow_bridge: Arc::new(|| false),
             agent,
             routes,
             proven: reconcile::Proven::default(),

@@ -281,7 +281,7 @@ mod tests {
             (
                 "CONNECT evil.example:443 HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n",
                 "403",
-                "not in the deployment's egress list",
+                "not in the egress list",
             ),
             (
                 "GET http://169.254.169.254/latest HTTP/1.1\r\nHost: good.example\r\nConnection: close\r\n\r\n",

@@ -387,7 +387,7 @@ mod tests {
         let mut note = |host: &str, after: u64| {
             told.note(host, 443, &Refusal::Unlisted, (begin + Duration::from_secs(after), time))
         };
-        assert_eq!(note("a.example", 0).unwrap(), "egress refused: a.example:443: not in the deployment's egress list");
+        assert_eq!(note("a.example", 0).unwrap(), "egress refused: a.example:443: not in the egress list");
         let said: Vec<String> = (0..99).filter_map(|_| note("a.example", 1)).collect();
         assert_eq!(said.len(), 2, "{said:?}");
         assert!(said[0].ends_with("; 10 times so far") && said[1].ends_with("; 100 times so far"), "{said:?}");

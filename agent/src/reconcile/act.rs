@@ -134,6 +134,10 @@ impl BringUp {
         let engine = self.deps.engine.clone();
         let secrets = self.deps.secrets.environment(self.deployment.id, &self.deployment.team, &self.spec)?;
         let outbound = self.spec.network == NetworkMode::Link;
+        // the owner's limits hold for releases that were made under others, too
+        if !outbound && !(self.deps.allow_bridge)() {
+            return Err(Trouble::Other("this host forbids network.mode: bridge ([limits] allow_bridge)".into()));
+        }
         self.deps.links.grant(self.instance, Grant::release(self.deployment.id, self.release, &self.spec.egress));
         let made = self.container.is_none();
         if made {

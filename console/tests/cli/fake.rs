@@ -364,7 +364,7 @@ impl v1::deployments_server::Deployments for Fake {
             refused: vec![v1::EgressRefusal {
                 host: "evil.example".into(),
                 port: 443,
-                why: "not in the deployment's egress list".into(),
+                why: "not in the egress list".into(),
                 count: 12,
                 last: 0,
             }],
