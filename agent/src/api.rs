@@ -45,6 +45,7 @@ pub use agent::host_name;
 use crate::access::Access;
 use crate::engine::Engine;
 use crate::gateway::Gateway;
+use crate::initlink::InitLinks;
 use crate::inspect::Inspect;
 use crate::operate::Operate;
 use crate::reconcile::Reconcile;
@@ -116,6 +117,8 @@ pub struct ApiDeps {
     pub sources: Sources,
     /// Secrets.
     pub secrets: Secrets,
+    /// What was refused to containers.
+    pub links: InitLinks,
     /// For `Info`.
     pub engine: Arc<dyn Engine>,
     /// Where the engine is, for `Info`.
@@ -203,6 +206,8 @@ pub async fn spawn(deps: ApiDeps, stop: CancellationToken) -> Result<ApiHandle, 
         reconcile: deps.reconcile,
         gateway: deps.gateway.clone(),
         gateway_url: url,
+        links: deps.links,
+        config: deps.config.clone(),
         board,
         stop: stop.clone(),
     };

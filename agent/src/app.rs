@@ -20,7 +20,7 @@ use crate::build::Builds;
 use crate::engine::docker::Docker;
 use crate::engine::{Engine, RegistryLogin, label};
 use crate::gateway::Gateway;
-use crate::initlink::InitLinks;
+use crate::initlink::{InitLinks, Mark};
 use crate::inspect::Inspect;
 use crate::operate::{self, Operate};
 use crate::reconcile::{self, Reconcile};
@@ -115,24 +115,28 @@ impl App {
                 .await?;
         let (inspect, changes) = Inspect::spawn(store.clone(), tail.clone(), stops.loops.clone());
         gateway.tell_changes(changes);
-        let (load, reach) = (gateway.clone(), gateway.clone());
+        // before any container is let out
+        links.set_agent_ports(agent_ports(gateway.address(), &now.grpc.listen));
+        tell_refusals(links.marks(), tail.clone(), stops.floor.clone());
+        let (load, reach, limits) = (gateway.clone(), gateway.clone(), config.clone());
         let reconcile = Reconcile::spawn(
             reconcile::Deps {
                 store: store.clone(),
                 engine: engine.clone(),
-                links,
+                links: links.clone(),
                 secrets: secrets.clone(),
                 inspect: inspect.clone(),
                 tail: tail.clone(),
                 in_flight: Arc::new(move |instance| load.in_flight(instance)),
                 reachable: Arc::new(move |deployment, instance| reach.reaches(deployment, instance)),
+                allow_bridge: Arc::new(move || limits.borrow().limits.allow_bridge),
                 agent,
                 routes,
                 proven: reconcile::Proven::default(),
             },
             stops.loops.clone(),
         );
-        gateway.tell(Pages { store: store.clone(), reconcile: reconcile.clone() });
+        gateway.tell(Pages { store: store.clone(), reconcile: reconcile.clone(), links: links.clone() });
         let operate = Operate::spawn(
             operate::Deps {
                 store: store.clone(),
@@ -161,6 +165,7 @@ impl App {
                 gateway: gateway.clone(),
                 sources,
                 secrets,
+                links: links.clone(),
                 engine,
                 engine_host,
                 config: config.clone(),
@@ -171,7 +176,10 @@ impl App {
             stops.edge.clone(),
         )
         .await?;
-        follow_logs_config(tail.clone(), config, stops.loops.clone());
+        if let Some((address, _)) = api.tls() {
+            links.set_agent_ports(vec![gateway.address().port(), address.port()]);
+        }
+        follow_config(tail.clone(), links, config, stops.loops.clone());
         Ok(Self { stops, store, tail, reconcile, operate, gateway, api })
     }
 
@@ -248,9 +256,31 @@ fn notes(alarms: Vec<String>, reload: &Reload, stop: CancellationToken) -> watch
     rx
 }
 
-/// `[logs]` is live.
-fn follow_logs_config(
+/// Ports of this host on which the agent listens, as configured.
+fn agent_ports(gateway: std::net::SocketAddr, grpc: &str) -> Vec<u16> {
+    let grpc = grpc.rsplit_once(':').and_then(|(_, port)| port.parse().ok());
+    std::iter::once(gateway.port()).chain(grpc).collect()
+}
+
+/// What containers are refused is in the logs of their deployments.
+fn tell_refusals(mut marks: tokio::sync::mpsc::Receiver<Mark>, tail: Tail, stop: CancellationToken) {
+    tokio::spawn(async move {
+        loop {
+            let mark = tokio::select! {
+                () = stop.cancelled() => break,
+                mark = marks.recv() => mark,
+            };
+            let Some(Mark { deployment, release, instance, text }) = mark else { break };
+            let (now, stream) = (Timestamp::now(), sigil_core::model::Stream::Agent);
+            tail.append(deployment, release, Some(instance), stream, now, text.into()).await;
+        }
+    });
+}
+
+/// `[logs]` and `[outbound]` are live.
+fn follow_config(
     tail: Tail,
+    links: InitLinks,
     mut config: watch::Receiver<Arc<sigil_config::agent::AgentConfig>>,
     stop: CancellationToken,
 ) {
@@ -260,8 +290,9 @@ fn follow_logs_config(
                 () = stop.cancelled() => break,
                 changed = config.changed() => if changed.is_err() { break },
             }
-            let logs = config.borrow_and_update().logs.clone();
-            tail.configure(logs);
+            let new = config.borrow_and_update().clone();
+            tail.configure(new.logs.clone());
+            links.set_outbound(new.outbound.clone());
         }
     });
 }
@@ -297,6 +328,7 @@ impl GapSource for EngineLog {
 struct Pages {
     store: Store,
     reconcile: Reconcile,
+    links: InitLinks,
 }
 
 impl crate::web::Status for Pages {
@@ -311,5 +343,12 @@ impl crate::web::Status for Pages {
             *counts.entry(state).or_insert(0u64) += 1;
         }
         counts.into_iter().collect()
+    }
+
+    fn outbound(&self) -> crate::web::Outbound {
+        let (open, made, failed) = self.links.outbound_counts();
+        let named = |(id, count)| Some((self.store.deployment(id)?.name.to_string(), count));
+        let refused = self.links.refused_totals().into_iter().filter_map(named).collect();
+        crate::web::Outbound { open, made, failed, refused }
     }
 }

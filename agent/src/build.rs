@@ -518,6 +518,10 @@ impl Builds {
             let stream = context::stream(plan.root.clone(), plan.dockerfile.clone(), plan.ca.clone());
             let built = inner.engine.build(stream, &spec, &[], out.clone(), ending.clone()).await;
             if let Some(helper) = helper {
+                for line in helper.refused() {
+                    say(out, format!("{line}; [builder] egress of the agent's configuration lists what builds reach"))
+                        .await;
+                }
                 helper.end().await;
             }
             Ok(built?)

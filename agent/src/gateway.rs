@@ -418,6 +418,7 @@ impl Shared {
                 status.map_or_else(|| Some("the agent is starting".into()), |s| s.ready().err())
             },
             deployments: status.map(web::Status::deployments).unwrap_or_default(),
+            outbound: status.map(web::Status::outbound).unwrap_or_default(),
             traffic: traffic.collect(),
             connections: self.counters.connections.load(Relaxed),
             connections_refused: self.counters.connections_refused.load(Relaxed),

@@ -1,15 +1,17 @@
 //! Owns: the sockets that inits connect to, dialling into containers, their outbound connections and DNS.
 //! May touch: `<data>/init`, `<data>/run`. Never: plans, or believes what comes over a link: PID 1 and the server
 //! share a uid, so every frame is checked, bounded and answered by closing the link when it makes no sense.
-//! Tested by: unit tests with a bare init, `tests/tests/init.rs` (real engine).
+//! Tested by: unit tests with a bare init, `tests/tests/init.rs` and `tests/tests/hostile.rs` (real engine).
 
 mod connection;
 mod embedded;
 mod instance;
 mod outbound;
 mod output;
+mod proxy;
 #[cfg(test)]
 mod tests;
+mod walls;
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
@@ -18,7 +20,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use secrecy::{ExposeSecret, SecretString};
-use sigil_core::model::InstanceId;
+use sigil_core::model::{DeploymentId, InstanceId};
 use sigil_init::MAIN;
 use sigil_init::wire::ToInit;
 use tokio::sync::{mpsc, watch};
@@ -27,8 +29,9 @@ use tokio_util::sync::CancellationToken;
 use crate::engine::Mount;
 use connection::Reply;
 use instance::Instance;
-pub use outbound::Policy;
 pub use output::{OutputChunk, OutputGap};
+pub use proxy::environment as proxy_environment;
+pub use walls::{Grant, Mark, Refused, limits, place};
 
 /// Where the instance's socket directory is seen inside.
 const RUN_INSIDE: &str = "/.sigil/run";
@@ -434,6 +437,7 @@ impl InitLinks {
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
             Err(e) => tracing::warn!(directory = %directory.display(), error = %e, "a socket directory stays behind"),
         }
+        self.shared.outbound.gate().forget(instance);
         self.shared.changed();
     }
 
@@ -457,17 +461,47 @@ impl InitLinks {
         self.shared.binary.clone()
     }
 
-    /// New settings: the proxy holds for new connections, the ports for new containers.
+    /// New settings: the proxy holds for new connections, the ports for new containers, the limits at once.
     pub fn set_outbound(&self, config: sigil_config::agent::OutboundConfig) {
         self.shared.outbound.set(config);
     }
 
-    /// Who may connect where; asked for every outbound connection. Without one everything is allowed.
-    pub fn set_policy(&self, policy: Policy) {
-        self.shared.outbound.set_policy(policy);
+    /// What a container may reach. Tell it before its init is expected: without it everything is refused.
+    pub fn grant(&self, instance: InstanceId, grant: Grant) {
+        self.shared.outbound.gate().grant(instance, grant);
     }
 
-    /// Outbound connections: open now, made so far, refused or failed so far.
+    /// Ports on which this agent listens: containers reach them only where an entry says so to the letter.
+    pub fn set_agent_ports(&self, ports: Vec<u16>) {
+        self.shared.outbound.gate().set_agent_ports(ports);
+    }
+
+    /// What was refused to a deployment since the agent's start: how often, and where to, the newest first.
+    pub fn refusals(&self, deployment: DeploymentId) -> (u64, Vec<Refused>) {
+        self.shared.outbound.gate().refusals(deployment)
+    }
+
+    /// The same of a build, by its helper.
+    pub fn build_refusals(&self, helper: InstanceId) -> Vec<Refused> {
+        self.shared.outbound.gate().build_refusals(helper)
+    }
+
+    /// How often connections of each deployment were refused.
+    pub fn refused_totals(&self) -> Vec<(DeploymentId, u64)> {
+        self.shared.outbound.gate().totals()
+    }
+
+    /// Lines about refusals for the logs of deployments, from now on; a second caller takes them over.
+    pub fn marks(&self) -> mpsc::Receiver<Mark> {
+        self.shared.outbound.gate().marks()
+    }
+
+    /// A deployment is gone for good.
+    pub fn forget_deployment(&self, deployment: DeploymentId) {
+        self.shared.outbound.gate().forget_deployment(deployment);
+    }
+
+    /// Outbound connections: open now, made so far, failed so far.
     pub fn outbound_counts(&self) -> (u64, u64, u64) {
         self.shared.outbound.counts()
     }

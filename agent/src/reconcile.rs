@@ -121,6 +121,8 @@ pub struct Deps {
     pub in_flight: Arc<dyn Fn(InstanceId) -> u64 + Send + Sync>,
     /// Whether a request may still reach an instance; told by the gateway.
     pub reachable: Arc<dyn Fn(DeploymentId, InstanceId) -> bool + Send + Sync>,
+    /// Whether the owner lets containers have an engine network.
+    pub allow_bridge: Arc<dyn Fn() -> bool + Send + Sync>,
     /// Our id, for labels and names.
     pub agent: AgentId,
     /// Where routes go.

@@ -13,6 +13,23 @@ pub trait Status: Send + Sync {
     fn ready(&self) -> Result<(), String>;
     /// How many deployments are in each state (`product.md` words).
     fn deployments(&self) -> Vec<(&'static str, u64)>;
+    /// Connections of containers to the outside.
+    fn outbound(&self) -> Outbound {
+        Outbound::default()
+    }
+}
+
+/// Connections of containers to the outside.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Outbound {
+    /// Open now.
+    pub open: u64,
+    /// Begun since the agent's start.
+    pub made: u64,
+    /// Of them did not come about.
+    pub failed: u64,
+    /// Not begun because they are not allowed, by deployment.
+    pub refused: Vec<(String, u64)>,
 }
 
 /// Upper bounds of the buckets of a [`Latency`], seconds. Beyond the last one there is one more bucket.
@@ -108,6 +125,8 @@ pub struct Facts {
     pub deployments: Vec<(&'static str, u64)>,
     /// By deployment.
     pub traffic: Vec<Traffic>,
+    /// Connections of containers to the outside.
+    pub outbound: Outbound,
     /// Connections of clients now.
     pub connections: u64,
     /// Connections refused because there were too many.
@@ -223,6 +242,18 @@ fn metrics(facts: &Facts) -> String {
     for (code, count) in &facts.refusals {
         line(&mut out, "sigil_gateway_refusals_total", &[("code", code)], *count as f64);
     }
+    head(&mut out, "sigil_outbound_refused_total", "counter", "Connections of containers that are not allowed.");
+    for (deployment, count) in &facts.outbound.refused {
+        line(&mut out, "sigil_outbound_refused_total", &[("deployment", deployment)], *count as f64);
+    }
+    for (name, kind, help, value) in [
+        ("sigil_outbound_connections", "gauge", "Open connections of containers to the outside.", facts.outbound.open),
+        ("sigil_outbound_connections_total", "counter", "Connections of containers begun.", facts.outbound.made),
+        ("sigil_outbound_failed_total", "counter", "Of them did not come about.", facts.outbound.failed),
+    ] {
+        head(&mut out, name, kind, help);
+        line(&mut out, name, &[], value as f64);
+    }
     head(&mut out, "sigil_gateway_connections", "gauge", "Connections of MCP clients.");
     line(&mut out, "sigil_gateway_connections", &[], facts.connections as f64);
     head(&mut out, "sigil_gateway_connections_refused_total", "counter", "Connections beyond the limit.");
@@ -282,6 +313,7 @@ mod tests {
         (latency.buckets[1], latency.buckets[BOUNDS.len()]) = (2, 1);
         let mut facts = Facts {
             deployments: vec![("ready", 2)],
+            outbound: Outbound { refused: vec![("clock".into(), 3)], ..Outbound::default() },
             traffic: vec![Traffic { deployment: "a\"b".into(), latency, ..Traffic::default() }],
             ..Facts::default()
         };
@@ -299,6 +331,7 @@ mod tests {
             "sigil_request_duration_seconds_sum{deployment=\"a\\\"b\"} 0.25\n",
             "sigil_request_duration_seconds_count{deployment=\"a\\\"b\"} 3\n",
             "sigil_ready 0\n",
+            "sigil_outbound_refused_total{deployment=\"clock\"} 3\n",
         ] {
             assert!(text.contains(wanted), "{wanted} in\n{text}");
         }

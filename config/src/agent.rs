@@ -196,6 +196,9 @@ pub struct BuilderConfig {
     pub args: BTreeMap<String, String>,
     /// `link`: steps reach the world through the agent only; `bridge`: the engine's default network. Live.
     pub network: String,
+    /// Hosts that steps may reach (mode `link`), beside the registries, indexes and mirrors above; a host without a port
+    /// has all of them, `*` is everything public. Live.
+    pub egress: Vec<String>,
     /// Longest build, seconds. Live.
     pub timeout_seconds: u64,
     /// Largest image, bytes. Live.
@@ -220,6 +223,7 @@ impl Default for BuilderConfig {
             extra_ca: None,
             args: BTreeMap::new(),
             network: "link".into(),
+            egress: vec!["*".into()],
             timeout_seconds: 1800,
             max_image: 10 << 30,
             memory: 4 << 30,
@@ -263,7 +267,7 @@ impl Default for SourcesConfig {
 pub struct LimitsConfig {
     /// Host paths (prefixes) that volumes may show; empty: none. Live.
     pub host_paths: Vec<PathBuf>,
-    /// Whether a manifest may ask for `network.mode: bridge`. Live.
+    /// Whether a manifest may ask for `network.mode: bridge`: nothing holds such a container to its egress list. Live.
     pub allow_bridge: bool,
     /// Most replicas of one deployment. Live.
     pub max_replicas: u32,
@@ -280,7 +284,7 @@ impl Default for LimitsConfig {
     fn default() -> Self {
         Self {
             host_paths: Vec::new(),
-            allow_bridge: true,
+            allow_bridge: false,
             max_replicas: 50,
             max_deployments: 1000,
             min_free_disk: 0,
@@ -334,7 +338,7 @@ impl Default for ScanConfig {
 }
 
 /// How containers and the agent reach the world.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, Default)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct OutboundConfig {
     /// HTTP proxy (`http://user@proxy:3128`) for the agent's connections; empty: `HTTPS_PROXY`/`HTTP_PROXY`. Live.
@@ -343,6 +347,26 @@ pub struct OutboundConfig {
     pub no_proxy: Vec<String>,
     /// Ports beside the usual ones that containers reach by host name. Live for new containers.
     pub ports: Vec<u16>,
+    /// What becomes of public hosts that a deployment does not list: `deny` or `allow`. Live.
+    pub default: String,
+    /// The widest that a deployment may list; a host without a port has all of them, `*` is everything public, addresses
+    /// that are not public count only as addresses or networks. Empty: everything public. Live.
+    pub allow: Vec<String>,
+    /// What nobody reaches, builds included. Live.
+    pub deny: Vec<String>,
+}
+
+impl Default for OutboundConfig {
+    fn default() -> Self {
+        Self {
+            proxy: String::new(),
+            no_proxy: Vec::new(),
+            ports: Vec::new(),
+            default: "deny".into(),
+            allow: Vec::new(),
+            deny: Vec::new(),
+        }
+    }
 }
 
 /// Traces of requests over the gateway, sent to a collector by OTLP.

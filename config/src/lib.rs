@@ -5,6 +5,7 @@
 
 pub mod agent;
 pub mod console;
+pub mod egress;
 pub mod flaw;
 pub mod manifest;
 pub mod node;

@@ -8,9 +8,9 @@ use std::process::{Command, Stdio};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
-use sigil_agent::initlink::{Exit, InitLinks, Link, LinkError, OutputChunk, Process};
+use sigil_agent::initlink::{Exit, Grant, InitLinks, Link, LinkError, OutputChunk, Process};
 use sigil_config::agent::OutboundConfig;
-use sigil_core::model::{InstanceId, Stream};
+use sigil_core::model::{DeploymentId, InstanceId, Stream};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -156,9 +156,20 @@ struct Bench {
 
 async fn agent(dir: &Path, ports: &[u16]) -> (InitLinks, mpsc::Receiver<OutputChunk>, CancellationToken) {
     let stop = CancellationToken::new();
-    let config = OutboundConfig { ports: ports.to_vec(), no_proxy: vec!["*".into()], ..OutboundConfig::default() };
+    let config = OutboundConfig {
+        ports: ports.to_vec(),
+        no_proxy: vec!["*".into()],
+        allow: ["*", "127.0.0.1"].map(str::to_owned).to_vec(),
+        ..OutboundConfig::default()
+    };
     let (links, output) = InitLinks::spawn(dir, config, stop.clone()).await.unwrap();
     (links, output, stop)
+}
+
+/// What the containers of these tests may reach.
+fn grant() -> Grant {
+    let egress = ["127.0.0.1:*", "no-such-host.invalid:*"].map(str::to_owned);
+    Grant::release(DeploymentId(ulid::Ulid::from_parts(1, 1)), 1, &egress)
 }
 
 const HARDENED: &[&str] = &[
@@ -176,6 +187,7 @@ impl Bench {
         let (image, dir) = (Image::make(), tempfile::tempdir().unwrap());
         let (links, output, stop) = agent(dir.path(), ports).await;
         let id = InstanceId(ulid::Ulid::generate());
+        links.grant(id, grant());
         let (mounts, argv, env) = links.prepare(id, true).await.unwrap();
         let name = format!("sigil-init-test-{id}").to_lowercase();
         let mut args = vec!["create".to_owned(), format!("--name={name}")];
@@ -207,6 +219,7 @@ impl Bench {
         self.stop.cancel();
         let (links, output, stop) = agent(self.dir.path(), &[]).await;
         (self.links, self.output, self.stop) = (links, output, stop);
+        self.links.grant(self.id, grant());
         self.links.expect(self.id, self.pid);
         self.links.wait(self.id, LONG).await.unwrap()
     }
@@ -273,6 +286,15 @@ async fn sessions_dialling_and_the_world_work_in_a_hardened_container() {
     assert_eq!(text, "connection reset");
     let (_, made, failed) = bench.links.outbound_counts();
     assert_eq!((made, failed), (2, 1));
+    // what is not listed is not even looked up, and what resolves to this host is not reached by its name
+    let text = run(&link, "get3", &["get", "unlisted.example", &port.to_string()]).await;
+    assert_eq!(text, "connection reset");
+    let text = run(&link, "get4", &["get", "2130706434", &port.to_string()]).await;
+    assert_eq!(text, "connection reset");
+    let (_, made, _) = bench.links.outbound_counts();
+    let (total, refused) = bench.links.refusals(DeploymentId(ulid::Ulid::from_parts(1, 1)));
+    assert_eq!((made, total, refused.len()), (3, 2, 2), "{refused:?}");
+    assert!(refused.iter().any(|r| r.why.contains("127.0.0.2 is the host's loopback")), "{refused:?}");
     serving.abort();
 
     // A former agent's session goes on.

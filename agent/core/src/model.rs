@@ -236,6 +236,16 @@ pub enum NetworkMode {
     Bridge,
 }
 
+impl NetworkMode {
+    /// The word for it in manifests and JSON.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Link => "link",
+            Self::Bridge => "bridge",
+        }
+    }
+}
+
 /// Where a secret's value goes.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase", tag = "as", content = "name")]
@@ -313,7 +323,7 @@ pub struct ReleaseSpec {
     pub volumes: Vec<Volume>,
     /// How it reaches the world.
     pub network: NetworkMode,
-    /// Hosts (with optional `:port`) it may reach; empty allows all until policies exist.
+    /// Hosts it may reach, as [`crate::egress`] reads them; empty: none, unless the owner allows what is not listed.
     pub egress: Vec<String>,
     /// Configuration values, checked against the manifest's schema.
     pub config: serde_json::Value,

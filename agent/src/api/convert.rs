@@ -9,6 +9,7 @@ use tonic::Status;
 
 use super::status::invalid;
 use crate::gateway::Load;
+use crate::initlink::Refused;
 use crate::operate::{DeployRequest, Event, EventKind, ManifestText, Request, SourceRef, WaiverRequest};
 use crate::reconcile;
 use crate::secrets::{Scope, SecretMeta};
@@ -119,6 +120,11 @@ fn deploy(d: v1::DeployRequest) -> Result<DeployRequest, Status> {
             .collect(),
         timeout_ms: (d.timeout_ms > 0).then_some(d.timeout_ms),
     })
+}
+
+/// A host that a deployment was refused.
+pub(super) fn refused(r: Refused) -> v1::EgressRefusal {
+    v1::EgressRefusal { host: r.host, port: r.port.into(), why: r.why, count: r.count, last: time(r.last) }
 }
 
 /// JSON text; nothing for null.

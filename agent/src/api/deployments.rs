@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use futures::stream::BoxStream;
+use sigil_config::agent::AgentConfig;
 use sigil_core::model::{Deployment, Name};
 use sigil_protocol::v1;
 use tokio::sync::watch;
@@ -13,6 +14,7 @@ use tonic::{Request, Response, Status};
 use super::board::{Board, Table};
 use super::{convert, status};
 use crate::gateway::Gateway;
+use crate::initlink::InitLinks;
 use crate::operate::Operate;
 use crate::reconcile::Reconcile;
 use crate::store::Store;
@@ -23,6 +25,8 @@ pub(super) struct DeploymentsService {
     pub reconcile: Reconcile,
     pub gateway: Gateway,
     pub gateway_url: String,
+    pub links: InitLinks,
+    pub config: watch::Receiver<Arc<AgentConfig>>,
     pub board: Board,
     pub stop: CancellationToken,
 }
@@ -96,6 +100,8 @@ impl v1::deployments_server::Deployments for DeploymentsService {
         let busy = last.as_ref().is_some_and(|op| op.kind == "deploy" && op.ended_at.is_none());
         let row = convert::deployment(&d, observed.as_deref(), self.gateway.load(d.id), &self.gateway_url, busy);
         let serving = observed.as_ref().and_then(|s| s.serving).or(d.serving);
+        let spec = serving.and_then(|n| d.release(n)).or_else(|| d.release(d.desired.release)).map(|r| &r.spec);
+        let (refused_total, refused) = self.links.refusals(d.id);
         Ok(Response::new(v1::DeploymentDetail {
             deployment: Some(row),
             conditions: observed.iter().flat_map(|s| &s.conditions).map(convert::condition).collect(),
@@ -112,6 +118,11 @@ impl v1::deployments_server::Deployments for DeploymentsService {
             last_output: observed.as_ref().map(|s| s.last_output.clone()).unwrap_or_default(),
             access: d.access().as_str().to_owned(),
             bundles: d.policy.bundles.clone(),
+            egress: spec.map(|s| s.egress.clone()).unwrap_or_default(),
+            egress_open: self.config.borrow().outbound.default == "allow",
+            network: spec.map(|s| s.network.as_str().to_owned()).unwrap_or_default(),
+            refused: refused.into_iter().map(convert::refused).collect(),
+            refused_total,
         }))
     }
 }

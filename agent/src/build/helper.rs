@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{BuildError, Inner, REPOSITORY, context};
 use crate::engine::{BuildSpec, ContainerSpec, ContainerState, Engine, EngineError, Network, label};
-use crate::initlink::InitLinks;
+use crate::initlink::{Grant, InitLinks, place};
 
 /// Value of [`label::ROLE`].
 const ROLE: &str = "build";
@@ -81,6 +81,7 @@ impl Helper {
                 "[builder] network = \"bridge\" builds without it, on the engine's default network",
             )
         };
+        inner.links.grant(instance, Grant::build(instance, &inner.config.borrow().builder));
         let (mounts, entrypoint, env) = inner.links.prepare(instance, true).await.map_err(link_failed)?;
         let agent = inner.agent.to_string();
         let spec = ContainerSpec {
@@ -131,6 +132,13 @@ impl Helper {
         };
         helper.id = id;
         Ok(helper)
+    }
+
+    /// What the steps were refused, a line each.
+    pub(super) fn refused(&self) -> Vec<String> {
+        let Some(rest) = &self.rest else { return Vec::new() };
+        let line = |r: crate::initlink::Refused| format!("egress refused: {}: {}", place(&r.host, r.port), r.why);
+        rest.links.build_refusals(rest.instance).into_iter().map(line).collect()
     }
 
     pub(super) async fn end(mut self) {

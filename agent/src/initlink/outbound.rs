@@ -1,16 +1,17 @@
 //! Connections that containers make to the world: asked for by name, made by the agent.
 
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, RwLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use base64::Engine as _;
 use sigil_config::agent::OutboundConfig;
+use sigil_core::egress::{Host, Refusal, plain};
 use sigil_core::model::InstanceId;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
@@ -18,18 +19,21 @@ use tokio_util::sync::CancellationToken;
 use super::connection::{reset, stream};
 use super::instance::Instance;
 use super::lock;
+use super::proxy;
+use super::walls::{Gate, Pace, place};
 
 /// Open connections of one instance.
 const PER_INSTANCE: usize = 512;
 /// Longest wait for the other side.
-const CONNECT: Duration = Duration::from_secs(15);
+pub const CONNECT: Duration = Duration::from_secs(15);
 /// Longest wait for one of several addresses.
 const CONNECT_ONE: Duration = Duration::from_secs(4);
+/// Addresses of one name that are looked at, and of those that are tried.
+const ADDRESSES: (usize, usize) = (64, 8);
+/// Lines about failed connections in a minute: what a server does fills no log of the agent.
+const LINES: u32 = 120;
 /// Longest answer of a proxy, in bytes.
 const PROXY_ANSWER: usize = 8 * 1024;
-
-/// Whether an instance may connect to a host and port.
-pub type Policy = Arc<dyn Fn(InstanceId, &str, u16) -> bool + Send + Sync>;
 
 #[derive(Debug, Default)]
 struct Counts {
@@ -47,12 +51,28 @@ struct Proxy {
     authorization: Option<String>,
 }
 
+/// Why a connection is not there.
+#[derive(Debug)]
+pub enum Trouble {
+    /// It is not allowed.
+    Refused(Refusal),
+    /// It did not work.
+    Failed(io::Error),
+}
+
+impl From<io::Error> for Trouble {
+    fn from(error: io::Error) -> Self {
+        Self::Failed(error)
+    }
+}
+
 /// Who goes out, how, and how many.
 pub struct Outbound {
     config: RwLock<Arc<OutboundConfig>>,
-    policy: RwLock<Option<Policy>>,
+    gate: Arc<Gate>,
     slots: Mutex<std::collections::HashMap<InstanceId, Arc<Semaphore>>>,
     counts: Arc<Counts>,
+    pace: Arc<Mutex<Pace>>,
 }
 
 /// Counts an open connection for as long as it lives.
@@ -67,10 +87,11 @@ impl Drop for Open {
 impl Outbound {
     pub fn new(config: OutboundConfig) -> Self {
         Self {
+            gate: Arc::new(Gate::new(&config)),
             config: RwLock::new(Arc::new(config)),
-            policy: RwLock::default(),
             slots: Mutex::default(),
             counts: Arc::default(),
+            pace: Arc::default(),
         }
     }
 
@@ -79,11 +100,13 @@ impl Outbound {
     }
 
     pub fn set(&self, config: OutboundConfig) {
+        self.gate.set(&config);
         *self.config.write().unwrap_or_else(std::sync::PoisonError::into_inner) = Arc::new(config);
     }
 
-    pub fn set_policy(&self, policy: Policy) {
-        *self.policy.write().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(policy);
+    /// Who may connect where.
+    pub fn gate(&self) -> &Gate {
+        &self.gate
     }
 
     pub fn ports(&self) -> Vec<u16> {
@@ -96,97 +119,216 @@ impl Outbound {
     }
 
     /// Connects a socket from inside with the host it asked for, in a task of its own.
-    pub fn forward(&self, instance: &Instance, fd: OwnedFd, host: String, port: u16) {
+    pub fn forward(&self, instance: &Instance, fd: OwnedFd, asked: String, port: u16) {
         let id = instance.id;
-        let refuse = |why: &str| {
-            self.counts.failed.fetch_add(1, Ordering::Relaxed);
-            tracing::warn!(instance = %id, host, port, why, "an outbound connection was refused");
-            reset(&fd);
+        let proxy = asked == proxy::NAME;
+        let way = Way {
+            instance: id,
+            host: Host::Name(asked.clone()),
+            port,
+            config: self.config(),
+            gate: self.gate.clone(),
+            counts: self.counts.clone(),
+            pace: self.pace.clone(),
+            open: None,
         };
-        let policy = self.policy.read().unwrap_or_else(std::sync::PoisonError::into_inner).clone();
-        if policy.is_some_and(|allows| !allows(id, &host, port)) {
-            return refuse("policy");
-        }
+        let allowed = asked.parse::<Host>().map_err(|_| Refusal::NoHost).and_then(|host| {
+            let way = way.to(host, port);
+            if !proxy {
+                way.allowed()?;
+            }
+            Ok(way)
+        });
+        let way = match allowed {
+            Ok(way) => way,
+            Err(why) => {
+                way.refused(&why);
+                return reset(&fd);
+            }
+        };
         let slots = {
             let mut all = lock(&self.slots);
             // An instance without connections needs no entry.
             all.retain(|other, slots| *other == id || slots.available_permits() < PER_INSTANCE);
             all.entry(id).or_insert_with(|| Arc::new(Semaphore::new(PER_INSTANCE))).clone()
         };
-        let Ok(permit) = slots.try_acquire_owned() else { return refuse("too many connections") };
+        let Ok(permit) = slots.try_acquire_owned() else {
+            way.failed(&"too many connections");
+            return reset(&fd);
+        };
         self.counts.open.fetch_add(1, Ordering::Relaxed);
         self.counts.made.fetch_add(1, Ordering::Relaxed);
-        let open = Open(self.counts.clone(), permit);
-        let (config, counts, stop) = (self.config(), self.counts.clone(), instance.stop.clone());
-        tokio::spawn(carry(id, fd, host, port, config, counts, stop, open));
+        let way = Way { open: Some(Arc::new(Open(self.counts.clone(), permit))), ..way };
+        let stop = instance.stop.clone();
+        if proxy {
+            tokio::spawn(async move {
+                let Ok(inside) = stream(fd) else { return };
+                proxy::serve(inside, move |host, port| way.to(host, port), stop).await;
+            });
+        } else {
+            tokio::spawn(way.carry(fd, stop));
+        }
     }
 }
 
-#[allow(clippy::too_many_arguments)]
-async fn carry(
+/// One connection on its way.
+#[derive(Clone)]
+pub struct Way {
     instance: InstanceId,
-    fd: OwnedFd,
-    host: String,
+    pub host: Host,
     port: u16,
     config: Arc<OutboundConfig>,
+    gate: Arc<Gate>,
     counts: Arc<Counts>,
-    stop: CancellationToken,
-    _open: Open,
-) {
-    let Ok(mut inside) = stream(fd) else { return };
-    let connected = tokio::select! {
-        () = stop.cancelled() => return,
-        connected = tokio::time::timeout(CONNECT, connect(&config, &host, port)) => {
-            connected.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
-        }
-    };
-    let mut outside = match connected {
-        Ok(outside) => outside,
-        Err(error) => {
-            counts.failed.fetch_add(1, Ordering::Relaxed);
-            tracing::info!(%instance, host, port, %error, "an outbound connection failed");
-            reset(inside.as_fd());
-            return;
-        }
-    };
-    tokio::select! {
-        () = stop.cancelled() => {}
-        done = tokio::io::copy_bidirectional(&mut inside, &mut outside) => if let Err(error) = done {
-            tracing::debug!(%instance, host, port, %error, "an outbound connection broke");
+    pace: Arc<Mutex<Pace>>,
+    #[allow(dead_code, reason = "held, not read")]
+    open: Option<Arc<Open>>,
+}
+
+impl Way {
+    /// The same container's way to another host.
+    pub fn to(&self, host: Host, port: u16) -> Self {
+        Self { host, port, ..self.clone() }
+    }
+
+    /// Whether the host may be asked for.
+    pub fn allowed(&self) -> Result<(), Refusal> {
+        self.gate.before(self.instance, &self.host, self.port)
+    }
+
+    async fn carry(self, fd: OwnedFd, stop: CancellationToken) {
+        let Ok(mut inside) = stream(fd) else { return };
+        let connected = tokio::select! {
+            () = stop.cancelled() => return,
+            connected = tokio::time::timeout(CONNECT, self.connect()) => {
+                connected.unwrap_or_else(|_| Err(Trouble::Failed(io::ErrorKind::TimedOut.into())))
+            }
+        };
+        let (outside, address) = match connected {
+            Ok(connected) => connected,
+            Err(trouble) => {
+                match trouble {
+                    Trouble::Refused(why) => self.refused(&why),
+                    Trouble::Failed(error) => self.failed(&error),
+                }
+                return reset(inside.as_fd());
+            }
+        };
+        if !self.carry_on(&mut inside, outside, address, &stop).await {
             reset(inside.as_fd());
         }
     }
+
+    /// Carries bytes both ways until either side ends or the connection is no longer allowed; false when it broke.
+    pub async fn carry_on(
+        &self,
+        inside: &mut (impl AsyncRead + AsyncWrite + Unpin),
+        mut outside: TcpStream,
+        address: Option<IpAddr>,
+        stop: &CancellationToken,
+    ) -> bool {
+        let copy = tokio::io::copy_bidirectional(inside, &mut outside);
+        tokio::select! {
+            () = stop.cancelled() => true,
+            why = self.until_refused(address) => {
+                self.refused(&why);
+                false
+            }
+            done = copy => {
+                if let Err(error) = &done {
+                    let Self { instance, host, port, .. } = self;
+                    tracing::debug!(%instance, %host, port, %error, "an outbound connection broke");
+                }
+                done.is_ok()
+            }
+        }
+    }
+
+    /// Waits until the owner's limits no longer let the connection through.
+    pub async fn until_refused(&self, address: Option<IpAddr>) -> Refusal {
+        let mut limits = self.gate.limits();
+        loop {
+            limits.mark_unchanged();
+            if let Err(why) = self.gate.still(self.instance, &self.host, self.port, address) {
+                return why;
+            }
+            if limits.changed().await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        }
+    }
+
+    pub fn refused(&self, why: &Refusal) {
+        self.gate.refused(self.instance, &self.host.to_string(), self.port, why);
+    }
+
+    pub fn failed(&self, error: &dyn std::fmt::Display) {
+        self.counts.failed.fetch_add(1, Ordering::Relaxed);
+        if let Some(left_out) = lock(&self.pace).go(Instant::now(), LINES) {
+            let Self { instance, host, port, .. } = self;
+            tracing::info!(%instance, %host, port, %error, left_out, "an outbound connection failed");
+        }
+    }
+
+    /// The connection, and the address it goes to where the agent itself chose it.
+    pub async fn connect(&self) -> Result<(TcpStream, Option<IpAddr>), Trouble> {
+        let allowed = |address| self.gate.at(self.instance, &self.host, self.port, address);
+        let name = self.host.to_string();
+        let (socket, address) = match proxy_for(&self.config, &name, &|name| std::env::var(name).ok())? {
+            None => {
+                let (socket, address) = dial(&self.host, self.port, allowed).await?;
+                (socket, Some(address))
+            }
+            Some(proxy) => {
+                // names are the proxy's to resolve; an address is one here already
+                let literal = match self.host {
+                    Host::Address(address) => Some(address),
+                    Host::Name(_) => None,
+                };
+                literal.map_or(Ok(()), allowed).map_err(Trouble::Refused)?;
+                let own: Host = proxy.host.parse().map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
+                let (mut socket, _) = dial(&own, proxy.port, |_| Ok(())).await?;
+                tunnel(&mut socket, &proxy, &place(&name, self.port)).await?;
+                (socket, literal)
+            }
+        };
+        socket.set_nodelay(true)?;
+        Ok((socket, address))
+    }
 }
 
-async fn connect(config: &OutboundConfig, host: &str, port: u16) -> io::Result<TcpStream> {
-    let socket = match proxy_for(config, host, &|name| std::env::var(name).ok())? {
-        None => connect_host(host, port).await?,
-        Some(proxy) => {
-            let mut socket = connect_host(&proxy.host, proxy.port).await?;
-            tunnel(&mut socket, &proxy, host, port).await?;
-            socket
+/// Resolves a host and connects to the first of its allowed addresses that answers: what was judged is what is dialled.
+async fn dial(
+    host: &Host,
+    port: u16,
+    allowed: impl Fn(IpAddr) -> Result<(), Refusal>,
+) -> Result<(TcpStream, IpAddr), Trouble> {
+    let mut addresses: Vec<IpAddr> = match host {
+        Host::Address(address) => vec![*address],
+        Host::Name(name) => {
+            let found = tokio::net::lookup_host((name.as_str(), port)).await?;
+            found.map(|a| plain(a.ip())).take(ADDRESSES.0).collect()
         }
     };
-    socket.set_nodelay(true)?;
-    Ok(socket)
-}
-
-async fn connect_host(host: &str, port: u16) -> io::Result<TcpStream> {
+    let mut refused = None;
+    addresses.retain(|address| allowed(*address).map_err(|why| refused = Some(why)).is_ok());
+    if let (true, Some(why)) = (addresses.is_empty(), refused) {
+        return Err(Trouble::Refused(why));
+    }
     let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
-    let addresses: Vec<SocketAddr> = tokio::net::lookup_host((host, port)).await?.take(8).collect();
-    for address in addresses {
-        match tokio::time::timeout(CONNECT_ONE, TcpStream::connect(address)).await {
-            Ok(Ok(socket)) => return Ok(socket),
+    for address in addresses.into_iter().take(ADDRESSES.1) {
+        match tokio::time::timeout(CONNECT_ONE, TcpStream::connect((address, port))).await {
+            Ok(Ok(socket)) => return Ok((socket, address)),
             Ok(Err(error)) => last = error,
             Err(_) => last = io::ErrorKind::TimedOut.into(),
         }
     }
-    Err(last)
+    Err(Trouble::Failed(last))
 }
 
 /// Asks a proxy for a connection.
-async fn tunnel(socket: &mut TcpStream, proxy: &Proxy, host: &str, port: u16) -> io::Result<()> {
-    let mut request = format!("CONNECT {host}:{port} HTTP/1.1\r\nHost: {host}:{port}\r\n");
+async fn tunnel(socket: &mut TcpStream, proxy: &Proxy, place: &str) -> io::Result<()> {
+    let mut request = format!("CONNECT {place} HTTP/1.1\r\nHost: {place}\r\n");
     if let Some(authorization) = &proxy.authorization {
         request.push_str(&format!("Proxy-Authorization: {authorization}\r\n"));
     }
@@ -287,7 +429,8 @@ fn is_excepted(entry: &str, host: &str) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
+    use super::super::walls::Grant;
     use super::*;
 
     fn config(proxy: &str, no_proxy: &[&str]) -> OutboundConfig {
@@ -327,6 +470,61 @@ mod tests {
         assert!(is_excepted("0.0.0.0/0", "1.2.3.4") && !is_excepted("fd00::/8", "1.2.3.4"));
     }
 
+    /// Connections of one container with this list.
+    pub(in super::super) fn way(config: OutboundConfig, egress: &[&str]) -> impl Fn(&str) -> Way + use<> {
+        let gate = Arc::new(Gate::new(&config));
+        let id = InstanceId(ulid::Ulid::from_parts(1, 1));
+        let builder = sigil_config::agent::BuilderConfig {
+            egress: egress.iter().map(|s| (*s).to_owned()).collect(),
+            ..Default::default()
+        };
+        gate.grant(id, Grant::build(id, &builder));
+        move |host| Way {
+            instance: id,
+            host: host.parse().unwrap(),
+            port: 443,
+            config: Arc::new(config.clone()),
+            gate: gate.clone(),
+            counts: Arc::default(),
+            pace: Arc::default(),
+            open: None,
+        }
+    }
+
+    #[tokio::test]
+    async fn the_address_that_was_judged_is_dialled_and_no_other() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let host: Host = "localhost".parse().unwrap();
+        let four = |a: IpAddr| if a.is_ipv4() { Ok(()) } else { Err(Refusal::Unlisted) };
+        let (_, address) = dial(&host, port, four).await.unwrap();
+        assert_eq!(address, IpAddr::from([127, 0, 0, 1]));
+        let error =
+            dial(&host, port, |a| Err(Refusal::Special(sigil_core::egress::Kind::Loopback, a))).await.unwrap_err();
+        assert!(matches!(error, Trouble::Refused(Refusal::Special(..))), "{error:?}");
+        let direct = way(config("", &["*"]), &["other.example"]);
+        let error = direct("127.0.0.1").connect().await.unwrap_err();
+        assert!(matches!(error, Trouble::Refused(Refusal::Special(..))), "{error:?}");
+    }
+
+    #[tokio::test]
+    async fn new_limits_end_what_they_do_not_let_through() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let way = way(config("", &["*"]), &[&format!("127.0.0.1:{port}")])("127.0.0.1");
+        let way = way.to("127.0.0.1".parse().unwrap(), port);
+        let (outside, address) = way.connect().await.unwrap();
+        let _held = listener.accept().await.unwrap();
+        let ((mut inside, _other), stop) = (tokio::io::duplex(64), CancellationToken::new());
+        let carrying = way.carry_on(&mut inside, outside, address, &stop);
+        tokio::pin!(carrying);
+        way.gate.set(&OutboundConfig { deny: vec!["10.0.0.0/8".into()], ..OutboundConfig::default() });
+        assert!(tokio::time::timeout(Duration::from_millis(100), &mut carrying).await.is_err(), "it goes on");
+        way.gate.set(&OutboundConfig { deny: vec!["127.0.0.0/8".into()], ..OutboundConfig::default() });
+        assert!(!tokio::time::timeout(CONNECT, carrying).await.expect("it ends"));
+        assert_eq!(way.gate.build_refusals(way.instance)[0].why, Refusal::Denied.to_string());
+    }
+
     #[tokio::test]
     async fn a_proxy_is_asked_and_its_refusal_is_told() {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -345,12 +543,17 @@ mod tests {
             }
         });
         let config = config(&format!("http://u:p@127.0.0.1:{port}"), &["none"]);
-        let mut socket = connect(&config, "far.example", 443).await.unwrap();
+        let way = way(config, &["far.example"]);
+        let (mut socket, address) = way("far.example").connect().await.unwrap();
+        assert_eq!(address, None);
         let mut text = String::new();
         socket.read_to_string(&mut text).await.unwrap();
         assert_eq!(text, "hello");
-        let error = connect(&config, "far.example", 443).await.unwrap_err();
-        assert!(error.to_string().contains("403 Forbidden"), "{error}");
+        let error = way("far.example").connect().await.unwrap_err();
+        assert!(matches!(&error, Trouble::Failed(e) if e.to_string().contains("403 Forbidden")), "{error:?}");
         proxy.await.unwrap();
+        // an address is judged before the proxy hears of it
+        let error = way("10.1.2.3").connect().await.unwrap_err();
+        assert!(matches!(error, Trouble::Refused(Refusal::Special(..))), "{error:?}");
     }
 }

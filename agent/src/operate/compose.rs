@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use sigil_config::agent::AgentConfig;
 use sigil_config::manifest;
 use sigil_config::manifest::session::Checker;
+use sigil_core::egress::Rules;
 use sigil_core::model::{Inject, NetworkMode, ReleaseSpec, SecretUse, SessionConfig, Transport, Volume, VolumeMode};
 use sigil_core::policy::Access;
 use sigil_core::recipe::Recipe;
@@ -14,6 +15,7 @@ use sigil_core::tier;
 use super::{DeployRequest, Failure};
 use crate::build::Built;
 use crate::engine::Image;
+use crate::initlink::limits;
 use crate::source::Fetched;
 
 /// Port of a server that says nothing about it.
@@ -42,6 +44,7 @@ pub(super) fn check(
     note(resources(request, recipe).map(drop));
     note(volumes(request, recipe, config).map(drop));
     note(network(recipe, config).map(drop));
+    note(egress(request, recipe, config).map(drop));
     note(replicas(request, recipe, config).map(drop));
     note(secrets(request, recipe).map(drop));
     note(values(request, recipe).map(drop));
@@ -114,7 +117,6 @@ pub(super) fn spec(
     }
     let root = matches!(image.user.split(':').next(), None | Some("" | "0" | "root"));
     let health = &recipe.manifest.health;
-    let egress = recipe.manifest.network.egress.iter().chain(&request.egress).cloned().collect();
     Ok(ReleaseSpec {
         image: image.id.clone(),
         source: fetched.pinned.clone(),
@@ -134,7 +136,7 @@ pub(super) fn spec(
         resources: resources(request, recipe)?,
         volumes: volumes(request, recipe, config)?,
         network: network(recipe, config)?,
-        egress,
+        egress: egress(request, recipe, config)?,
         config: session.as_ref().map_or(config_values, |s| s.fixed.clone()),
         session,
         access: access(request, config, now)?.as_str().into(),
@@ -251,7 +253,7 @@ fn volumes(request: &DeployRequest, recipe: &Recipe, config: &AgentConfig) -> Re
     Ok(volumes)
 }
 
-fn network(recipe: &Recipe, config: &AgentConfig) -> Result<NetworkMode, Failure> {
+pub(super) fn network(recipe: &Recipe, config: &AgentConfig) -> Result<NetworkMode, Failure> {
     match recipe.manifest.network.mode.as_deref() {
         None | Some("link") => Ok(NetworkMode::Link),
         Some("bridge") if config.limits.allow_bridge => Ok(NetworkMode::Bridge),
@@ -262,6 +264,48 @@ fn network(recipe: &Recipe, config: &AgentConfig) -> Result<NetworkMode, Failure
             "the owner sets [limits] allow_bridge in the agent's configuration",
         )),
         Some(other) => Err(Failure::invalid(format!("'{other}' is not a network mode"), "choose link or bridge")),
+    }
+}
+
+/// Hosts that the manifest and `--egress` list, in one form each.
+pub(super) fn egress(request: &DeployRequest, recipe: &Recipe, config: &AgentConfig) -> Result<Vec<String>, Failure> {
+    let texts: Vec<String> = recipe.manifest.network.egress.iter().chain(&request.egress).cloned().collect();
+    let rules = Rules::parse(&texts).map_err(|e| Failure::invalid(format!("egress: {e}"), e.hint()))?;
+    let beyond = limits(&config.outbound, Vec::new()).beyond(&rules);
+    if !beyond.is_empty() {
+        let entries: Vec<String> = beyond.into_iter().map(|(entry, why)| format!("{entry} ({why})")).collect();
+        return Err(Failure::new(
+            "NOT_ALLOWED",
+            4,
+            format!("this host does not allow egress to {}", entries.join(", ")),
+            "leave it out, or the owner changes [outbound] allow and deny in the agent's configuration",
+        ));
+    }
+    let mut listed: Vec<String> = Vec::new();
+    for text in rules.iter().map(ToString::to_string) {
+        if !listed.contains(&text) {
+            listed.push(text);
+        }
+    }
+    Ok(listed)
+}
+
+/// What the server will reach, in words for whoever deploys it.
+pub(super) fn reach(network: NetworkMode, egress: &[String], config: &AgentConfig) -> String {
+    match (network, egress, config.outbound.default.as_str()) {
+        (NetworkMode::Bridge, ..) => "warning: network.mode: bridge: nothing holds this server to an egress list; it \
+                                      reaches whatever the engine's network reaches, this host included"
+            .into(),
+        (_, [], "allow") => "egress: any public host ([outbound] default = \"allow\")".into(),
+        (_, listed, "allow") => {
+            format!("egress: {}, and any public host ([outbound] default = \"allow\")", listed.join(", "))
+        }
+        (_, [], _) => {
+            "egress: nothing: the server reaches no host outside; list what it needs in network.egress or with \
+                       --egress HOST[:PORT]"
+                .into()
+        }
+        (_, listed, _) => format!("egress: {}", listed.join(", ")),
     }
 }
 

@@ -111,6 +111,8 @@ impl Run {
         // everything that a person can have got wrong is told before minutes are spent on a build
         let access = self.access(existing.as_deref())?;
         compose::check(&request, &understood.recipe, &config, access)?;
+        let egress = compose::egress(&request, &understood.recipe, &config)?;
+        self.note(compose::reach(compose::network(&understood.recipe, &config)?, &egress, &config));
         self.check_secrets(&request, &understood.recipe, existing.as_deref())?;
 
         let waivers = gate::joined(existing.as_ref().map_or(&[], |d| &d.waivers), &waivers);

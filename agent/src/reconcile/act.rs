@@ -7,7 +7,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use secrecy::SecretString;
 use sigil_core::model::{
-    Deployment, DeploymentId, InstanceId, NetworkMode, ReleaseNo, ReleaseSpec, Transport, VolumeMode,
+    Deployment, DeploymentId, InstanceId, Name, NetworkMode, ReleaseNo, ReleaseSpec, Transport, VolumeMode,
 };
 use sigil_core::route;
 use tokio::sync::mpsc;
@@ -18,7 +18,7 @@ use super::Deps;
 use super::slots::Done;
 use super::status;
 use crate::engine::{ContainerSpec, ContainerState, EngineError, Mount, Network, label};
-use crate::initlink::{Link, LinkError, Process};
+use crate::initlink::{Grant, Link, LinkError, Process, proxy_environment};
 use crate::tail::Tail;
 use crate::upstream::quota::{Quota, START_CPUS};
 use crate::upstream::spare::Spare;
@@ -136,6 +136,11 @@ impl BringUp {
         let engine = self.deps.engine.clone();
         let secrets = self.deps.secrets.environment(self.deployment.id, &self.deployment.team, &self.spec)?;
         let outbound = self.spec.network == NetworkMode::Link;
+        // the owner's limits hold for releases that were made under others, too
+        if !outbound && !(self.deps.allow_bridge)() {
+            return Err(Trouble::Other("this host forbids network.mode: bridge ([limits] allow_bridge)".into()));
+        }
+        self.deps.links.grant(self.instance, Grant::release(self.deployment.id, self.release, &self.spec.egress));
         let made = self.container.is_none();
         if made {
             self.progress("creating", None, None).await;
@@ -169,7 +174,7 @@ impl BringUp {
         self.deps.links.expect(self.instance, pid);
         self.progress("starting", Some(pid), Some(started_at)).await;
         let link = self.deps.links.wait(self.instance, LINK_LIMIT).await?;
-        let environment = Arc::new(environment(&self.spec, secrets));
+        let environment = Arc::new(environment(&self.deployment.name, &self.spec, secrets));
         if self.spec.transport != Transport::Stdio {
             let process = Process {
                 argv: self.spec.command.clone(),
@@ -324,7 +329,7 @@ impl BringUp {
 }
 
 /// The whole environment of a server's process: image and manifest, ours, then secrets.
-fn environment(spec: &ReleaseSpec, secrets: Vec<(String, SecretString)>) -> Vec<(String, SecretString)> {
+fn environment(name: &Name, spec: &ReleaseSpec, secrets: Vec<(String, SecretString)>) -> Vec<(String, SecretString)> {
     let mut env: BTreeMap<String, SecretString> = BTreeMap::new();
     env.insert("HOME".into(), HOME.into());
     env.insert("TMPDIR".into(), "/tmp".into());
@@ -336,6 +341,11 @@ fn environment(spec: &ReleaseSpec, secrets: Vec<(String, SecretString)>) -> Vec<
         env.insert("PORT".into(), spec.port.to_string().into());
     }
     env.extend(secrets);
+    if spec.network == NetworkMode::Link {
+        let port = (spec.transport != Transport::Stdio).then_some(spec.port);
+        let offered = proxy_environment(name.as_str(), port, |variable| env.contains_key(variable));
+        env.extend(offered.into_iter().map(|(name, value)| (name.to_owned(), value.into())));
+    }
     env.into_iter().collect()
 }
 
@@ -407,6 +417,7 @@ pub(super) fn clean(deps: Arc<Deps>, deployment: Arc<Deployment>, done: mpsc::Se
                 deps.engine.remove_network(&network).await.map_err(|e| e.to_string())?;
             }
             deps.tail.forget(deployment.id).await;
+            deps.links.forget_deployment(deployment.id);
             deps.store.delete(deployment.id).await.map_err(|e| e.to_string())
         };
         let error = result.await.err();

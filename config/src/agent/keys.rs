@@ -39,6 +39,8 @@ pub enum Kind {
     Bool,
     /// A list of texts.
     Texts,
+    /// A list of hosts and networks ([`crate::egress`]).
+    Hosts,
     /// A list of these words.
     Words(&'static [&'static str]),
     /// A list of `scheme://host[:port]`.
@@ -128,6 +130,7 @@ pub const KEYS: &[Key] = &[
     key("builder.extra_ca", Kind::File, LIVE),
     key("builder.args", Kind::Map, LIVE),
     key("builder.network", Kind::Word(&["link", "bridge"]), LIVE),
+    key("builder.egress", Kind::Hosts, LIVE),
     key("builder.timeout_seconds", Kind::Int(1, 604_800), LIVE),
     key("builder.max_image", Kind::Bytes(1 << 20, 1 << 50), LIVE),
     key("builder.memory", Kind::Bytes(64 << 20, 1 << 50), LIVE),
@@ -154,6 +157,9 @@ pub const KEYS: &[Key] = &[
     key("outbound.proxy", Kind::Url, LIVE),
     key("outbound.no_proxy", Kind::Texts, LIVE),
     key("outbound.ports", Kind::Ports, LIVE),
+    key("outbound.default", Kind::Word(&["deny", "allow"]), LIVE),
+    key("outbound.allow", Kind::Hosts, LIVE),
+    key("outbound.deny", Kind::Hosts, LIVE),
     key("telemetry.otlp_endpoint", Kind::Url, LIVE),
     key("telemetry.sample_ratio", Kind::Share, LIVE),
     key("telemetry.service_name", Kind::Text, LIVE),

@@ -9,6 +9,7 @@ use serde_json::Value as Json;
 
 use super::keys::{KEYS, Key, Kind, json, pointer};
 use super::{AgentConfig, diff};
+use crate::egress::{Ports, Rule};
 use crate::flaw::{At, Flaw, did_you_mean, lines};
 use crate::node::{self, Entry, Node, Value};
 use crate::size;
@@ -245,7 +246,7 @@ impl Layers {
                 "false" | "0" => scalar(Value::Bool(false)),
                 _ => plain,
             },
-            Kind::Texts | Kind::Words(_) | Kind::Origins | Kind::Paths => {
+            Kind::Texts | Kind::Hosts | Kind::Words(_) | Kind::Origins | Kind::Paths => {
                 let parts = text.split(',').map(str::trim).filter(|p| !p.is_empty());
                 scalar(Value::List(parts.map(|p| Node::text(at, p)).collect()))
             }
@@ -346,7 +347,7 @@ impl Layers {
                     None
                 }
             },
-            Kind::Texts | Kind::Words(_) | Kind::Origins | Kind::Paths | Kind::Ports => {
+            Kind::Texts | Kind::Hosts | Kind::Words(_) | Kind::Origins | Kind::Paths | Kind::Ports => {
                 if !matches!(node.value, Value::List(_)) {
                     self.wrong(node, path, "a list");
                     return None;
@@ -455,6 +456,15 @@ impl Layers {
             self.wrong(node, path, "a list of texts");
             return None;
         };
+        if key.kind == Kind::Hosts {
+            return match Rule::parse(text, Ports::Any) {
+                Ok(_) => Some(Json::from(text)),
+                Err(error) => {
+                    self.flaws.push(Flaw::new(&node.at, format!("{path}: {error}")).hint(error.hint()));
+                    None
+                }
+            };
+        }
         let hint = match key.kind {
             Kind::Words(known) if !known.contains(&text) => format!("known: {}", known.join(", ")),
             Kind::Paths if !text.starts_with('/') || text.split('/').any(|p| p == "..") => {
@@ -644,9 +654,10 @@ mod tests {
             ("SIGIL_BUILDER_ARGS__HTTP_PROXY", "http://p"),
             ("SIGIL_BUILDER_CPUS", "1.5"),
             ("SIGIL_BUILDER_MEMORY", "1GiB"),
-            ("SIGIL_LIMITS_ALLOW_BRIDGE", "false"),
+            ("SIGIL_LIMITS_ALLOW_BRIDGE", "true"),
             ("SIGIL_SOURCES_ALLOWED", "git, npm"),
             ("SIGIL_OUTBOUND_PORTS", "8443,9000"),
+            ("SIGIL_OUTBOUND_ALLOW", "*, 10.0.0.0/8:5432"),
             ("SIGIL_TOKEN", "secret"),
             ("SIGIL_HOST", "ssh://x"),
             ("SIGIL_GATEWY_LISTEN", "x"),
@@ -657,9 +668,10 @@ mod tests {
         assert_eq!(c.builder.base_images["node"], "my/node:1");
         assert_eq!(c.builder.args["HTTP_PROXY"], "http://p");
         assert_eq!((c.builder.cpus, c.builder.memory), (1.5, 1 << 30));
-        assert!(!c.limits.allow_bridge);
+        assert!(c.limits.allow_bridge);
         assert_eq!(c.sources.allowed, ["git", "npm"]);
         assert_eq!(c.outbound.ports, [8443, 9000]);
+        assert_eq!(c.outbound.allow, ["*", "10.0.0.0/8:5432"]);
         assert_eq!(
             lines(&loaded.warnings),
             "SIGIL_GATEWY_LISTEN: names no key of the configuration; ignored; did you mean 'SIGIL_GATEWAY_LISTEN'?"
@@ -710,6 +722,9 @@ allow_bridge = "no"
 level = "loud"
 [outbound]
 ports = [80, 70000, "x"]
+default = "maybe"
+allow = ["*", "https://x"]
+deny = ["10.0.0.1/8"]
 proxy = "ftp://user:hunter2@proxy"
 "#
         ));

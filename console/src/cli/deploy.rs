@@ -48,7 +48,7 @@ pub struct Args {
     /// Volume
     #[arg(long, value_name = "V:/path[:ro]", value_parser = volume)]
     volume: Vec<String>,
-    /// Host that the server may reach
+    /// Host that the server may reach; it reaches no other
     #[arg(long, value_name = "HOST[:PORT]")]
     egress: Vec<String>,
     /// Who may call

@@ -25,6 +25,19 @@ pub async fn run(ctx: &Ctx, args: Args) -> Outcome {
     Ok(DONE)
 }
 
+/// What it may reach, in words; nothing when the agent does not say.
+fn egress(detail: &Detail) -> String {
+    let list = text::one_line(&detail.egress.join(", "));
+    match (detail.network.as_str(), list.is_empty()) {
+        ("", _) => String::new(),
+        ("bridge", _) => "whatever the engine's network reaches (network.mode: bridge)".into(),
+        (_, true) if detail.egress_open => "any public host (the agent's [outbound] default)".into(),
+        (_, false) if detail.egress_open => format!("{list}, and any public host (the agent's [outbound] default)"),
+        (_, true) => "nothing (list hosts with network.egress or --egress)".into(),
+        (_, false) => list,
+    }
+}
+
 fn page(ctx: &Ctx, detail: &Detail, now: Timestamp) -> String {
     let d = &detail.deployment;
     let colour = ctx.term.colour;
@@ -49,6 +62,7 @@ fn page(ctx: &Ctx, detail: &Detail, now: Timestamp) -> String {
     field("endpoint", clean(&d.endpoint));
     field("access", clean(&detail.access));
     field("bundles", clean(&detail.bundles.join(", ")));
+    field("egress", egress(detail));
     field("transport", clean(&d.transport));
     field("tier", clean(&d.tier));
     field("source", clean(&d.source));
@@ -101,6 +115,14 @@ fn page(ctx: &Ctx, detail: &Detail, now: Timestamp) -> String {
             ]);
         }
         section("Replicas", table.text(ctx.width(), colour));
+    }
+    if !detail.refused.is_empty() {
+        let mut table = Table::new(&["HOST", "PORT", "TIMES", "LAST", "WHY"], "WHY");
+        for r in &detail.refused {
+            let (port, count) = (r.port.to_string(), r.count.to_string());
+            table.row(vec![cell(&r.host), cell(port), cell(count), cell(time::ago(r.last, now)), cell(&r.why)]);
+        }
+        section(&format!("Refused egress ({} times)", detail.refused_total), table.text(ctx.width(), colour));
     }
     section("Plan", detail.plan.iter().map(|l| format!("  {}\n", clean(l))).collect());
     let last: String =

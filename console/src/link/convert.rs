@@ -181,6 +181,15 @@ pub(super) fn detail(d: v1::DeploymentDetail) -> Result<view::Detail, LinkError>
         last_output: d.last_output,
         access: d.access,
         bundles: d.bundles,
+        egress: d.egress,
+        egress_open: d.egress_open,
+        network: d.network,
+        refused: d
+            .refused
+            .into_iter()
+            .map(|r| view::EgressRefusal { host: r.host, port: r.port, why: r.why, count: r.count, last: time(r.last) })
+            .collect(),
+        refused_total: d.refused_total,
     })
 }
 

@@ -130,6 +130,31 @@ pub struct Detail {
     pub access: String,
     /// Bundles that it belongs to.
     pub bundles: Vec<String>,
+    /// Hosts that it may reach.
+    pub egress: Vec<String>,
+    /// Public hosts that are not listed are allowed too.
+    pub egress_open: bool,
+    /// `link`; `bridge`: nothing holds it to `egress`; empty: an agent that does not say.
+    pub network: String,
+    /// Hosts that it was refused, the newest first.
+    pub refused: Vec<EgressRefusal>,
+    /// How often it was refused one.
+    pub refused_total: u64,
+}
+
+/// A host that a deployment was refused.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct EgressRefusal {
+    /// Name or address.
+    pub host: String,
+    /// Its port.
+    pub port: u32,
+    /// Why.
+    pub why: String,
+    /// How often since the agent's start.
+    pub count: u64,
+    /// The last time.
+    pub last: Option<Timestamp>,
 }
 
 /// One thing that holds or not.

@@ -185,6 +185,11 @@ pub(super) fn detail() -> Detail {
         reason: "deploy by root".into(),
         access: "key".into(),
         bundles: Vec::new(),
+        egress: vec!["api.search.example".into()],
+        egress_open: false,
+        network: "link".into(),
+        refused: Vec::new(),
+        refused_total: 0,
         last_output: vec![
             "Traceback (most recent call last):".into(),
             "  File \"/app/main.py\", line 1, in <module>".into(),

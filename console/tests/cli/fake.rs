@@ -359,6 +359,16 @@ impl v1::deployments_server::Deployments for Fake {
             reason: "deployed by ada".into(),
             access: "key".into(),
             bundles: vec!["dev".into()],
+            egress: vec!["api.example.org".into(), "*.tiles.example:443".into()],
+            network: "link".into(),
+            refused: vec![v1::EgressRefusal {
+                host: "evil.example".into(),
+                port: 443,
+                why: "not in the egress list".into(),
+                count: 12,
+                last: 0,
+            }],
+            refused_total: 12,
             last_output: vec!["\x1b]0;pwned\x07boom".into()],
             ..Default::default()
         }))

@@ -205,3 +205,31 @@ async fn a_restarted_agent_touches_nothing_and_sessions_go_on() {
     }
     agent.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_egress_list_is_shown_and_one_beyond_the_owners_is_refused_by_entry() {
+    let world = World::new();
+    let agent = world.agent_with(&[("SIGIL_OUTBOUND_ALLOW", "*.example,10.1.0.0/16:5432")]).await;
+    let asking = |egress: &[&str]| {
+        let egress = egress.iter().map(|e| (*e).to_owned()).collect();
+        What::Deploy(v1::DeployRequest { egress, ..deploy("web", &[]) })
+    };
+    let refused = agent.run(asking(&["api.example", "other.test", "10.0.0.0/8", "127.0.0.1:80"])).await;
+    let error = refused.error.unwrap();
+    assert_eq!((refused.state.as_str(), error.code.as_str(), error.exit_code), ("failed", "NOT_ALLOWED", 4));
+    for entry in ["other.test", "10.0.0.0/8", "127.0.0.1:80"] {
+        assert!(error.message.contains(&format!("{entry} (")), "{entry}: {}", error.message);
+    }
+    assert!(!error.message.contains("api.example") && error.hint.contains("[outbound]"), "{error:?}");
+    let wrong = agent.run(asking(&["http://api.example"])).await.error.unwrap();
+    assert!(wrong.exit_code == 2 && wrong.message.contains("'http://api.example' is no host name"), "{wrong:?}");
+
+    agent.fine(asking(&["API.example.", "api.example", "10.1.0.0/16:5432"])).await;
+    let detail = agent.settled("web", "ready").await;
+    assert_eq!((detail.egress.join(" ").as_str(), detail.network.as_str()), ("api.example 10.1.0.0/16:5432", "link"));
+    assert!(!detail.egress_open && detail.refused.is_empty() && detail.refused_total == 0);
+    // one entry written in another way is no other release
+    let again = agent.fine(asking(&["api.example", "10.1.0.0/16:5432"])).await;
+    assert!(again.result.contains("\"unchanged\":true"), "{again:?}");
+    agent.stop().await;
+}

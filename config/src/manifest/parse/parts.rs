@@ -1,6 +1,7 @@
 //! The nested parts of a manifest, each from its node.
 
 use super::{LATER, mount_path, schema, volume, volume_name};
+use crate::egress::Rule;
 use crate::flaw::Flaw;
 use crate::manifest::{
     InjectAs, Limits, PRESETS, Resources, Scaling, ScalingPolicy, Secret, SecretKind, TIERS, Tool, Volume, is_env_name,
@@ -196,23 +197,11 @@ pub(super) fn duration(walk: &mut Walk, node: &Node, what: &str) -> Option<u64> 
 pub(super) fn egress(walk: &mut Walk, node: &Node) -> Vec<String> {
     let hosts = walk.texts(node, "network.egress");
     for host in &hosts {
-        if !is_egress(host) {
-            let hint = "write host, *.host or host:port";
-            walk.flaw_hint(node, format!("network.egress cannot hold '{host}'"), hint);
+        if let Err(error) = host.parse::<Rule>() {
+            walk.flaw_hint(node, format!("network.egress: {error}"), error.hint());
         }
     }
     hosts
-}
-
-pub(super) fn is_egress(text: &str) -> bool {
-    let (host, port) = match text.rsplit_once(':') {
-        Some((host, port)) => (host, port.parse::<u16>().is_ok_and(|p| p > 0)),
-        None => (text, true),
-    };
-    let host = host.strip_prefix("*.").unwrap_or(host);
-    let label =
-        |l: &str| !l.is_empty() && l.len() <= 63 && l.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_".contains(&b));
-    port && host.len() <= 253 && host.split('.').all(label)
 }
 
 pub(super) fn volume_node(walk: &mut Walk, node: &Node) -> Option<Volume> {
