@@ -1,34 +1,82 @@
 //! JavaScript and TypeScript, as tree-sitter reads them.
 
+use std::collections::HashSet;
+
 use tree_sitter::Node;
 
 use super::ir::{Arg, Call, DEPTH, Expr, Function, Kind, Module, Param, Pattern, Stmt};
-use super::words::{anchored, handler_word, route_word};
+use super::source::{Source, children, is_minified};
+use super::words::{anchored, handler_word, is_answer, of_clients, of_server, route_word, runs_tool};
 
 struct Reader<'a> {
-    text: &'a str,
+    source: Source<'a>,
     module: Module,
     /// Functions that are registered by their names.
     registered: Vec<(String, &'static str)>,
+    /// Names that other files can use.
+    exported: HashSet<String>,
+    /// What stands here is one of them.
+    exporting: bool,
+    /// The class around.
+    owner: String,
+    /// Its methods run a tool.
+    tool: bool,
+    /// Functions around.
+    within: usize,
+    /// The function around gives back what tools give back.
+    answers: bool,
     depth: usize,
 }
 
 pub(super) fn read(root: Node<'_>, text: &str) -> Module {
-    let mut reader = Reader { text, module: Module::default(), registered: Vec::new(), depth: 0 };
+    let mut reader = Reader {
+        source: Source(text),
+        module: Module { minified: is_minified(text), ..Module::default() },
+        registered: Vec::new(),
+        exported: HashSet::new(),
+        exporting: false,
+        owner: String::new(),
+        tool: false,
+        within: 0,
+        answers: false,
+        depth: 0,
+    };
     let body = reader.block(root);
     reader.module.body = body;
     for (name, handler) in std::mem::take(&mut reader.registered) {
         let last = name.rsplit('.').next().unwrap_or_default();
+        let mut found = false;
         for function in reader.module.functions.iter_mut().filter(|function| function.name == last) {
             register(function, handler, &[]);
+            found = true;
         }
+        if !found {
+            reader.module.registered.push((name, handler));
+        }
+    }
+    for function in &mut reader.module.functions {
+        let name = if function.owner.is_empty() { &function.name } else { &function.owner };
+        function.exported |= reader.exported.contains(name);
     }
     reader.module
 }
 
-fn children<'t>(node: Node<'t>) -> Vec<Node<'t>> {
-    let mut cursor = node.walk();
-    node.named_children(&mut cursor).filter(|child| child.kind() != "comment").collect()
+/// How a file of the same tree is called on its way: without its ending, and with no dots but those that lead.
+pub(super) fn module_name(from: &str) -> String {
+    let from = from.trim_start_matches("node:");
+    let own = ["./", "../", "@/", "~/", "src/", "#"].iter().any(|begin| from.starts_with(begin)) || from == "." || from == "..";
+    if !own {
+        return from.to_owned();
+    }
+    let endings = [".js", ".ts", ".mjs", ".cjs", ".mts", ".cts", ".tsx", ".jsx"];
+    let from = endings.iter().find_map(|end| from.strip_suffix(end)).unwrap_or(from);
+    let (folder, name) = from.rsplit_once('/').unwrap_or(("", from));
+    match (folder, name) {
+        ("", "." | "..") => format!("{name}/index"),
+        (_, "." | "..") => format!("{from}/index"),
+        ("", name) => name.replace('.', ":"),
+        (folder, name) => format!("{folder}/{}", name.replace('.', ":")),
+    }
 }
 
 /// A function that clients of the server reach: its first parameter is theirs, a resource's second too.
@@ -83,11 +131,7 @@ fn harmless(schema: &Expr, found: &mut Vec<String>) {
                 }
                 let (mut words, mut patterns) = (Vec::new(), Vec::new());
                 chain(value, &mut words, &mut patterns);
-                let simple = ["number", "boolean", "enum", "literal", "nativeEnum", "int", "uuid", "date", "datetime"];
-                let builds =
-                    words.first().is_some_and(|word| matches!(word.as_str(), "z" | "zod" | "Type" | "Joi" | "v"));
-                let simple = words.iter().any(|word| simple.contains(&word.to_lowercase().as_str()));
-                if builds && (simple || patterns.iter().any(|pattern| anchored(pattern))) {
+                if plain(&words, &patterns) == Some(true) {
                     found.push(key.clone());
                 }
             }
@@ -97,13 +141,27 @@ fn harmless(schema: &Expr, found: &mut Vec<String>) {
     }
 }
 
+/// Whether the words of a schema say that its values cannot carry an attack; nothing, where it is no schema.
+fn plain(words: &[String], patterns: &[String]) -> Option<bool> {
+    let simple = [
+        "number", "boolean", "enum", "literal", "nativeenum", "int", "uuid", "date", "datetime", "bigint", "ip", "ipv4",
+        "cuid", "cuid2", "ulid", "nanoid", "guid",
+    ];
+    let builds = words.first().is_some_and(|word| matches!(word.as_str(), "z" | "zod" | "Type" | "Joi" | "v" | "t"));
+    if !builds || words.len() < 2 {
+        return None;
+    }
+    let simple = words.iter().any(|word| simple.contains(&word.to_lowercase().as_str()));
+    Some(simple || patterns.iter().any(|pattern| anchored(pattern)))
+}
+
 impl Reader<'_> {
     fn text(&self, node: Node<'_>) -> &str {
-        self.text.get(node.byte_range()).unwrap_or_default()
+        self.source.of(node)
     }
 
     fn field(&self, node: Node<'_>, name: &str) -> String {
-        node.child_by_field_name(name).map(|n| self.text(n).to_owned()).unwrap_or_default()
+        self.source.field(node, name).to_owned()
     }
 
     fn block(&mut self, node: Node<'_>) -> Vec<Stmt> {
@@ -156,7 +214,7 @@ impl Reader<'_> {
             }
             "for_in_statement" => {
                 let to = node.child_by_field_name("left").map_or(Pattern::Nothing, |left| self.pattern(left));
-                let value = element(self.of(node, "right"));
+                let value = self.of(node, "right").element();
                 let mut body = vec![Stmt::Assign { to, value, adds: false }];
                 body.extend(self.branch(node.child_by_field_name("body")));
                 Stmt::Maybe(body)
@@ -169,11 +227,12 @@ impl Reader<'_> {
                 Stmt::Block(cases.into_iter().map(|case| Stmt::Maybe(self.block(case))).collect())
             }
             "try_statement" => {
-                let mut all = self.branch(node.child_by_field_name("body"));
-                if let Some(handler) = node.child_by_field_name("handler") {
-                    let handled = self.branch(handler.child_by_field_name("body"));
-                    all.push(Stmt::Maybe(handled));
-                }
+                let body = self.branch(node.child_by_field_name("body"));
+                let handlers = match node.child_by_field_name("handler") {
+                    Some(handler) => vec![self.branch(handler.child_by_field_name("body"))],
+                    None => Vec::new(),
+                };
+                let mut all = vec![Stmt::Try { body, handlers }];
                 if let Some(last) = node.child_by_field_name("finalizer") {
                     all.extend(self.branch(last.child_by_field_name("body")));
                 }
@@ -181,20 +240,13 @@ impl Reader<'_> {
             }
             "statement_block" => Stmt::Block(self.block(node)),
             "labeled_statement" => Stmt::Block(self.branch(node.child_by_field_name("body"))),
-            "export_statement" => {
-                let inner = node.child_by_field_name("declaration").or(node.child_by_field_name("value"))?;
-                return self.statement(inner).or_else(|| Some(Stmt::Expr(self.expr(inner))));
-            }
+            "export_statement" => return self.export(node),
             "function_declaration" | "generator_function_declaration" => {
                 let name = self.field(node, "name");
                 let function = self.function(node, name);
-                self.module.functions.push(function);
-                return None;
+                return self.keep(node.start_byte(), function);
             }
-            "class_declaration" | "abstract_class_declaration" | "class" => {
-                self.class(node);
-                return None;
-            }
+            "class_declaration" | "abstract_class_declaration" | "class" => return Some(self.class(node)),
             "import_statement" => {
                 self.import(node);
                 return None;
@@ -207,35 +259,134 @@ impl Reader<'_> {
         })
     }
 
-    fn class(&mut self, node: Node<'_>) {
+    /// A function with a name; one within another sees the variables around it, so it is looked at there too.
+    fn keep(&mut self, at: usize, function: Function) -> Option<Stmt> {
+        if self.exporting && self.within == 0 {
+            self.exported.insert(function.name.clone());
+        }
+        let nested = self.within > 0 && function.handler.is_none();
+        let here = nested.then(|| Stmt::Expr(Expr::new(at, Kind::Function(Box::new(function.clone())))));
+        self.module.functions.push(function);
+        here
+    }
+
+    fn export(&mut self, node: Node<'_>) -> Option<Stmt> {
+        let from = self.source.field(node, "source").trim_matches(['"', '\'', '`']);
+        let from = (!from.is_empty()).then(|| module_name(from));
+        let inner = node.child_by_field_name("declaration").or(node.child_by_field_name("value"));
+        let Some(inner) = inner else {
+            // export { a, b as c }, export { a } from "…", export * from "…"
+            let clause = children(node).into_iter().find(|child| child.kind() == "export_clause");
+            for specifier in clause.map(children).unwrap_or_default() {
+                let name = self.field(specifier, "name");
+                match &from {
+                    Some(from) => self.module.passed_on.push((Some(name), from.clone())),
+                    None => drop(self.exported.insert(name)),
+                }
+            }
+            if let (None, Some(from)) = (clause, from) {
+                self.module.passed_on.push((None, from));
+            }
+            return None;
+        };
+        self.exporting = true;
+        let statement = self.statement(inner);
+        let statement = match statement {
+            Some(statement) => Some(statement),
+            None if inner.kind().ends_with("declaration") => None,
+            None => {
+                if inner.kind() == "identifier" {
+                    let name = self.text(inner).to_owned();
+                    self.exported.insert(name);
+                }
+                match self.expr(inner) {
+                    Expr { kind: Kind::Function(function), .. } => {
+                        self.module.functions.push(Function { exported: true, ..*function });
+                        None
+                    }
+                    expr => Some(Stmt::Expr(expr)),
+                }
+            }
+        };
+        self.exporting = false;
+        statement
+    }
+
+    /// A class: its methods are functions of the file, its fields are set where it stands.
+    fn class(&mut self, node: Node<'_>) -> Stmt {
         let name = self.field(node, "name");
-        self.module.classes.push(name);
+        let heritage = children(node).into_iter().find(|child| child.kind() == "class_heritage");
+        let bases = heritage.map(|node| self.text(node).to_owned()).unwrap_or_default();
+        if self.exporting {
+            self.exported.insert(name.clone());
+        }
+        let tool = |word: &str| word.contains("Tool") && !word.contains("Toolkit") && !word.contains("Tools");
+        let held = (
+            std::mem::replace(&mut self.owner, name.clone()),
+            std::mem::replace(&mut self.tool, tool(&name) || tool(&bases)),
+            std::mem::replace(&mut self.exporting, false),
+        );
+        self.module.classes.push(name.clone());
+        let mut fields = Vec::new();
         for member in node.child_by_field_name("body").map(children).unwrap_or_default() {
             match member.kind() {
                 "method_definition" => {
-                    let name = self.field(member, "name");
-                    let function = self.function(member, name);
+                    let called = self.field(member, "name");
+                    let mut function = self.function(member, called);
+                    self.method(&mut function, member, &name);
                     self.module.functions.push(function);
                 }
                 "public_field_definition" | "field_definition" => {
-                    let name = if member.child_by_field_name("name").is_some() { "name" } else { "property" };
-                    let name = self.field(member, name);
-                    let Some(value) = member.child_by_field_name("value") else { continue };
-                    match self.expr(value).kind {
-                        Kind::Function(function) => {
-                            self.module.functions.push(Function { name, ..*function });
+                    let key = if member.child_by_field_name("name").is_some() { "name" } else { "property" };
+                    let called = self.field(member, key);
+                    let kind = self.source.field(member, "type").trim_start_matches(':').trim();
+                    let to = Pattern::Name(format!("this.{called}"));
+                    match member.child_by_field_name("value").map(|value| self.expr(value)) {
+                        Some(Expr { kind: Kind::Function(function), .. }) => {
+                            let mut function = Function { name: called, ..*function };
+                            self.method(&mut function, member, &name);
+                            self.module.functions.push(function);
                         }
-                        _ => continue,
+                        Some(value) => fields.push(Stmt::Assign { to, value, adds: false }),
+                        None if is_type(kind) => {
+                            let value = Expr::new(member.start_byte(), Kind::Name(kind.to_owned())).call(Vec::new());
+                            fields.push(Stmt::Assign { to, value, adds: false });
+                        }
+                        None => {}
                     }
                 }
                 _ => {}
+            }
+        }
+        (self.owner, self.tool, self.exporting) = held;
+        Stmt::Block(fields)
+    }
+
+    /// What a function is as a method.
+    fn method(&mut self, function: &mut Function, node: Node<'_>, owner: &str) {
+        function.owner = owner.to_owned();
+        if self.tool && runs_tool(&function.name) {
+            register(function, "tool", &[]);
+        }
+        if function.name != "constructor" {
+            return;
+        }
+        // `constructor(private git: Git)` sets a member
+        for child in node.child_by_field_name("parameters").map(children).unwrap_or_default() {
+            let modifies = |child: &Node<'_>| matches!(child.kind(), "accessibility_modifier" | "readonly");
+            let mut cursor = child.walk();
+            let sets = child.children(&mut cursor).any(|child| modifies(&child));
+            if let (true, Pattern::Name(name)) = (sets, self.pattern(child)) {
+                let value = Expr::new(child.start_byte(), Kind::Name(name.clone()));
+                let to = Pattern::Name(format!("this.{name}"));
+                function.body.insert(0, Stmt::Assign { to, value, adds: false });
             }
         }
     }
 
     fn import(&mut self, node: Node<'_>) {
         let from = self.field(node, "source");
-        let from = from.trim_matches(['"', '\'', '`']).trim_start_matches("node:").to_owned();
+        let from = module_name(from.trim_matches(['"', '\'', '`']));
         let Some(clause) = children(node).into_iter().find(|child| child.kind() == "import_clause") else { return };
         for child in children(clause) {
             match child.kind() {
@@ -257,11 +408,31 @@ impl Reader<'_> {
 
     /// An assignment; a function that gets a name is a function of the file, and `require` is an import.
     fn assign(&mut self, to: Pattern, value: Node<'_>, all: &mut Vec<Stmt>) {
+        let at = value.start_byte();
         let value = self.expr(value);
-        if let (Pattern::Name(name), Kind::Function(function)) = (&to, &value.kind) {
-            let name = name.rsplit('.').next().unwrap_or_default().to_owned();
-            self.module.functions.push(Function { name, ..function.as_ref().clone() });
-            return;
+        let value = match (&to, value) {
+            (Pattern::Name(name), Expr { kind: Kind::Function(function), .. }) => {
+                let last = name.rsplit('.').next().unwrap_or_default().to_owned();
+                if name.starts_with("exports.") || name.starts_with("module.exports") {
+                    self.exported.insert(last.clone());
+                }
+                all.extend(self.keep(at, Function { name: last, ..*function }));
+                return;
+            }
+            (_, value) => value,
+        };
+        if let Pattern::Name(name) = &to {
+            if name == "module.exports"
+                && let Kind::Fields(fields) = &value.kind
+            {
+                self.exported.extend(fields.iter().map(|(key, _)| key.clone()));
+            }
+            if let (Kind::Name(given), true) = (&value.kind, name.starts_with("exports.") || name == "module.exports") {
+                self.exported.insert(given.clone());
+            }
+            if self.exporting && self.within == 0 {
+                self.exported.insert(name.clone());
+            }
         }
         if let Some(from) = required(&value) {
             match &to {
@@ -350,20 +521,35 @@ impl Reader<'_> {
     fn function(&mut self, node: Node<'_>, name: String) -> Function {
         let mut params = Vec::new();
         if let Some(single) = node.child_by_field_name("parameter") {
-            params.push(Param { pattern: self.pattern(single), harmless: false });
+            params.push(Param::of(self.pattern(single)));
         }
         for child in node.child_by_field_name("parameters").map(children).unwrap_or_default() {
-            let kind = self.field(child, "type");
-            let kind = kind.trim_start_matches(':').trim();
-            let harmless = matches!(kind, "number" | "boolean" | "Date" | "bigint");
-            params.push(Param { pattern: self.pattern(child), harmless });
+            let kind = self.source.field(child, "type").trim_start_matches(':').trim();
+            let harmless = matches!(kind, "number" | "boolean" | "Date" | "bigint" | "number[]") || is_choice(kind);
+            let pattern = self.pattern(child);
+            let of_server = match &pattern {
+                Pattern::Name(name) => of_server(name, kind) && !kind.contains("string") && !of_clients(name, kind),
+                _ => of_server("", kind),
+            };
+            let kind = if is_type(kind) { kind.to_owned() } else { String::new() };
+            params.push(Param { pattern, harmless, of_server, kind });
         }
+        let gives = is_answer(self.source.field(node, "return_type"));
+        let first = node.child_by_field_name("parameters").and_then(|params| children(params).first().copied());
+        let theirs = first.is_some_and(|first| {
+            let name = first.child_by_field_name("pattern").map(|name| self.text(name)).unwrap_or_default();
+            of_clients(name, self.source.field(first, "type").trim_start_matches(':').trim())
+        });
+        let outer = std::mem::replace(&mut self.answers, false);
+        self.within += 1;
         let body = match node.child_by_field_name("body") {
             Some(body) if body.kind() == "statement_block" => self.block(body),
             Some(body) => vec![Stmt::Return(Some(self.expr(body)))],
             None => Vec::new(),
         };
-        Function { name, params, body, handler: None }
+        self.within -= 1;
+        let answers = std::mem::replace(&mut self.answers, outer) || gives || theirs;
+        Function { name, params, body, answers, ..Function::default() }
     }
 
     fn exprs(&mut self, node: Node<'_>) -> Vec<Expr> {
@@ -429,8 +615,27 @@ impl Reader<'_> {
                 "!" => Kind::Test("not", vec![self.of(node, "argument")]),
                 _ => Kind::Const,
             },
-            "ternary_expression" => Kind::Any(vec![self.of(node, "consequence"), self.of(node, "alternative")]),
-            "assignment_expression" => self.of(node, "right").kind,
+            "ternary_expression" => Kind::Choose(Box::new([
+                self.of(node, "condition"),
+                self.of(node, "consequence"),
+                self.of(node, "alternative"),
+            ])),
+            "assignment_expression" => {
+                let to = node.child_by_field_name("left").map_or(Pattern::Nothing, |left| self.pattern(left));
+                Kind::Assign(Box::new(to), Box::new(self.of(node, "right")))
+            }
+            // the last of them is its value: `(0, x.exec)(…)`
+            "sequence_expression" => {
+                let mut all = self.exprs(node);
+                match all.pop() {
+                    Some(last) if all.iter().all(|one| matches!(one.kind, Kind::Const)) => last.kind,
+                    Some(last) => {
+                        all.push(last);
+                        Kind::Test("and", all)
+                    }
+                    None => Kind::Const,
+                }
+            }
             "await_expression"
             | "parenthesized_expression"
             | "spread_element"
@@ -439,7 +644,6 @@ impl Reader<'_> {
             | "non_null_expression"
             | "type_assertion"
             | "yield_expression"
-            | "sequence_expression"
             | "expression_statement" => {
                 let inner = children(node);
                 let value = if node.kind() == "type_assertion" { inner.last() } else { inner.first() };
@@ -453,7 +657,9 @@ impl Reader<'_> {
                 Kind::Function(Box::new(function))
             }
             "class" => {
-                self.class(node);
+                // its fields are set where the file begins
+                let fields = self.class(node);
+                self.module.body.push(fields);
                 Kind::Const
             }
             "call_expression" => {
@@ -465,18 +671,25 @@ impl Reader<'_> {
                         let kind = self.template(text);
                         vec![Arg { name: Some("template".into()), value: Expr::new(text.start_byte(), kind) }]
                     }
-                    Some(list) => self.exprs(list).into_iter().map(|value| Arg { name: None, value }).collect(),
+                    Some(list) => self.args(list),
                     None => Vec::new(),
                 };
                 self.call(callee, args)
             }
             "new_expression" => {
                 let callee = self.of(node, "constructor");
-                let args = node.child_by_field_name("arguments").map(|list| self.exprs(list)).unwrap_or_default();
-                self.call(callee, args.into_iter().map(|value| Arg { name: None, value }).collect())
+                let args = node.child_by_field_name("arguments").map(|list| self.args(list)).unwrap_or_default();
+                self.call(callee, args)
             }
             _ => Kind::Const,
         }
+    }
+
+    fn args(&mut self, list: Node<'_>) -> Vec<Arg> {
+        children(list)
+            .into_iter()
+            .map(|child| Arg { name: (child.kind() == "spread_element").then(|| "*".to_owned()), value: self.expr(child) })
+            .collect()
     }
 
     fn template(&mut self, node: Node<'_>) -> Kind {
@@ -517,6 +730,25 @@ impl Reader<'_> {
                 _ => {}
             }
         }
+        for (key, value) in &fields {
+            if matches!(value.kind, Kind::Call(_) | Kind::Member(..)) {
+                let (mut words, mut patterns) = (Vec::new(), Vec::new());
+                chain(value, &mut words, &mut patterns);
+                if let Some(harmless) = plain(&words, &patterns) {
+                    self.module.declared.add(key, harmless);
+                }
+            }
+        }
+        // { content: [{ type: … }] } is what tools give back
+        let typed = |items: &[Expr]| {
+            items.iter().any(|item| {
+                matches!(&item.kind, Kind::Fields(fields) if fields.iter().any(|(key, _)| key == "type"))
+            })
+        };
+        self.answers |= fields.iter().any(|(key, value)| match &value.kind {
+            Kind::List(items) => key == "content" && typed(items),
+            _ => false,
+        });
         // an object that describes a tool and has what runs it
         let has = |words: &[&str]| fields.iter().any(|(key, _)| words.contains(&key.as_str()));
         if has(&["inputSchema", "parameters", "schema", "input_schema"]) || (has(&["name"]) && has(&["description"])) {
@@ -555,31 +787,61 @@ impl Reader<'_> {
         if let Some(word) = word.filter(|_| is_method) {
             let mut found = Vec::new();
             args.iter().for_each(|arg| harmless(&arg.value, &mut found));
-            for arg in &mut args {
-                match &mut arg.value.kind {
-                    Kind::Function(function) => register(function, word, &found),
-                    Kind::Name(name) => self.registered.push((name.clone(), word)),
-                    _ => {}
-                }
-            }
+            args.iter_mut().for_each(|arg| self.registers(&mut arg.value, word, &found, 0));
         }
         Kind::Call(Box::new(Call { callee, args }))
     }
+
+    /// A function that is given to be called by clients: itself, its name, or with something around it.
+    fn registers(&mut self, value: &mut Expr, word: &'static str, harmless: &[String], deep: usize) {
+        match &mut value.kind {
+            Kind::Function(function) => register(function, word, harmless),
+            Kind::Name(name) if deep == 0 || name.to_lowercase().contains("handle") => {
+                self.registered.push((name.clone(), word));
+            }
+            Kind::Call(call) => {
+                // this.handle.bind(this)
+                if let Kind::Name(path) = &call.callee.kind
+                    && let Some(name) = path.strip_suffix(".bind")
+                {
+                    self.registered.push((name.to_owned(), word));
+                } else if deep < 2 {
+                    call.args.iter_mut().for_each(|arg| self.registers(&mut arg.value, word, harmless, deep + 1));
+                }
+            }
+            _ => {}
+        }
+    }
 }
 
-fn element(of: Expr) -> Expr {
-    let at = of.at;
-    Expr::new(at, Kind::Index(Box::new(of), Box::new(Expr::new(at, Kind::Const))))
+/// Whether a type is one word with a capital, which a class may be called by.
+fn is_type(kind: &str) -> bool {
+    kind.starts_with(|c: char| c.is_ascii_uppercase()) && kind.chars().all(|c| c.is_alphanumeric() || "_.".contains(c))
+}
+
+/// Whether a type is a few words to choose from.
+fn is_choice(kind: &str) -> bool {
+    kind.contains('|')
+        && kind.split('|').map(str::trim).all(|part| {
+            part.is_empty() || part.starts_with(['"', '\'']) || matches!(part, "undefined" | "null" | "number" | "boolean")
+        })
 }
 
 /// The module of `require("…")`, with the members behind it.
 fn required(value: &Expr) -> Option<String> {
     match &value.kind {
-        Kind::Call(call) if matches!(&call.callee.kind, Kind::Name(name) if name == "require") => {
+        Kind::Call(call) if matches!(&call.callee.kind, Kind::Name(name) if name == "require" || name == "__require") => {
             match &call.at(0)?.kind {
-                Kind::Text(from) => Some(from.trim_start_matches("node:").to_owned()),
+                Kind::Text(from) => Some(module_name(from)),
                 _ => None,
             }
+        }
+        // what bundlers and compilers put around it: `__toESM(require("fs"))`, `__importStar(…)`
+        Kind::Call(call) => {
+            let name = call.callee.path()?;
+            let around = ["__toESM", "__importStar", "__importDefault", "__toModule", "_interopRequireDefault",
+                "_interopRequireWildcard", "tslib_1.__importStar", "tslib_1.__importDefault"];
+            if around.contains(&name.as_str()) { required(call.at(0)?) } else { None }
         }
         Kind::Member(of, name) => Some(format!("{}.{name}", required(of)?)),
         _ => None,
