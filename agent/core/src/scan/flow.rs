@@ -99,7 +99,7 @@ const TEMPLATE: Rule = Rule {
 
 fn rule(class: Class) -> &'static Rule {
     match class {
-        Class::Command => &COMMAND,
+        Class::Command | Class::List => &COMMAND,
         Class::Argument => &ARGUMENT,
         Class::Code => &CODE,
         Class::Path => &PATH,

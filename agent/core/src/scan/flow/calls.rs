@@ -46,11 +46,21 @@ impl Analysis<'_> {
             args.push((name.clone(), result));
         }
         self.grow(call, &method, &args, env);
+        if self.language == Language::Go {
+            fill(call, &method, receiver.as_ref(), &args, env);
+        }
         let callee = of.or_else(|| match &call.callee.kind {
             Kind::Name(path) => Some(self.lookup(path, env)),
             _ => None,
         });
         let path = target(callee.as_ref(), receiver.as_ref(), &method);
+        // a name that an import, or a bundler, has given it
+        let method = match &call.callee.kind {
+            Kind::Name(name) if !name.contains('.') && !path.starts_with('?') && !path.ends_with(')') => {
+                path.rsplit('.').next().unwrap_or_default().to_owned()
+            }
+            _ => method,
+        };
         self.frame.resolves |= words::resolves_names(&path, &method);
         let local = self.local(call, &path, receiver.as_ref(), callee.as_ref());
         if !local.is_empty() {
@@ -73,7 +83,11 @@ impl Analysis<'_> {
                 let fields = value.fields.as_ref().map(|fields| {
                     Arc::new(fields.iter().map(|(key, value)| (key.clone(), value.carried())).collect::<Vec<_>>())
                 });
-                Value { fields, ..value.carried() }
+                let items = value.items.as_ref().map(|items| {
+                    let lite = |item: &Value| Value { text: item.text.clone(), ..item.carried() };
+                    Arc::new(items.iter().map(lite).collect::<Vec<_>>())
+                });
+                Value { fields, items, text: value.text.clone(), ..value.carried() }
             };
             let args = args.iter().map(|(name, value)| (name.clone(), lite(value))).collect();
             self.send(Outgoing { at, target: target.into(), args });
@@ -108,19 +122,6 @@ impl Analysis<'_> {
     fn grow(&self, call: &Call, method: &str, args: &[(Option<String>, Value)], env: &mut Env) {
         let Kind::Name(path) = &call.callee.kind else { return };
         let Some((of, _)) = path.rsplit_once('.') else { return };
-        // what is read into a variable that is given for it
-        if self.language == Language::Go && matches!(method, "Unmarshal" | "Decode" | "BindArguments" | "Bind" | "BindJSON" | "ShouldBindJSON") {
-            let from = self.lookup(of, env);
-            let from = args.iter().map(|(_, value)| value).chain([&from]).find(|value| value.foreign());
-            if let Some(from) = from.map(Value::carried) {
-                for arg in call.args.iter().skip(usize::from(call.args.len() > 1)) {
-                    if let Kind::Name(name) = &arg.value.kind {
-                        env.bind(name, Value { leads: true, ..from.clone() });
-                    }
-                }
-            }
-            return;
-        }
         let more: Vec<Value> = match method {
             "push" | "append" | "add" | "unshift" => {
                 // `push(...more)` has been taken apart already where its elements are known
@@ -226,6 +227,14 @@ impl Analysis<'_> {
                 continue;
             }
             let value = through(hit.params, hit.part.as_deref(), &given);
+            if hit.class == Class::List {
+                for (class, value) in run_as(hit.params, hit.part.as_deref(), &given) {
+                    // who makes the list has made the flaw
+                    let at = if class == Class::List { hit.at } else { call };
+                    self.hit(class, at, &value, &hit.sink);
+                }
+                continue;
+            }
             if !arrives(hit.class, &value) {
                 continue;
             }
@@ -337,6 +346,20 @@ impl Analysis<'_> {
     }
 }
 
+/// What Go reads into a variable that is given for it.
+fn fill(call: &Call, method: &str, of: Option<&Value>, args: &[(Option<String>, Value)], env: &mut Env) {
+    if !matches!(method, "Unmarshal" | "Decode" | "BindArguments" | "Bind" | "BindJSON" | "ShouldBindJSON") {
+        return;
+    }
+    let from = args.iter().map(|(_, value)| value).chain(of).find(|value| value.foreign());
+    let Some(from) = from.map(Value::carried) else { return };
+    for arg in call.args.iter().skip(usize::from(call.args.len() > 1)) {
+        if let Kind::Name(name) = &arg.value.kind {
+            env.bind(name, Value { leads: true, ..from.clone() });
+        }
+    }
+}
+
 /// What is called, as its module names it.
 fn target(callee: Option<&Value>, receiver: Option<&Value>, method: &str) -> String {
     let whole = callee.and_then(|callee| callee.path.as_deref()).map(str::to_owned);
@@ -415,6 +438,13 @@ pub(super) fn through(mask: u64, part: Option<&str>, given: &[Value]) -> Value {
     };
     let all = given.iter().enumerate().filter(|(at, _)| mask & bit(*at) != 0).map(|(_, value)| pick(value));
     all.reduce(Value::or).unwrap_or_default()
+}
+
+/// What the list does that a function runs as a command.
+pub(super) fn run_as(mask: u64, part: Option<&str>, given: &[Value]) -> Vec<(Class, Value)> {
+    let whole = given.get(mask.trailing_zeros() as usize);
+    let whole = whole.and_then(|whole| part.map_or(Some(whole), |part| whole.field(part)));
+    whole.map(sinks::as_command).unwrap_or_default()
 }
 
 /// What a value of a function is to its caller.

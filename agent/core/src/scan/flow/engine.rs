@@ -86,6 +86,8 @@ pub(super) struct Analysis<'m> {
     pub(super) called: HashSet<usize>,
     steps: usize,
     pub(super) deep: usize,
+    /// A case or a turn of a loop has ended early.
+    broke: bool,
 }
 
 /// What a file does, and what it would do with what other files give it.
@@ -117,6 +119,7 @@ pub(super) fn analyse(module: &Module, language: Language) -> Outcome {
         called: HashSet::new(),
         steps: 0,
         deep: 0,
+        broke: false,
     };
     analysis.set_up();
     let mut env = Env::default();
@@ -191,7 +194,8 @@ impl<'m> Analysis<'m> {
         if let Some(import) = self.imports.get(first) {
             return Some(format!("{import}{rest}()").into());
         }
-        self.module.classes.iter().any(|class| class == kind).then(|| format!("{kind}()").into())
+        let known = kind.contains('.') || self.module.classes.iter().any(|class| class == kind);
+        known.then(|| format!("{kind}()").into())
     }
 
     /// Functions of other files that are registered here: all their parameters are clients'.
@@ -336,6 +340,13 @@ impl<'m> Analysis<'m> {
                             *self.frame.tests.entry(name).or_default() |= checks;
                         }
                     }
+                    if matches!(value.kind, Kind::Const) {
+                        // yes, without more: what has been looked at before is sure then
+                        for name in self.frame.params.clone().iter().flatten() {
+                            let checks = env.get(name).map_or(0, |value| value.checks);
+                            *self.frame.tests.entry(name.to_string()).or_default() |= checks;
+                        }
+                    }
                     self.frame.returns = Some(match self.frame.returns.take() {
                         Some(other) => other.or(result),
                         None => result,
@@ -345,12 +356,19 @@ impl<'m> Analysis<'m> {
                 true
             }
             Stmt::Leave => true,
+            Stmt::Break => {
+                self.broke = true;
+                true
+            }
             Stmt::Block(body) => self.run(body, env),
             Stmt::Maybe(body) => {
+                let outer = std::mem::replace(&mut self.broke, false);
                 let (changes, leaves) = self.branch(body, Vec::new(), env);
-                if !leaves {
+                // a case or a turn that ends early goes on behind it
+                if !leaves || self.broke {
                     env.merge(changes);
                 }
+                self.broke = outer;
                 false
             }
             Stmt::Try { body, handlers } => {
@@ -532,7 +550,8 @@ impl<'m> Analysis<'m> {
                         let items = fields.iter().map(|(_, value)| value.clone()).collect();
                         Value { items: Some(Arc::new(items)), ..any.unwrap_or_default() }
                     }
-                    (None, None) => Value { leads: of.leads, ..of.carried() },
+                    // of a list that somebody else makes, nobody knows which
+                    (None, None) => Value { leads: of.leads && of.params == 0, ..of.carried() },
                 }
             }
             Kind::Join(parts) => {

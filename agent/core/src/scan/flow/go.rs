@@ -122,7 +122,7 @@ impl Reader<'_> {
                     kind => Expr::new(value.at, kind),
                 }
             })),
-            "continue_statement" | "break_statement" | "goto_statement" => Stmt::Leave,
+            "continue_statement" | "break_statement" | "goto_statement" => Stmt::Break,
             "if_statement" => {
                 let mut all = Vec::new();
                 if let Some(first) = node.child_by_field_name("initializer") {

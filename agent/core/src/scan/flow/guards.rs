@@ -17,11 +17,11 @@ fn about(expr: Option<&Expr>, checks: u16) -> Sure {
 impl Analysis<'_> {
     /// What a call makes sure of, by returning at all or by answering.
     pub(super) fn made_sure(&mut self, call: &Call, env: &Env, answered: bool) -> Sure {
-        let Some(name) = call.callee.path() else { return Vec::new() };
-        let last = name.rsplit('.').next().unwrap_or_default().to_owned();
-        if last == "relative_to" {
+        if method(call).is_some_and(|method| method == "relative_to") {
             return self.within(&receiver(call), env);
         }
+        let Some(name) = call.callee.path() else { return Vec::new() };
+        let last = name.rsplit('.').next().unwrap_or_default().to_owned();
         let callee = self.lookup(&name, env);
         let path = callee.path.as_deref().unwrap_or_default().to_owned();
         let of = name.rsplit_once('.').map(|(of, _)| self.lookup(of, env));
@@ -162,6 +162,10 @@ impl Analysis<'_> {
     /// That a path is within a folder counts of one that has been resolved.
     fn within(&self, path: &Option<Expr>, env: &Env) -> Sure {
         let Some(path) = path else { return Vec::new() };
+        // that it is absolute is not enough
+        if matches!(&path.kind, Kind::Call(call) if method(call).is_some_and(|method| method == "absolute")) {
+            return Vec::new();
+        }
         names(path)
             .into_iter()
             .filter(|name| {
@@ -332,7 +336,18 @@ impl Analysis<'_> {
                 let whole = method == "fullmatch"
                     || words::anchored(&text)
                     || method == "match" && receiver_is(call, "re") && text.ends_with('$');
-                if whole { about(value, ALL) } else { Vec::new() }
+                // an address up to the end of its host
+                let address = text.strip_prefix("^https").map(|rest| rest.trim_start_matches('?').replace('\\', ""));
+                let host = address.is_some_and(|rest| {
+                    rest.strip_prefix("://").and_then(|rest| rest.split_once('/')).is_some_and(|(host, _)| {
+                        host.contains('.') && !host.contains(".*") && !host.contains(".+")
+                    })
+                });
+                match (whole, host) {
+                    (true, _) => about(value, ALL),
+                    (false, true) => about(value, HOST),
+                    (false, false) => Vec::new(),
+                }
             }
             Some(text) => about(value, words::refuses(&text)),
             // a pattern of somebody else's

@@ -112,8 +112,10 @@ pub(super) enum Stmt {
         handlers: Vec<Vec<Stmt>>,
     },
     Block(Vec<Stmt>),
-    /// The function, or this turn of a loop, ends here.
+    /// The function ends here, not well.
     Leave,
+    /// The case, or this turn of a loop, ends here.
+    Break,
 }
 
 #[derive(Debug, Clone)]

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 use super::Language;
-use super::calls::{arrives, given, substituted, through};
+use super::calls::{arrives, given, run_as, substituted, through};
 use super::engine::{Hit, Outcome, Outgoing, Summary, input_of};
 use super::ir::{Module, Param};
 use super::sinks::Class;
@@ -120,6 +120,14 @@ pub(super) fn join(files: &[(&str, &Facts)]) -> Vec<Found> {
                 }
                 reached.insert((file, function));
                 for hit in open.summary.hits.iter().filter(|hit| hit.params != 0) {
+                    if hit.class == Class::List {
+                        for (class, value) in run_as(hit.params, hit.part.as_deref(), &given) {
+                            let Some(what) = value.input.clone().filter(|_| class != Class::List) else { continue };
+                            let hit = Hit { class, at: outgoing.at, what, built: value.built, ..hit.clone() };
+                            all.push(Found { file: from, hit, certain: true });
+                        }
+                        continue;
+                    }
                     let value = through(hit.params, hit.part.as_deref(), &given);
                     let Some(what) = value.input.clone().filter(|_| arrives(hit.class, &value)) else { continue };
                     let built = hit.built || value.built;
@@ -153,8 +161,9 @@ pub(super) fn join(files: &[(&str, &Facts)]) -> Vec<Found> {
             }).collect();
             for hit in open.summary.hits.iter().filter(|hit| hit.params != 0) {
                 let value = through(hit.params, hit.part.as_deref(), &given);
+                let class = if hit.class == Class::List { Class::Command } else { hit.class };
                 if let Some(what) = value.input.filter(|_| hit.params != 0) {
-                    all.push(Found { file, hit: Hit { what, ..hit.clone() }, certain: true });
+                    all.push(Found { file, hit: Hit { what, class, ..hit.clone() }, certain: true });
                 }
             }
             for next in &open.summary.outgoing {
@@ -235,7 +244,12 @@ impl<'a> Tree<'a> {
         }
         let language = self.files[from].1.language;
         let all = self.functions.get(method).cloned().unwrap_or_default();
-        let mut all = all.into_iter().filter(|(file, _)| self.files[*file].1.language == language && *file != from);
+        // what is called on something is a method
+        let is = |file: usize, at: usize| {
+            let facts = self.files[file].1;
+            facts.language == language && file != from && facts.open.get(at).is_some_and(|open| !open.owner.is_empty())
+        };
+        let mut all = all.into_iter().filter(|(file, at)| is(*file, *at));
         match (all.next(), all.next()) {
             (Some(only), None) => vec![only],
             _ => Vec::new(),

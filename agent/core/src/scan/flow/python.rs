@@ -90,7 +90,8 @@ impl Reader<'_> {
                 if all.len() == 1 { all.remove(0) } else { Stmt::Block(all) }
             }
             "return_statement" => Stmt::Return(children(node).first().map(|value| self.expr(*value))),
-            "raise_statement" | "continue_statement" | "break_statement" => Stmt::Leave,
+            "raise_statement" => Stmt::Leave,
+            "continue_statement" | "break_statement" => Stmt::Break,
             "if_statement" => {
                 let test = node.child_by_field_name("condition").map(|test| self.expr(test))?;
                 let then = self.body_of(node, "consequence");
@@ -335,6 +336,9 @@ impl Reader<'_> {
 
     /// Whether a type's values cannot carry an attack.
     fn harmless(&self, kind: &str) -> bool {
+        if kind.split_once("pattern=").is_some_and(|(_, pattern)| anchored_text(pattern)) {
+            return true;
+        }
         let kind = kind.replace(['"', '\'', ' '], "");
         let mut kind = kind.as_str();
         let mut changed = true;
@@ -348,10 +352,9 @@ impl Reader<'_> {
             }
         }
         if let Some(inner) = kind.strip_prefix("Annotated[") {
-            let matched = inner.split_once("pattern=").is_some_and(|(_, pattern)| anchored_text(pattern));
             let own = inner.split(',').next().unwrap_or_default();
             let own = if own.starts_with("Literal[") { "Literal[]" } else { own };
-            return matched || self.harmless(own);
+            return self.harmless(own);
         }
         let simple = ["int", "float", "bool", "None", "datetime", "date", "Decimal", "UUID", "datetime.datetime", "PositiveInt"];
         let one = |part: &str| {
@@ -502,7 +505,14 @@ impl Reader<'_> {
             "call" => {
                 let callee = self.of(node, "function");
                 let mut args = Vec::new();
-                for child in node.child_by_field_name("arguments").map(children).unwrap_or_default() {
+                let arguments = node.child_by_field_name("arguments");
+                let arguments = match arguments {
+                    // any(… for … in …)
+                    Some(of) if of.kind() == "generator_expression" => vec![of],
+                    Some(list) => children(list),
+                    None => Vec::new(),
+                };
+                for child in arguments {
                     let name = match child.kind() {
                         "keyword_argument" => Some(self.field(child, "name")),
                         "list_splat" => Some("*".to_owned()),

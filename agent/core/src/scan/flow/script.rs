@@ -205,7 +205,8 @@ impl Reader<'_> {
                 Stmt::Block(all)
             }
             "return_statement" => Stmt::Return(children(node).first().map(|value| self.expr(*value))),
-            "throw_statement" | "continue_statement" | "break_statement" => Stmt::Leave,
+            "throw_statement" => Stmt::Leave,
+            "continue_statement" | "break_statement" => Stmt::Break,
             "if_statement" => {
                 let test = self.of(node, "condition");
                 let then = self.branch(node.child_by_field_name("consequence"));
@@ -767,6 +768,20 @@ impl Reader<'_> {
                     Kind::Function(function) => register(function, "tool", &found),
                     Kind::Name(name) => self.registered.push((name.clone(), "tool")),
                     _ => {}
+                }
+            }
+        }
+        // functions of an object that is the file's own are the file's own
+        if self.within == 0 {
+            for (key, value) in &mut fields {
+                let own = |function: &Function| function.handler.is_none() && !key.is_empty();
+                if let Kind::Function(function) = &mut value.kind
+                    && own(function)
+                {
+                    let function = std::mem::take(function.as_mut());
+                    let exported = self.exporting;
+                    self.module.functions.push(Function { name: key.clone(), exported, ..function });
+                    value.kind = Kind::Name(format!("self.{key}"));
                 }
             }
         }

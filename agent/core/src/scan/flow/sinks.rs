@@ -19,13 +19,15 @@ pub(super) enum Class {
     NoSql,
     Deserialise,
     Template,
+    /// A list that somebody else makes is run as a command: who makes it knows which.
+    List,
 }
 
 impl Class {
     /// What has to be made sure of against it.
     pub(super) fn check(self) -> u16 {
         match self {
-            Self::Command => check::SHELL,
+            Self::Command | Self::List => check::SHELL,
             Self::Argument => check::DASH,
             Self::Path => check::PATH,
             Self::Ssrf => check::HOST,
@@ -51,6 +53,14 @@ impl Given<'_> {
 
     pub(super) fn named(&self, name: &str) -> Option<&Value> {
         self.args.iter().find(|(n, _)| n.as_deref() == Some(name)).map(|(_, value)| value)
+    }
+
+    /// The list that all arguments are, if it is one of somebody else's.
+    pub(super) fn list(&self, first: usize) -> Option<&Value> {
+        match self.args.get(first..)? {
+            [(Some(name), list)] if name == "*" && list.items.is_none() => Some(list),
+            _ => None,
+        }
     }
 
     /// Arguments by place, from one on.
@@ -128,12 +138,12 @@ fn takes(program: &str, word: &str) -> bool {
         // one letter, or a word: what stands behind belongs to it, but of those that are known to stand alone
         _ => {
             let alone = [
-                "--all-namespaces", "-A", "--all", "-a", "-f", "--force", "-v", "--verbose", "-q", "--quiet", "-s", "-L",
+                "--all-namespaces", "-A", "--all", "-a", "--force", "-v", "--verbose", "-q", "--quiet", "-s", "-L",
                 "-i", "-it", "-d", "--rm", "--wide", "--watch", "-w", "--recursive", "-r", "-R", "-xzf", "-czf", "-xf",
-                "-cf", "-tf", "-xvf", "-sS", "-sL", "-fsSL", "-k", "--save", "-g", "-y", "--yes", "--json", "-t", "-T",
+                "-cf", "-tf", "-xvf", "-sS", "-sL", "-fsSL", "-k", "--save", "-g", "-y", "--yes", "--json",
                 "--no-pager", "--tty", "--stdin", "-I",
             ];
-            !alone.contains(&word) || program == "kubectl" && matches!(word, "-f" | "-k")
+            !(alone.contains(&word) || program == "curl" && word == "-f") || program == "kubectl" && word == "-k"
         }
     }
 }
@@ -188,8 +198,23 @@ pub(super) fn argv(all: &mut Found, items: &[Value]) {
     }
 }
 
+/// What a list, or a line, does that is run as a command.
+pub(super) fn as_command(value: &Value) -> Found {
+    let mut all = Vec::new();
+    match &value.items {
+        Some(items) => argv(&mut all, items),
+        None => split_line(&mut all, value),
+    }
+    all.retain(|(class, value)| value.unchecked(class.check()));
+    all
+}
+
 /// A command line that is split into words.
 pub(super) fn split_line(all: &mut Found, value: &Value) {
+    if value.input.is_none() && value.params != 0 && !value.built {
+        add(all, Class::List, Some(value));
+        return;
+    }
     if value.leads {
         add(all, Class::Command, Some(value));
         return;
@@ -232,11 +257,19 @@ fn queries(language: Language, path: &str, given: &Given<'_>, all: &mut Found) {
         let own = ["text", "sql", "query", "sqlText"].iter().find_map(|key| value.field(key));
         own.unwrap_or(value)
     });
+    let says = |query: &Value| {
+        let text = query.text.as_deref().unwrap_or_default().to_uppercase();
+        let words = text.split_whitespace().collect::<Vec<_>>().join(" ") + " ";
+        let begins = |verb: &str| words.starts_with(verb) || words.contains(&format!(" {}", verb.trim_start()));
+        query.foreign() && query.built && VERBS.iter().any(|verb| begins(verb)) && !words.trim_end().ends_with('?')
+    };
+    // wherever it stands: some have a connection before it
+    if let Some((_, query)) = given.args.iter().find(|(name, value)| name.as_deref() != Some("template") && says(value)) {
+        add(all, Class::Sql, Some(query));
+        return;
+    }
     let Some(query) = first.filter(|query| query.foreign()) else { return };
-    let text = query.text.as_deref().unwrap_or_default().to_uppercase();
-    let trimmed = text.split_whitespace().collect::<Vec<_>>().join(" ") + " ";
-    let begins = |verb: &str| trimmed.starts_with(verb) || trimmed.contains(&format!(" {}", verb.trim_start()));
-    let says = VERBS.iter().any(|verb| begins(verb)) && !trimmed.trim_end().ends_with('?');
+    let built = says(query);
     let of = |path: &str| path.rsplit_once('.').map_or(String::new(), |(of, _)| of.to_lowercase());
     let of = format!("{} {}", of(path), of(given.spelled));
     let databases = [
@@ -251,7 +284,7 @@ fn queries(language: Language, path: &str, given: &Given<'_>, all: &mut Found) {
     let database = databases.iter().any(|word| of.contains(word));
     let regex = given.receiver.is_some_and(|of| of.regex);
     let whole = runs && !query.built && database && !regex;
-    if (query.built && says) || whole {
+    if built || whole {
         add(all, Class::Sql, Some(query));
     }
 }

@@ -1,3 +1,8 @@
+mod go;
+mod python;
+mod script;
+mod tree;
+
 use crate::scan::scan;
 
 /// Lines of a file with what is found there; comments `#!class` and `//!class` say what should be.
@@ -13,7 +18,7 @@ fn told(path: &str, text: &str) -> [Vec<(u32, String)>; 2] {
     [found, meant]
 }
 
-const CLASSES: [&str; 8] = [
+const CLASSES: [&str; 9] = [
     "command-injection",
     "argument-injection",
     "code-injection",
@@ -22,6 +27,7 @@ const CLASSES: [&str; 8] = [
     "sql-injection",
     "unsafe-deserialisation",
     "template-injection",
+    "nosql-injection",
 ];
 
 fn holds(path: &str, text: &str) {

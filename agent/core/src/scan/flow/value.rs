@@ -172,8 +172,18 @@ fn either(one: Option<Arc<Vec<Value>>>, other: Option<Arc<Vec<Value>>>) -> Optio
     }
 }
 
+/// Whether a text that begins an address leaves its host open, and no client has a say in it.
+fn unknown_host(text: &str) -> bool {
+    text.contains('\u{1}') && (text.starts_with('\u{1}') || text.contains("://"))
+}
+
 /// A string of parts.
 pub(super) fn joined(parts: Vec<Value>) -> Value {
+    joined_with(parts, true)
+}
+
+/// `kept`: that a part has no `..` says that it stays below what is before it.
+fn joined_with(parts: Vec<Value>, kept: bool) -> Value {
     if parts.len() > 1 && parts.iter().all(|part| part.items.is_some()) {
         return Value::list(parts.iter().flat_map(Value::elements).collect());
     }
@@ -198,14 +208,14 @@ pub(super) fn joined(parts: Vec<Value>) -> Value {
         if part.foreign() && part.checks & HOST == 0 {
             // what comes behind a whole host is a path of it
             begins.get_or_insert(part.leads && !host);
-        } else if part.text.is_none() && !part.foreign() {
+        } else if !part.foreign() && part.text.as_ref().is_none_or(|text| unknown_host(text)) {
             // somebody else's text, an address most likely
             begins.get_or_insert(false);
         }
         if part.foreign() {
             let mut carried = part.carried();
             carried.checks &= !NORMAL;
-            if !leading && carried.checks & DOTS != 0 {
+            if kept && !leading && carried.checks & DOTS != 0 {
                 carried.checks |= PATH;
             }
             whole = Some(match whole {
@@ -228,7 +238,7 @@ pub(super) fn joined_path(parts: &[Value], roots: bool) -> Value {
             part.checks |= PATH;
         }
     }
-    let value = joined(parts);
+    let value = joined_with(parts, false);
     // parts of a path are put together, and it is no text of the source that does harm
     Value { built: false, items: None, ..value }
 }

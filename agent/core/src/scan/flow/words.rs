@@ -231,6 +231,7 @@ pub(super) fn made_sure_by(path: &str, method: &str) -> u16 {
         "encodeURIComponent" | "urllib.parse.quote" | "urllib.parse.quote_plus" | "urllib.parse.urlencode"
         | "net/url.PathEscape" | "net/url.QueryEscape" => PATH | HOST,
         "ast.literal_eval" => CODE,
+        _ if path.ends_with("sql.Identifier") || path.ends_with("sql.Literal") => SQL,
         _ if matches!(method, "secure_filename" | "basename") => PATH | DOTS,
         _ if of_identifiers(method) => SQL,
         _ if method == "quote" || method.to_lowercase().contains("escape") => SHELL | SQL,

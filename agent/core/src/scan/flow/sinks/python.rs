@@ -56,7 +56,10 @@ pub(super) fn reached(path: &str, given: &Given<'_>, all: &mut Found) {
             },
             None => {}
         },
-        "asyncio.create_subprocess_exec" | "asyncio.subprocess.create_subprocess_exec" => argv(all, &given.from(0)),
+        "asyncio.create_subprocess_exec" | "asyncio.subprocess.create_subprocess_exec" => match given.list(0) {
+            Some(list) => split_line(all, list),
+            None => argv(all, &given.from(0)),
+        },
         "os.execv" | "os.execvp" | "os.execl" | "os.execlp" | "os.spawnl" | "os.spawnv" => {
             add(all, Class::Command, first);
         }
@@ -144,7 +147,10 @@ fn elsewhere(given: &Given<'_>, at: usize, all: &mut Found) {
 fn git_python(path: &str, given: &Given<'_>, all: &mut Found) {
     let own = path.contains(".git.") || path.contains("git.Repo().git") || given.spelled.contains(".git.");
     let clones = path.ends_with("Repo.clone_from");
-    if !own && !clones {
+    // names that are handed to `git rev-parse`, `git branch` and the like
+    let repository = path.starts_with("git.Repo().") || path.starts_with("git.repo.base.Repo().");
+    let names = matches!(given.method, "commit" | "create_head" | "rev_parse" | "iter_commits" | "create_tag");
+    if !own && !clones && !(repository && names) {
         return;
     }
     for (name, value) in given.args {
@@ -155,7 +161,7 @@ fn git_python(path: &str, given: &Given<'_>, all: &mut Found) {
             if value.text.as_deref() == Some("--") {
                 return;
             }
-            if value.leads && name.is_none() {
+            if value.leads && name.as_deref().is_none_or(|name| name == "*") {
                 add(all, Class::Argument, Some(&value));
             }
         }
