@@ -10,6 +10,7 @@ mod guards;
 mod ir;
 mod link;
 mod python;
+mod run;
 mod script;
 mod sinks;
 mod source;

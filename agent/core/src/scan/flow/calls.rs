@@ -70,13 +70,16 @@ impl Analysis<'_> {
         let spelled = call.callee.path().unwrap_or_default();
         let given = sinks::Given { receiver: receiver.as_ref(), method: &method, spelled: &spelled, args: &args };
         let reached = sinks::reached(self.language, &path, &given);
-        let sink: Arc<str> = if path.is_empty() || path.starts_with('?') { method.as_str().into() } else { path.as_str().into() };
+        let sink: Arc<str> =
+            if path.is_empty() || path.starts_with('?') { method.as_str().into() } else { path.as_str().into() };
         for (class, value) in &reached {
             self.hit(*class, at, value, &sink);
         }
         if reached.is_empty() && args.iter().any(|(_, value)| value.foreign()) {
             let target = match &call.callee.kind {
-                Kind::Name(_) | Kind::Member(..) if path.starts_with('?') || words::is_own(&path) => format!("?.{method}"),
+                Kind::Name(_) | Kind::Member(..) if path.starts_with('?') || words::is_own(&path) => {
+                    format!("?.{method}")
+                }
                 _ => path.clone(),
             };
             let lite = |value: &Value| {
@@ -97,7 +100,7 @@ impl Analysis<'_> {
 
     pub(super) fn hit(&mut self, class: Class, at: usize, value: &Value, sink: &Arc<str>) {
         let what = value.input.clone().unwrap_or_else(|| "a parameter".into());
-        self.frame.hits.push(Hit {
+        self.arrive(Hit {
             class,
             at,
             what,
@@ -245,7 +248,7 @@ impl Analysis<'_> {
             let what = value.input.clone().unwrap_or_else(|| hit.what.clone());
             let params = if value.input.is_some() { 0 } else { value.params };
             let built = hit.built || value.built;
-            self.frame.hits.push(Hit { what, params, built, part: value.part, ..hit.clone() });
+            self.arrive(Hit { what, params, built, part: value.part, ..hit.clone() });
         }
         for outgoing in &summary.outgoing {
             if outgoing.args.iter().all(|(_, value)| value.params == 0) {
@@ -257,14 +260,22 @@ impl Analysis<'_> {
                 self.send(Outgoing { args, ..outgoing.clone() });
             }
         }
-        substituted(&summary.returns, &given, 3)
+        let mut result = substituted(&summary.returns, &given, 2);
+        // one that is named for making a text harmless does so, with more than is followed here
+        let name = function.name.to_lowercase();
+        if name.contains("escape") || name.contains("quote") {
+            result.checks |= check::SHELL | check::SQL | check::CODE;
+        }
+        result
     }
 
     /// What a function of somebody else's gives back.
     fn result(&self, path: &str, method: &str, receiver: Option<&Value>, args: &[(Option<String>, Value)]) -> Value {
         let first = args.first().map(|(_, value)| value);
-        if matches!(method, "promisify" | "bind" | "closing" | "partial" | "__toESM" | "__importDefault" | "__importStar")
-            || path.ends_with("__importStar")
+        if matches!(
+            method,
+            "promisify" | "bind" | "closing" | "partial" | "__toESM" | "__importDefault" | "__importStar"
+        ) || path.ends_with("__importStar")
         {
             return first.or(receiver).cloned().unwrap_or_default();
         }
@@ -325,9 +336,10 @@ impl Analysis<'_> {
         let passes = words::passes_on(path, method) || receiver.is_some_and(Value::foreign);
         let builds = !passes && words::builds(method);
         let carried = if passes || builds { all() } else { None };
-        if let Some(value) = carried.filter(Value::foreign) {
+        if let Some(value) = carried.filter(Value::foreign).filter(|_| !words::is_opaque(method)) {
             let normal = if words::normalises(path, method) { check::NORMAL } else { 0 };
-            let keeps = matches!(method, "split" | "filter" | "slice" | "copy" | "trim" | "strip" | "sort" | "sorted" | "list");
+            let keeps =
+                matches!(method, "split" | "filter" | "slice" | "copy" | "trim" | "strip" | "sort" | "sorted" | "list");
             let items = receiver.filter(|_| keeps).and_then(|of| of.items.clone());
             // an object that was made of what came in is what it is called, too
             let made = method.chars().next().is_some_and(char::is_uppercase);
@@ -335,7 +347,11 @@ impl Analysis<'_> {
             return Value { checks: value.checks | normal, built: value.built || builds, items, path, ..value };
         }
         let based = args.iter().any(|(name, _)| matches!(name.as_deref(), Some("base_url" | "baseURL")));
-        let text = if matches!(path, "re.compile" | "RegExp" | "regexp.MustCompile" | "regexp.Compile") { first.and_then(|first| first.text.clone()) } else { None };
+        let text = if matches!(path, "re.compile" | "RegExp" | "regexp.MustCompile" | "regexp.Compile") {
+            first.and_then(|first| first.text.clone())
+        } else {
+            None
+        };
         let regex = text.is_some();
         Value {
             path: (!based && !path.starts_with('?')).then(|| format!("{path}()").into()),

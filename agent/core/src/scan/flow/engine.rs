@@ -5,19 +5,17 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 use super::Language;
-use super::ir::{Expr, Function, Kind, Module, Pattern, Stmt};
+use super::ir::{Module, Pattern};
 use super::sinks::Class;
-use super::value::{Env, Value, check, joined};
+use super::value::{Env, Value, check};
 use super::words;
 
 /// Expressions that are looked at in one file; more is nobody's own work.
-const STEPS: usize = 400_000;
+pub(super) const STEPS: usize = 400_000;
 /// Functions that run within each other.
 pub(super) const DEEP: usize = 12;
-/// Calls into other files that are kept of one file.
-const OUTGOING: usize = 400;
-/// Arms of a choice whose truth is followed.
-const TRUTHS: usize = 24;
+/// Calls into other files, and arrivals, that are kept of one function: who calls twice what calls twice has many.
+const KEPT: usize = 400;
 
 /// Something foreign has arrived where it does harm.
 #[derive(Debug, Clone)]
@@ -50,9 +48,9 @@ pub(super) struct Frame {
     pub(super) outgoing: Vec<Outgoing>,
     pub(super) returns: Option<Value>,
     /// Names of its parameters.
-    params: Vec<Option<Arc<str>>>,
+    pub(super) params: Vec<Option<Arc<str>>>,
     /// What is sure of each parameter wherever it ends well.
-    sure: Option<Vec<u16>>,
+    pub(super) sure: Option<Vec<u16>>,
     /// What is sure of variables when it has answered yes.
     pub(super) tests: HashMap<String, u16>,
     /// Names are resolved to addresses in it.
@@ -84,10 +82,10 @@ pub(super) struct Analysis<'m> {
     /// Names that are called somewhere, and functions of this file that are.
     pub(super) mentioned: BTreeSet<String>,
     pub(super) called: HashSet<usize>,
-    steps: usize,
+    pub(super) steps: usize,
     pub(super) deep: usize,
     /// A case or a turn of a loop has ended early.
-    broke: bool,
+    pub(super) broke: bool,
 }
 
 /// What a file does, and what it would do with what other files give it.
@@ -124,8 +122,11 @@ pub(super) fn analyse(module: &Module, language: Language) -> Outcome {
     analysis.set_up();
     let mut env = Env::default();
     analysis.run(&module.body, &mut env);
-    let mut outcome =
-        Outcome { hits: std::mem::take(&mut analysis.frame.hits), outgoing: analysis.registered(), ..Outcome::default() };
+    let mut outcome = Outcome {
+        hits: std::mem::take(&mut analysis.frame.hits),
+        outgoing: analysis.registered(),
+        ..Outcome::default()
+    };
     outcome.outgoing.append(&mut analysis.frame.outgoing);
     for at in 0..module.functions.len() {
         let Some(summary) = analysis.summary(at) else { continue };
@@ -214,8 +215,18 @@ impl<'m> Analysis<'m> {
 
     /// Keeps a call that another file may answer.
     pub(super) fn send(&mut self, outgoing: Outgoing) {
-        if self.frame.outgoing.len() < OUTGOING {
+        if self.frame.outgoing.len() < KEPT {
             self.frame.outgoing.push(outgoing);
+        }
+    }
+
+    pub(super) fn arrive(&mut self, hit: Hit) {
+        let known = |other: &Hit| {
+            (other.at, other.class, other.params, other.built) == (hit.at, hit.class, hit.params, hit.built)
+                && other.part == hit.part
+        };
+        if self.frame.hits.len() < KEPT && !self.frame.hits.iter().any(known) {
+            self.frame.hits.push(hit);
         }
     }
 
@@ -268,7 +279,7 @@ impl<'m> Analysis<'m> {
     }
 
     /// The function ends well here.
-    fn exit(&mut self, env: &Env) {
+    pub(super) fn exit(&mut self, env: &Env) {
         if self.frame.params.is_empty() {
             return;
         }
@@ -301,149 +312,6 @@ impl<'m> Analysis<'m> {
 
     pub(super) fn owner(&self, at: usize) -> &'m str {
         self.module.functions.get(at).map_or("", |function| function.owner.as_str())
-    }
-
-    /// Runs statements; whether they leave.
-    pub(super) fn run(&mut self, body: &[Stmt], env: &mut Env) -> bool {
-        body.iter().any(|stmt| self.statement(stmt, env))
-    }
-
-    /// Runs statements that may not run; what they change, and whether they leave.
-    fn branch(&mut self, body: &[Stmt], guards: Vec<(String, u16)>, env: &mut Env) -> (super::value::Changes, bool) {
-        let mark = env.mark();
-        self.apply(env, guards);
-        let leaves = self.run(body, env);
-        (env.back(mark), leaves)
-    }
-
-    fn statement(&mut self, stmt: &Stmt, env: &mut Env) -> bool {
-        match stmt {
-            Stmt::Assign { to, value, adds } => {
-                self.assign(to, value, *adds, env);
-                false
-            }
-            Stmt::Expr(expr) => {
-                self.eval(expr, env);
-                if let Kind::Call(call) = &expr.kind {
-                    let made_sure = self.made_sure(call, env, false);
-                    self.apply(env, made_sure);
-                    let path = call.callee.path().unwrap_or_default();
-                    return matches!(path.as_str(), "process.exit" | "sys.exit" | "exit" | "os.Exit" | "panic" | "log.Fatal");
-                }
-                false
-            }
-            Stmt::Return(value) => {
-                if let Some(value) = value {
-                    let result = self.eval(value, env);
-                    if matches!(value.kind, Kind::Test(..) | Kind::Call(_) | Kind::Name(_)) {
-                        for (name, checks) in self.guards(value, true, env) {
-                            *self.frame.tests.entry(name).or_default() |= checks;
-                        }
-                    }
-                    if matches!(value.kind, Kind::Const) {
-                        // yes, without more: what has been looked at before is sure then
-                        for name in self.frame.params.clone().iter().flatten() {
-                            let checks = env.get(name).map_or(0, |value| value.checks);
-                            *self.frame.tests.entry(name.to_string()).or_default() |= checks;
-                        }
-                    }
-                    self.frame.returns = Some(match self.frame.returns.take() {
-                        Some(other) => other.or(result),
-                        None => result,
-                    });
-                }
-                self.exit(env);
-                true
-            }
-            Stmt::Leave => true,
-            Stmt::Break => {
-                self.broke = true;
-                true
-            }
-            Stmt::Block(body) => self.run(body, env),
-            Stmt::Maybe(body) => {
-                let outer = std::mem::replace(&mut self.broke, false);
-                let (changes, leaves) = self.branch(body, Vec::new(), env);
-                // a case or a turn that ends early goes on behind it
-                if !leaves || self.broke {
-                    env.merge(changes);
-                }
-                self.broke = outer;
-                false
-            }
-            Stmt::Try { body, handlers } => {
-                let (changes, left) = self.branch(body, Vec::new(), env);
-                let mut leave = left;
-                let mut handled = Vec::new();
-                for handler in handlers {
-                    // it can begin anywhere in the body
-                    let mark = env.mark();
-                    env.merge(changes.clone());
-                    let leaves = self.run(handler, env);
-                    let after = env.back(mark);
-                    leave &= leaves;
-                    if !leaves {
-                        handled.push(after);
-                    }
-                }
-                match (left, handled.pop()) {
-                    (false, Some(last)) => env.merge_both(changes, last),
-                    (false, None) => env.take(changes),
-                    (true, Some(last)) => env.take(last),
-                    (true, None) => {}
-                }
-                handled.into_iter().for_each(|more| env.merge(more));
-                leave
-            }
-            Stmt::If { test, then, other } => {
-                self.eval(test, env);
-                let (yes, no) = (self.guards(test, true, env), self.guards(test, false, env));
-                let (yes, yes_leaves) = self.branch(then, yes, env);
-                let (no, no_leaves) = self.branch(other, no, env);
-                match (yes_leaves, no_leaves) {
-                    (true, true) => return true,
-                    (true, false) => env.take(no),
-                    (false, true) => env.take(yes),
-                    (false, false) => env.merge_both(yes, no),
-                }
-                false
-            }
-        }
-    }
-
-    fn assign(&mut self, to: &Pattern, value: &Expr, adds: bool, env: &mut Env) {
-        let mut new = self.eval(value, env);
-        if let (true, Pattern::Name(name)) = (adds, to) {
-            let old = self.lookup(name, env);
-            new = match (&old.items, &new.items) {
-                (Some(_), _) => Value { path: None, ..Value::list([old.elements(), new.elements()].concat()) },
-                _ => joined(vec![old, new]),
-            };
-        }
-        match &value.kind {
-            Kind::Test(..) => self.proof(value, &mut new, env),
-            Kind::Call(call) => {
-                if !new.foreign() {
-                    self.proof(value, &mut new, env);
-                }
-                // whoever gives back another value has said nothing of the old one, unless by its name
-                let last = call.callee.path().unwrap_or_default();
-                let last = last.rsplit('.').next().unwrap_or_default().to_lowercase();
-                if ["valid", "assert", "ensure", "check", "relative_to"].iter().any(|word| last.contains(word)) {
-                    let made_sure = self.made_sure(call, env, false);
-                    self.apply(env, made_sure);
-                }
-            }
-            _ => {}
-        }
-        self.bind(env, to, new);
-    }
-
-    fn proof(&mut self, value: &Expr, new: &mut Value, env: &Env) {
-        let proves = self.guards(value, true, env);
-        if !proves.is_empty() && proves.len() <= TRUTHS {
-            new.proves = Some(Arc::new(proves));
-        }
     }
 
     /// What a variable, or a member of one, is.
@@ -519,139 +387,6 @@ impl<'m> Analysis<'m> {
             }
             Pattern::Nothing => {}
         }
-    }
-
-    pub(super) fn eval(&mut self, expr: &Expr, env: &mut Env) -> Value {
-        self.steps += 1;
-        if self.steps > STEPS {
-            return Value::default();
-        }
-        match &expr.kind {
-            Kind::Text(text) => Value::text(text),
-            Kind::Pattern(text) => Value { regex: true, ..Value::text(text) },
-            Kind::No => Value { no: true, ..Value::default() },
-            Kind::Const => Value::default(),
-            Kind::Name(path) => {
-                let value = self.lookup(path, env);
-                if value.foreign() { Value { of: Some(path.as_str().into()), ..value } } else { value }
-            }
-            Kind::Member(of, name) => {
-                let of = self.eval(of, env);
-                self.member(&of, name)
-            }
-            Kind::Index(of, index) => {
-                self.eval(index, env);
-                let of = self.eval(of, env);
-                match (&of.items, &of.fields) {
-                    (Some(_), _) => of.any_item(),
-                    // one of a map's values: which functions it may be matters to whoever calls it
-                    (None, Some(fields)) => {
-                        let any = fields.iter().map(|(_, value)| value.carried()).reduce(Value::or);
-                        let items = fields.iter().map(|(_, value)| value.clone()).collect();
-                        Value { items: Some(Arc::new(items)), ..any.unwrap_or_default() }
-                    }
-                    // of a list that somebody else makes, nobody knows which
-                    (None, None) => Value { leads: of.leads && of.params == 0, ..of.carried() },
-                }
-            }
-            Kind::Join(parts) => {
-                let parts = parts.iter().map(|part| self.eval(part, env)).collect();
-                joined(parts)
-            }
-            Kind::Any(any) => {
-                let all: Vec<Value> = any.iter().map(|one| self.eval(one, env)).collect();
-                all.into_iter().reduce(Value::or).unwrap_or_default()
-            }
-            Kind::Choose(parts) => {
-                let [test, yes, no] = parts.as_ref();
-                self.eval(test, env);
-                let (when, unless) = (self.guards(test, true, env), self.guards(test, false, env));
-                let mark = env.mark();
-                self.apply(env, when);
-                let yes = self.eval(yes, env);
-                env.back(mark);
-                self.apply(env, unless);
-                let no = self.eval(no, env);
-                env.back(mark);
-                yes.or(no)
-            }
-            Kind::Test(word, parts) => {
-                let all: Vec<Value> = parts.iter().map(|part| self.eval(part, env)).collect();
-                // `a or b` is one of them, and so is `a and b`
-                match *word {
-                    "or" => all.into_iter().reduce(Value::or).unwrap_or_default(),
-                    "and" => all.into_iter().last().unwrap_or_default(),
-                    _ => Value::default(),
-                }
-            }
-            Kind::List(all) => {
-                let mut items = Vec::new();
-                for one in all {
-                    let value = self.eval(one, env);
-                    match &value.items {
-                        Some(inner) => items.extend(inner.iter().cloned()),
-                        None => items.push(value),
-                    }
-                }
-                Value::list(items)
-            }
-            Kind::Fields(all) => {
-                let mut fields = Vec::new();
-                for (key, value) in all {
-                    let value = self.eval(value, env);
-                    match (&value.fields, key.is_empty()) {
-                        // a record that is spread, whose fields are known
-                        (Some(inner), true) if value.whole() => fields.extend(inner.iter().cloned()),
-                        // nothing foreign, nothing to follow
-                        (_, true) if !value.foreign() => {}
-                        _ => fields.push((key.clone(), value)),
-                    }
-                }
-                let whole = fields.iter().map(|(_, v)| v.carried()).reduce(Value::or).unwrap_or_default();
-                Value { fields: Some(Arc::new(fields)), ..whole }
-            }
-            Kind::Function(function) => {
-                self.inline(function, env, &Value::default());
-                Value::default()
-            }
-            Kind::Assign(to, value) => {
-                self.assign(to, value, false, env);
-                match to.as_ref() {
-                    Pattern::Name(name) => self.lookup(name, env),
-                    _ => Value::default(),
-                }
-            }
-            Kind::Call(call) => self.call(expr.at, call, env),
-        }
-    }
-
-    /// Runs a function without a name where it stands; `given` is what it may be called with.
-    pub(super) fn inline(&mut self, function: &Function, env: &mut Env, given: &Value) -> Value {
-        if self.deep > DEEP {
-            return Value::default();
-        }
-        let mark = env.mark();
-        for param in &function.params {
-            let value = match function.handler {
-                _ if param.harmless => Value::default(),
-                Some(handler) => Value::sent(&input_of(handler)),
-                None => given.carried(),
-            };
-            self.bind(env, &param.pattern, value);
-        }
-        let outer = (self.frame.returns.take(), std::mem::take(&mut self.frame.tests));
-        let held = (std::mem::take(&mut self.frame.params), self.frame.sure.take());
-        self.deep += 1;
-        self.run(&function.body, env);
-        self.deep -= 1;
-        (self.frame.params, self.frame.sure) = held;
-        let returns = std::mem::replace(&mut self.frame.returns, outer.0);
-        self.frame.tests = outer.1;
-        // what it has changed of the variables around it may hold from now on
-        let changes = env.back(mark);
-        let outside = changes.into_iter().filter(|(name, _)| env.get(name).is_some()).collect();
-        env.merge(outside);
-        returns.unwrap_or_default()
     }
 
     /// Keeps what somebody has made sure of variables, and of what these were made from.

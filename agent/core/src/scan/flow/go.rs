@@ -23,8 +23,21 @@ pub(super) fn read(root: Node<'_>, text: &str) -> Module {
 fn is_plain(kind: &str) -> bool {
     let kind = kind.trim_start_matches(['*', '[', ']']);
     let plain = [
-        "int", "int8", "int16", "int32", "int64", "uint", "uint16", "uint32", "uint64", "float32", "float64", "bool",
-        "time.Duration", "time.Time", "error",
+        "int",
+        "int8",
+        "int16",
+        "int32",
+        "int64",
+        "uint",
+        "uint16",
+        "uint32",
+        "uint64",
+        "float32",
+        "float64",
+        "bool",
+        "time.Duration",
+        "time.Time",
+        "error",
     ];
     plain.contains(&kind)
 }
@@ -231,17 +244,22 @@ impl Reader<'_> {
                 "mcp.ReadResourceRequest" => Some("resource"),
                 "mcp.GetPromptRequest" => Some("prompt"),
                 "http.Request" | "gin.Context" | "echo.Context" | "fiber.Ctx" => Some("route"),
-                kind if kind.starts_with("mcp.CallToolParamsFor[") || kind.starts_with("mcp.ServerRequest[") => Some("tool"),
+                kind if kind.starts_with("mcp.CallToolParamsFor[") || kind.starts_with("mcp.ServerRequest[") => {
+                    Some("tool")
+                }
                 _ => None,
             });
             let server = kind.starts_with("context.") || kind.ends_with("ResponseWriter") || kind.ends_with("Session");
-            let names = if names.is_empty() { vec![String::new()] } else {
+            let names = if names.is_empty() {
+                vec![String::new()]
+            } else {
                 names.into_iter().map(|name| self.text(name).to_owned()).collect()
             };
             for name in names {
                 let of_server = server || (kind != "string" && of_server(&name, &kind));
                 let harmless = is_plain(&kind) || server;
-                let plain = kind.chars().all(|c| c.is_alphanumeric() || "._".contains(c)) && kind.contains(char::is_uppercase);
+                let plain =
+                    kind.chars().all(|c| c.is_alphanumeric() || "._".contains(c)) && kind.contains(char::is_uppercase);
                 let kind = if plain { kind.clone() } else { String::new() };
                 params.push(Param { pattern: Pattern::Name(name), harmless, of_server, kind });
             }

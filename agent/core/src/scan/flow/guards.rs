@@ -71,7 +71,13 @@ impl Analysis<'_> {
                         checks & more.iter().filter(|(n, _)| n == name).fold(0, |all, (_, checks)| all | checks)
                     })
                 };
-                first.into_iter().map(|(name, checks)| { let all = in_all(&name, checks); (name, all) }).collect()
+                first
+                    .into_iter()
+                    .map(|(name, checks)| {
+                        let all = in_all(&name, checks);
+                        (name, all)
+                    })
+                    .collect()
             }
             Kind::Test(word @ ("in" | "not in"), parts) => match parts.as_slice() {
                 [value, of] => self.membership(value, of, holds == (*word == "in"), env),
@@ -214,7 +220,9 @@ impl Analysis<'_> {
                 };
                 match with.map(|with| &with.kind) {
                     // a domain of one's own
-                    Some(Kind::Text(text)) if text.starts_with('.') && text[1..].contains('.') => about(of.as_ref(), HOST),
+                    Some(Kind::Text(text)) if text.starts_with('.') && text[1..].contains('.') => {
+                        about(of.as_ref(), HOST)
+                    }
                     _ => Vec::new(),
                 }
             }
@@ -241,7 +249,8 @@ impl Analysis<'_> {
             "some" | "any" | "every" | "all" | "find" | "ContainsFunc" => {
                 // of a list that is foreign, what is true of its elements is true of it
                 let list = call.args.iter().map(|arg| &arg.value).chain(receiver.as_ref());
-                let of: Vec<String> = list.filter(|arg| !matches!(arg.kind, Kind::Function(_))).flat_map(names).collect();
+                let of: Vec<String> =
+                    list.filter(|arg| !matches!(arg.kind, Kind::Function(_))).flat_map(names).collect();
                 let Some((function, value)) = decides(call) else { return Vec::new() };
                 let found = self.guards(value, holds, env);
                 let params: Vec<&str> = function.params.iter().filter_map(|param| param.name()).collect();
@@ -302,7 +311,8 @@ impl Analysis<'_> {
                     Kind::Choose(parts) => parts[1..].iter().collect(),
                     _ => Vec::new(),
                 };
-                let joins = |expr: &&&Expr| matches!(&expr.kind, Kind::Join(parts) if parts.last().is_some_and(is_separator));
+                let joins =
+                    |expr: &&&Expr| matches!(&expr.kind, Kind::Join(parts) if parts.last().is_some_and(is_separator));
                 let named = ["sep", "slash", "prefix"].iter().any(|word| name.contains(word));
                 if has_host(text) {
                     about(of.as_ref(), HOST)
@@ -339,9 +349,9 @@ impl Analysis<'_> {
                 // an address up to the end of its host
                 let address = text.strip_prefix("^https").map(|rest| rest.trim_start_matches('?').replace('\\', ""));
                 let host = address.is_some_and(|rest| {
-                    rest.strip_prefix("://").and_then(|rest| rest.split_once('/')).is_some_and(|(host, _)| {
-                        host.contains('.') && !host.contains(".*") && !host.contains(".+")
-                    })
+                    rest.strip_prefix("://")
+                        .and_then(|rest| rest.split_once('/'))
+                        .is_some_and(|(host, _)| host.contains('.') && !host.contains(".*") && !host.contains(".+"))
                 });
                 match (whole, host) {
                     (true, _) => about(value, ALL),

@@ -107,13 +107,16 @@ pub(super) fn join(files: &[(&str, &Facts)]) -> Vec<Found> {
     }
     // what is called, then what nobody calls
     let mut steps = 0;
-    let mut follow = |waiting: &mut Vec<(usize, Outgoing)>, all: &mut Vec<Found>, reached: &mut HashSet<(usize, usize)>| {
+    let mut follow = |waiting: &mut Vec<(usize, Outgoing)>,
+                      all: &mut Vec<Found>,
+                      reached: &mut HashSet<(usize, usize)>| {
         while let Some((from, outgoing)) = waiting.pop() {
             for (file, function) in tree.resolve(from, &outgoing.target, 0) {
                 let facts = files[file].1;
                 let open = &facts.open[function];
                 let given = given(&open.params, &outgoing.args, facts.language);
-                let key = format!("{}:{:?}", outgoing.at, given.iter().map(|v| (v.params, v.checks)).collect::<Vec<_>>());
+                let key =
+                    format!("{}:{:?}", outgoing.at, given.iter().map(|v| (v.params, v.checks)).collect::<Vec<_>>());
                 steps += 1;
                 if steps > STEPS || !seen.insert((file, function, format!("{from}:{key}"))) {
                     continue;
@@ -156,9 +159,11 @@ pub(super) fn join(files: &[(&str, &Facts)]) -> Vec<Found> {
             if !open.answers || open.called || reached.contains(&(file, at)) {
                 continue;
             }
-            let given: Vec<Value> = open.params.iter().map(|param| {
-                if param.harmless || param.of_server { Value::default() } else { tool.clone() }
-            }).collect();
+            let given: Vec<Value> = open
+                .params
+                .iter()
+                .map(|param| if param.harmless || param.of_server { Value::default() } else { tool.clone() })
+                .collect();
             for hit in open.summary.hits.iter().filter(|hit| hit.params != 0) {
                 let value = through(hit.params, hit.part.as_deref(), &given);
                 let class = if hit.class == Class::List { Class::Command } else { hit.class };
@@ -185,13 +190,20 @@ pub(super) fn join(files: &[(&str, &Facts)]) -> Vec<Found> {
         for (at, open) in facts.open.iter().enumerate() {
             let elsewhere = mentions.get(open.name.as_str()).copied().unwrap_or_default()
                 - usize::from(facts.mentioned.contains(&open.name));
-            if facts.serves || !open.exported || open.answers || open.called || elsewhere > 0 || reached.contains(&(file, at)) {
+            if facts.serves
+                || !open.exported
+                || open.answers
+                || open.called
+                || elsewhere > 0
+                || reached.contains(&(file, at))
+            {
                 continue;
             }
             for hit in &open.summary.hits {
-                let theirs = open.params.iter().enumerate().any(|(at, param)| {
-                    hit.params & super::engine::bit(at) != 0 && !param.harmless && !param.of_server
-                });
+                let theirs =
+                    open.params.iter().enumerate().any(|(at, param)| {
+                        hit.params & super::engine::bit(at) != 0 && !param.harmless && !param.of_server
+                    });
                 // what is put together here, whoever calls it
                 if theirs && hit.built && matches!(hit.class, Class::Command | Class::Sql) {
                     let what = format!("a parameter of {}, which other files can call,", open.name).into();
@@ -207,8 +219,7 @@ pub(super) fn join(files: &[(&str, &Facts)]) -> Vec<Found> {
 
 impl<'a> Tree<'a> {
     fn of(files: &'a [(&'a str, &'a Facts)]) -> Self {
-        let mut tree =
-            Self { files, by_path: HashMap::new(), by_name: HashMap::new(), functions: HashMap::new() };
+        let mut tree = Self { files, by_path: HashMap::new(), by_name: HashMap::new(), functions: HashMap::new() };
         for (at, (path, facts)) in files.iter().enumerate() {
             tree.by_path.insert(path, at);
             let name = path.rsplit('/').next().unwrap_or(path);
@@ -333,7 +344,8 @@ impl<'a> Tree<'a> {
             let module = parts.join("/");
             let file = if up > 0 {
                 let folder = joined(path, &"../".repeat(up - 1));
-                let base = [folder.as_str(), module.as_str()].iter().filter(|p| !p.is_empty()).copied().collect::<Vec<_>>();
+                let base =
+                    [folder.as_str(), module.as_str()].iter().filter(|p| !p.is_empty()).copied().collect::<Vec<_>>();
                 let base = base.join("/");
                 [format!("{base}.py"), format!("{base}/__init__.py")]
                     .iter()

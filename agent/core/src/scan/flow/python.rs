@@ -312,7 +312,8 @@ impl Reader<'_> {
             let name = name.trim_start_matches('*').to_owned();
             let text = kind.is_empty() || kind.contains("str") || kind.contains("dict") || kind.contains("Any");
             // of a handler only what no client can give
-            let context = kind.contains("Context") || matches!(name.as_str(), "ctx" | "context") && !kind.contains("str");
+            let context =
+                kind.contains("Context") || matches!(name.as_str(), "ctx" | "context") && !kind.contains("str");
             let of_server = (of_server(&name, &kind) && !(kind.contains("str") || of_clients(&name, &kind))) || context;
             let harmless = self.harmless(&kind) || handler.is_some() && (context || of_server && !text);
             let plain = kind.chars().all(|c| c.is_alphanumeric() || c == '.' || c == '_');
@@ -327,9 +328,8 @@ impl Reader<'_> {
         let owner = if nested { String::new() } else { self.owner.clone() };
         let function = Function { name, owner, params, body, handler, exported, answers: is_answer(&gives) };
         // one within another sees the variables around it
-        let here = (nested && handler.is_none()).then(|| {
-            Stmt::Expr(Expr::new(node.start_byte(), Kind::Function(Box::new(function.clone()))))
-        });
+        let here = (nested && handler.is_none())
+            .then(|| Stmt::Expr(Expr::new(node.start_byte(), Kind::Function(Box::new(function.clone())))));
         self.module.functions.push(function);
         here
     }
@@ -356,7 +356,8 @@ impl Reader<'_> {
             let own = if own.starts_with("Literal[") { "Literal[]" } else { own };
             return self.harmless(own);
         }
-        let simple = ["int", "float", "bool", "None", "datetime", "date", "Decimal", "UUID", "datetime.datetime", "PositiveInt"];
+        let simple =
+            ["int", "float", "bool", "None", "datetime", "date", "Decimal", "UUID", "datetime.datetime", "PositiveInt"];
         let one = |part: &str| {
             simple.contains(&part) || part.starts_with("Literal[") || self.words.iter().any(|word| word == part)
         };
@@ -494,10 +495,8 @@ impl Reader<'_> {
             }
             "lambda" => {
                 let names = node.child_by_field_name("parameters").map(children).unwrap_or_default();
-                let params = names
-                    .into_iter()
-                    .map(|name| Param::of(Pattern::Name(self.text(name).to_owned())))
-                    .collect();
+                let params =
+                    names.into_iter().map(|name| Param::of(Pattern::Name(self.text(name).to_owned()))).collect();
                 let result = self.of(node, "body");
                 let body = vec![Stmt::Return(Some(result))];
                 Kind::Function(Box::new(Function { params, body, ..Function::default() }))
@@ -519,7 +518,8 @@ impl Reader<'_> {
                         "dictionary_splat" => Some("**".to_owned()),
                         _ => None,
                     };
-                    let value = if child.kind() == "keyword_argument" { self.of(child, "value") } else { self.expr(child) };
+                    let value =
+                        if child.kind() == "keyword_argument" { self.of(child, "value") } else { self.expr(child) };
                     args.push(Arg { name, value });
                 }
                 self.register(&callee, &args);

@@ -1,12 +1,18 @@
 //! JavaScript and TypeScript, as tree-sitter reads them.
 
+mod classes;
+mod modules;
+mod schema;
+
 use std::collections::HashSet;
 
 use tree_sitter::Node;
 
 use super::ir::{Arg, Call, DEPTH, Expr, Function, Kind, Module, Param, Pattern, Stmt};
 use super::source::{Source, children, is_minified};
-use super::words::{anchored, handler_word, is_answer, of_clients, of_server, route_word, runs_tool};
+use super::words::{handler_word, is_answer, of_clients, of_server, route_word};
+use modules::required;
+use schema::{chain, harmless, plain, register};
 
 struct Reader<'a> {
     source: Source<'a>,
@@ -59,100 +65,6 @@ pub(super) fn read(root: Node<'_>, text: &str) -> Module {
         function.exported |= reader.exported.contains(name);
     }
     reader.module
-}
-
-/// How a file of the same tree is called on its way: without its ending, and with no dots but those that lead.
-pub(super) fn module_name(from: &str) -> String {
-    let from = from.trim_start_matches("node:");
-    let own = ["./", "../", "@/", "~/", "src/", "#"].iter().any(|begin| from.starts_with(begin)) || from == "." || from == "..";
-    if !own {
-        return from.to_owned();
-    }
-    let endings = [".js", ".ts", ".mjs", ".cjs", ".mts", ".cts", ".tsx", ".jsx"];
-    let from = endings.iter().find_map(|end| from.strip_suffix(end)).unwrap_or(from);
-    let (folder, name) = from.rsplit_once('/').unwrap_or(("", from));
-    match (folder, name) {
-        ("", "." | "..") => format!("{name}/index"),
-        (_, "." | "..") => format!("{from}/index"),
-        ("", name) => name.replace('.', ":"),
-        (folder, name) => format!("{folder}/{}", name.replace('.', ":")),
-    }
-}
-
-/// A function that clients of the server reach: its first parameter is theirs, a resource's second too.
-fn register(function: &mut Function, handler: &'static str, harmless: &[String]) {
-    function.handler = Some(handler);
-    let theirs = if handler == "resource" { 2 } else { 1 };
-    for param in function.params.iter_mut().skip(theirs) {
-        param.harmless = true;
-    }
-    let Some(first) = function.params.first_mut() else { return };
-    match &mut first.pattern {
-        Pattern::Fields(fields) => fields.retain(|(key, _)| !harmless.contains(key)),
-        Pattern::Name(name) => {
-            let set = harmless.iter().map(|key| Stmt::Assign {
-                to: Pattern::Name(format!("{name}.{key}")),
-                value: Expr::new(0, Kind::Const),
-                adds: false,
-            });
-            function.body.splice(0..0, set);
-        }
-        Pattern::Parts(_) | Pattern::Nothing => {}
-    }
-}
-
-/// The words of a chain of calls (`z.string().regex(/x/)`), and the regular expressions in it.
-fn chain(expr: &Expr, words: &mut Vec<String>, patterns: &mut Vec<String>) {
-    match &expr.kind {
-        Kind::Name(path) => words.extend(path.split('.').map(str::to_owned)),
-        Kind::Member(of, name) => {
-            chain(of, words, patterns);
-            words.push(name.clone());
-        }
-        Kind::Call(call) => {
-            chain(&call.callee, words, patterns);
-            patterns.extend(call.args.iter().filter_map(|arg| match &arg.value.kind {
-                Kind::Pattern(pattern) => Some(pattern.clone()),
-                _ => None,
-            }));
-        }
-        _ => {}
-    }
-}
-
-/// Fields of a schema whose values cannot carry an attack.
-fn harmless(schema: &Expr, found: &mut Vec<String>) {
-    match &schema.kind {
-        Kind::Fields(fields) => {
-            for (key, value) in fields {
-                if matches!(key.as_str(), "inputSchema" | "parameters" | "schema" | "argsSchema") {
-                    harmless(value, found);
-                    continue;
-                }
-                let (mut words, mut patterns) = (Vec::new(), Vec::new());
-                chain(value, &mut words, &mut patterns);
-                if plain(&words, &patterns) == Some(true) {
-                    found.push(key.clone());
-                }
-            }
-        }
-        Kind::Call(call) => call.args.iter().for_each(|arg| harmless(&arg.value, found)),
-        _ => {}
-    }
-}
-
-/// Whether the words of a schema say that its values cannot carry an attack; nothing, where it is no schema.
-fn plain(words: &[String], patterns: &[String]) -> Option<bool> {
-    let simple = [
-        "number", "boolean", "enum", "literal", "nativeenum", "int", "uuid", "date", "datetime", "bigint", "ip", "ipv4",
-        "cuid", "cuid2", "ulid", "nanoid", "guid",
-    ];
-    let builds = words.first().is_some_and(|word| matches!(word.as_str(), "z" | "zod" | "Type" | "Joi" | "v" | "t"));
-    if !builds || words.len() < 2 {
-        return None;
-    }
-    let simple = words.iter().any(|word| simple.contains(&word.to_lowercase().as_str()));
-    Some(simple || patterns.iter().any(|pattern| anchored(pattern)))
 }
 
 impl Reader<'_> {
@@ -258,153 +170,6 @@ impl Reader<'_> {
             }
             _ => return None,
         })
-    }
-
-    /// A function with a name; one within another sees the variables around it, so it is looked at there too.
-    fn keep(&mut self, at: usize, function: Function) -> Option<Stmt> {
-        if self.exporting && self.within == 0 {
-            self.exported.insert(function.name.clone());
-        }
-        let nested = self.within > 0 && function.handler.is_none();
-        let here = nested.then(|| Stmt::Expr(Expr::new(at, Kind::Function(Box::new(function.clone())))));
-        self.module.functions.push(function);
-        here
-    }
-
-    fn export(&mut self, node: Node<'_>) -> Option<Stmt> {
-        let from = self.source.field(node, "source").trim_matches(['"', '\'', '`']);
-        let from = (!from.is_empty()).then(|| module_name(from));
-        let inner = node.child_by_field_name("declaration").or(node.child_by_field_name("value"));
-        let Some(inner) = inner else {
-            // export { a, b as c }, export { a } from "…", export * from "…"
-            let clause = children(node).into_iter().find(|child| child.kind() == "export_clause");
-            for specifier in clause.map(children).unwrap_or_default() {
-                let name = self.field(specifier, "name");
-                match &from {
-                    Some(from) => self.module.passed_on.push((Some(name), from.clone())),
-                    None => drop(self.exported.insert(name)),
-                }
-            }
-            if let (None, Some(from)) = (clause, from) {
-                self.module.passed_on.push((None, from));
-            }
-            return None;
-        };
-        self.exporting = true;
-        let statement = self.statement(inner);
-        let statement = match statement {
-            Some(statement) => Some(statement),
-            None if inner.kind().ends_with("declaration") => None,
-            None => {
-                if inner.kind() == "identifier" {
-                    let name = self.text(inner).to_owned();
-                    self.exported.insert(name);
-                }
-                match self.expr(inner) {
-                    Expr { kind: Kind::Function(function), .. } => {
-                        self.module.functions.push(Function { exported: true, ..*function });
-                        None
-                    }
-                    expr => Some(Stmt::Expr(expr)),
-                }
-            }
-        };
-        self.exporting = false;
-        statement
-    }
-
-    /// A class: its methods are functions of the file, its fields are set where it stands.
-    fn class(&mut self, node: Node<'_>) -> Stmt {
-        let name = self.field(node, "name");
-        let heritage = children(node).into_iter().find(|child| child.kind() == "class_heritage");
-        let bases = heritage.map(|node| self.text(node).to_owned()).unwrap_or_default();
-        if self.exporting {
-            self.exported.insert(name.clone());
-        }
-        let tool = |word: &str| word.contains("Tool") && !word.contains("Toolkit") && !word.contains("Tools");
-        let held = (
-            std::mem::replace(&mut self.owner, name.clone()),
-            std::mem::replace(&mut self.tool, tool(&name) || tool(&bases)),
-            std::mem::replace(&mut self.exporting, false),
-        );
-        self.module.classes.push(name.clone());
-        let mut fields = Vec::new();
-        for member in node.child_by_field_name("body").map(children).unwrap_or_default() {
-            match member.kind() {
-                "method_definition" => {
-                    let called = self.field(member, "name");
-                    let mut function = self.function(member, called);
-                    self.method(&mut function, member, &name);
-                    self.module.functions.push(function);
-                }
-                "public_field_definition" | "field_definition" => {
-                    let key = if member.child_by_field_name("name").is_some() { "name" } else { "property" };
-                    let called = self.field(member, key);
-                    let kind = self.source.field(member, "type").trim_start_matches(':').trim();
-                    let to = Pattern::Name(format!("this.{called}"));
-                    match member.child_by_field_name("value").map(|value| self.expr(value)) {
-                        Some(Expr { kind: Kind::Function(function), .. }) => {
-                            let mut function = Function { name: called, ..*function };
-                            self.method(&mut function, member, &name);
-                            self.module.functions.push(function);
-                        }
-                        Some(value) => fields.push(Stmt::Assign { to, value, adds: false }),
-                        None if is_type(kind) => {
-                            let value = Expr::new(member.start_byte(), Kind::Name(kind.to_owned())).call(Vec::new());
-                            fields.push(Stmt::Assign { to, value, adds: false });
-                        }
-                        None => {}
-                    }
-                }
-                _ => {}
-            }
-        }
-        (self.owner, self.tool, self.exporting) = held;
-        Stmt::Block(fields)
-    }
-
-    /// What a function is as a method.
-    fn method(&mut self, function: &mut Function, node: Node<'_>, owner: &str) {
-        function.owner = owner.to_owned();
-        if self.tool && runs_tool(&function.name) {
-            register(function, "tool", &[]);
-        }
-        if function.name != "constructor" {
-            return;
-        }
-        // `constructor(private git: Git)` sets a member
-        for child in node.child_by_field_name("parameters").map(children).unwrap_or_default() {
-            let modifies = |child: &Node<'_>| matches!(child.kind(), "accessibility_modifier" | "readonly");
-            let mut cursor = child.walk();
-            let sets = child.children(&mut cursor).any(|child| modifies(&child));
-            if let (true, Pattern::Name(name)) = (sets, self.pattern(child)) {
-                let value = Expr::new(child.start_byte(), Kind::Name(name.clone()));
-                let to = Pattern::Name(format!("this.{name}"));
-                function.body.insert(0, Stmt::Assign { to, value, adds: false });
-            }
-        }
-    }
-
-    fn import(&mut self, node: Node<'_>) {
-        let from = self.field(node, "source");
-        let from = module_name(from.trim_matches(['"', '\'', '`']));
-        let Some(clause) = children(node).into_iter().find(|child| child.kind() == "import_clause") else { return };
-        for child in children(clause) {
-            match child.kind() {
-                "identifier" => self.module.imports.push((self.text(child).to_owned(), from.clone())),
-                "namespace_import" => {
-                    let name = children(child).first().map(|name| self.text(*name).to_owned()).unwrap_or_default();
-                    self.module.imports.push((name, from.clone()));
-                }
-                _ => {
-                    for specifier in children(child) {
-                        let name = self.field(specifier, "name");
-                        let alias = Some(self.field(specifier, "alias")).filter(|alias| !alias.is_empty());
-                        self.module.imports.push((alias.unwrap_or_else(|| name.clone()), format!("{from}.{name}")));
-                    }
-                }
-            }
-        }
     }
 
     /// An assignment; a function that gets a name is a function of the file, and `require` is an import.
@@ -577,6 +342,8 @@ impl Reader<'_> {
 
     fn kind(&mut self, node: Node<'_>) -> Kind {
         match node.kind() {
+            // what `import("…")` gives is what `require` does
+            "import" => Kind::Name("require".to_owned()),
             "identifier" | "this" | "shorthand_property_identifier" | "super" => Kind::Name(self.text(node).to_owned()),
             "member_expression" => {
                 let (of, name) = (self.of(node, "object"), self.field(node, "property"));
@@ -689,7 +456,10 @@ impl Reader<'_> {
     fn args(&mut self, list: Node<'_>) -> Vec<Arg> {
         children(list)
             .into_iter()
-            .map(|child| Arg { name: (child.kind() == "spread_element").then(|| "*".to_owned()), value: self.expr(child) })
+            .map(|child| Arg {
+                name: (child.kind() == "spread_element").then(|| "*".to_owned()),
+                value: self.expr(child),
+            })
             .collect()
     }
 
@@ -742,9 +512,9 @@ impl Reader<'_> {
         }
         // { content: [{ type: … }] } is what tools give back
         let typed = |items: &[Expr]| {
-            items.iter().any(|item| {
-                matches!(&item.kind, Kind::Fields(fields) if fields.iter().any(|(key, _)| key == "type"))
-            })
+            items
+                .iter()
+                .any(|item| matches!(&item.kind, Kind::Fields(fields) if fields.iter().any(|(key, _)| key == "type")))
         };
         self.answers |= fields.iter().any(|(key, value)| match &value.kind {
             Kind::List(items) => key == "content" && typed(items),
@@ -838,27 +608,8 @@ fn is_type(kind: &str) -> bool {
 fn is_choice(kind: &str) -> bool {
     kind.contains('|')
         && kind.split('|').map(str::trim).all(|part| {
-            part.is_empty() || part.starts_with(['"', '\'']) || matches!(part, "undefined" | "null" | "number" | "boolean")
+            part.is_empty()
+                || part.starts_with(['"', '\''])
+                || matches!(part, "undefined" | "null" | "number" | "boolean")
         })
-}
-
-/// The module of `require("…")`, with the members behind it.
-fn required(value: &Expr) -> Option<String> {
-    match &value.kind {
-        Kind::Call(call) if matches!(&call.callee.kind, Kind::Name(name) if name == "require" || name == "__require") => {
-            match &call.at(0)?.kind {
-                Kind::Text(from) => Some(module_name(from)),
-                _ => None,
-            }
-        }
-        // what bundlers and compilers put around it: `__toESM(require("fs"))`, `__importStar(…)`
-        Kind::Call(call) => {
-            let name = call.callee.path()?;
-            let around = ["__toESM", "__importStar", "__importDefault", "__toModule", "_interopRequireDefault",
-                "_interopRequireWildcard", "tslib_1.__importStar", "tslib_1.__importDefault"];
-            if around.contains(&name.as_str()) { required(call.at(0)?) } else { None }
-        }
-        Kind::Member(of, name) => Some(format!("{}.{name}", required(of)?)),
-        _ => None,
-    }
 }

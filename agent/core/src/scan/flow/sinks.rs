@@ -124,8 +124,24 @@ pub(super) fn add(all: &mut Found, class: Class, value: Option<&Value>) {
 
 /// Options of git that take the word behind them.
 const OF_GIT: [&str; 18] = [
-    "-C", "-c", "-m", "-n", "-b", "-B", "-F", "-S", "-G", "-L", "-o", "-u", "--message", "--format", "--max-count",
-    "--author", "--since", "--until",
+    "-C",
+    "-c",
+    "-m",
+    "-n",
+    "-b",
+    "-B",
+    "-F",
+    "-S",
+    "-G",
+    "-L",
+    "-o",
+    "-u",
+    "--message",
+    "--format",
+    "--max-count",
+    "--author",
+    "--since",
+    "--until",
 ];
 
 /// Whether a word is an option that takes the one behind it.
@@ -138,10 +154,46 @@ fn takes(program: &str, word: &str) -> bool {
         // one letter, or a word: what stands behind belongs to it, but of those that are known to stand alone
         _ => {
             let alone = [
-                "--all-namespaces", "-A", "--all", "-a", "--force", "-v", "--verbose", "-q", "--quiet", "-s", "-L",
-                "-i", "-it", "-d", "--rm", "--wide", "--watch", "-w", "--recursive", "-r", "-R", "-xzf", "-czf", "-xf",
-                "-cf", "-tf", "-xvf", "-sS", "-sL", "-fsSL", "-k", "--save", "-g", "-y", "--yes", "--json",
-                "--no-pager", "--tty", "--stdin", "-I",
+                "--all-namespaces",
+                "-A",
+                "--all",
+                "-a",
+                "--force",
+                "-v",
+                "--verbose",
+                "-q",
+                "--quiet",
+                "-s",
+                "-L",
+                "-i",
+                "-it",
+                "-d",
+                "--rm",
+                "--wide",
+                "--watch",
+                "-w",
+                "--recursive",
+                "-r",
+                "-R",
+                "-xzf",
+                "-czf",
+                "-xf",
+                "-cf",
+                "-tf",
+                "-xvf",
+                "-sS",
+                "-sL",
+                "-fsSL",
+                "-k",
+                "--save",
+                "-g",
+                "-y",
+                "--yes",
+                "--json",
+                "--no-pager",
+                "--tty",
+                "--stdin",
+                "-I",
             ];
             !(alone.contains(&word) || program == "curl" && word == "-f") || program == "kubectl" && word == "-k"
         }
@@ -162,7 +214,10 @@ pub(super) fn argv(all: &mut Found, items: &[Value]) {
     let shells = ["sh", "bash", "zsh", "dash", "cmd", "powershell", "pwsh", "osascript"];
     let others = ["python", "python3", "node", "ruby", "perl", "php", "deno", "bun"];
     let runs = |text: &str| {
-        matches!(text, "-c" | "-lc" | "/c" | "/C" | "-Command" | "-command" | "-e" | "-ic" | "-EncodedCommand" | "--eval")
+        matches!(
+            text,
+            "-c" | "-lc" | "/c" | "/C" | "-Command" | "-command" | "-e" | "-ic" | "-EncodedCommand" | "--eval"
+        )
     };
     let runs = rest.iter().position(|item| item.text.as_deref().is_some_and(runs));
     let (shell, other) = (shells.contains(&name.as_str()), others.contains(&name.as_str()));
@@ -232,22 +287,85 @@ pub(super) fn ssrf(all: &mut Found, url: Option<&Value>) {
 
 /// Beginnings of queries, and what is in the middle of them.
 const VERBS: [&str; 26] = [
-    "SELECT ", "INSERT ", "UPDATE ", "DELETE ", " FROM ", " WHERE ", "PRAGMA ", "DESCRIBE ", "DROP ", "ALTER ", "SHOW ",
-    "EXPLAIN ", "CREATE ", "USE ", "TRUNCATE ", "CALL ", "MATCH (", "MERGE (", "GRANT ", "REVOKE ", "SET ", "LOAD ",
-    "COPY ", "ATTACH ", "KILL ", "WITH ",
+    "SELECT ",
+    "INSERT ",
+    "UPDATE ",
+    "DELETE ",
+    " FROM ",
+    " WHERE ",
+    "PRAGMA ",
+    "DESCRIBE ",
+    "DROP ",
+    "ALTER ",
+    "SHOW ",
+    "EXPLAIN ",
+    "CREATE ",
+    "USE ",
+    "TRUNCATE ",
+    "CALL ",
+    "MATCH (",
+    "MERGE (",
+    "GRANT ",
+    "REVOKE ",
+    "SET ",
+    "LOAD ",
+    "COPY ",
+    "ATTACH ",
+    "KILL ",
+    "WITH ",
 ];
 
 /// Queries, which are called alike everywhere.
 fn queries(language: Language, path: &str, given: &Given<'_>, all: &mut Found) {
     let names = [
-        "execute", "executemany", "executescript", "query", "raw", "prepare", "exec", "$queryRawUnsafe",
-        "$executeRawUnsafe", "read_sql", "read_sql_query", "all", "get", "run", "each", "fetch", "fetchrow", "fetchval",
-        "unsafe", "sql", "text", "execute_query", "executeQuery", "_execute_query", "run_query", "runQuery", "Query",
-        "QueryRow", "Exec", "QueryContext", "ExecContext", "QueryRowContext", "Prepare", "Raw", "execute_sql",
-        "executeSql", "query_df", "fetch_all", "fetchAll", "fetch_one", "simple", "mogrify", "queryRaw", "command",
-        "execute_async", "prepare_query",
+        "execute",
+        "executemany",
+        "executescript",
+        "query",
+        "raw",
+        "prepare",
+        "exec",
+        "$queryRawUnsafe",
+        "$executeRawUnsafe",
+        "read_sql",
+        "read_sql_query",
+        "all",
+        "get",
+        "run",
+        "each",
+        "fetch",
+        "fetchrow",
+        "fetchval",
+        "unsafe",
+        "sql",
+        "text",
+        "execute_query",
+        "executeQuery",
+        "_execute_query",
+        "run_query",
+        "runQuery",
+        "Query",
+        "QueryRow",
+        "Exec",
+        "QueryContext",
+        "ExecContext",
+        "QueryRowContext",
+        "Prepare",
+        "Raw",
+        "execute_sql",
+        "executeSql",
+        "query_df",
+        "fetch_all",
+        "fetchAll",
+        "fetch_one",
+        "simple",
+        "mogrify",
+        "queryRaw",
+        "command",
+        "execute_async",
+        "prepare_query",
     ];
-    if !names.contains(&given.method) {
+    if !names.contains(&given.method) || all.iter().any(|(class, _)| *class == Class::Command) {
         return;
     }
     let context = language == Language::Go && given.method.ends_with("Context");
@@ -264,7 +382,8 @@ fn queries(language: Language, path: &str, given: &Given<'_>, all: &mut Found) {
         query.foreign() && query.built && VERBS.iter().any(|verb| begins(verb)) && !words.trim_end().ends_with('?')
     };
     // wherever it stands: some have a connection before it
-    if let Some((_, query)) = given.args.iter().find(|(name, value)| name.as_deref() != Some("template") && says(value)) {
+    if let Some((_, query)) = given.args.iter().find(|(name, value)| name.as_deref() != Some("template") && says(value))
+    {
         add(all, Class::Sql, Some(query));
         return;
     }
@@ -273,13 +392,46 @@ fn queries(language: Language, path: &str, given: &Given<'_>, all: &mut Found) {
     let of = |path: &str| path.rsplit_once('.').map_or(String::new(), |(of, _)| of.to_lowercase());
     let of = format!("{} {}", of(path), of(given.spelled));
     let databases = [
-        "cursor", "conn", "db", "pool", "engine", "sqlite", "knex", "duckdb", "sql", "psycopg", "prisma", "database",
-        "bigquery", "snowflake", "clickhouse", "neo4j", "sequelize", "postgres", "pg", "mssql", "oracle",
+        "cursor",
+        "conn",
+        "db",
+        "pool",
+        "engine",
+        "sqlite",
+        "knex",
+        "duckdb",
+        "sql",
+        "psycopg",
+        "prisma",
+        "database",
+        "bigquery",
+        "snowflake",
+        "clickhouse",
+        "neo4j",
+        "sequelize",
+        "postgres",
+        "pg",
+        "mssql",
+        "oracle",
     ];
     let runs = matches!(
         given.method,
-        "execute" | "executescript" | "query" | "$queryRawUnsafe" | "$executeRawUnsafe" | "unsafe" | "Query" | "Exec"
-            | "QueryContext" | "ExecContext" | "fetch" | "read_sql" | "read_sql_query" | "prepare" | "exec" | "raw"
+        "execute"
+            | "executescript"
+            | "query"
+            | "$queryRawUnsafe"
+            | "$executeRawUnsafe"
+            | "unsafe"
+            | "Query"
+            | "Exec"
+            | "QueryContext"
+            | "ExecContext"
+            | "fetch"
+            | "read_sql"
+            | "read_sql_query"
+            | "prepare"
+            | "exec"
+            | "raw"
     );
     let database = databases.iter().any(|word| of.contains(word));
     let regex = given.receiver.is_some_and(|of| of.regex);

@@ -298,8 +298,17 @@ fn whatever_is_written_is_read_in_time() {
     let many: String =
         (0..300).map(|n| format!("def f{n}(x):\n    return f{}(x) + f{}(x)\n", n + 1, (n + 7) % 300)).collect();
     let long = format!("x = '{}'\n", "a".repeat(900_000));
-    for text in [&deep, &nested, &calls, &many, &long] {
-        for path in ["a.py", "a.ts", "a.js", "a.tsx"] {
+    let wide = format!("x = [{}]\n", "f(a), ".repeat(150_000));
+    let sums = format!("x = {}1\n", "a + ".repeat(200_000));
+    // texts, lists, records and arrivals that double
+    let doubles: String = (0..60).map(|_| "    x = x + x\n    l = l + l\n    d = {**d, **d}\n").collect();
+    let doubles = format!("@mcp.tool()\ndef a(x, d):\n    l = [x]\n{doubles}    os.system('ls ' + x)\n");
+    let calls_twice: String =
+        (0..60).map(|n| format!("def f{n}(x):\n    f{0}(x)\n    f{0}(x + 'y')\n", n + 1)).collect();
+    let calls_twice = format!("{calls_twice}def f60(x):\n    os.system(x)\n@mcp.tool()\ndef t(x):\n    f50(x)\n");
+    let texts = [&deep, &nested, &calls, &many, &long, &wide, &sums, &doubles, &calls_twice];
+    for text in texts {
+        for path in ["a.py", "a.ts", "a.js", "a.tsx", "a.go"] {
             scan(&[(path, text)]);
         }
     }

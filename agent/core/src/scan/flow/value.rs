@@ -30,6 +30,11 @@ pub(super) mod check {
 }
 use check::{DOTS, HOST, NORMAL, PATH, RELATIVE};
 
+/// Elements and fields that are told apart.
+pub(super) const LONG: usize = 256;
+/// Bytes of text that are kept.
+const TEXT: usize = 4096;
+
 /// What is known of a value.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Value {
@@ -145,8 +150,9 @@ impl Value {
     }
 
     /// A list.
-    pub(super) fn list(items: Vec<Self>) -> Self {
+    pub(super) fn list(mut items: Vec<Self>) -> Self {
         let whole = items.iter().map(Self::carried).reduce(Self::or).unwrap_or_default();
+        items.truncate(LONG);
         Self { items: Some(Arc::new(items)), ..whole }
     }
 
@@ -196,7 +202,9 @@ fn joined_with(parts: Vec<Value>, kept: bool) -> Value {
         match &part.text {
             Some(known) if !part.regex => {
                 fixed |= !known.is_empty();
-                text.push_str(known);
+                if text.len() < TEXT {
+                    text.push_str(known);
+                }
             }
             _ => {
                 fixed |= !part.foreign();

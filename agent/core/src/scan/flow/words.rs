@@ -7,7 +7,12 @@ pub(super) fn handler_word(word: &str) -> Option<&'static str> {
     Some(match word {
         "tool" | "registerTool" | "addTool" | "add_tool" | "call_tool" | "mcp_tool" | "toolHandler" | "defineTool"
         | "register_tool" | "server_tool" | "createTool" | "AddTool" | "RegisterTool" | "AddTools" => "tool",
-        "resource" | "registerResource" | "addResource" | "addResourceTemplate" | "read_resource" | "AddResource"
+        "resource"
+        | "registerResource"
+        | "addResource"
+        | "addResourceTemplate"
+        | "read_resource"
+        | "AddResource"
         | "AddResourceTemplate" => "resource",
         "prompt" | "registerPrompt" | "addPrompt" | "get_prompt" | "AddPrompt" => "prompt",
         "setRequestHandler" => "request",
@@ -49,14 +54,67 @@ pub(super) fn of_server(name: &str, kind: &str) -> bool {
     let name = name.trim_start_matches('_').to_lowercase();
     let kind = kind.trim_end_matches(['[', ']', '?', '!']).to_lowercase();
     let names = [
-        "ctx", "context", "server", "mcp", "extra", "config", "settings", "env", "client", "db", "pool", "conn",
-        "connection", "logger", "log", "session", "signal", "progress", "reporter", "app", "res", "response", "next",
-        "cursor", "engine", "store", "cache", "deps", "dependencies", "services", "auth", "kc", "clientset", "api",
-        "repo", "schema", "appcontext", "sdkcontext", "manager", "transport", "cwd",
+        "ctx",
+        "context",
+        "server",
+        "mcp",
+        "extra",
+        "config",
+        "settings",
+        "env",
+        "client",
+        "db",
+        "pool",
+        "conn",
+        "connection",
+        "logger",
+        "log",
+        "session",
+        "signal",
+        "progress",
+        "reporter",
+        "app",
+        "res",
+        "response",
+        "next",
+        "cursor",
+        "engine",
+        "store",
+        "cache",
+        "deps",
+        "dependencies",
+        "services",
+        "auth",
+        "kc",
+        "clientset",
+        "api",
+        "repo",
+        "schema",
+        "appcontext",
+        "sdkcontext",
+        "manager",
+        "transport",
+        "cwd",
     ];
     let endings = [
-        "manager", "client", "service", "config", "context", "server", "logger", "session", "settings", "deps",
-        "provider", "executor", "pool", "connection", "store", "registry", "api", "adapter",
+        "manager",
+        "client",
+        "service",
+        "config",
+        "context",
+        "server",
+        "logger",
+        "session",
+        "settings",
+        "deps",
+        "provider",
+        "executor",
+        "pool",
+        "connection",
+        "store",
+        "registry",
+        "api",
+        "adapter",
     ];
     names.contains(&name.as_str())
         || endings.iter().any(|end| kind.ends_with(end))
@@ -191,15 +249,75 @@ pub(super) fn is_host(name: &str) -> bool {
 /// A function whose answer cannot carry an attack, whatever it is given.
 pub(super) fn harmless_result(path: &str, method: &str) -> bool {
     let plain = [
-        "int", "float", "bool", "len", "ord", "hash", "id", "abs", "round", "isinstance", "Number", "parseInt",
-        "parseFloat", "Boolean", "BigInt", "Date", "range", "type", "UUID", "Math", "max", "min", "sum", "hasattr",
-        "callable", "strconv.Atoi", "strconv.ParseInt", "strconv.ParseFloat", "strconv.ParseBool", "Error",
+        "int",
+        "float",
+        "bool",
+        "len",
+        "ord",
+        "hash",
+        "id",
+        "abs",
+        "round",
+        "isinstance",
+        "Number",
+        "parseInt",
+        "parseFloat",
+        "Boolean",
+        "BigInt",
+        "Date",
+        "range",
+        "type",
+        "UUID",
+        "Math",
+        "max",
+        "min",
+        "sum",
+        "hasattr",
+        "callable",
+        "strconv.Atoi",
+        "strconv.ParseInt",
+        "strconv.ParseFloat",
+        "strconv.ParseBool",
+        "Error",
     ];
     let methods = [
-        "isdigit", "startswith", "startsWith", "endswith", "endsWith", "includes", "exists", "is_file", "is_dir", "has",
-        "indexOf", "count", "test", "existsSync", "hexdigest", "digest", "randomUUID", "is_relative_to", "toFixed",
-        "getTime", "timestamp", "every", "some", "stat", "getInt", "GetInt", "RequireInt", "GetFloat", "RequireFloat",
-        "GetBool", "RequireBool", "HasPrefix", "HasSuffix", "isDirectory", "isFile", "lstat", "getsize",
+        "isdigit",
+        "startswith",
+        "startsWith",
+        "endswith",
+        "endsWith",
+        "includes",
+        "exists",
+        "is_file",
+        "is_dir",
+        "has",
+        "indexOf",
+        "count",
+        "test",
+        "existsSync",
+        "hexdigest",
+        "digest",
+        "randomUUID",
+        "is_relative_to",
+        "toFixed",
+        "getTime",
+        "timestamp",
+        "every",
+        "some",
+        "stat",
+        "getInt",
+        "GetInt",
+        "RequireInt",
+        "GetFloat",
+        "RequireFloat",
+        "GetBool",
+        "RequireBool",
+        "HasPrefix",
+        "HasSuffix",
+        "isDirectory",
+        "isFile",
+        "lstat",
+        "getsize",
     ];
     let safe = ["math.", "hashlib.", "crypto.", "uuid.", "datetime.", "time.", "Math.", "console.", "logging."];
     plain.contains(&path)
@@ -212,8 +330,15 @@ pub(super) fn harmless_result(path: &str, method: &str) -> bool {
 pub(super) fn resolves_names(path: &str, method: &str) -> bool {
     matches!(
         method,
-        "getaddrinfo" | "gethostbyname" | "gethostbyname_ex" | "resolve4" | "resolve6" | "LookupIP" | "LookupHost"
-            | "LookupIPAddr" | "LookupNetIP"
+        "getaddrinfo"
+            | "gethostbyname"
+            | "gethostbyname_ex"
+            | "resolve4"
+            | "resolve6"
+            | "LookupIP"
+            | "LookupHost"
+            | "LookupIPAddr"
+            | "LookupNetIP"
     ) || path.starts_with("dns.")
         || path.starts_with("dns/promises")
         || path.contains("dnsLookup")
@@ -225,11 +350,17 @@ pub(super) fn made_sure_by(path: &str, method: &str) -> u16 {
     match path {
         "shlex.quote" | "pipes.quote" | "shell-quote.quote" | "shlex.join" | "shell-escape" | "shellescape"
         | "shellescape.Quote" | "shescape.quote" => SHELL,
-        "os.path.basename" | "path.basename" | "werkzeug.utils.secure_filename" | "path/filepath.Base" | "path.Base" => {
-            PATH | DOTS
-        }
-        "encodeURIComponent" | "urllib.parse.quote" | "urllib.parse.quote_plus" | "urllib.parse.urlencode"
-        | "net/url.PathEscape" | "net/url.QueryEscape" => PATH | HOST,
+        "os.path.basename"
+        | "path.basename"
+        | "werkzeug.utils.secure_filename"
+        | "path/filepath.Base"
+        | "path.Base" => PATH | DOTS,
+        "encodeURIComponent"
+        | "urllib.parse.quote"
+        | "urllib.parse.quote_plus"
+        | "urllib.parse.urlencode"
+        | "net/url.PathEscape"
+        | "net/url.QueryEscape" => PATH | HOST,
         "ast.literal_eval" => CODE,
         _ if path.ends_with("sql.Identifier") || path.ends_with("sql.Literal") => SQL,
         _ if matches!(method, "secure_filename" | "basename") => PATH | DOTS,
@@ -260,12 +391,57 @@ pub(super) fn makes_sure(name: &str) -> u16 {
         return 0;
     }
     let words = [
-        "validate", "isvalid", "is_valid", "sanit", "allowed", "is_safe", "issafe", "assertsafe", "ensure_safe",
-        "verify", "whitelist", "allowlist", "permitted", "check_path", "checkpath", "within", "safe_join", "safejoin",
-        "safepath", "safe_path", "safe", "secure", "confine", "contain", "assertno", "forbid", "reject", "guard",
-        "isinside", "is_inside", "inside", "isunder", "is_under", "underroot", "isblocked", "is_blocked", "assertpath",
-        "assert_path", "asserturl", "assert_url", "checkurl", "check_url", "isdangerous", "is_dangerous",
-        "assertpublic", "ensurepath", "ensure_path", "restrict", "jail", "sandbox", "authorize",
+        "validate",
+        "isvalid",
+        "is_valid",
+        "sanit",
+        "allowed",
+        "is_safe",
+        "issafe",
+        "assertsafe",
+        "ensure_safe",
+        "verify",
+        "whitelist",
+        "allowlist",
+        "permitted",
+        "check_path",
+        "checkpath",
+        "within",
+        "safe_join",
+        "safejoin",
+        "safepath",
+        "safe_path",
+        "safe",
+        "secure",
+        "confine",
+        "contain",
+        "assertno",
+        "forbid",
+        "reject",
+        "guard",
+        "isinside",
+        "is_inside",
+        "inside",
+        "isunder",
+        "is_under",
+        "underroot",
+        "isblocked",
+        "is_blocked",
+        "assertpath",
+        "assert_path",
+        "asserturl",
+        "assert_url",
+        "checkurl",
+        "check_url",
+        "isdangerous",
+        "is_dangerous",
+        "assertpublic",
+        "ensurepath",
+        "ensure_path",
+        "restrict",
+        "jail",
+        "sandbox",
+        "authorize",
     ];
     // one that is about a protocol looks at no host
     let all = if name.contains("protocol") || name.contains("scheme") { ALL & !HOST } else { ALL };
@@ -275,7 +451,8 @@ pub(super) fn makes_sure(name: &str) -> u16 {
 /// A local function that looks at addresses, where it resolves names.
 pub(super) fn looks(name: &str) -> bool {
     let name = name.to_lowercase();
-    let words = ["valid", "check", "assert", "ensure", "safe", "allow", "block", "private", "public", "guard", "verify"];
+    let words =
+        ["valid", "check", "assert", "ensure", "safe", "allow", "block", "private", "public", "guard", "verify"];
     words.iter().any(|word| name.contains(word)) || name.starts_with("is") || name.contains("resolve")
 }
 
@@ -312,8 +489,20 @@ pub(super) fn joins(path: &str, method: &str) -> bool {
 /// Functions that leave no `..` in a path.
 pub(super) fn normalises(path: &str, method: &str) -> bool {
     let methods = [
-        "resolve", "realpath", "realpathSync", "normalize", "normpath", "abspath", "relative", "Clean", "Abs",
-        "EvalSymlinks", "Rel", "relpath", "canonicalize", "native",
+        "resolve",
+        "realpath",
+        "realpathSync",
+        "normalize",
+        "normpath",
+        "abspath",
+        "relative",
+        "Clean",
+        "Abs",
+        "EvalSymlinks",
+        "Rel",
+        "relpath",
+        "canonicalize",
+        "native",
     ];
     methods.contains(&method) || path == "path.join" || path.ends_with("filepath.Join")
 }
@@ -321,23 +510,114 @@ pub(super) fn normalises(path: &str, method: &str) -> bool {
 /// Functions that give back what they are given in another form.
 pub(super) fn passes_on(path: &str, method: &str) -> bool {
     let plain = [
-        "str", "String", "repr", "list", "dict", "tuple", "set", "sorted", "reversed", "bytes", "Object", "Array",
-        "decodeURIComponent", "decodeURI", "encodeURI", "atob", "btoa", "map", "filter", "zip", "enumerate", "format",
-        "next", "iter", "getattr", "structuredClone", "cast", "string", "append", "any",
+        "str",
+        "String",
+        "repr",
+        "list",
+        "dict",
+        "tuple",
+        "set",
+        "sorted",
+        "reversed",
+        "bytes",
+        "Object",
+        "Array",
+        "decodeURIComponent",
+        "decodeURI",
+        "encodeURI",
+        "atob",
+        "btoa",
+        "map",
+        "filter",
+        "zip",
+        "enumerate",
+        "format",
+        "next",
+        "iter",
+        "getattr",
+        "structuredClone",
+        "cast",
+        "string",
+        "append",
+        "any",
     ];
     let modules = [
-        "json.", "JSON.", "os.path.", "path.", "posixpath.", "base64.", "urllib.parse.", "url.", "re.sub",
-        "shlex.split", "pathlib.", "Object.", "Array.", "Buffer.", "html.", "textwrap.", "string.", "lodash.",
-        "typing.", "querystring.", "copy.", "util.format", "fs.realpath", "fs.promises.realpath",
-        "fs/promises.realpath", "untildify", "expandHome", "strings.", "filepath.", "path/filepath.", "fmt.Sprint",
-        "os.ExpandEnv", "shlex.Split", "encoding/json.", "net/url.", "github.com/gorilla/mux.Vars",
-        "github.com/go-chi/chi", "io.ReadAll", "github.com/google/shlex.Split", "shell-quote.parse", "string-argv", "bytes.", "anyio.Path", "aiopath.",
+        "json.",
+        "JSON.",
+        "os.path.",
+        "path.",
+        "posixpath.",
+        "base64.",
+        "urllib.parse.",
+        "url.",
+        "re.sub",
+        "shlex.split",
+        "pathlib.",
+        "Object.",
+        "Array.",
+        "Buffer.",
+        "html.",
+        "textwrap.",
+        "string.",
+        "lodash.",
+        "typing.",
+        "querystring.",
+        "copy.",
+        "util.format",
+        "fs.realpath",
+        "fs.promises.realpath",
+        "fs/promises.realpath",
+        "untildify",
+        "expandHome",
+        "strings.",
+        "filepath.",
+        "path/filepath.",
+        "fmt.Sprint",
+        "os.ExpandEnv",
+        "shlex.Split",
+        "encoding/json.",
+        "net/url.",
+        "github.com/gorilla/mux.Vars",
+        "github.com/go-chi/chi",
+        "io.ReadAll",
+        "github.com/google/shlex.Split",
+        "shell-quote.parse",
+        "string-argv",
+        "bytes.",
+        "anyio.Path",
+        "aiopath.",
     ];
     let methods = [
-        "parse", "safeParse", "parseAsync", "model_validate", "validate_python", "join", "realpath", "realpathSync",
-        "expanduser", "resolve", "absolute", "normalize", "abspath", "expandHome", "expandTilde", "expandPath",
-        "expand_path", "expand_user", "normalizePath", "normalize_path", "resolvePath", "toString", "trim",
-        "validateInput", "validateArgs", "validate_arguments", "parseArgs", "parse_args", "fromEntries", "entries",
+        "parse",
+        "safeParse",
+        "parseAsync",
+        "model_validate",
+        "validate_python",
+        "join",
+        "realpath",
+        "realpathSync",
+        "expanduser",
+        "resolve",
+        "absolute",
+        "normalize",
+        "abspath",
+        "expandHome",
+        "expandTilde",
+        "expandPath",
+        "expand_path",
+        "expand_user",
+        "normalizePath",
+        "normalize_path",
+        "resolvePath",
+        "toString",
+        "trim",
+        "validateInput",
+        "validateArgs",
+        "validate_arguments",
+        "parseArgs",
+        "parse_args",
+        "fromEntries",
+        "entries",
     ];
     plain.contains(&path)
         || modules.iter().any(|module| path.starts_with(module))
@@ -345,6 +625,13 @@ pub(super) fn passes_on(path: &str, method: &str) -> bool {
         // a record that is made of what came in
         || path.rsplit('.').next().and_then(|last| last.chars().next()).is_some_and(char::is_uppercase)
             && !path.starts_with('?')
+}
+
+/// Objects that are made for what they do: they are not what they were made of.
+pub(super) fn is_opaque(name: &str) -> bool {
+    let ends =
+        ["Repo", "Client", "Session", "Connection", "Database", "Server", "Service", "Manager", "Pool", "Engine"];
+    ends.iter().any(|end| name.ends_with(end))
 }
 
 /// Functions of other files that put a text together.
@@ -363,13 +650,76 @@ pub(super) fn is_own(path: &str) -> bool {
 /// Names that many things have: that two are alike says nothing.
 pub(super) fn is_common(name: &str) -> bool {
     let names = [
-        "execute", "request", "search", "create", "update", "delete", "remove", "insert", "select", "connect", "append",
-        "replace", "resolve", "format", "filter", "forEach", "includes", "startsWith", "endsWith", "toString", "process",
-        "handle", "handler", "invoke", "render", "commit", "rollback", "listen", "register", "concat", "reduce",
-        "values", "entries", "encode", "decode", "stringify", "parse", "toLowerCase", "toUpperCase", "substring",
-        "strip", "upper", "lower", "splitlines", "lstrip", "rstrip", "extend", "fetchall", "fetchone", "close", "write",
-        "warning", "exception", "console", "status", "command", "dispatch", "validate", "initialize", "constructor",
-        "__init__", "subscribe", "publish", "before", "Sprintf", "Errorf", "Printf", "Println", "String", "Background",
+        "execute",
+        "request",
+        "search",
+        "create",
+        "update",
+        "delete",
+        "remove",
+        "insert",
+        "select",
+        "connect",
+        "append",
+        "replace",
+        "resolve",
+        "format",
+        "filter",
+        "forEach",
+        "includes",
+        "startsWith",
+        "endsWith",
+        "toString",
+        "process",
+        "handle",
+        "handler",
+        "invoke",
+        "render",
+        "commit",
+        "rollback",
+        "listen",
+        "register",
+        "concat",
+        "reduce",
+        "values",
+        "entries",
+        "encode",
+        "decode",
+        "stringify",
+        "parse",
+        "toLowerCase",
+        "toUpperCase",
+        "substring",
+        "strip",
+        "upper",
+        "lower",
+        "splitlines",
+        "lstrip",
+        "rstrip",
+        "extend",
+        "fetchall",
+        "fetchone",
+        "close",
+        "write",
+        "warning",
+        "exception",
+        "console",
+        "status",
+        "command",
+        "dispatch",
+        "validate",
+        "initialize",
+        "constructor",
+        "__init__",
+        "subscribe",
+        "publish",
+        "before",
+        "Sprintf",
+        "Errorf",
+        "Printf",
+        "Println",
+        "String",
+        "Background",
     ];
     name.len() < 5 || names.contains(&name)
 }

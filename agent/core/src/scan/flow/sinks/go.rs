@@ -8,9 +8,22 @@ pub(super) fn reached(path: &str, given: &Given<'_>, all: &mut Found) {
         "os/exec.Command" => argv(all, &given.from(0)),
         "os/exec.CommandContext" => argv(all, &given.from(1)),
         "syscall.Exec" | "os.StartProcess" => add(all, Class::Command, first),
-        "os.Open" | "os.OpenFile" | "os.ReadFile" | "os.WriteFile" | "os.Create" | "os.Remove" | "os.RemoveAll"
-        | "os.ReadDir" | "os.Mkdir" | "os.MkdirAll" | "os.Truncate" | "io/ioutil.ReadFile" | "io/ioutil.WriteFile"
-        | "io/ioutil.ReadDir" | "path/filepath.Walk" | "path/filepath.WalkDir" => add(all, Class::Path, first),
+        "os.Open"
+        | "os.OpenFile"
+        | "os.ReadFile"
+        | "os.WriteFile"
+        | "os.Create"
+        | "os.Remove"
+        | "os.RemoveAll"
+        | "os.ReadDir"
+        | "os.Mkdir"
+        | "os.MkdirAll"
+        | "os.Truncate"
+        | "io/ioutil.ReadFile"
+        | "io/ioutil.WriteFile"
+        | "io/ioutil.ReadDir"
+        | "path/filepath.Walk"
+        | "path/filepath.WalkDir" => add(all, Class::Path, first),
         "os.Rename" | "os.Link" | "os.Symlink" => {
             add(all, Class::Path, first);
             add(all, Class::Path, given.at(1));
@@ -36,7 +49,8 @@ pub(super) fn reached(path: &str, given: &Given<'_>, all: &mut Found) {
     if evaluates && matches!(given.method, "RunString" | "Eval" | "EvalWithContext") {
         add(all, Class::Code, given.args.last().map(|(_, value)| value));
     }
-    let finds = ["Find", "FindOne", "Aggregate", "DeleteMany", "DeleteOne", "UpdateMany", "UpdateOne", "CountDocuments"];
+    let finds =
+        ["Find", "FindOne", "Aggregate", "DeleteMany", "DeleteOne", "UpdateMany", "UpdateOne", "CountDocuments"];
     let spelled = given.spelled.to_lowercase();
     if finds.contains(&given.method) && (spelled.contains("coll") || path.contains("mongo")) {
         add(all, Class::NoSql, given.at(1).filter(|filter| filter.fields.is_none() && filter.items.is_none()));

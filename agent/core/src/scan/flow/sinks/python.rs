@@ -67,13 +67,34 @@ pub(super) fn reached(path: &str, given: &Given<'_>, all: &mut Found) {
         "asyncio.to_thread" | "anyio.to_thread.run_sync" | "starlette.concurrency.run_in_threadpool" => {
             elsewhere(given, 0, all);
         }
-        "eval" | "exec" | "builtins.eval" | "builtins.exec" | "compile" | "code.interact" | "runpy.run_path"
+        "eval"
+        | "exec"
+        | "builtins.eval"
+        | "builtins.exec"
+        | "compile"
+        | "code.interact"
+        | "runpy.run_path"
         | "IPython.get_ipython().run_cell" => add(all, Class::Code, first),
         "importlib.import_module" | "__import__" => add(all, Class::Code, first.filter(|value| value.leads)),
-        "pickle.loads" | "pickle.load" | "cPickle.loads" | "dill.loads" | "dill.load" | "marshal.loads"
-        | "jsonpickle.decode" | "yaml.unsafe_load" | "yaml.full_load" | "yaml.unsafe_load_all" | "shelve.open"
-        | "cloudpickle.loads" | "cloudpickle.load" | "joblib.load" | "pandas.read_pickle" | "pd.read_pickle"
-        | "pickle.Unpickler" | "torch.load" | "numpy.load" => {
+        "pickle.loads"
+        | "pickle.load"
+        | "cPickle.loads"
+        | "dill.loads"
+        | "dill.load"
+        | "marshal.loads"
+        | "jsonpickle.decode"
+        | "yaml.unsafe_load"
+        | "yaml.full_load"
+        | "yaml.unsafe_load_all"
+        | "shelve.open"
+        | "cloudpickle.loads"
+        | "cloudpickle.load"
+        | "joblib.load"
+        | "pandas.read_pickle"
+        | "pd.read_pickle"
+        | "pickle.Unpickler"
+        | "torch.load"
+        | "numpy.load" => {
             let weights = given.named("weights_only").is_some_and(|value| !value.no);
             let plain = path == "numpy.load" && given.named("allow_pickle").is_none_or(|value| value.no);
             if !weights && !plain {
@@ -92,17 +113,44 @@ pub(super) fn reached(path: &str, given: &Given<'_>, all: &mut Found) {
         | "jinja2.Environment().from_string"
         | "tornado.template.Template"
         | "django.template.Template" => add(all, Class::Template, first),
-        "open" | "io.open" | "aiofiles.open" | "os.remove" | "os.unlink" | "os.listdir" | "os.scandir" | "os.rmdir"
-        | "os.makedirs" | "os.mkdir" | "os.walk" | "shutil.rmtree" | "shutil.copy" | "shutil.copy2" | "shutil.copyfile"
-        | "shutil.move" | "os.rename" | "os.replace" | "codecs.open" | "anyio.open_file" | "shutil.copytree"
-        | "builtins.open" | "os.open" | "aiofiles.os.remove" | "os.symlink" | "os.removedirs"
-        | "flask.send_file" | "starlette.responses.FileResponse" | "fastapi.responses.FileResponse" => {
+        "open"
+        | "io.open"
+        | "aiofiles.open"
+        | "os.remove"
+        | "os.unlink"
+        | "os.listdir"
+        | "os.scandir"
+        | "os.rmdir"
+        | "os.makedirs"
+        | "os.mkdir"
+        | "os.walk"
+        | "shutil.rmtree"
+        | "shutil.copy"
+        | "shutil.copy2"
+        | "shutil.copyfile"
+        | "shutil.move"
+        | "os.rename"
+        | "os.replace"
+        | "codecs.open"
+        | "anyio.open_file"
+        | "shutil.copytree"
+        | "builtins.open"
+        | "os.open"
+        | "aiofiles.os.remove"
+        | "os.symlink"
+        | "os.removedirs"
+        | "flask.send_file"
+        | "starlette.responses.FileResponse"
+        | "fastapi.responses.FileResponse" => {
             add(all, Class::Path, given.at(0).or(given.named("file")).or(given.named("path")));
             if path.starts_with("shutil.") || matches!(path, "os.rename" | "os.replace") {
                 add(all, Class::Path, given.at(1));
             }
         }
-        "urllib.request.urlopen" | "urllib.request.Request" | "urllib.request.urlretrieve" | "wget.download"
+        "urllib.request.urlopen"
+        | "urllib.request.Request"
+        | "urllib.request.urlretrieve"
+        | "wget.download"
         | "urllib2.urlopen" => ssrf(all, first.or(given.named("url"))),
         _ => {}
     }
@@ -120,7 +168,8 @@ pub(super) fn reached(path: &str, given: &Given<'_>, all: &mut Found) {
         }
         _ => {}
     }
-    let verbs = ["get", "post", "put", "patch", "delete", "head", "options", "request", "stream", "urlopen", "ws_connect"];
+    let verbs =
+        ["get", "post", "put", "patch", "delete", "head", "options", "request", "stream", "urlopen", "ws_connect"];
     if let Some((of, verb)) = path.rsplit_once('.')
         && CLIENTS.contains(&of)
         && verbs.contains(&verb)
@@ -148,9 +197,10 @@ fn git_python(path: &str, given: &Given<'_>, all: &mut Found) {
     let own = path.contains(".git.") || path.contains("git.Repo().git") || given.spelled.contains(".git.");
     let clones = path.ends_with("Repo.clone_from");
     // names that are handed to `git rev-parse`, `git branch` and the like
-    let repository = path.starts_with("git.Repo().") || path.starts_with("git.repo.base.Repo().");
-    let names = matches!(given.method, "commit" | "create_head" | "rev_parse" | "iter_commits" | "create_tag");
-    if !own && !clones && !(repository && names) {
+    let repository =
+        path.strip_prefix("git.Repo().").or(path.strip_prefix("git.repo.base.Repo().")).unwrap_or_default();
+    let names = matches!(repository, "commit" | "create_head" | "rev_parse" | "iter_commits" | "create_tag");
+    if !own && !clones && !names {
         return;
     }
     for (name, value) in given.args {
@@ -171,12 +221,22 @@ fn git_python(path: &str, given: &Given<'_>, all: &mut Found) {
 /// A filter that is a client's own can hold operators that run code.
 fn mongo(path: &str, given: &Given<'_>, all: &mut Found) {
     let finds = [
-        "find", "find_one", "aggregate", "delete_many", "delete_one", "update_many", "update_one", "count_documents",
-        "find_one_and_update", "find_one_and_delete", "replace_one",
+        "find",
+        "find_one",
+        "aggregate",
+        "delete_many",
+        "delete_one",
+        "update_many",
+        "update_one",
+        "count_documents",
+        "find_one_and_update",
+        "find_one_and_delete",
+        "replace_one",
     ];
     let of = path.to_lowercase();
     let spelled = given.spelled.to_lowercase();
-    let collection = ["collection", "mongo", "db[", "coll."].iter().any(|word| of.contains(word) || spelled.contains(word));
+    let collection =
+        ["collection", "mongo", "db[", "coll."].iter().any(|word| of.contains(word) || spelled.contains(word));
     if finds.contains(&given.method) && collection {
         add(all, Class::NoSql, given.at(0).filter(|filter| filter.fields.is_none() && filter.items.is_none()));
     }

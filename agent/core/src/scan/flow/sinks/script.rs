@@ -9,16 +9,33 @@ pub(super) fn reached(path: &str, given: &Given<'_>, all: &mut Found) {
         runs(name, given, all);
     }
     match path {
-        "execa.execaCommand" | "execa.command" | "shelljs.exec" | "execa.execaCommandSync" | "execa.commandSync"
-        | "shelljs.default.exec" | "cross-spawn-promise" | "child-process-promise.exec" | "execa.execaSync.command" => {
+        "execa.execaCommand"
+        | "execa.command"
+        | "shelljs.exec"
+        | "execa.execaCommandSync"
+        | "execa.commandSync"
+        | "shelljs.default.exec"
+        | "cross-spawn-promise"
+        | "child-process-promise.exec"
+        | "execa.execaSync.command" => {
             if path.starts_with("execa") && !shell(given.at(1)) {
                 first.into_iter().for_each(|line| split_line(all, line));
             } else {
                 add(all, Class::Command, first);
             }
         }
-        "execa" | "execa.execa" | "execa.execaSync" | "cross-spawn" | "cross-spawn.sync" | "cross-spawn.spawn"
-        | "node-pty.spawn" | "tinyexec.x" | "tinyexec.exec" | "nano-spawn" | "Bun.spawn" | "child-process-promise.spawn"
+        "execa"
+        | "execa.execa"
+        | "execa.execaSync"
+        | "cross-spawn"
+        | "cross-spawn.sync"
+        | "cross-spawn.spawn"
+        | "node-pty.spawn"
+        | "tinyexec.x"
+        | "tinyexec.exec"
+        | "nano-spawn"
+        | "Bun.spawn"
+        | "child-process-promise.spawn"
         | "Bun.spawnSync" => {
             spawned(given, all);
         }
@@ -37,7 +54,10 @@ pub(super) fn reached(path: &str, given: &Given<'_>, all: &mut Found) {
             code.iter().for_each(|value| add(all, Class::Code, Some(value)));
         }
         "setTimeout" | "setInterval" => add(all, Class::Code, first.filter(|value| value.built)),
-        "node-serialize.unserialize" | "serialize-to-js.deserialize" | "funcster.deepDeserialize" | "v8.deserialize" => {
+        "node-serialize.unserialize"
+        | "serialize-to-js.deserialize"
+        | "funcster.deepDeserialize"
+        | "v8.deserialize" => {
             add(all, Class::Deserialise, first);
         }
         "js-yaml.load" | "js-yaml.loadAll" => {
@@ -68,10 +88,33 @@ pub(super) fn reached(path: &str, given: &Given<'_>, all: &mut Found) {
                 add(all, Class::Template, first);
             }
         }
-        "fetch" | "globalThis.fetch" | "axios" | "got" | "node-fetch" | "undici.fetch" | "undici.request" | "http.get"
-        | "https.get" | "http.request" | "https.request" | "request" | "needle" | "cross-fetch" | "ky" | "superagent"
-        | "follow-redirects.https.get" | "follow-redirects.http.get" | "axios.request" | "request-promise" | "EventSource"
-        | "cross-fetch.fetch" | "isomorphic-fetch" | "phin" | "undici.stream" | "ofetch.ofetch" | "ofetch" => {
+        "fetch"
+        | "globalThis.fetch"
+        | "axios"
+        | "got"
+        | "node-fetch"
+        | "undici.fetch"
+        | "undici.request"
+        | "http.get"
+        | "https.get"
+        | "http.request"
+        | "https.request"
+        | "request"
+        | "needle"
+        | "cross-fetch"
+        | "ky"
+        | "superagent"
+        | "follow-redirects.https.get"
+        | "follow-redirects.http.get"
+        | "axios.request"
+        | "request-promise"
+        | "EventSource"
+        | "cross-fetch.fetch"
+        | "isomorphic-fetch"
+        | "phin"
+        | "undici.stream"
+        | "ofetch.ofetch"
+        | "ofetch" => {
             requested(first, all);
         }
         "Bun.file" | "Bun.write" | "Deno.readTextFile" | "Deno.writeTextFile" | "Deno.readFile" | "Deno.writeFile"
@@ -87,7 +130,8 @@ pub(super) fn reached(path: &str, given: &Given<'_>, all: &mut Found) {
     }
     if let Some((of, verb)) = path.rsplit_once('.') {
         let verbs = ["get", "post", "put", "patch", "delete", "head", "request", "options", "del", "stream"];
-        let clients = ["axios", "axios.axios", "got", "got.got", "superagent", "needle", "ky", "request", "axios.create()"];
+        let clients =
+            ["axios", "axios.axios", "got", "got.got", "superagent", "needle", "ky", "request", "axios.create()"];
         if clients.contains(&of) && verbs.contains(&verb) {
             let based = of == "axios.create()";
             requested(first.filter(|url| !based || !url.built), all);
@@ -191,8 +235,29 @@ fn files(of: &str, verb: &str, given: &Given<'_>, all: &mut Found) {
 /// simple-git hands arguments to the program as they are.
 fn git(path: &str, given: &Given<'_>, all: &mut Found) {
     let own = path.contains("simple-git") || path.contains("simpleGit");
-    let hands = ["raw", "clone", "checkout", "diff", "log", "show", "fetch", "pull", "push", "branch", "merge", "rebase",
-        "reset", "add", "tag", "stash", "checkoutBranch", "checkoutLocalBranch", "revparse", "blame", "addRemote"];
+    let hands = [
+        "raw",
+        "clone",
+        "checkout",
+        "diff",
+        "log",
+        "show",
+        "fetch",
+        "pull",
+        "push",
+        "branch",
+        "merge",
+        "rebase",
+        "reset",
+        "add",
+        "tag",
+        "stash",
+        "checkoutBranch",
+        "checkoutLocalBranch",
+        "revparse",
+        "blame",
+        "addRemote",
+    ];
     if !own || !hands.contains(&given.method) {
         return;
     }
@@ -209,8 +274,18 @@ fn git(path: &str, given: &Given<'_>, all: &mut Found) {
 /// A filter that is a client's own can hold operators that run code.
 fn mongo(path: &str, given: &Given<'_>, all: &mut Found) {
     let finds = [
-        "find", "findOne", "aggregate", "deleteMany", "deleteOne", "updateMany", "updateOne", "countDocuments",
-        "findOneAndUpdate", "findOneAndDelete", "replaceOne", "bulkWrite",
+        "find",
+        "findOne",
+        "aggregate",
+        "deleteMany",
+        "deleteOne",
+        "updateMany",
+        "updateOne",
+        "countDocuments",
+        "findOneAndUpdate",
+        "findOneAndDelete",
+        "replaceOne",
+        "bulkWrite",
     ];
     if !finds.contains(&given.method) {
         return;

@@ -34,11 +34,14 @@ fn calls_are_followed_by_the_files_that_they_name() {
         ("src/git/fine.ts", fine),
         ("src/store.ts", store),
     ]);
-    is(&all, &[
-        ("src/files.ts", 3, "path-traversal", Severity::Error),
-        ("src/git/diff.ts", 2, "command-injection", Severity::Block),
-        ("src/store.ts", 4, "path-traversal", Severity::Error),
-    ]);
+    is(
+        &all,
+        &[
+            ("src/files.ts", 3, "path-traversal", Severity::Error),
+            ("src/git/diff.ts", 2, "command-injection", Severity::Block),
+            ("src/store.ts", 4, "path-traversal", Severity::Error),
+        ],
+    );
 }
 
 #[test]
@@ -46,13 +49,17 @@ fn packages_of_python_are_followed() {
     let server = "from .tools import shell\nfrom pkg.db import Database\ndb = Database()\n\
         @mcp.tool()\ndef run(cmd: str, table: str):\n    shell.start('ls ' + cmd)\n    return db.rows(table)\n";
     let shell = "import subprocess\ndef start(line):\n    return subprocess.run(line, shell=True)\n";
-    let db = "class Database:\n    def rows(self, table):\n        return self.conn.execute(f'SELECT * FROM {table}')\n";
+    let db =
+        "class Database:\n    def rows(self, table):\n        return self.conn.execute(f'SELECT * FROM {table}')\n";
     let all = found(&[("src/pkg/server.py", server), ("src/pkg/tools/shell.py", shell), ("src/pkg/db.py", db)]);
-    is(&all, &[
-        ("src/pkg/db.py", 3, "sql-injection", Severity::Error),
-        ("src/pkg/server.py", 6, "command-injection", Severity::Block),
-        ("src/pkg/tools/shell.py", 3, "command-injection", Severity::Block),
-    ]);
+    is(
+        &all,
+        &[
+            ("src/pkg/db.py", 3, "sql-injection", Severity::Error),
+            ("src/pkg/server.py", 6, "command-injection", Severity::Block),
+            ("src/pkg/tools/shell.py", 3, "command-injection", Severity::Block),
+        ],
+    );
 }
 
 #[test]
@@ -61,12 +68,16 @@ fn packages_of_go_are_followed() {
         func log(ctx context.Context, request mcp.CallToolRequest) (*mcp.CallToolResult, error) {\n\
         \tref, _ := request.RequireString(\"ref\")\n\tgit.Log(ref)\n\treturn helper(ref), nil\n}\n";
     let helper = "package main\nimport \"os\"\nfunc helper(name string) *mcp.CallToolResult {\n\tos.Remove(name)\n\treturn nil\n}\n";
-    let git = "package git\nimport \"os/exec\"\nfunc Log(ref string) {\n\texec.Command(\"git\", \"log\", ref).Run()\n}\n";
+    let git =
+        "package git\nimport \"os/exec\"\nfunc Log(ref string) {\n\texec.Command(\"git\", \"log\", ref).Run()\n}\n";
     let all = found(&[("main.go", main), ("helper.go", helper), ("internal/git/git.go", git)]);
-    is(&all, &[
-        ("helper.go", 4, "path-traversal", Severity::Error),
-        ("internal/git/git.go", 4, "argument-injection", Severity::Error),
-    ]);
+    is(
+        &all,
+        &[
+            ("helper.go", 4, "path-traversal", Severity::Error),
+            ("internal/git/git.go", 4, "argument-injection", Severity::Error),
+        ],
+    );
 }
 
 #[test]
@@ -81,9 +92,12 @@ fn who_runs_whole_commands_by_design_is_not_blocked() {
     let shell = "@mcp.tool()\ndef run(command: str):\n    return subprocess.run(command, shell=True)\n";
     let query = "@mcp.tool()\ndef query(sql: str):\n    return conn.execute(sql)\n";
     let built = "@mcp.tool()\ndef run(name: str):\n    return subprocess.run(f'ls {name}', shell=True)\n";
-    is(&found(&[("a.py", shell), ("b.py", query), ("c.py", built)]), &[
-        ("a.py", 3, "command-injection", Severity::Error),
-        ("b.py", 3, "sql-injection", Severity::Warning),
-        ("c.py", 3, "command-injection", Severity::Block),
-    ]);
+    is(
+        &found(&[("a.py", shell), ("b.py", query), ("c.py", built)]),
+        &[
+            ("a.py", 3, "command-injection", Severity::Error),
+            ("b.py", 3, "sql-injection", Severity::Warning),
+            ("c.py", 3, "command-injection", Severity::Block),
+        ],
+    );
 }
