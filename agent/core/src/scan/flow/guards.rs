@@ -137,11 +137,9 @@ impl Analysis<'_> {
                 }
                 // resolved === root: it is the folder itself
                 (Kind::Name(name), Kind::Name(_) | Kind::Call(_) | Kind::Member(..))
-                    if is && self.lookup(name, env).foreign() =>
+                    if is && self.lookup(name, env).foreign() && !self.lookup_expr(other, env).foreign() =>
                 {
-                    if !self.lookup_expr(other, env).foreign() {
-                        all.push((name.clone(), PATH | HOST));
-                    }
+                    all.push((name.clone(), PATH | HOST));
                 }
                 (Kind::Member(..), Kind::Text(_)) if is => all.extend(about(Some(one), ALL)),
                 _ => {}

@@ -65,7 +65,7 @@ impl Given<'_> {
 
     /// Arguments by place, from one on.
     pub(super) fn from(&self, first: usize) -> Vec<Value> {
-        let all = self.args.iter().filter(|(name, _)| !name.as_deref().is_some_and(|name| name != "*"));
+        let all = self.args.iter().filter(|(name, _)| name.as_deref().is_none_or(|name| name == "*"));
         all.skip(first).flat_map(|(_, value)| value.elements()).collect()
     }
 }

@@ -80,14 +80,7 @@ pub(super) fn reached(path: &str, given: &Given<'_>, all: &mut Found) {
         | "lodash.template"
         | "_.template"
         | "dot.template"
-        | "eta.renderString"
-        | "liquidjs.Liquid().parseAndRender"
-        | "mustache.render" => {
-            // one that has no code in it
-            if !path.starts_with("mustache") && !path.starts_with("liquidjs") {
-                add(all, Class::Template, first);
-            }
-        }
+        | "eta.renderString" => add(all, Class::Template, first),
         "fetch"
         | "globalThis.fetch"
         | "axios"
@@ -152,11 +145,7 @@ fn requested(url: Option<&Value>, all: &mut Found) {
 
 /// Whether options ask for a shell.
 fn shell(options: Option<&Value>) -> bool {
-    options.and_then(|options| options.field("shell")).is_some_and(|shell| {
-        // one that depends on the system is for Windows' own scripts
-        let known = shell.text.is_some() || shell.path.is_some() || shell.foreign();
-        !shell.no && (known || shell.input.is_none())
-    })
+    options.and_then(|options| options.field("shell")).is_some_and(|shell| !shell.no)
 }
 
 fn runs(name: &str, given: &Given<'_>, all: &mut Found) {
