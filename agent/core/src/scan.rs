@@ -164,6 +164,26 @@ impl Findings {
         self.add_as(rule, rule.severity, file, at, message, snippet);
     }
 
+    /// The same, but where the rule has not fired on this line before.
+    fn add_once(
+        &mut self,
+        rule: &Rule,
+        severity: Severity,
+        file: &File<'_>,
+        at: usize,
+        message: String,
+        snippet: String,
+    ) {
+        let known = self.list.len();
+        self.add_as(rule, severity, file, at, message, snippet);
+        if let Some(new) = self.list.get(known) {
+            let same = |f: &Finding| f.rule == new.rule && f.line == new.line && f.path == new.path;
+            if self.list[..known].iter().any(same) {
+                self.list.truncate(known);
+            }
+        }
+    }
+
     fn add_as(
         &mut self,
         rule: &Rule,
@@ -215,26 +235,52 @@ fn line_at(text: &str, at: usize) -> String {
     shown
 }
 
-/// Scans a tree given as `(path, bytes)`, paths relative with '/'. Files over [`MAX_FILE`] and binaries (a NUL in the
-/// first 8 KiB, or not UTF-8) are skipped by content rules, but count as present.
-pub fn scan<P: AsRef<str>, B: AsRef<[u8]>>(files: &[(P, B)]) -> Report {
-    let mut findings = Findings::default();
-    let mut read = Vec::new();
-    for (path, bytes) in files {
-        let bytes = bytes.as_ref();
-        if bytes.len() > MAX_FILE || bytes.iter().take(8192).any(|b| *b == 0) {
-            continue;
-        }
-        let Ok(text) = std::str::from_utf8(bytes) else { continue };
-        let file = File { path: path.as_ref(), text };
-        secrets::check(&file, &mut findings);
-        docker::check(&file, &mut findings);
-        hidden::check(&file, &mut findings);
-        dependencies::check_file(&file, &mut findings);
-        flow::check(&file, &mut findings);
-        read.push(file);
+/// What one file says on its own, and to the files around it. Made by [`look`], for [`join`].
+pub struct Look<'a> {
+    path: &'a str,
+    /// The file, where it is a text that is read.
+    file: Option<File<'a>>,
+    findings: Findings,
+    facts: Option<flow::Facts>,
+}
+
+/// Looks at one file of a tree: its path relative with '/', its bytes. Files over [`MAX_FILE`] and binaries (a NUL in
+/// the first 8 KiB, or not UTF-8) are skipped by content rules, but count as present. Files can be looked at in any
+/// order, and at once on several threads.
+pub fn look<'a>(path: &'a str, bytes: &'a [u8]) -> Look<'a> {
+    let mut look = Look { path, file: None, findings: Findings::default(), facts: None };
+    if bytes.len() > MAX_FILE || bytes.iter().take(8192).any(|b| *b == 0) {
+        return look;
     }
-    let paths: Vec<&str> = files.iter().map(|(path, _)| path.as_ref()).collect();
+    let Ok(text) = std::str::from_utf8(bytes) else { return look };
+    let file = File { path, text };
+    let findings = &mut look.findings;
+    secrets::check(&file, findings);
+    docker::check(&file, findings);
+    hidden::check(&file, findings);
+    dependencies::check_file(&file, findings);
+    look.facts = flow::check(&file, findings);
+    look.file = Some(file);
+    look
+}
+
+/// Scans a tree given as `(path, bytes)`: [`look`] at each, then [`join`].
+pub fn scan<P: AsRef<str>, B: AsRef<[u8]>>(files: &[(P, B)]) -> Report {
+    join(files.iter().map(|(path, bytes)| look(path.as_ref(), bytes.as_ref())).collect())
+}
+
+/// What a tree says, of what its files say.
+pub fn join(mut looks: Vec<Look<'_>>) -> Report {
+    looks.sort_by(|a, b| a.path.cmp(b.path));
+    let mut findings = Findings::default();
+    for look in &mut looks {
+        findings.list.append(&mut look.findings.list);
+    }
+    let facts: Vec<(&File<'_>, &flow::Facts)> =
+        looks.iter().filter_map(|look| Some((look.file.as_ref()?, look.facts.as_ref()?))).collect();
+    flow::join(&facts, &mut findings);
+    let paths: Vec<&str> = looks.iter().map(|look| look.path).collect();
+    let read: Vec<File<'_>> = looks.into_iter().filter_map(|look| look.file).collect();
     dependencies::check_tree(&read, &paths, &mut findings);
 
     let mut list = findings.list;

@@ -1,6 +1,7 @@
 //! Source to running: fetch, recognise, scan, build, release, start.
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use jiff::Timestamp;
 use sigil_core::gate::{self, Waiver};
@@ -240,7 +241,7 @@ impl Run {
         let least = gate::Least::of(source, &config.scan.block, &config.scan.trust);
         let least = least.map_err(|e| Failure::new("CONFIG", 1, format!("scan.trust: {e}"), e.hint()))?;
         let began = std::time::Instant::now();
-        let mut report = blocking(move || read_files(&tree).map(|files| scan::scan(&files)))
+        let mut report = blocking(move || read_files(&tree).map(|files| scanned(&files)))
             .await?
             .map_err(|e| Failure::new("SOURCE", 1, format!("the source cannot be read: {e}"), "fetch it again"))?;
         report.elapsed_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
@@ -569,6 +570,29 @@ fn read_files(root: &Path) -> std::io::Result<Vec<(String, Vec<u8>)>> {
     }
     files.sort();
     Ok(files)
+}
+
+/// Scans the files of a tree, on every processor there is.
+fn scanned(files: &[(String, Vec<u8>)]) -> scan::Report {
+    let threads = std::thread::available_parallelism().map_or(1, usize::from).min(files.len().max(1));
+    let next = AtomicUsize::new(0);
+    let work = || {
+        let file = || files.get(next.fetch_add(1, Ordering::Relaxed));
+        std::iter::from_fn(file).map(|(path, bytes)| scan::look(path, bytes)).collect::<Vec<_>>()
+    };
+    let looks = std::thread::scope(|scope| {
+        let others: Vec<_> = (1..threads).map(|_| scope.spawn(work)).collect();
+        let mut looks = work();
+        for other in others {
+            match other.join() {
+                Ok(more) => looks.extend(more),
+                // a file that is not looked at must not pass as clean
+                Err(panic) => std::panic::resume_unwind(panic),
+            }
+        }
+        looks
+    });
+    scan::join(looks)
 }
 
 fn source_failure(error: SourceError) -> Failure {

@@ -1,5 +1,6 @@
 //! `sigil scan`.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
@@ -88,11 +89,34 @@ fn folder(folder: &Folder) -> Result<Report, Failure> {
             files.push((entry.path.clone(), folder.read(entry)?));
         }
     }
-    let report = sigil_core::scan::scan(&files);
+    let report = scanned(&files);
     let odd = |e: serde_json::Error| Failure::new(FAILED, "SCAN_FAILED", e.to_string(), "");
     let mut report: Report = serde_json::to_value(&report).and_then(serde_json::from_value).map_err(odd)?;
     report.elapsed_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
     Ok(report)
+}
+
+/// Scans the files of a tree, on every processor there is.
+fn scanned(files: &[(String, Vec<u8>)]) -> sigil_core::scan::Report {
+    let threads = std::thread::available_parallelism().map_or(1, usize::from).min(files.len().max(1));
+    let next = AtomicUsize::new(0);
+    let work = || {
+        let file = || files.get(next.fetch_add(1, Ordering::Relaxed));
+        std::iter::from_fn(file).map(|(path, bytes)| sigil_core::scan::look(path, bytes)).collect::<Vec<_>>()
+    };
+    let looks = std::thread::scope(|scope| {
+        let others: Vec<_> = (1..threads).map(|_| scope.spawn(work)).collect();
+        let mut looks = work();
+        for other in others {
+            match other.join() {
+                Ok(more) => looks.extend(more),
+                // a file that is not looked at must not pass as clean
+                Err(panic) => std::panic::resume_unwind(panic),
+            }
+        }
+        looks
+    });
+    sigil_core::scan::join(looks)
 }
 
 fn page(ctx: &Ctx, report: &Report) -> String {

@@ -1,19 +1,29 @@
 //! What clients send, where it does harm: data flow from tools' arguments, resources' addresses, prompts and HTTP requests
-//! to commands, code, files, addresses, queries. Python, JavaScript and TypeScript; within a function and through the
-//! functions of the same file. What looks at a value on its way is believed as far as it looks.
+//! to commands, code, files, addresses, queries. Python, JavaScript, TypeScript and Go; within a function, through the
+//! functions of the same file, and through those of the tree's other files. What looks at a value on its way is believed
+//! as far as it looks.
 
+mod calls;
+mod engine;
+mod go;
+mod guards;
 mod ir;
+mod link;
 mod python;
+mod run;
 mod script;
 mod sinks;
-mod taint;
+mod source;
 #[cfg(test)]
 mod tests;
+mod value;
 mod words;
 
 use tree_sitter::Parser;
 
 use super::{File, Findings, Rule, Severity, line_at};
+use engine::Hit;
+pub(super) use link::Facts;
 use sinks::Class;
 
 /// Languages whose flow is followed.
@@ -21,6 +31,7 @@ use sinks::Class;
 enum Language {
     Python,
     Script,
+    Go,
 }
 
 const COMMAND: Rule = Rule {
@@ -65,6 +76,13 @@ const SQL: Rule = Rule {
     impact: "the caller decides what the query does: reads other tables, changes or deletes data",
     fix: "give values as parameters of the query, and names from a list of known ones",
 };
+const NOSQL: Rule = Rule {
+    id: "nosql-injection",
+    class: "nosql-injection",
+    severity: Severity::Warning,
+    impact: "a filter of the caller's choice can hold operators that run code ($where) or match everything",
+    fix: "build the filter in the source and give values to it; refuse keys that begin with a dollar",
+};
 const DESERIALISE: Rule = Rule {
     id: "unsafe-deserialisation",
     class: "unsafe-deserialisation",
@@ -82,12 +100,13 @@ const TEMPLATE: Rule = Rule {
 
 fn rule(class: Class) -> &'static Rule {
     match class {
-        Class::Command => &COMMAND,
+        Class::Command | Class::List => &COMMAND,
         Class::Argument => &ARGUMENT,
         Class::Code => &CODE,
         Class::Path => &PATH,
         Class::Ssrf => &SSRF,
         Class::Sql => &SQL,
+        Class::NoSql => &NOSQL,
         Class::Deserialise => &DESERIALISE,
         Class::Template => &TEMPLATE,
     }
@@ -100,34 +119,54 @@ fn language(file: &File<'_>) -> Option<(Language, tree_sitter::Language)> {
         "js" | "mjs" | "cjs" | "jsx" => script(tree_sitter_javascript::LANGUAGE),
         "ts" | "mts" | "cts" => script(tree_sitter_typescript::LANGUAGE_TYPESCRIPT),
         "tsx" => script(tree_sitter_typescript::LANGUAGE_TSX),
+        "go" => Some((Language::Go, tree_sitter_go::LANGUAGE.into())),
         _ => None,
     }
 }
 
-pub(super) fn check(file: &File<'_>, findings: &mut Findings) {
-    let Some((language, grammar)) = language(file) else { return };
+/// Looks at one file: what it does is found at once, what it would do with what other files give it is for [`join`].
+pub(super) fn check(file: &File<'_>, findings: &mut Findings) -> Option<Facts> {
+    let (language, grammar) = language(file)?;
     let other = |part: &str| matches!(part, "node_modules" | "vendor" | ".venv" | "site-packages");
     if file.is_test() || file.path.split('/').any(other) || file.name().ends_with(".d.ts") {
-        return;
+        return None;
     }
     let mut parser = Parser::new();
-    if parser.set_language(&grammar).is_err() {
-        return;
-    }
-    let Some(tree) = parser.parse(file.text, None) else { return };
+    parser.set_language(&grammar).ok()?;
+    let tree = parser.parse(file.text, None)?;
     let module = match language {
         Language::Python => python::read(tree.root_node(), file.text),
         Language::Script => script::read(tree.root_node(), file.text),
+        Language::Go => go::read(tree.root_node(), file.text),
     };
-    for hit in taint::hits(&module, language) {
-        let rule = rule(hit.class);
-        // a text that is put together is an attack away; a tool that runs whole commands says so to everybody
-        let severity = match hit.class {
-            Class::Command if hit.built => Severity::Block,
-            Class::Code => Severity::Block,
-            _ => rule.severity,
-        };
-        let message = format!("{} reaches {}", hit.what, hit.sink);
-        findings.add_as(rule, severity, file, hit.at, message, line_at(file.text, hit.at));
+    let mut outcome = engine::analyse(&module, language);
+    let mut hits = std::mem::take(&mut outcome.hits);
+    hits.sort_by_key(|hit| (hit.at, hit.class, !hit.built));
+    hits.dedup_by_key(|hit| (hit.at, hit.class));
+    hits.iter().for_each(|hit| add(findings, file, hit, true));
+    Some(Facts::of(language, &module, outcome))
+}
+
+/// Looks at what the files of a tree do with each other's values.
+pub(super) fn join(files: &[(&File<'_>, &Facts)], findings: &mut Findings) {
+    let facts: Vec<(&str, &Facts)> = files.iter().map(|(file, facts)| (file.path, *facts)).collect();
+    for found in link::join(&facts) {
+        if let Some((file, _)) = files.get(found.file) {
+            add(findings, file, &found.hit, found.certain);
+        }
     }
+}
+
+fn add(findings: &mut Findings, file: &File<'_>, hit: &Hit, certain: bool) {
+    let rule = rule(hit.class);
+    // a text that is put together is an attack away; a tool that runs whole commands or queries says so to everybody
+    let severity = match hit.class {
+        _ if !certain => Severity::Warning,
+        Class::Command if hit.built => Severity::Block,
+        Class::Code => Severity::Block,
+        Class::Sql if !hit.built => Severity::Warning,
+        _ => rule.severity,
+    };
+    let message = format!("{} reaches {}", hit.what, hit.sink);
+    findings.add_once(rule, severity, file, hit.at, message, line_at(file.text, hit.at));
 }

@@ -3,33 +3,69 @@
 use tree_sitter::Node;
 
 use super::ir::{Arg, Call, DEPTH, Expr, Function, Kind, Module, Param, Pattern, Stmt};
-use super::words::{handler_word, route_word};
+use super::source::{Source, children};
+use super::words::{anchored, handler_word, is_answer, of_clients, of_server, route_word, runs_tool};
 
 struct Reader<'a> {
-    text: &'a str,
+    source: Source<'a>,
     module: Module,
+    /// The class around.
+    owner: String,
+    /// Its methods run a tool.
+    tool: bool,
+    /// Functions around.
+    within: usize,
     depth: usize,
+    /// Types whose values are one of a few words.
+    words: Vec<String>,
+    /// Functions that are registered by their names.
+    registered: Vec<(String, &'static str)>,
 }
 
 pub(super) fn read(root: Node<'_>, text: &str) -> Module {
-    let mut reader = Reader { text, module: Module::default(), depth: 0 };
+    let mut reader = Reader {
+        source: Source(text),
+        module: Module::default(),
+        owner: String::new(),
+        tool: false,
+        within: 0,
+        depth: 0,
+        words: Vec::new(),
+        registered: Vec::new(),
+    };
+    reader.enums(root);
     let body = reader.block(root);
     reader.module.body = body;
+    for (name, handler) in std::mem::take(&mut reader.registered) {
+        let last = name.rsplit('.').next().unwrap_or_default();
+        let mut found = false;
+        for function in reader.module.functions.iter_mut().filter(|function| function.name == last) {
+            function.handler = Some(handler);
+            found = true;
+        }
+        if !found {
+            reader.module.registered.push((name, handler));
+        }
+    }
     reader.module
-}
-
-fn children<'t>(node: Node<'t>) -> Vec<Node<'t>> {
-    let mut cursor = node.walk();
-    node.named_children(&mut cursor).filter(|child| child.kind() != "comment").collect()
 }
 
 impl Reader<'_> {
     fn text(&self, node: Node<'_>) -> &str {
-        self.text.get(node.byte_range()).unwrap_or_default()
+        self.source.of(node)
     }
 
     fn field(&self, node: Node<'_>, name: &str) -> String {
-        node.child_by_field_name(name).map(|n| self.text(n).to_owned()).unwrap_or_default()
+        self.source.field(node, name).to_owned()
+    }
+
+    /// Classes of words, which may be used before they stand there.
+    fn enums(&mut self, root: Node<'_>) {
+        for node in children(root).into_iter().filter(|node| node.kind() == "class_definition") {
+            if self.source.field(node, "superclasses").contains("Enum") {
+                self.words.push(self.field(node, "name"));
+            }
+        }
     }
 
     fn block(&mut self, node: Node<'_>) -> Vec<Stmt> {
@@ -54,7 +90,8 @@ impl Reader<'_> {
                 if all.len() == 1 { all.remove(0) } else { Stmt::Block(all) }
             }
             "return_statement" => Stmt::Return(children(node).first().map(|value| self.expr(*value))),
-            "raise_statement" | "continue_statement" | "break_statement" => Stmt::Leave,
+            "raise_statement" => Stmt::Leave,
+            "continue_statement" | "break_statement" => Stmt::Break,
             "if_statement" => {
                 let test = node.child_by_field_name("condition").map(|test| self.expr(test))?;
                 let then = self.body_of(node, "consequence");
@@ -74,7 +111,7 @@ impl Reader<'_> {
             "for_statement" => {
                 let to = node.child_by_field_name("left").map_or(Pattern::Nothing, |left| self.pattern(left));
                 let value = node.child_by_field_name("right").map(|right| self.expr(right))?;
-                let mut body = vec![Stmt::Assign { to, value: element(value), adds: false }];
+                let mut body = vec![Stmt::Assign { to, value: value.element(), adds: false }];
                 body.extend(self.body_of(node, "body"));
                 Stmt::Maybe(body)
             }
@@ -83,25 +120,20 @@ impl Reader<'_> {
                 Stmt::Maybe(vec![Stmt::If { test, then: self.body_of(node, "body"), other: Vec::new() }])
             }
             "try_statement" => {
-                let mut all = self.body_of(node, "body");
+                let mut body = self.body_of(node, "body");
+                let (mut handlers, mut last) = (Vec::new(), Vec::new());
                 for clause in children(node) {
+                    let blocks = children(clause).into_iter().filter(|child| child.kind() == "block");
+                    let inner: Vec<Stmt> = blocks.flat_map(|block| self.block(block)).collect();
                     match clause.kind() {
-                        "except_clause" | "except_group_clause" => {
-                            let inner: Vec<Stmt> = children(clause)
-                                .into_iter()
-                                .filter(|child| child.kind() == "block")
-                                .flat_map(|block| self.block(block))
-                                .collect();
-                            all.push(Stmt::Maybe(inner));
-                        }
-                        "else_clause" | "finally_clause" => {
-                            for block in children(clause).into_iter().filter(|child| child.kind() == "block") {
-                                all.extend(self.block(block));
-                            }
-                        }
+                        "except_clause" | "except_group_clause" => handlers.push(inner),
+                        "else_clause" => body.extend(inner),
+                        "finally_clause" => last.extend(inner),
                         _ => {}
                     }
                 }
+                let mut all = vec![Stmt::Try { body, handlers }];
+                all.extend(last);
                 Stmt::Block(all)
             }
             "with_statement" => {
@@ -122,10 +154,7 @@ impl Reader<'_> {
                 }
                 Stmt::Block(all)
             }
-            "function_definition" => {
-                self.function(node, None);
-                return None;
-            }
+            "function_definition" => return self.function(node, None),
             "decorated_definition" => {
                 let definition = node.child_by_field_name("definition")?;
                 let decorators: Vec<String> = children(node)
@@ -136,16 +165,26 @@ impl Reader<'_> {
                 match definition.kind() {
                     "function_definition" => {
                         let handler = decorators.iter().find_map(|decorator| handler_of(decorator));
-                        self.function(definition, handler);
+                        return self.function(definition, handler);
                     }
-                    _ => drop(self.statement(definition)),
+                    _ => return self.statement(definition),
                 }
-                return None;
             }
             "class_definition" => {
                 let name = self.field(node, "name");
+                let bases = self.field(node, "superclasses");
+                let tool = |word: &str| word.contains("Tool") && !word.contains("Toolkit");
+                let held = (
+                    std::mem::replace(&mut self.owner, name.clone()),
+                    std::mem::replace(&mut self.tool, tool(&name) || tool(&bases)),
+                );
+                if ["BaseModel", "TypedDict", "Schema", "Struct"].iter().any(|base| bases.contains(base)) {
+                    self.declare(node);
+                }
                 self.module.classes.push(name);
-                Stmt::Block(self.body_of(node, "body"))
+                let body = self.body_of(node, "body");
+                (self.owner, self.tool) = held;
+                Stmt::Block(body)
             }
             "import_statement" => {
                 for child in children(node) {
@@ -166,13 +205,32 @@ impl Reader<'_> {
         })
     }
 
+    /// The fields of a model, with their types.
+    fn declare(&mut self, class: Node<'_>) {
+        for statement in class.child_by_field_name("body").map(children).unwrap_or_default() {
+            let Some(field) = children(statement).first().copied().filter(|field| field.kind() == "assignment") else {
+                continue;
+            };
+            let (name, kind) = (self.field(field, "left"), self.field(field, "type"));
+            let value = self.source.field(field, "right");
+            let matched = value.split_once("pattern=").is_some_and(|(_, pattern)| anchored_text(pattern));
+            let harmless = matched || self.harmless(&kind);
+            self.module.declared.add(&name, harmless);
+        }
+    }
+
     fn cases<'t>(&self, node: Node<'t>) -> Vec<Node<'t>> {
         let body = node.child_by_field_name("body").map(children).unwrap_or_default();
         body.into_iter().filter(|child| child.kind() == "case_clause").collect()
     }
 
     fn import(&mut self, node: Node<'_>, from: &str) {
-        let whole = |name: &str| if from.is_empty() { name.to_owned() } else { format!("{from}.{name}") };
+        let whole = |name: &str| match from {
+            "" => name.to_owned(),
+            // beside it, or above
+            _ if from.ends_with('.') => format!("{from}{name}"),
+            _ => format!("{from}.{name}"),
+        };
         let (name, path) = match node.kind() {
             "aliased_import" => (self.field(node, "alias"), whole(&self.field(node, "name"))),
             _ => (self.text(node).to_owned(), whole(self.text(node))),
@@ -227,8 +285,11 @@ impl Reader<'_> {
         }
     }
 
-    fn function(&mut self, node: Node<'_>, handler: Option<&'static str>) {
+    fn function(&mut self, node: Node<'_>, handler: Option<&'static str>) -> Option<Stmt> {
         let name = self.field(node, "name");
+        let gives = self.field(node, "return_type");
+        let runs = self.tool && runs_tool(&name);
+        let handler = handler.or(runs.then_some("tool"));
         let mut params = Vec::new();
         for child in node.child_by_field_name("parameters").map(children).unwrap_or_default() {
             let (name, kind) = match child.kind() {
@@ -248,11 +309,59 @@ impl Reader<'_> {
             if params.is_empty() && matches!(name.as_str(), "self" | "cls") {
                 continue;
             }
-            let harmless = harmless(&kind) || kind.contains("Context") || matches!(name.as_str(), "ctx" | "context");
-            params.push(Param { pattern: Pattern::Name(name.trim_start_matches('*').to_owned()), harmless });
+            let name = name.trim_start_matches('*').to_owned();
+            let text = kind.is_empty() || kind.contains("str") || kind.contains("dict") || kind.contains("Any");
+            // of a handler only what no client can give
+            let context =
+                kind.contains("Context") || matches!(name.as_str(), "ctx" | "context") && !kind.contains("str");
+            let of_server = (of_server(&name, &kind) && !(kind.contains("str") || of_clients(&name, &kind))) || context;
+            let harmless = self.harmless(&kind) || handler.is_some() && (context || of_server && !text);
+            let plain = kind.chars().all(|c| c.is_alphanumeric() || c == '.' || c == '_');
+            let kind = if plain && kind.contains(char::is_uppercase) { kind } else { String::new() };
+            params.push(Param { pattern: Pattern::Name(name), harmless, of_server, kind });
         }
+        let nested = self.within > 0;
+        self.within += 1;
         let body = self.body_of(node, "body");
-        self.module.functions.push(Function { name, params, body, handler });
+        self.within -= 1;
+        let exported = !name.starts_with('_') && !nested;
+        let owner = if nested { String::new() } else { self.owner.clone() };
+        let function = Function { name, owner, params, body, handler, exported, answers: is_answer(&gives) };
+        // one within another sees the variables around it
+        let here = (nested && handler.is_none())
+            .then(|| Stmt::Expr(Expr::new(node.start_byte(), Kind::Function(Box::new(function.clone())))));
+        self.module.functions.push(function);
+        here
+    }
+
+    /// Whether a type's values cannot carry an attack.
+    fn harmless(&self, kind: &str) -> bool {
+        if kind.split_once("pattern=").is_some_and(|(_, pattern)| anchored_text(pattern)) {
+            return true;
+        }
+        let kind = kind.replace(['"', '\'', ' '], "");
+        let mut kind = kind.as_str();
+        let mut changed = true;
+        while changed {
+            changed = false;
+            for around in ["Optional[", "list[", "List[", "Sequence[", "set[", "tuple["] {
+                if let Some(inner) = kind.strip_prefix(around).and_then(|rest| rest.strip_suffix(']')) {
+                    kind = inner;
+                    changed = true;
+                }
+            }
+        }
+        if let Some(inner) = kind.strip_prefix("Annotated[") {
+            let own = inner.split(',').next().unwrap_or_default();
+            let own = if own.starts_with("Literal[") { "Literal[]" } else { own };
+            return self.harmless(own);
+        }
+        let simple =
+            ["int", "float", "bool", "None", "datetime", "date", "Decimal", "UUID", "datetime.datetime", "PositiveInt"];
+        let one = |part: &str| {
+            simple.contains(&part) || part.starts_with("Literal[") || self.words.iter().any(|word| word == part)
+        };
+        !kind.is_empty() && (kind.starts_with("Literal[") || kind.trim_end_matches(']').split('|').all(one))
     }
 
     fn exprs(&mut self, node: Node<'_>) -> Vec<Expr> {
@@ -339,14 +448,14 @@ impl Reader<'_> {
                 };
                 Kind::Test(word, self.exprs(node))
             }
-            "conditional_expression" => {
-                let mut parts = self.exprs(node);
-                if parts.len() == 3 {
-                    parts.remove(1);
-                }
-                Kind::Any(parts)
+            "conditional_expression" => match <[Expr; 3]>::try_from(self.exprs(node)) {
+                Ok([yes, test, no]) => Kind::Choose(Box::new([test, yes, no])),
+                Err(parts) => Kind::Any(parts),
+            },
+            "named_expression" => {
+                let to = node.child_by_field_name("name").map_or(Pattern::Nothing, |name| self.pattern(name));
+                Kind::Assign(Box::new(to), Box::new(self.of(node, "value")))
             }
-            "named_expression" => self.of(node, "value").kind,
             "await" | "parenthesized_expression" | "list_splat" | "dictionary_splat" | "yield" => {
                 let mut inner = self.exprs(node);
                 if inner.len() == 1 { inner.remove(0).kind } else { Kind::Any(inner) }
@@ -374,37 +483,46 @@ impl Reader<'_> {
                 let mut body = Vec::new();
                 for clause in children(node).into_iter().filter(|child| child.kind() == "for_in_clause") {
                     let to = clause.child_by_field_name("left").map_or(Pattern::Nothing, |left| self.pattern(left));
-                    let value = element(self.of(clause, "right"));
+                    let value = self.of(clause, "right").element();
                     body.push(Stmt::Assign { to, value, adds: false });
                 }
                 let result = self.of(node, "body");
                 body.push(Stmt::Return(Some(result)));
-                let function = Function { name: String::new(), params: Vec::new(), body, handler: None };
+                let function = Function { body, ..Function::default() };
                 let at = node.start_byte();
                 let callee = Expr::new(at, Kind::Function(Box::new(function)));
                 Kind::List(vec![Expr::new(at, Kind::Call(Box::new(Call { callee, args: Vec::new() })))])
             }
             "lambda" => {
                 let names = node.child_by_field_name("parameters").map(children).unwrap_or_default();
-                let params = names
-                    .into_iter()
-                    .map(|name| Param { pattern: Pattern::Name(self.text(name).to_owned()), harmless: false })
-                    .collect();
+                let params =
+                    names.into_iter().map(|name| Param::of(Pattern::Name(self.text(name).to_owned()))).collect();
                 let result = self.of(node, "body");
                 let body = vec![Stmt::Return(Some(result))];
-                Kind::Function(Box::new(Function { name: String::new(), params, body, handler: None }))
+                Kind::Function(Box::new(Function { params, body, ..Function::default() }))
             }
             "call" => {
                 let callee = self.of(node, "function");
                 let mut args = Vec::new();
-                for child in node.child_by_field_name("arguments").map(children).unwrap_or_default() {
-                    if child.kind() == "keyword_argument" {
-                        let value = self.of(child, "value");
-                        args.push(Arg { name: Some(self.field(child, "name")), value });
-                    } else {
-                        args.push(Arg { name: None, value: self.expr(child) });
-                    }
+                let arguments = node.child_by_field_name("arguments");
+                let arguments = match arguments {
+                    // any(… for … in …)
+                    Some(of) if of.kind() == "generator_expression" => vec![of],
+                    Some(list) => children(list),
+                    None => Vec::new(),
+                };
+                for child in arguments {
+                    let name = match child.kind() {
+                        "keyword_argument" => Some(self.field(child, "name")),
+                        "list_splat" => Some("*".to_owned()),
+                        "dictionary_splat" => Some("**".to_owned()),
+                        _ => None,
+                    };
+                    let value =
+                        if child.kind() == "keyword_argument" { self.of(child, "value") } else { self.expr(child) };
+                    args.push(Arg { name, value });
                 }
+                self.register(&callee, &args);
                 // "…{}".format(x) puts a string together
                 if let Kind::Member(of, name) = &callee.kind
                     && name == "format"
@@ -419,6 +537,26 @@ impl Reader<'_> {
             "keyword_argument" => self.of(node, "value").kind,
             "false" | "none" => Kind::No,
             _ => Kind::Const,
+        }
+    }
+
+    /// `mcp.add_tool(f)`, `mcp.tool(…)(f)`.
+    fn register(&mut self, callee: &Expr, args: &[Arg]) {
+        let word = |expr: &Expr| {
+            let path = expr.path()?;
+            let (_, last) = path.rsplit_once('.')?;
+            handler_word(last)
+        };
+        let handler = match &callee.kind {
+            Kind::Call(call) => word(&call.callee),
+            _ => word(callee),
+        };
+        let Some(handler) = handler else { return };
+        for arg in args {
+            let by_name = arg.name.as_deref().is_none_or(|name| matches!(name, "fn" | "func" | "handler"));
+            if let (true, Some(path)) = (by_name, arg.value.path()) {
+                self.registered.push((path, handler));
+            }
         }
     }
 
@@ -449,18 +587,11 @@ impl Reader<'_> {
     }
 }
 
-fn element(of: Expr) -> Expr {
-    let at = of.at;
-    Expr::new(at, Kind::Index(Box::new(of), Box::new(Expr::new(at, Kind::Const))))
-}
-
-/// Whether a type's values cannot carry an attack.
-fn harmless(kind: &str) -> bool {
-    let kind = kind.replace("Optional[", "").replace(['"', '\'', ' '], "");
-    let simple = ["int", "float", "bool", "None", "datetime", "date", "Decimal", "UUID"];
-    !kind.is_empty()
-        && (kind.starts_with("Literal[")
-            || kind.trim_end_matches(']').split('|').all(|part| simple.contains(&part) || part.starts_with("Literal[")))
+/// Whether the first text of some source is a regular expression that holds for the whole.
+fn anchored_text(source: &str) -> bool {
+    let quoted = source.trim_start_matches(['r', ' ']);
+    let Some(quote) = quoted.chars().next().filter(|c| matches!(c, '"' | '\'')) else { return false };
+    quoted[1..].split(quote).next().is_some_and(anchored)
 }
 
 /// What a decorator makes of a function.

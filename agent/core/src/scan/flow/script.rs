@@ -1,109 +1,79 @@
 //! JavaScript and TypeScript, as tree-sitter reads them.
 
+mod classes;
+mod modules;
+mod schema;
+
+use std::collections::HashSet;
+
 use tree_sitter::Node;
 
 use super::ir::{Arg, Call, DEPTH, Expr, Function, Kind, Module, Param, Pattern, Stmt};
-use super::words::{anchored, handler_word, route_word};
+use super::source::{Source, children, is_minified};
+use super::words::{handler_word, is_answer, of_clients, of_server, route_word};
+use modules::required;
+use schema::{chain, harmless, plain, register};
 
 struct Reader<'a> {
-    text: &'a str,
+    source: Source<'a>,
     module: Module,
     /// Functions that are registered by their names.
     registered: Vec<(String, &'static str)>,
+    /// Names that other files can use.
+    exported: HashSet<String>,
+    /// What stands here is one of them.
+    exporting: bool,
+    /// The class around.
+    owner: String,
+    /// Its methods run a tool.
+    tool: bool,
+    /// Functions around.
+    within: usize,
+    /// The function around gives back what tools give back.
+    answers: bool,
     depth: usize,
 }
 
 pub(super) fn read(root: Node<'_>, text: &str) -> Module {
-    let mut reader = Reader { text, module: Module::default(), registered: Vec::new(), depth: 0 };
+    let mut reader = Reader {
+        source: Source(text),
+        module: Module { minified: is_minified(text), ..Module::default() },
+        registered: Vec::new(),
+        exported: HashSet::new(),
+        exporting: false,
+        owner: String::new(),
+        tool: false,
+        within: 0,
+        answers: false,
+        depth: 0,
+    };
     let body = reader.block(root);
     reader.module.body = body;
     for (name, handler) in std::mem::take(&mut reader.registered) {
         let last = name.rsplit('.').next().unwrap_or_default();
+        let mut found = false;
         for function in reader.module.functions.iter_mut().filter(|function| function.name == last) {
             register(function, handler, &[]);
+            found = true;
         }
+        if !found {
+            reader.module.registered.push((name, handler));
+        }
+    }
+    for function in &mut reader.module.functions {
+        let name = if function.owner.is_empty() { &function.name } else { &function.owner };
+        function.exported |= reader.exported.contains(name);
     }
     reader.module
 }
 
-fn children<'t>(node: Node<'t>) -> Vec<Node<'t>> {
-    let mut cursor = node.walk();
-    node.named_children(&mut cursor).filter(|child| child.kind() != "comment").collect()
-}
-
-/// A function that clients of the server reach: its first parameter is theirs, a resource's second too.
-fn register(function: &mut Function, handler: &'static str, harmless: &[String]) {
-    function.handler = Some(handler);
-    let theirs = if handler == "resource" { 2 } else { 1 };
-    for param in function.params.iter_mut().skip(theirs) {
-        param.harmless = true;
-    }
-    let Some(first) = function.params.first_mut() else { return };
-    match &mut first.pattern {
-        Pattern::Fields(fields) => fields.retain(|(key, _)| !harmless.contains(key)),
-        Pattern::Name(name) => {
-            let set = harmless.iter().map(|key| Stmt::Assign {
-                to: Pattern::Name(format!("{name}.{key}")),
-                value: Expr::new(0, Kind::Const),
-                adds: false,
-            });
-            function.body.splice(0..0, set);
-        }
-        Pattern::Parts(_) | Pattern::Nothing => {}
-    }
-}
-
-/// The words of a chain of calls (`z.string().regex(/x/)`), and the regular expressions in it.
-fn chain(expr: &Expr, words: &mut Vec<String>, patterns: &mut Vec<String>) {
-    match &expr.kind {
-        Kind::Name(path) => words.extend(path.split('.').map(str::to_owned)),
-        Kind::Member(of, name) => {
-            chain(of, words, patterns);
-            words.push(name.clone());
-        }
-        Kind::Call(call) => {
-            chain(&call.callee, words, patterns);
-            patterns.extend(call.args.iter().filter_map(|arg| match &arg.value.kind {
-                Kind::Pattern(pattern) => Some(pattern.clone()),
-                _ => None,
-            }));
-        }
-        _ => {}
-    }
-}
-
-/// Fields of a schema whose values cannot carry an attack.
-fn harmless(schema: &Expr, found: &mut Vec<String>) {
-    match &schema.kind {
-        Kind::Fields(fields) => {
-            for (key, value) in fields {
-                if matches!(key.as_str(), "inputSchema" | "parameters" | "schema" | "argsSchema") {
-                    harmless(value, found);
-                    continue;
-                }
-                let (mut words, mut patterns) = (Vec::new(), Vec::new());
-                chain(value, &mut words, &mut patterns);
-                let simple = ["number", "boolean", "enum", "literal", "nativeEnum", "int", "uuid", "date", "datetime"];
-                let builds =
-                    words.first().is_some_and(|word| matches!(word.as_str(), "z" | "zod" | "Type" | "Joi" | "v"));
-                let simple = words.iter().any(|word| simple.contains(&word.to_lowercase().as_str()));
-                if builds && (simple || patterns.iter().any(|pattern| anchored(pattern))) {
-                    found.push(key.clone());
-                }
-            }
-        }
-        Kind::Call(call) => call.args.iter().for_each(|arg| harmless(&arg.value, found)),
-        _ => {}
-    }
-}
-
 impl Reader<'_> {
     fn text(&self, node: Node<'_>) -> &str {
-        self.text.get(node.byte_range()).unwrap_or_default()
+        self.source.of(node)
     }
 
     fn field(&self, node: Node<'_>, name: &str) -> String {
-        node.child_by_field_name(name).map(|n| self.text(n).to_owned()).unwrap_or_default()
+        self.source.field(node, name).to_owned()
     }
 
     fn block(&mut self, node: Node<'_>) -> Vec<Stmt> {
@@ -147,7 +117,8 @@ impl Reader<'_> {
                 Stmt::Block(all)
             }
             "return_statement" => Stmt::Return(children(node).first().map(|value| self.expr(*value))),
-            "throw_statement" | "continue_statement" | "break_statement" => Stmt::Leave,
+            "throw_statement" => Stmt::Leave,
+            "continue_statement" | "break_statement" => Stmt::Break,
             "if_statement" => {
                 let test = self.of(node, "condition");
                 let then = self.branch(node.child_by_field_name("consequence"));
@@ -156,7 +127,7 @@ impl Reader<'_> {
             }
             "for_in_statement" => {
                 let to = node.child_by_field_name("left").map_or(Pattern::Nothing, |left| self.pattern(left));
-                let value = element(self.of(node, "right"));
+                let value = self.of(node, "right").element();
                 let mut body = vec![Stmt::Assign { to, value, adds: false }];
                 body.extend(self.branch(node.child_by_field_name("body")));
                 Stmt::Maybe(body)
@@ -169,11 +140,12 @@ impl Reader<'_> {
                 Stmt::Block(cases.into_iter().map(|case| Stmt::Maybe(self.block(case))).collect())
             }
             "try_statement" => {
-                let mut all = self.branch(node.child_by_field_name("body"));
-                if let Some(handler) = node.child_by_field_name("handler") {
-                    let handled = self.branch(handler.child_by_field_name("body"));
-                    all.push(Stmt::Maybe(handled));
-                }
+                let body = self.branch(node.child_by_field_name("body"));
+                let handlers = match node.child_by_field_name("handler") {
+                    Some(handler) => vec![self.branch(handler.child_by_field_name("body"))],
+                    None => Vec::new(),
+                };
+                let mut all = vec![Stmt::Try { body, handlers }];
                 if let Some(last) = node.child_by_field_name("finalizer") {
                     all.extend(self.branch(last.child_by_field_name("body")));
                 }
@@ -181,20 +153,13 @@ impl Reader<'_> {
             }
             "statement_block" => Stmt::Block(self.block(node)),
             "labeled_statement" => Stmt::Block(self.branch(node.child_by_field_name("body"))),
-            "export_statement" => {
-                let inner = node.child_by_field_name("declaration").or(node.child_by_field_name("value"))?;
-                return self.statement(inner).or_else(|| Some(Stmt::Expr(self.expr(inner))));
-            }
+            "export_statement" => return self.export(node),
             "function_declaration" | "generator_function_declaration" => {
                 let name = self.field(node, "name");
                 let function = self.function(node, name);
-                self.module.functions.push(function);
-                return None;
+                return self.keep(node.start_byte(), function);
             }
-            "class_declaration" | "abstract_class_declaration" | "class" => {
-                self.class(node);
-                return None;
-            }
+            "class_declaration" | "abstract_class_declaration" | "class" => return Some(self.class(node)),
             "import_statement" => {
                 self.import(node);
                 return None;
@@ -207,61 +172,33 @@ impl Reader<'_> {
         })
     }
 
-    fn class(&mut self, node: Node<'_>) {
-        let name = self.field(node, "name");
-        self.module.classes.push(name);
-        for member in node.child_by_field_name("body").map(children).unwrap_or_default() {
-            match member.kind() {
-                "method_definition" => {
-                    let name = self.field(member, "name");
-                    let function = self.function(member, name);
-                    self.module.functions.push(function);
-                }
-                "public_field_definition" | "field_definition" => {
-                    let name = if member.child_by_field_name("name").is_some() { "name" } else { "property" };
-                    let name = self.field(member, name);
-                    let Some(value) = member.child_by_field_name("value") else { continue };
-                    match self.expr(value).kind {
-                        Kind::Function(function) => {
-                            self.module.functions.push(Function { name, ..*function });
-                        }
-                        _ => continue,
-                    }
-                }
-                _ => {}
-            }
-        }
-    }
-
-    fn import(&mut self, node: Node<'_>) {
-        let from = self.field(node, "source");
-        let from = from.trim_matches(['"', '\'', '`']).trim_start_matches("node:").to_owned();
-        let Some(clause) = children(node).into_iter().find(|child| child.kind() == "import_clause") else { return };
-        for child in children(clause) {
-            match child.kind() {
-                "identifier" => self.module.imports.push((self.text(child).to_owned(), from.clone())),
-                "namespace_import" => {
-                    let name = children(child).first().map(|name| self.text(*name).to_owned()).unwrap_or_default();
-                    self.module.imports.push((name, from.clone()));
-                }
-                _ => {
-                    for specifier in children(child) {
-                        let name = self.field(specifier, "name");
-                        let alias = Some(self.field(specifier, "alias")).filter(|alias| !alias.is_empty());
-                        self.module.imports.push((alias.unwrap_or_else(|| name.clone()), format!("{from}.{name}")));
-                    }
-                }
-            }
-        }
-    }
-
     /// An assignment; a function that gets a name is a function of the file, and `require` is an import.
     fn assign(&mut self, to: Pattern, value: Node<'_>, all: &mut Vec<Stmt>) {
+        let at = value.start_byte();
         let value = self.expr(value);
-        if let (Pattern::Name(name), Kind::Function(function)) = (&to, &value.kind) {
-            let name = name.rsplit('.').next().unwrap_or_default().to_owned();
-            self.module.functions.push(Function { name, ..function.as_ref().clone() });
-            return;
+        let value = match (&to, value) {
+            (Pattern::Name(name), Expr { kind: Kind::Function(function), .. }) => {
+                let last = name.rsplit('.').next().unwrap_or_default().to_owned();
+                if name.starts_with("exports.") || name.starts_with("module.exports") {
+                    self.exported.insert(last.clone());
+                }
+                all.extend(self.keep(at, Function { name: last, ..*function }));
+                return;
+            }
+            (_, value) => value,
+        };
+        if let Pattern::Name(name) = &to {
+            if name == "module.exports"
+                && let Kind::Fields(fields) = &value.kind
+            {
+                self.exported.extend(fields.iter().map(|(key, _)| key.clone()));
+            }
+            if let (Kind::Name(given), true) = (&value.kind, name.starts_with("exports.") || name == "module.exports") {
+                self.exported.insert(given.clone());
+            }
+            if self.exporting && self.within == 0 {
+                self.exported.insert(name.clone());
+            }
         }
         if let Some(from) = required(&value) {
             match &to {
@@ -350,20 +287,35 @@ impl Reader<'_> {
     fn function(&mut self, node: Node<'_>, name: String) -> Function {
         let mut params = Vec::new();
         if let Some(single) = node.child_by_field_name("parameter") {
-            params.push(Param { pattern: self.pattern(single), harmless: false });
+            params.push(Param::of(self.pattern(single)));
         }
         for child in node.child_by_field_name("parameters").map(children).unwrap_or_default() {
-            let kind = self.field(child, "type");
-            let kind = kind.trim_start_matches(':').trim();
-            let harmless = matches!(kind, "number" | "boolean" | "Date" | "bigint");
-            params.push(Param { pattern: self.pattern(child), harmless });
+            let kind = self.source.field(child, "type").trim_start_matches(':').trim();
+            let harmless = matches!(kind, "number" | "boolean" | "Date" | "bigint" | "number[]") || is_choice(kind);
+            let pattern = self.pattern(child);
+            let of_server = match &pattern {
+                Pattern::Name(name) => of_server(name, kind) && !kind.contains("string") && !of_clients(name, kind),
+                _ => of_server("", kind),
+            };
+            let kind = if is_type(kind) { kind.to_owned() } else { String::new() };
+            params.push(Param { pattern, harmless, of_server, kind });
         }
+        let gives = is_answer(self.source.field(node, "return_type"));
+        let first = node.child_by_field_name("parameters").and_then(|params| children(params).first().copied());
+        let theirs = first.is_some_and(|first| {
+            let name = first.child_by_field_name("pattern").map(|name| self.text(name)).unwrap_or_default();
+            of_clients(name, self.source.field(first, "type").trim_start_matches(':').trim())
+        });
+        let outer = std::mem::replace(&mut self.answers, false);
+        self.within += 1;
         let body = match node.child_by_field_name("body") {
             Some(body) if body.kind() == "statement_block" => self.block(body),
             Some(body) => vec![Stmt::Return(Some(self.expr(body)))],
             None => Vec::new(),
         };
-        Function { name, params, body, handler: None }
+        self.within -= 1;
+        let answers = std::mem::replace(&mut self.answers, outer) || gives || theirs;
+        Function { name, params, body, answers, ..Function::default() }
     }
 
     fn exprs(&mut self, node: Node<'_>) -> Vec<Expr> {
@@ -390,6 +342,8 @@ impl Reader<'_> {
 
     fn kind(&mut self, node: Node<'_>) -> Kind {
         match node.kind() {
+            // what `import("…")` gives is what `require` does
+            "import" => Kind::Name("require".to_owned()),
             "identifier" | "this" | "shorthand_property_identifier" | "super" => Kind::Name(self.text(node).to_owned()),
             "member_expression" => {
                 let (of, name) = (self.of(node, "object"), self.field(node, "property"));
@@ -429,8 +383,27 @@ impl Reader<'_> {
                 "!" => Kind::Test("not", vec![self.of(node, "argument")]),
                 _ => Kind::Const,
             },
-            "ternary_expression" => Kind::Any(vec![self.of(node, "consequence"), self.of(node, "alternative")]),
-            "assignment_expression" => self.of(node, "right").kind,
+            "ternary_expression" => Kind::Choose(Box::new([
+                self.of(node, "condition"),
+                self.of(node, "consequence"),
+                self.of(node, "alternative"),
+            ])),
+            "assignment_expression" => {
+                let to = node.child_by_field_name("left").map_or(Pattern::Nothing, |left| self.pattern(left));
+                Kind::Assign(Box::new(to), Box::new(self.of(node, "right")))
+            }
+            // the last of them is its value: `(0, x.exec)(…)`
+            "sequence_expression" => {
+                let mut all = self.exprs(node);
+                match all.pop() {
+                    Some(last) if all.iter().all(|one| matches!(one.kind, Kind::Const)) => last.kind,
+                    Some(last) => {
+                        all.push(last);
+                        Kind::Test("and", all)
+                    }
+                    None => Kind::Const,
+                }
+            }
             "await_expression"
             | "parenthesized_expression"
             | "spread_element"
@@ -439,7 +412,6 @@ impl Reader<'_> {
             | "non_null_expression"
             | "type_assertion"
             | "yield_expression"
-            | "sequence_expression"
             | "expression_statement" => {
                 let inner = children(node);
                 let value = if node.kind() == "type_assertion" { inner.last() } else { inner.first() };
@@ -453,7 +425,9 @@ impl Reader<'_> {
                 Kind::Function(Box::new(function))
             }
             "class" => {
-                self.class(node);
+                // its fields are set where the file begins
+                let fields = self.class(node);
+                self.module.body.push(fields);
                 Kind::Const
             }
             "call_expression" => {
@@ -465,18 +439,28 @@ impl Reader<'_> {
                         let kind = self.template(text);
                         vec![Arg { name: Some("template".into()), value: Expr::new(text.start_byte(), kind) }]
                     }
-                    Some(list) => self.exprs(list).into_iter().map(|value| Arg { name: None, value }).collect(),
+                    Some(list) => self.args(list),
                     None => Vec::new(),
                 };
                 self.call(callee, args)
             }
             "new_expression" => {
                 let callee = self.of(node, "constructor");
-                let args = node.child_by_field_name("arguments").map(|list| self.exprs(list)).unwrap_or_default();
-                self.call(callee, args.into_iter().map(|value| Arg { name: None, value }).collect())
+                let args = node.child_by_field_name("arguments").map(|list| self.args(list)).unwrap_or_default();
+                self.call(callee, args)
             }
             _ => Kind::Const,
         }
+    }
+
+    fn args(&mut self, list: Node<'_>) -> Vec<Arg> {
+        children(list)
+            .into_iter()
+            .map(|child| Arg {
+                name: (child.kind() == "spread_element").then(|| "*".to_owned()),
+                value: self.expr(child),
+            })
+            .collect()
     }
 
     fn template(&mut self, node: Node<'_>) -> Kind {
@@ -517,6 +501,25 @@ impl Reader<'_> {
                 _ => {}
             }
         }
+        for (key, value) in &fields {
+            if matches!(value.kind, Kind::Call(_) | Kind::Member(..)) {
+                let (mut words, mut patterns) = (Vec::new(), Vec::new());
+                chain(value, &mut words, &mut patterns);
+                if let Some(harmless) = plain(&words, &patterns) {
+                    self.module.declared.add(key, harmless);
+                }
+            }
+        }
+        // { content: [{ type: … }] } is what tools give back
+        let typed = |items: &[Expr]| {
+            items
+                .iter()
+                .any(|item| matches!(&item.kind, Kind::Fields(fields) if fields.iter().any(|(key, _)| key == "type")))
+        };
+        self.answers |= fields.iter().any(|(key, value)| match &value.kind {
+            Kind::List(items) => key == "content" && typed(items),
+            _ => false,
+        });
         // an object that describes a tool and has what runs it
         let has = |words: &[&str]| fields.iter().any(|(key, _)| words.contains(&key.as_str()));
         if has(&["inputSchema", "parameters", "schema", "input_schema"]) || (has(&["name"]) && has(&["description"])) {
@@ -538,6 +541,20 @@ impl Reader<'_> {
                 }
             }
         }
+        // functions of an object that is the file's own are the file's own
+        if self.within == 0 {
+            for (key, value) in &mut fields {
+                let own = |function: &Function| function.handler.is_none() && !key.is_empty();
+                if let Kind::Function(function) = &mut value.kind
+                    && own(function)
+                {
+                    let function = std::mem::take(function.as_mut());
+                    let exported = self.exporting;
+                    self.module.functions.push(Function { name: key.clone(), exported, ..function });
+                    value.kind = Kind::Name(format!("self.{key}"));
+                }
+            }
+        }
         Kind::Fields(fields)
     }
 
@@ -555,33 +572,44 @@ impl Reader<'_> {
         if let Some(word) = word.filter(|_| is_method) {
             let mut found = Vec::new();
             args.iter().for_each(|arg| harmless(&arg.value, &mut found));
-            for arg in &mut args {
-                match &mut arg.value.kind {
-                    Kind::Function(function) => register(function, word, &found),
-                    Kind::Name(name) => self.registered.push((name.clone(), word)),
-                    _ => {}
-                }
-            }
+            args.iter_mut().for_each(|arg| self.registers(&mut arg.value, word, &found, 0));
         }
         Kind::Call(Box::new(Call { callee, args }))
     }
-}
 
-fn element(of: Expr) -> Expr {
-    let at = of.at;
-    Expr::new(at, Kind::Index(Box::new(of), Box::new(Expr::new(at, Kind::Const))))
-}
-
-/// The module of `require("…")`, with the members behind it.
-fn required(value: &Expr) -> Option<String> {
-    match &value.kind {
-        Kind::Call(call) if matches!(&call.callee.kind, Kind::Name(name) if name == "require") => {
-            match &call.at(0)?.kind {
-                Kind::Text(from) => Some(from.trim_start_matches("node:").to_owned()),
-                _ => None,
+    /// A function that is given to be called by clients: itself, its name, or with something around it.
+    fn registers(&mut self, value: &mut Expr, word: &'static str, harmless: &[String], deep: usize) {
+        match &mut value.kind {
+            Kind::Function(function) => register(function, word, harmless),
+            Kind::Name(name) if deep == 0 || name.to_lowercase().contains("handle") => {
+                self.registered.push((name.clone(), word));
             }
+            Kind::Call(call) => {
+                // this.handle.bind(this)
+                if let Kind::Name(path) = &call.callee.kind
+                    && let Some(name) = path.strip_suffix(".bind")
+                {
+                    self.registered.push((name.to_owned(), word));
+                } else if deep < 2 {
+                    call.args.iter_mut().for_each(|arg| self.registers(&mut arg.value, word, harmless, deep + 1));
+                }
+            }
+            _ => {}
         }
-        Kind::Member(of, name) => Some(format!("{}.{name}", required(of)?)),
-        _ => None,
     }
+}
+
+/// Whether a type is one word with a capital, which a class may be called by.
+fn is_type(kind: &str) -> bool {
+    kind.starts_with(|c: char| c.is_ascii_uppercase()) && kind.chars().all(|c| c.is_alphanumeric() || "_.".contains(c))
+}
+
+/// Whether a type is a few words to choose from.
+fn is_choice(kind: &str) -> bool {
+    kind.contains('|')
+        && kind.split('|').map(str::trim).all(|part| {
+            part.is_empty()
+                || part.starts_with(['"', '\''])
+                || matches!(part, "undefined" | "null" | "number" | "boolean")
+        })
 }

@@ -1,10 +1,14 @@
-//! Where foreign values do harm, and when.
+//! Where foreign values do harm, and when. What each language calls them is in a file of its own.
+
+mod go;
+mod python;
+mod script;
 
 use super::Language;
-use super::taint::{Value, check};
+use super::value::{Value, check};
 
 /// What happens there.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) enum Class {
     Command,
     Argument,
@@ -12,20 +16,23 @@ pub(super) enum Class {
     Path,
     Ssrf,
     Sql,
+    NoSql,
     Deserialise,
     Template,
+    /// A list that somebody else makes is run as a command: who makes it knows which.
+    List,
 }
 
 impl Class {
     /// What has to be made sure of against it.
-    pub(super) fn check(self) -> u8 {
+    pub(super) fn check(self) -> u16 {
         match self {
-            Self::Command => check::SHELL,
+            Self::Command | Self::List => check::SHELL,
             Self::Argument => check::DASH,
             Self::Path => check::PATH,
             Self::Ssrf => check::HOST,
-            // only what is no longer foreign at all
-            Self::Code | Self::Sql | Self::Deserialise | Self::Template => 0x80,
+            Self::Sql => check::SQL,
+            Self::Code | Self::NoSql | Self::Deserialise | Self::Template => check::CODE,
         }
     }
 }
@@ -40,24 +47,45 @@ pub(super) struct Given<'a> {
 }
 
 impl Given<'_> {
-    fn at(&self, index: usize) -> Option<&Value> {
+    pub(super) fn at(&self, index: usize) -> Option<&Value> {
         self.args.iter().filter(|(name, _)| name.is_none()).nth(index).map(|(_, value)| value)
     }
 
-    fn named(&self, name: &str) -> Option<&Value> {
+    pub(super) fn named(&self, name: &str) -> Option<&Value> {
         self.args.iter().find(|(n, _)| n.as_deref() == Some(name)).map(|(_, value)| value)
+    }
+
+    /// The list that all arguments are, if it is one of somebody else's.
+    pub(super) fn list(&self, first: usize) -> Option<&Value> {
+        match self.args.get(first..)? {
+            [(Some(name), list)] if name == "*" && list.items.is_none() => Some(list),
+            _ => None,
+        }
+    }
+
+    /// Arguments by place, from one on.
+    pub(super) fn from(&self, first: usize) -> Vec<Value> {
+        let all = self.args.iter().filter(|(name, _)| name.as_deref().is_none_or(|name| name == "*"));
+        all.skip(first).flat_map(|(_, value)| value.elements()).collect()
     }
 }
 
+/// What is found of one call.
+pub(super) type Found = Vec<(Class, Value)>;
+
 /// Programs that take options which run something, or write or send files.
-const RISKY: [&str; 22] = [
+const RISKY: [&str; 26] = [
     "git",
+    "hg",
+    "svn",
     "kubectl",
     "helm",
     "docker",
     "podman",
+    "docker-compose",
     "ssh",
     "scp",
+    "sftp",
     "rsync",
     "tar",
     "curl",
@@ -66,276 +94,199 @@ const RISKY: [&str; 22] = [
     "gcloud",
     "az",
     "terraform",
+    "tofu",
     "find",
-    "ffmpeg",
+    "rg",
     "npm",
-    "npx",
     "pip",
+    "uv",
     "gh",
-    "systemctl",
 ];
 
 /// Sinks that a call is, with what arrives there.
-pub(super) fn reached(language: Language, path: &str, given: &Given<'_>) -> Vec<(Class, Value)> {
+pub(super) fn reached(language: Language, path: &str, given: &Given<'_>) -> Found {
     let mut all = Vec::new();
     match language {
-        Language::Python => python(path, given, &mut all),
-        Language::Script => script(path, given, &mut all),
+        Language::Python => python::reached(path, given, &mut all),
+        Language::Script => script::reached(path, given, &mut all),
+        Language::Go => go::reached(path, given, &mut all),
     }
-    both(path, given, &mut all);
+    queries(language, path, given, &mut all);
+    all.retain(|(class, value)| value.unchecked(class.check()));
+    all.sort_by_key(|(class, value)| (*class, value.input.is_none()));
+    all.dedup_by_key(|(class, _)| *class);
+    all
+}
+
+pub(super) fn add(all: &mut Found, class: Class, value: Option<&Value>) {
+    all.extend(value.filter(|value| value.foreign()).map(|value| (class, value.clone())));
+}
+
+/// Options of git that take the word behind them.
+const OF_GIT: [&str; 18] = [
+    "-C",
+    "-c",
+    "-m",
+    "-n",
+    "-b",
+    "-B",
+    "-F",
+    "-S",
+    "-G",
+    "-L",
+    "-o",
+    "-u",
+    "--message",
+    "--format",
+    "--max-count",
+    "--author",
+    "--since",
+    "--until",
+];
+
+/// Whether a word is an option that takes the one behind it.
+fn takes(program: &str, word: &str) -> bool {
+    if !word.starts_with('-') || word.contains('=') || word == "--" || word.contains('\u{1}') {
+        return false;
+    }
+    match program {
+        "git" | "hg" => OF_GIT.contains(&word),
+        // one letter, or a word: what stands behind belongs to it, but of those that are known to stand alone
+        _ => {
+            let alone = [
+                "--all-namespaces",
+                "-A",
+                "--all",
+                "-a",
+                "--force",
+                "-v",
+                "--verbose",
+                "-q",
+                "--quiet",
+                "-s",
+                "-L",
+                "-i",
+                "-it",
+                "-d",
+                "--rm",
+                "--wide",
+                "--watch",
+                "-w",
+                "--recursive",
+                "-r",
+                "-R",
+                "-xzf",
+                "-czf",
+                "-xf",
+                "-cf",
+                "-tf",
+                "-xvf",
+                "-sS",
+                "-sL",
+                "-fsSL",
+                "-k",
+                "--save",
+                "-g",
+                "-y",
+                "--yes",
+                "--json",
+                "--no-pager",
+                "--tty",
+                "--stdin",
+                "-I",
+            ];
+            !(alone.contains(&word) || program == "curl" && word == "-f") || program == "kubectl" && word == "-k"
+        }
+    }
+}
+
+/// A command as a list.
+pub(super) fn argv(all: &mut Found, items: &[Value]) {
+    let Some((program, rest)) = items.split_first() else { return };
+    if program.foreign() {
+        if program.leads {
+            add(all, Class::Command, Some(program));
+        }
+        return;
+    }
+    let name = program.text.as_deref().or(program.path.as_deref()).unwrap_or_default();
+    let name = name.rsplit(['/', '\\']).next().unwrap_or_default().trim_end_matches(".exe").to_lowercase();
+    let shells = ["sh", "bash", "zsh", "dash", "cmd", "powershell", "pwsh", "osascript"];
+    let others = ["python", "python3", "node", "ruby", "perl", "php", "deno", "bun"];
+    let runs = |text: &str| {
+        matches!(
+            text,
+            "-c" | "-lc" | "/c" | "/C" | "-Command" | "-command" | "-e" | "-ic" | "-EncodedCommand" | "--eval"
+        )
+    };
+    let runs = rest.iter().position(|item| item.text.as_deref().is_some_and(runs));
+    let (shell, other) = (shells.contains(&name.as_str()), others.contains(&name.as_str()));
+    if let (true, Some(at)) = (shell || other, runs) {
+        let class = if shell { Class::Command } else { Class::Code };
+        // words behind the program are its arguments, but of a shell that takes them all
+        let all_of_them = matches!(name.as_str(), "cmd" | "powershell" | "pwsh");
+        let rest = rest.iter().skip(at + 1).take(if all_of_them { usize::MAX } else { 1 });
+        rest.for_each(|item| add(all, class, Some(item)));
+        return;
+    }
+    let wrapped = matches!(name.as_str(), "sudo" | "env" | "xcrun" | "npx" | "timeout" | "nice");
+    if wrapped && let Some((next, _)) = rest.split_first() {
+        if next.text.as_deref().is_some_and(|text| RISKY.contains(&text)) {
+            argv(all, rest);
+        }
+        return;
+    }
+    if !RISKY.contains(&name.as_str()) {
+        return;
+    }
+    let mut before = "";
+    for item in rest {
+        let word = item.text.as_deref().unwrap_or_default();
+        if word == "--" {
+            return;
+        }
+        if item.foreign() && item.leads && item.unchecked(check::DASH) && !takes(&name, before) {
+            add(all, Class::Argument, Some(item));
+            return;
+        }
+        before = if item.foreign() { "" } else { word };
+    }
+}
+
+/// What a list, or a line, does that is run as a command.
+pub(super) fn as_command(value: &Value) -> Found {
+    let mut all = Vec::new();
+    match &value.items {
+        Some(items) => argv(&mut all, items),
+        None => split_line(&mut all, value),
+    }
     all.retain(|(class, value)| value.unchecked(class.check()));
     all
 }
 
-fn add(all: &mut Vec<(Class, Value)>, class: Class, value: Option<&Value>) {
-    all.extend(value.filter(|value| value.foreign()).map(|value| (class, value.clone())));
-}
-
-/// A command as a list.
-fn argv(all: &mut Vec<(Class, Value)>, items: &[Value]) {
-    let Some((program, rest)) = items.split_first() else { return };
-    let name = program.text.as_deref().unwrap_or_default();
-    let name = name.rsplit('/').next().unwrap_or_default().trim_end_matches(".exe");
-    if program.foreign() {
-        add(all, Class::Command, Some(program));
+/// A command line that is split into words.
+pub(super) fn split_line(all: &mut Found, value: &Value) {
+    if value.input.is_none() && value.params != 0 && !value.built {
+        add(all, Class::List, Some(value));
         return;
     }
-    let shell = matches!(
-        name,
-        "sh" | "bash" | "zsh" | "cmd" | "powershell" | "pwsh" | "python" | "python3" | "node" | "osascript"
-    );
-    let runs = |text: &str| matches!(text, "-c" | "-lc" | "/c" | "/C" | "-Command" | "-e" | "-ic" | "-EncodedCommand");
-    if shell && rest.iter().any(|item| item.text.as_deref().is_some_and(runs)) {
-        rest.iter().for_each(|item| add(all, Class::Command, Some(item)));
+    if value.leads {
+        add(all, Class::Command, Some(value));
         return;
     }
-    if RISKY.contains(&name) {
-        for item in rest {
-            match item.text.as_deref() {
-                Some("--") => return,
-                _ if item.foreign() && item.leads && item.unchecked(check::DASH) => {
-                    add(all, Class::Argument, Some(item));
-                    return;
-                }
-                _ => {}
-            }
-        }
+    let text = value.text.as_deref().unwrap_or_default();
+    let first = text.split(' ').next().unwrap_or_default();
+    if !text.contains(" -- ") && (RISKY.contains(&first) || text.is_empty()) {
+        add(all, Class::Argument, Some(value));
     }
 }
 
-fn python(path: &str, given: &Given<'_>, all: &mut Vec<(Class, Value)>) {
-    let first = given.at(0).or(given.named("args")).or(given.named("cmd"));
-    match path {
-        "os.system"
-        | "os.popen"
-        | "subprocess.getoutput"
-        | "subprocess.getstatusoutput"
-        | "commands.getoutput"
-        | "asyncio.create_subprocess_shell"
-        | "asyncio.subprocess.create_subprocess_shell"
-        | "pty.spawn" => {
-            add(all, Class::Command, first);
-        }
-        "subprocess.run"
-        | "subprocess.Popen"
-        | "subprocess.call"
-        | "subprocess.check_call"
-        | "subprocess.check_output"
-        | "anyio.run_process"
-        | "anyio.open_process"
-        | "trio.run_process" => match first {
-            Some(value) if given.named("shell").is_some_and(|shell| !shell.no) => {
-                add(all, Class::Command, Some(value));
-            }
-            Some(value) => match &value.items {
-                Some(items) => argv(all, items),
-                // a line that is split: what begins it is the program
-                None => add(all, if value.leads { Class::Command } else { Class::Argument }, Some(value)),
-            },
-            None => {}
-        },
-        "asyncio.create_subprocess_exec" => {
-            let items: Vec<Value> =
-                given.args.iter().filter(|(name, _)| name.is_none()).map(|(_, value)| value.clone()).collect();
-            argv(all, &items);
-        }
-        "os.execv" | "os.execvp" | "os.execl" | "os.execlp" | "os.spawnl" | "os.spawnv" => {
-            add(all, Class::Command, first)
-        }
-        "asyncio.to_thread" => {
-            let inner = Given { args: given.args.get(1..).unwrap_or_default(), ..*given };
-            if let Some(of) = given.at(0).and_then(|value| value.path.clone()) {
-                python(&of, &inner, all);
-                both(&of, &inner, all);
-            }
-        }
-        "eval" | "exec" | "builtins.eval" | "builtins.exec" | "compile" => add(all, Class::Code, first),
-        "pickle.loads" | "pickle.load" | "cPickle.loads" | "dill.loads" | "marshal.loads" | "jsonpickle.decode"
-        | "yaml.unsafe_load" | "yaml.full_load" | "shelve.open" | "cloudpickle.loads" | "joblib.load" => {
-            add(all, Class::Deserialise, first);
-        }
-        "yaml.load" => {
-            let safe = given.named("Loader").or(given.at(1)).and_then(|loader| loader.path.clone());
-            if !safe.is_some_and(|loader| loader.contains("Safe")) {
-                add(all, Class::Deserialise, first);
-            }
-        }
-        "jinja2.Template" | "flask.render_template_string" | "mako.template.Template" => {
-            add(all, Class::Template, first)
-        }
-        "open" | "io.open" | "aiofiles.open" | "os.remove" | "os.unlink" | "os.listdir" | "os.scandir" | "os.rmdir"
-        | "os.makedirs" | "os.mkdir" | "os.walk" | "shutil.rmtree" | "shutil.copy" | "shutil.copyfile"
-        | "shutil.move" | "os.rename" | "codecs.open" | "anyio.open_file" | "shutil.copytree" => {
-            add(all, Class::Path, given.at(0).or(given.named("file")));
-            if path.starts_with("shutil.") || path == "os.rename" {
-                add(all, Class::Path, given.at(1));
-            }
-        }
-        _ => {}
-    }
-    let reads = ["read_text", "read_bytes", "write_text", "write_bytes", "unlink", "iterdir", "rmdir"];
-    if reads.contains(&given.method) {
-        add(all, Class::Path, given.receiver);
-    }
-    let clients =
-        ["requests", "httpx", "requests.Session()", "httpx.Client()", "httpx.AsyncClient()", "aiohttp.ClientSession()"];
-    let verbs = ["get", "post", "put", "patch", "delete", "head", "options", "request", "stream"];
-    if let Some((of, verb)) = path.rsplit_once('.')
-        && clients.contains(&of)
-        && verbs.contains(&verb)
-    {
-        let at = usize::from(matches!(verb, "request" | "stream"));
-        ssrf(all, given.at(at).or(given.named("url")));
-    }
-    if matches!(
-        path,
-        "urllib.request.urlopen" | "urllib.request.Request" | "urllib.request.urlretrieve" | "wget.download"
-    ) {
-        ssrf(all, first.or(given.named("url")));
-    }
-}
-
-fn ssrf(all: &mut Vec<(Class, Value)>, url: Option<&Value>) {
+pub(super) fn ssrf(all: &mut Found, url: Option<&Value>) {
     add(all, Class::Ssrf, url.filter(|url| url.leads));
 }
 
-fn script(path: &str, given: &Given<'_>, all: &mut Vec<(Class, Value)>) {
-    let first = given.at(0);
-    let shell = |options: Option<&Value>| {
-        options
-            .and_then(|o| o.fields.as_ref())
-            .is_some_and(|fields| fields.iter().any(|(key, value)| key == "shell" && !value.no))
-    };
-    if let Some(name) = path.strip_prefix("child_process.") {
-        match name {
-            "exec" | "execSync" => add(all, Class::Command, first),
-            "spawn" | "spawnSync" | "execFile" | "execFileSync" | "fork" => {
-                let mut items = vec![first.cloned().unwrap_or_default()];
-                if let Some(rest) = given.at(1) {
-                    match &rest.items {
-                        Some(more) => items.extend(more.iter().cloned()),
-                        None => items.push(rest.clone()),
-                    }
-                }
-                if shell(given.at(2)) || shell(given.at(1)) {
-                    items.iter().for_each(|item| add(all, Class::Command, Some(item)));
-                } else {
-                    argv(all, &items);
-                }
-            }
-            _ => {}
-        }
-    }
-    match path {
-        "execa.execaCommand" | "execa.command" | "shelljs.exec" | "execa.execaCommandSync" | "Bun.$" => {
-            add(all, Class::Command, first);
-        }
-        "execa" | "execa.execa" | "execa.execaSync" => {
-            let mut items = vec![first.cloned().unwrap_or_default()];
-            items.extend(given.at(1).and_then(|rest| rest.items.clone()).iter().flat_map(|rest| rest.iter().cloned()));
-            argv(all, &items);
-        }
-        "eval"
-        | "Function"
-        | "AsyncFunction"
-        | "vm.runInNewContext"
-        | "vm.runInContext"
-        | "vm.runInThisContext"
-        | "vm.Script"
-        | "vm2.VM().run" => {
-            given.args.iter().for_each(|(_, value)| add(all, Class::Code, Some(value)));
-        }
-        "node-serialize.unserialize" | "serialize-to-js.deserialize" => add(all, Class::Deserialise, first),
-        "handlebars.compile"
-        | "Handlebars.compile"
-        | "ejs.render"
-        | "pug.compile"
-        | "pug.render"
-        | "nunjucks.renderString"
-        | "lodash.template"
-        | "_.template"
-        | "mustache.render" => add(all, Class::Template, first),
-        "fetch" | "axios" | "got" | "node-fetch" | "undici.fetch" | "undici.request" | "http.get" | "https.get"
-        | "http.request" | "https.request" | "request" | "needle" | "cross-fetch" => {
-            let url = first.and_then(|value| match &value.fields {
-                Some(fields) => fields.iter().find(|(key, _)| key == "url" || key == "uri").map(|(_, value)| value),
-                None => Some(value),
-            });
-            ssrf(all, url);
-        }
-        _ => {}
-    }
-    if given.method == "sendFile" {
-        add(all, Class::Path, first);
-    }
-    if let Some((of, verb)) = path.rsplit_once('.') {
-        let verbs = ["get", "post", "put", "patch", "delete", "head", "request"];
-        if matches!(of, "axios" | "axios.default" | "got" | "superagent" | "needle" | "ky") && verbs.contains(&verb) {
-            ssrf(all, first);
-        }
-        let modules = ["fs", "fs/promises", "fs.promises", "fs-extra", "graceful-fs", "fs.default", "fs-extra.default"];
-        let files = [
-            "readFile",
-            "readFileSync",
-            "writeFile",
-            "writeFileSync",
-            "appendFile",
-            "appendFileSync",
-            "unlink",
-            "unlinkSync",
-            "rm",
-            "rmSync",
-            "rmdir",
-            "rmdirSync",
-            "readdir",
-            "readdirSync",
-            "createReadStream",
-            "createWriteStream",
-            "open",
-            "openSync",
-            "copyFile",
-            "copyFileSync",
-            "rename",
-            "renameSync",
-            "mkdir",
-            "mkdirSync",
-            "cp",
-            "remove",
-            "readJson",
-            "outputFile",
-            "writeJson",
-            "readJSON",
-        ];
-        if modules.contains(&of) && files.contains(&verb) {
-            add(all, Class::Path, first);
-            if matches!(verb, "copyFile" | "copyFileSync" | "rename" | "renameSync" | "cp") {
-                add(all, Class::Path, given.at(1));
-            }
-        }
-    }
-}
-
-const VERBS: [&str; 14] = [
+/// Beginnings of queries, and what is in the middle of them.
+const VERBS: [&str; 26] = [
     "SELECT ",
     "INSERT ",
     "UPDATE ",
@@ -350,16 +301,23 @@ const VERBS: [&str; 14] = [
     "EXPLAIN ",
     "CREATE ",
     "USE ",
+    "TRUNCATE ",
+    "CALL ",
+    "MATCH (",
+    "MERGE (",
+    "GRANT ",
+    "REVOKE ",
+    "SET ",
+    "LOAD ",
+    "COPY ",
+    "ATTACH ",
+    "KILL ",
+    "WITH ",
 ];
 
-/// What is called alike in both.
-fn both(path: &str, given: &Given<'_>, all: &mut Vec<(Class, Value)>) {
-    let first = given.at(0).map(|value| match &value.fields {
-        // { text: …, values: … }
-        Some(fields) => fields.iter().find(|(key, _)| key == "text" || key == "sql").map_or(value, |(_, value)| value),
-        None => value,
-    });
-    let queries = [
+/// Queries, which are called alike everywhere.
+fn queries(language: Language, path: &str, given: &Given<'_>, all: &mut Found) {
+    let names = [
         "execute",
         "executemany",
         "executescript",
@@ -381,36 +339,104 @@ fn both(path: &str, given: &Given<'_>, all: &mut Vec<(Class, Value)>) {
         "unsafe",
         "sql",
         "text",
+        "execute_query",
+        "executeQuery",
+        "_execute_query",
+        "run_query",
+        "runQuery",
+        "Query",
+        "QueryRow",
+        "Exec",
+        "QueryContext",
+        "ExecContext",
+        "QueryRowContext",
+        "Prepare",
+        "Raw",
+        "execute_sql",
+        "executeSql",
+        "query_df",
+        "fetch_all",
+        "fetchAll",
+        "fetch_one",
+        "simple",
+        "mogrify",
+        "queryRaw",
+        "command",
+        "execute_async",
+        "prepare_query",
     ];
-    if queries.contains(&given.method)
-        && let Some(query) = first
-    {
+    if !names.contains(&given.method) || all.iter().any(|(class, _)| *class == Class::Command) {
+        return;
+    }
+    let context = language == Language::Go && given.method.ends_with("Context");
+    let first = given.at(usize::from(context)).or(given.named("query")).or(given.named("sql"));
+    let first = first.map(|value| {
+        // { text: …, values: … }
+        let own = ["text", "sql", "query", "sqlText"].iter().find_map(|key| value.field(key));
+        own.unwrap_or(value)
+    });
+    let says = |query: &Value| {
         let text = query.text.as_deref().unwrap_or_default().to_uppercase();
-        let says = VERBS.iter().any(|verb| text.contains(verb));
-        let of = |path: &str| path.rsplit_once('.').map_or(String::new(), |(of, _)| of.to_lowercase());
-        let of = format!("{} {}", of(path), of(given.spelled));
-        let database =
-            ["cursor", "conn", "db", "pool", "engine", "sqlite", "knex", "duckdb", "sql", "psycopg", "prisma"];
-        let runs = matches!(
-            given.method,
-            "execute" | "executescript" | "query" | "$queryRawUnsafe" | "$executeRawUnsafe" | "unsafe"
-        );
-        if (query.built && says) || (runs && !query.built && database.iter().any(|word| of.contains(word))) {
-            add(all, Class::Sql, Some(query));
-        }
+        let words = text.split_whitespace().collect::<Vec<_>>().join(" ") + " ";
+        let begins = |verb: &str| words.starts_with(verb) || words.contains(&format!(" {}", verb.trim_start()));
+        query.foreign() && query.built && VERBS.iter().any(|verb| begins(verb)) && !words.trim_end().ends_with('?')
+    };
+    // wherever it stands: some have a connection before it
+    if let Some((_, query)) = given.args.iter().find(|(name, value)| name.as_deref() != Some("template") && says(value))
+    {
+        add(all, Class::Sql, Some(query));
+        return;
     }
-    if given.method == "from_string" && path.contains("Environment") {
-        add(all, Class::Template, given.at(0));
-    }
-    // GitPython hands arguments to the program as they are
-    if path.contains(".git.") || (path.contains("simple-git") && given.method == "raw") {
-        for (_, value) in given.args {
-            let items = value.items.iter().flat_map(|items| items.iter());
-            for value in items.chain(value.items.is_none().then_some(value)) {
-                if value.leads {
-                    add(all, Class::Argument, Some(value));
-                }
-            }
-        }
+    let Some(query) = first.filter(|query| query.foreign()) else { return };
+    let built = says(query);
+    let of = |path: &str| path.rsplit_once('.').map_or(String::new(), |(of, _)| of.to_lowercase());
+    let of = format!("{} {}", of(path), of(given.spelled));
+    let databases = [
+        "cursor",
+        "conn",
+        "db",
+        "pool",
+        "engine",
+        "sqlite",
+        "knex",
+        "duckdb",
+        "sql",
+        "psycopg",
+        "prisma",
+        "database",
+        "bigquery",
+        "snowflake",
+        "clickhouse",
+        "neo4j",
+        "sequelize",
+        "postgres",
+        "pg",
+        "mssql",
+        "oracle",
+    ];
+    let runs = matches!(
+        given.method,
+        "execute"
+            | "executescript"
+            | "query"
+            | "$queryRawUnsafe"
+            | "$executeRawUnsafe"
+            | "unsafe"
+            | "Query"
+            | "Exec"
+            | "QueryContext"
+            | "ExecContext"
+            | "fetch"
+            | "read_sql"
+            | "read_sql_query"
+            | "prepare"
+            | "exec"
+            | "raw"
+    );
+    let database = databases.iter().any(|word| of.contains(word));
+    let regex = given.receiver.is_some_and(|of| of.regex);
+    let whole = runs && !query.built && database && !regex;
+    if built || whole {
+        add(all, Class::Sql, Some(query));
     }
 }

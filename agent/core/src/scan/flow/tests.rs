@@ -1,3 +1,8 @@
+mod go;
+mod python;
+mod script;
+mod tree;
+
 use crate::scan::scan;
 
 /// Lines of a file with what is found there; comments `#!class` and `//!class` say what should be.
@@ -13,7 +18,7 @@ fn told(path: &str, text: &str) -> [Vec<(u32, String)>; 2] {
     [found, meant]
 }
 
-const CLASSES: [&str; 8] = [
+const CLASSES: [&str; 9] = [
     "command-injection",
     "argument-injection",
     "code-injection",
@@ -22,6 +27,7 @@ const CLASSES: [&str; 8] = [
     "sql-injection",
     "unsafe-deserialisation",
     "template-injection",
+    "nosql-injection",
 ];
 
 fn holds(path: &str, text: &str) {
@@ -292,8 +298,17 @@ fn whatever_is_written_is_read_in_time() {
     let many: String =
         (0..300).map(|n| format!("def f{n}(x):\n    return f{}(x) + f{}(x)\n", n + 1, (n + 7) % 300)).collect();
     let long = format!("x = '{}'\n", "a".repeat(900_000));
-    for text in [&deep, &nested, &calls, &many, &long] {
-        for path in ["a.py", "a.ts", "a.js", "a.tsx"] {
+    let wide = format!("x = [{}]\n", "f(a), ".repeat(150_000));
+    let sums = format!("x = {}1\n", "a + ".repeat(200_000));
+    // texts, lists, records and arrivals that double
+    let doubles: String = (0..60).map(|_| "    x = x + x\n    l = l + l\n    d = {**d, **d}\n").collect();
+    let doubles = format!("@mcp.tool()\ndef a(x, d):\n    l = [x]\n{doubles}    os.system('ls ' + x)\n");
+    let calls_twice: String =
+        (0..60).map(|n| format!("def f{n}(x):\n    f{0}(x)\n    f{0}(x + 'y')\n", n + 1)).collect();
+    let calls_twice = format!("{calls_twice}def f60(x):\n    os.system(x)\n@mcp.tool()\ndef t(x):\n    f50(x)\n");
+    let texts = [&deep, &nested, &calls, &many, &long, &wide, &sums, &doubles, &calls_twice];
+    for text in texts {
+        for path in ["a.py", "a.ts", "a.js", "a.tsx", "a.go"] {
             scan(&[(path, text)]);
         }
     }

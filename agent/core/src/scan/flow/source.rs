@@ -1,0 +1,41 @@
+//! What the readers of all languages need of a tree.
+
+use tree_sitter::Node;
+
+/// What stands in a node, without comments.
+pub(super) fn children<'t>(node: Node<'t>) -> Vec<Node<'t>> {
+    let mut cursor = node.walk();
+    let mut all = Vec::new();
+    if cursor.goto_first_child() {
+        loop {
+            let child = cursor.node();
+            if child.is_named() && !child.is_extra() {
+                all.push(child);
+            }
+            if !cursor.goto_next_sibling() {
+                break;
+            }
+        }
+    }
+    all
+}
+
+/// The text of a file.
+#[derive(Clone, Copy)]
+pub(super) struct Source<'a>(pub(super) &'a str);
+
+impl<'a> Source<'a> {
+    pub(super) fn of(self, node: Node<'_>) -> &'a str {
+        self.0.get(node.byte_range()).unwrap_or_default()
+    }
+
+    pub(super) fn field(self, node: Node<'_>, name: &str) -> &'a str {
+        node.child_by_field_name(name).map(|node| self.of(node)).unwrap_or_default()
+    }
+}
+
+/// Whether a file is what a tool made of others: few lines for much text.
+pub(super) fn is_minified(text: &str) -> bool {
+    let lines = text.bytes().filter(|byte| *byte == b'\n').count() + 1;
+    text.len() > 2000 && text.len() / lines > 200
+}
