@@ -4,15 +4,31 @@
 //! line. One file per rule family under `scan/`; a family is a function `(&File, &mut Findings)`, or over all files. What
 //! follows data through code is `scan/flow.rs`.
 
+mod access;
+mod bind;
+mod code;
 mod dependencies;
+mod deputy;
 mod docker;
+mod exposure;
 mod flow;
 mod hidden;
+mod http;
+mod literal;
+mod poison;
+mod rugpull;
 mod secrets;
+mod session;
+mod squat;
+mod token;
+#[cfg(test)]
+mod told;
 
 use std::cmp::Ordering;
 
 use serde::{Deserialize, Serialize};
+
+pub use poison::tools;
 
 /// Files longer than this (in bytes) are not read: they are data or bundles that a person did not write.
 pub const MAX_FILE: usize = 1 << 20;
@@ -218,6 +234,8 @@ fn line_at(text: &str, at: usize) -> String {
 pub fn scan<P: AsRef<str>, B: AsRef<[u8]>>(files: &[(P, B)]) -> Report {
     let mut findings = Findings::default();
     let mut read = Vec::new();
+    // files that ask callers for a credential
+    let mut guarded = Vec::new();
     for (path, bytes) in files {
         let bytes = bytes.as_ref();
         if bytes.len() > MAX_FILE || bytes.iter().take(8192).any(|b| *b == 0) {
@@ -230,10 +248,17 @@ pub fn scan<P: AsRef<str>, B: AsRef<[u8]>>(files: &[(P, B)]) -> Report {
         hidden::check(&file, &mut findings);
         dependencies::check_file(&file, &mut findings);
         flow::check(&file, &mut findings);
+        poison::check_data(&file, &mut findings);
+        access::check_data(&file, &mut findings);
+        squat::check(&file, &mut findings);
+        if check_code(&file, &mut findings) {
+            guarded.push(path.as_ref());
+        }
         read.push(file);
     }
     let paths: Vec<&str> = files.iter().map(|(path, _)| path.as_ref()).collect();
     dependencies::check_tree(&read, &paths, &mut findings);
+    bind::settle(&paths, &guarded, &mut findings.list);
 
     let mut list = findings.list;
     list.sort_by(|a, b| {
@@ -250,6 +275,68 @@ pub fn scan<P: AsRef<str>, B: AsRef<[u8]>>(files: &[(P, B)]) -> Report {
         Some(Severity::Info) | None => Verdict::Safe,
     };
     Report { verdict, findings: list, files: read.len(), elapsed_ms: 0 }
+}
+
+/// Rules that need the syntax of a file, and no data flow. Whether the file asks callers for a credential.
+fn check_code(file: &File<'_>, findings: &mut Findings) -> bool {
+    let Some((lang, tree)) = code::parse(file) else { return false };
+    let code = code::Code::read(file, lang, &tree);
+    session::check(&code, findings);
+    token::check(&code, findings);
+    deputy::check(&code, findings);
+    bind::check(&code, findings);
+    poison::check(&code, findings);
+    rugpull::check(&code, findings);
+    exposure::check(&code, findings);
+    access::check(&code, findings);
+    literal::check(&code, findings);
+    http::guards_server(&code)
+}
+
+/// A rule by what is stable of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RuleInfo {
+    /// Its name, as in [`Finding::rule`].
+    pub id: &'static str,
+    /// Its family, as in [`Finding::class`].
+    pub class: &'static str,
+}
+
+/// Rules of `flow.rs`, each a family by itself.
+const FLOW: &[&str] = &[
+    "command-injection",
+    "argument-injection",
+    "code-injection",
+    "path-traversal",
+    "ssrf",
+    "sql-injection",
+    "nosql-injection",
+    "unsafe-deserialisation",
+    "template-injection",
+];
+
+/// Every rule there is, by family.
+pub fn rules() -> Vec<RuleInfo> {
+    let families: &[&[&Rule]] = &[
+        literal::RULES,
+        docker::RULES,
+        hidden::RULES,
+        dependencies::RULES,
+        squat::RULES,
+        session::RULES,
+        token::RULES,
+        deputy::RULES,
+        bind::RULES,
+        poison::RULES,
+        rugpull::RULES,
+        exposure::RULES,
+        access::RULES,
+    ];
+    let own = families.iter().flat_map(|family| family.iter()).copied().chain(secrets::rules());
+    let flow = FLOW.iter().map(|id| RuleInfo { id, class: id });
+    let mut all: Vec<RuleInfo> = own.map(|rule| RuleInfo { id: rule.id, class: rule.class }).chain(flow).collect();
+    all.dedup();
+    all
 }
 
 #[cfg(test)]
