@@ -42,6 +42,10 @@ static VARIABLE: LazyLock<Option<Regex>> = LazyLock::new(|| {
         .ok()
 });
 
+/// Keys that open nothing.
+const NO_SECRET: &[&str] =
+    &["public", "tag_key", "partition_key", "primary_key", "sort_key", "foreign_key", "cache_key", "row_key"];
+
 fn is(regex: &LazyLock<Option<Regex>>, text: &str) -> bool {
     regex.as_ref().is_some_and(|regex| regex.is_match(text))
 }
@@ -50,7 +54,7 @@ fn is(regex: &LazyLock<Option<Regex>>, text: &str) -> bool {
 fn from_environment(path: &str) -> bool {
     ["process.env.", "os.environ.", "deno.env.", "bun.env.", "import.meta.env."].iter().any(|start| {
         path.strip_prefix(start).is_some_and(|name| {
-            is(&VARIABLE, name) && !name.contains("public") && !name.contains("key_path") && !name.contains('.')
+            is(&VARIABLE, name) && !name.contains('.') && !NO_SECRET.iter().any(|word| name.contains(word))
         })
     })
 }

@@ -10,7 +10,7 @@ use std::collections::HashSet;
 use serde_json::Value;
 use tree_sitter::Node;
 
-use super::code::{Code, last};
+use super::code::{Call, Code, Function, last};
 use super::{File, Finding, Findings, Rule, Severity, hidden, line_at};
 use signs::{Kind, Sign};
 
@@ -88,8 +88,15 @@ fn verdict(signs: &[Sign], place: Place) -> Option<(&'static Rule, Severity, Str
     if place == Place::Other && (acts == 0 || kinds.len() < 2) {
         return None;
     }
+    // several signs far apart are a long text, not one order
+    let near = |a: &Sign, b: &Sign| a.kind != b.kind && a.at.abs_diff(b.at) <= 600;
+    let acting = |sign: &Sign| matches!(sign.kind, Kind::Exfil | Kind::Conceal | Kind::Shadow);
+    let together = signs.iter().any(|a| acting(a) && signs.iter().any(|b| near(a, b)));
+    if place == Place::Other && !together {
+        return None;
+    }
     let severity = match (kind, acts) {
-        (_, 1..) if kinds.len() > 1 => Severity::Block,
+        (_, 1..) if together => Severity::Block,
         (Kind::Override, _) => Severity::Error,
         _ => rule.severity,
     };
@@ -157,7 +164,7 @@ pub(super) fn check(code: &Code<'_>, findings: &mut Findings) {
         let first =
             function.body.and_then(|body| body.named_child(0)).filter(|first| first.kind() == "expression_statement");
         if let Some(doc) = first.and_then(|first| first.named_child(0)).filter(|doc| doc.kind() == "string") {
-            places.push((doc, Place::Metadata));
+            places.push((doc, if is_offered(code, function) { Place::Metadata } else { Place::Other }));
         }
     }
     for string in &code.strings {
@@ -198,6 +205,20 @@ pub(super) fn check(code: &Code<'_>, findings: &mut Findings) {
             );
         }
     }
+}
+
+/// Whether models get to see a function's docstring: it has a decorator that registers it, or is handed to a call that may.
+fn is_offered(code: &Code<'_>, function: &Function<'_>) -> bool {
+    let decorated = function.decorators.iter().any(|decorator| {
+        let text = code.bare_of(*decorator);
+        ["tool", "prompt", "resource"].iter().any(|word| text.contains(word))
+    });
+    let handed = |call: &Call<'_>| {
+        let path = &call.path;
+        ["tool", "prompt", "resource", "from_function"].iter().any(|word| path.contains(word))
+            && call.args.iter().any(|arg| code.text(*arg).rsplit('.').next() == Some(function.name))
+    };
+    decorated || !function.name.is_empty() && code.calls.iter().any(handed)
 }
 
 /// Whether a literal writes letters as escapes.

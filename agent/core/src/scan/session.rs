@@ -57,6 +57,38 @@ static PRINCIPAL: LazyLock<Option<Regex>> = LazyLock::new(|| {
     Regex::new(r"user|owner|\bsub\b|subject|principal|client_?id|tenant|account|auth|token|identity|email|api_?key|fingerprint").ok()
 });
 
+/// Words of code that knows callers apart.
+const IDENTIFIES: &[&str] = &[
+    "req.user",
+    "req.auth",
+    "any).user",
+    "any).auth",
+    ".user =",
+    "request.state.user",
+    "request.user",
+    "current_user",
+    "currentuser",
+    "jwt",
+    "verify_token",
+    "verifytoken",
+    "verifyaccesstoken",
+    "verify_access_token",
+    "requirebearerauth",
+    "userid",
+    "user_id",
+    "principal",
+    "authinfo",
+    "auth_info",
+    "passport",
+    "tenant",
+    "validate_token",
+    "validatetoken",
+    "user =",
+    "user:",
+    "subject",
+    "clientid",
+];
+
 fn is(regex: &LazyLock<Option<Regex>>, text: &str) -> bool {
     regex.as_ref().is_some_and(|regex| regex.is_match(text))
 }
@@ -74,7 +106,10 @@ pub(super) fn check(code: &Code<'_>, findings: &mut Findings) {
     let chosen = chosen(code, findings);
     if http::authenticates(code) {
         let login = as_login(code, findings);
-        unbound(code, &chosen, &login, findings);
+        // one key for everybody makes one caller of them: there is nobody else's session
+        if code.mentions(IDENTIFIES) {
+            unbound(code, &chosen, &login, findings);
+        }
     }
     in_url(code, findings);
 }

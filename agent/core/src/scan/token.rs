@@ -230,6 +230,7 @@ fn is_client(call: &Call<'_>) -> bool {
 }
 
 fn userinfo(code: &Code<'_>, findings: &mut Findings) {
+    let mut told = Vec::new();
     for call in code.calls.iter().filter(|call| http::outbound(call)) {
         let Some(address) = call.args.first() else { continue };
         let url = code.fold_partly(*address).to_lowercase();
@@ -315,7 +316,8 @@ fn userinfo(code: &Code<'_>, findings: &mut Findings) {
         ]
         .iter()
         .any(|word| text.contains(word));
-        if bearer && !checks {
+        if bearer && !checks && !told.contains(&decider.node.id()) {
+            told.push(decider.node.id());
             code.add(findings, &USERINFO, call.node, "a token is believed because the other service knows its user");
         }
     }
