@@ -398,6 +398,11 @@ impl<'t> Code<'t> {
         }
     }
 
+    /// Every value that a name may have.
+    pub(super) fn values(&self, node: Node<'t>) -> Vec<Node<'t>> {
+        self.bound(node).1.iter().filter_map(|binding| binding.value).collect()
+    }
+
     /// Functions of the file by a name.
     pub(super) fn named(&self, name: &str) -> impl Iterator<Item = &Function<'t>> {
         self.functions.iter().filter(move |f| !f.name.is_empty() && f.name == name)

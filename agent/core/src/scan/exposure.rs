@@ -154,21 +154,35 @@ fn shows(code: &Code<'_>, node: Node<'_>, want: &dyn Fn(&str) -> bool, depth: us
     match node.kind() {
         "identifier" | "shorthand_property_identifier" => {
             let hidden = |value: Node<'_>| {
-                matches!(
-                    Code::bare_expr(value).kind(),
-                    "string" | "comparison_operator" | "unary_expression" | "not_operator" | "true" | "false"
-                ) || ["mask", "redact", "len(", "[:", "slice", "substr", "hash", "encrypt", "***", "bool("]
-                    .iter()
-                    .any(|word| code.bare_of(value).contains(word))
+                code.literal(value).is_some()
+                    || matches!(
+                        Code::bare_expr(value).kind(),
+                        "comparison_operator" | "unary_expression" | "not_operator" | "true" | "false"
+                    )
+                    || ["mask", "redact", "len(", "[:", "slice", "substr", "hash", "encrypt", "***", "bool("]
+                        .iter()
+                        .any(|word| code.bare_of(value).contains(word))
             };
             match code.only_value(node) {
+                // a loop over the environment goes over names
+                Some(value)
+                    if code.path(value) == "os.environ"
+                        && value.parent().is_some_and(|p| p.kind().starts_with("for")) =>
+                {
+                    false
+                }
                 Some(value) => {
                     let inner = code.path(value);
                     let environment = ["process.env.", "os.environ."].iter().any(|start| inner.starts_with(start));
                     !hidden(value)
                         && (shows(code, value, want, depth + 1) || want(&path) && !environment || want(&inner))
                 }
-                None => want(&path) && !code.text(node).starts_with("has_"),
+                None if want(&path) && !code.text(node).starts_with("has_") => true,
+                // of several values, any; names of variables are no values
+                None => code.values(node).into_iter().any(|value| {
+                    let names = environment(&code.path(value)) && !code.path(value).ends_with(".items()");
+                    !names && !hidden(value) && shows(code, value, want, depth + 1)
+                }),
             }
         }
         "member_expression" | "attribute" | "selector_expression" => want(&path),
@@ -210,7 +224,8 @@ fn shows(code: &Code<'_>, node: Node<'_>, want: &dyn Fn(&str) -> bool, depth: us
             object.is_some_and(|object| shows(code, object, want, depth + 1))
                 || args.is_some_and(|args| children(code, args, want, depth))
         }
-        "comparison_operator"
+        "for_in_clause"
+        | "comparison_operator"
         | "not_operator"
         | "unary_expression"
         | "arrow_function"
@@ -259,6 +274,17 @@ fn results(code: &Code<'_>, findings: &mut Findings, told: &mut Vec<usize>) {
         if !told.contains(&row) && shows(code, pair.value, &want, 0) {
             told.push(row);
             code.add(findings, &RESULT, pair.node, message);
+        }
+    }
+    for call in &code.calls {
+        let answers = matches!(
+            call.path.as_str(),
+            "res.json" | "res.send" | "reply.send" | "c.json" | "c.text" | "ctx.json" | "jsonresponse" | "jsonify"
+        ) || call.path.starts_with("res.status") && matches!(last(&call.path), "json" | "send");
+        let row = call.node.start_position().row;
+        if answers && !told.contains(&row) && call.args.iter().any(|arg| shows(code, *arg, &want, 0)) {
+            told.push(row);
+            code.add(findings, &RESULT, call.node, "a secret is in an answer");
         }
     }
     for function in &code.functions {

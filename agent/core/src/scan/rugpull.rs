@@ -95,6 +95,7 @@ fn is_tool(code: &Code<'_>, function: &Function<'_>) -> bool {
         ["tool", "prompt", "resource"].iter().any(|word| text.contains(word))
     });
     decorated
+        || function.name.to_lowercase().ends_with("_tool")
         || code.call_around(function.node).is_some_and(|call| {
             matches!(
                 last(&call.path),

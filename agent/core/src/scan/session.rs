@@ -97,7 +97,7 @@ pub(super) fn check(code: &Code<'_>, findings: &mut Findings) {
     if !code.mentions(&["session", "sid"]) {
         return;
     }
-    if http::serves(code) || code.file.name().to_lowercase().contains("session") {
+    if http::serves(code) || http::is_mcp(code) && code.file.name().to_lowercase().contains("session") {
         predictable(code, findings);
     }
     if !code.mentions(&["session"]) || !http::serves(code) {

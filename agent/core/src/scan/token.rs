@@ -84,6 +84,10 @@ fn forwarded(code: &Code<'_>, findings: &mut Findings) {
     };
     let theirs = |value: Node<'_>| code.traces(value, Through::Text, &incoming_token) && !exchanged(code, value);
     for pair in &code.pairs {
+        // asking its issuer whether a token is good is not passing it on
+        if code.call_around(pair.node).is_some_and(|call| asks_issuer(code, call)) {
+            continue;
+        }
         let header = matches!(
             pair.key.as_str(),
             "authorization" | "proxy-authorization" | "x-forwarded-authorization" | "x-auth-token"
@@ -229,33 +233,35 @@ fn is_client(call: &Call<'_>) -> bool {
         && !other.iter().any(|word| name.contains(word))
 }
 
+/// Whether a call asks who a token is for.
+fn asks_issuer(code: &Code<'_>, call: &Call<'_>) -> bool {
+    let Some(address) = call.args.first() else { return false };
+    let url = code.fold_partly(*address).to_lowercase();
+    let named = code.bare_of(*address);
+    let places = [
+        "userinfo",
+        "/api/user",
+        "api.github.com/user",
+        "/v1.0/me",
+        "/users/@me",
+        "/rest/user",
+        "tokeninfo",
+        "whoami",
+        "/api/v4/user",
+        "/me?",
+        "/v2/me",
+        "/users/me",
+        "user_info",
+        "auth.test",
+    ];
+    let asks = places.iter().any(|part| url.contains(part) || named.contains(part)) || url.ends_with("/me");
+    asks && !url.contains("introspect")
+}
+
 fn userinfo(code: &Code<'_>, findings: &mut Findings) {
     let mut told = Vec::new();
     for call in code.calls.iter().filter(|call| http::outbound(call)) {
-        let Some(address) = call.args.first() else { continue };
-        let url = code.fold_partly(*address).to_lowercase();
-        let named = code.bare_of(*address);
-        let asks = [
-            "userinfo",
-            "/api/user",
-            "api.github.com/user",
-            "/v1.0/me",
-            "/users/@me",
-            "/rest/user",
-            "/oauth2/v1/tokeninfo",
-            "tokeninfo",
-            "whoami",
-            "/api/v4/user",
-            "/me?",
-            "/v2/me",
-            "/users/me",
-            "user_info",
-            "auth.test",
-        ]
-        .iter()
-        .any(|part| url.contains(part) || named.contains(part))
-            || url.ends_with("/me");
-        if !asks || url.contains("introspect") {
+        if !asks_issuer(code, call) {
             continue;
         }
         // in what decides whether a caller is let in

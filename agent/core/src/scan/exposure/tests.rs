@@ -25,6 +25,17 @@ def env() -> dict:
     return dict(os.environ)  #!secret-exposure
 
 @mcp.tool()
+def listing() -> str:
+    out = ""
+    for key, value in os.environ.items():
+        out += f"{key}={value}"
+    return out  #!secret-exposure
+
+@mcp.tool()
+def names() -> str:
+    return ", ".join(name for name in os.environ)
+
+@mcp.tool()
 def status() -> str:
     return f"connected with {API_KEY}"  #!secret-exposure
 
@@ -54,6 +65,7 @@ throw new Error(`rejected: ${process.env.API_KEY}`); //!secret-exposure
 server.tool("env", {}, async () => ({
   content: [{ type: "text", text: JSON.stringify(process.env, null, 2) }], //!secret-exposure
 }));
+app.get("/x", (req, res) => res.json({ client_secret: process.env.CLIENT_SECRET })); //!secret-exposure
 const child = spawn("x", [], { env: { ...process.env, A: "1" } });
 function masked(key: string) { return key.slice(-4); }
 console.log(masked(apiKey));

@@ -112,6 +112,11 @@ class GoogleVerifier(TokenVerifier):
             return None
         return AccessToken(token=token, client_id="x", scopes=[])
 
+async def checked(request):
+    auth = request.headers["authorization"]
+    r = httpx.get("https://idp.example.com/userinfo", headers={"Authorization": auth})
+    return r.json()["aud"] == "x"
+
 async def profile(token):
     return httpx.get("https://api.example.com/userinfo", headers={"Authorization": f"Bearer {token}"}).json()
 "#,
