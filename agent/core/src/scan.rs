@@ -97,7 +97,7 @@ impl Verdict {
 pub struct Finding {
     /// Stable name of the rule (`secret-private-key`).
     pub rule: String,
-    /// Family (`secrets`, `container`, `dependencies`, `poisoning`, or the attack: `command-injection`).
+    /// Family (`secrets`, `container`, `dependencies`, or the attack: `command-injection`, `tool-poisoning`).
     pub class: String,
     /// How bad.
     pub severity: Severity,

@@ -273,9 +273,7 @@ fn redirects(code: &Code<'_>, findings: &mut Findings) {
             continue;
         }
         let subject = match call.path.rsplit_once('.') {
-            Some((object, "hasprefix" | "contains")) if object == "strings" => {
-                call.args.first().map(|arg| code.path(*arg))
-            }
+            Some(("strings", "hasprefix" | "contains")) => call.args.first().map(|arg| code.path(*arg)),
             Some((object, _)) => Some(object.to_owned()),
             None => None,
         };

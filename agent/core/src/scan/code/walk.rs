@@ -114,10 +114,10 @@ fn visit<'t>(code: &mut Code<'t>, cursor: &mut TreeCursor<'t>, scope: usize, dep
                 code.branches.push(Branch { node, test, then: node.named_child(0), other: node.named_child(2) });
             }
         }
-        "string" | "template_string" | "interpreted_string_literal" | "raw_string_literal" => {
-            if node.end_byte() - node.start_byte() > 3 {
-                code.strings.push(node);
-            }
+        "string" | "template_string" | "interpreted_string_literal" | "raw_string_literal"
+            if node.end_byte() - node.start_byte() > 3 =>
+        {
+            code.strings.push(node);
         }
         _ => {}
     }
