@@ -12,6 +12,7 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 use sigil_core::model::{Deployment, DeploymentId, InstanceId, ReleaseNo, Stream};
 use sigil_core::pins::{self, Answer, Pins, Tool};
+use sigil_core::scan::{self, Severity};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
@@ -183,9 +184,14 @@ impl Inspect {
     }
 }
 
-/// What the scanner says of a tool's own words.
-fn flaws(_tool: &Tool) -> Vec<String> {
-    Vec::new()
+/// What speaks against a tool's own words: findings of the scanner that are errors at least.
+fn flaws(tool: &Tool) -> Vec<String> {
+    let Ok(value) = serde_json::from_str::<serde_json::Value>(&tool.text) else {
+        return vec!["it is too long to be looked at".to_owned()];
+    };
+    let found = scan::tools(std::slice::from_ref(&value));
+    let wrong = found.into_iter().filter(|finding| finding.severity >= Severity::Error);
+    wrong.map(|finding| format!("{}: {} ({})", finding.rule, finding.message, finding.path)).collect()
 }
 
 fn reason(findings: &[String]) -> String {

@@ -11,6 +11,7 @@ mod dial;
 mod fail;
 mod folder;
 mod get;
+mod guide;
 mod info;
 mod init;
 mod key;
@@ -116,6 +117,7 @@ pub enum Verb {
     Tap(tap::Args),
     Context(context::Args),
     Info(info::Args),
+    Guide(guide::Args),
     Completions(completions::Args),
     Version(version::Args),
     #[command(hide = true)]
@@ -302,6 +304,7 @@ async fn dispatch(ctx: &Ctx, verb: Verb) -> Outcome {
         Verb::Tap(args) => tap::run(ctx, args).await,
         Verb::Context(args) => context::run(ctx, args).await,
         Verb::Info(args) => info::run(ctx, args).await,
+        Verb::Guide(args) => guide::run(ctx, args),
         Verb::Completions(args) => completions::run(args),
         Verb::Version(args) => version::run(ctx, args),
         Verb::Dial(args) => dial::run(args).await,

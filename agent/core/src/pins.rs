@@ -20,7 +20,7 @@ use crate::model::ReleaseNo;
 /// Most tools that are held by name; a server that goes on making up others has them left out of lists all the same.
 const HELD_MAX: usize = 256;
 /// Longest tool that is kept to be shown, in bytes of its canonical text; of a longer one the digest alone is.
-const TEXT_MAX: usize = 64 << 10;
+const TEXT_MAX: usize = 256 << 10;
 
 /// What a deployment does about tools that are not as they were pinned.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
@@ -51,7 +51,7 @@ impl Pinning {
 pub struct Tool {
     /// SHA-256 of its canonical text, in hex.
     pub digest: String,
-    /// That text: one line of JSON, members sorted, without `_meta`. Empty when it is longer than 64 KiB.
+    /// That text: one line of JSON, members sorted, without `_meta`. Empty when it is longer than 256 KiB.
     pub text: String,
 }
 

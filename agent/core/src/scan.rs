@@ -4,17 +4,32 @@
 //! line. One file per rule family under `scan/`; a family is a function `(&File, &mut Findings)`, or over all files. What
 //! follows data through code is `scan/flow.rs`.
 
+mod access;
+mod bind;
+mod code;
 mod dependencies;
+mod deputy;
 mod docker;
+mod exposure;
 mod flow;
 mod hidden;
+mod http;
+mod literal;
+mod poison;
+mod rugpull;
 mod secrets;
-
-pub use hidden::is_hidden;
+mod session;
+mod squat;
+mod token;
+#[cfg(test)]
+mod told;
 
 use std::cmp::Ordering;
 
 use serde::{Deserialize, Serialize};
+
+pub use hidden::is_hidden;
+pub use poison::tools;
 
 /// Files longer than this (in bytes) are not read: they are data or bundles that a person did not write.
 pub const MAX_FILE: usize = 1 << 20;
@@ -83,7 +98,7 @@ impl Verdict {
 pub struct Finding {
     /// Stable name of the rule (`secret-private-key`).
     pub rule: String,
-    /// Family (`secrets`, `container`, `dependencies`, `poisoning`, or the attack: `command-injection`).
+    /// Family (`secrets`, `container`, `dependencies`, or the attack: `command-injection`, `tool-poisoning`).
     pub class: String,
     /// How bad.
     pub severity: Severity,
@@ -242,13 +257,15 @@ pub struct Look<'a> {
     file: Option<File<'a>>,
     findings: Findings,
     facts: Option<flow::Facts>,
+    /// It asks callers for a credential.
+    guards: bool,
 }
 
 /// Looks at one file of a tree: its path relative with '/', its bytes. Files over [`MAX_FILE`] and binaries (a NUL in
 /// the first 8 KiB, or not UTF-8) are skipped by content rules, but count as present. Files can be looked at in any
 /// order, and at once on several threads.
 pub fn look<'a>(path: &'a str, bytes: &'a [u8]) -> Look<'a> {
-    let mut look = Look { path, file: None, findings: Findings::default(), facts: None };
+    let mut look = Look { path, file: None, findings: Findings::default(), facts: None, guards: false };
     if bytes.len() > MAX_FILE || bytes.iter().take(8192).any(|b| *b == 0) {
         return look;
     }
@@ -260,6 +277,10 @@ pub fn look<'a>(path: &'a str, bytes: &'a [u8]) -> Look<'a> {
     hidden::check(&file, findings);
     dependencies::check_file(&file, findings);
     look.facts = flow::check(&file, findings);
+    poison::check_data(&file, findings);
+    access::check_data(&file, findings);
+    squat::check(&file, findings);
+    look.guards = check_code(&file, findings);
     look.file = Some(file);
     look
 }
@@ -280,8 +301,10 @@ pub fn join(mut looks: Vec<Look<'_>>) -> Report {
         looks.iter().filter_map(|look| Some((look.file.as_ref()?, look.facts.as_ref()?))).collect();
     flow::join(&facts, &mut findings);
     let paths: Vec<&str> = looks.iter().map(|look| look.path).collect();
+    let guarded: Vec<&str> = looks.iter().filter(|look| look.guards).map(|look| look.path).collect();
     let read: Vec<File<'_>> = looks.into_iter().filter_map(|look| look.file).collect();
     dependencies::check_tree(&read, &paths, &mut findings);
+    bind::settle(&paths, &guarded, &mut findings.list);
 
     let mut list = findings.list;
     list.sort_by(|a, b| {
@@ -298,6 +321,68 @@ pub fn join(mut looks: Vec<Look<'_>>) -> Report {
         Some(Severity::Info) | None => Verdict::Safe,
     };
     Report { verdict, findings: list, files: read.len(), elapsed_ms: 0 }
+}
+
+/// Rules that need the syntax of a file, and no data flow. Whether the file asks callers for a credential.
+fn check_code(file: &File<'_>, findings: &mut Findings) -> bool {
+    let Some((lang, tree)) = code::parse(file) else { return false };
+    let code = code::Code::read(file, lang, &tree);
+    session::check(&code, findings);
+    token::check(&code, findings);
+    deputy::check(&code, findings);
+    bind::check(&code, findings);
+    poison::check(&code, findings);
+    rugpull::check(&code, findings);
+    exposure::check(&code, findings);
+    access::check(&code, findings);
+    literal::check(&code, findings);
+    http::guards_server(&code)
+}
+
+/// A rule by what is stable of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RuleInfo {
+    /// Its name, as in [`Finding::rule`].
+    pub id: &'static str,
+    /// Its family, as in [`Finding::class`].
+    pub class: &'static str,
+}
+
+/// Rules of `flow.rs`, each a family by itself.
+const FLOW: &[&str] = &[
+    "command-injection",
+    "argument-injection",
+    "code-injection",
+    "path-traversal",
+    "ssrf",
+    "sql-injection",
+    "nosql-injection",
+    "unsafe-deserialisation",
+    "template-injection",
+];
+
+/// Every rule there is, by family.
+pub fn rules() -> Vec<RuleInfo> {
+    let families: &[&[&Rule]] = &[
+        literal::RULES,
+        docker::RULES,
+        hidden::RULES,
+        dependencies::RULES,
+        squat::RULES,
+        session::RULES,
+        token::RULES,
+        deputy::RULES,
+        bind::RULES,
+        poison::RULES,
+        rugpull::RULES,
+        exposure::RULES,
+        access::RULES,
+    ];
+    let own = families.iter().flat_map(|family| family.iter()).copied().chain(secrets::rules());
+    let flow = FLOW.iter().map(|id| RuleInfo { id, class: id });
+    let mut all: Vec<RuleInfo> = own.map(|rule| RuleInfo { id: rule.id, class: rule.class }).chain(flow).collect();
+    all.dedup();
+    all
 }
 
 #[cfg(test)]

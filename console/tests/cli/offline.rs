@@ -30,6 +30,7 @@ async fn help_names_every_verb_and_each_has_an_example() {
         "secret",
         "context",
         "info",
+        "guide",
         "completions",
         "version",
     ] {
@@ -266,4 +267,15 @@ async fn a_reader_that_goes_away_ends_the_program_quietly() {
     let ran: super::Ran = command.env("HOME", home.dir.path()).output().await.unwrap().into();
     assert_eq!(ran.err, "code 0\n");
     assert_eq!(ran.out.len(), 10);
+}
+
+#[tokio::test]
+async fn the_guide_needs_no_agent() {
+    let home = Home::empty();
+    let list = home.run(&["guide"]).await.exits(0).out;
+    assert!(list.lines().any(|line| line.starts_with("start ")), "{list}");
+    let page = home.run(&["guide", "scan#path-traversal"]).await.exits(0).out;
+    assert!(page.starts_with("path-traversal\n--------------\n"), "{page}");
+    let unknown = home.run(&["guide", "strat"]).await.exits(3).err;
+    assert_eq!(unknown.trim(), "error: there is no topic 'strat'. hint: did you mean 'start'?");
 }

@@ -21,6 +21,8 @@ const NO_LOCK: Rule = Rule {
     fix: "commit a lock file (package-lock.json, uv.lock, go.sum, Cargo.lock), or pin every requirement with ==",
 };
 
+pub(super) const RULES: &[&Rule] = &[&INSTALL_SCRIPT, &NO_LOCK];
+
 pub(super) fn check_file(file: &File<'_>, findings: &mut Findings) {
     if file.name() != "package.json" || file.path.split('/').any(|part| part == "node_modules") {
         return;

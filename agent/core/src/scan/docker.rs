@@ -21,6 +21,8 @@ const PIPE_TO_SHELL: Rule = Rule {
     fix: "download a fixed version, compare its checksum, then run it",
 };
 
+pub(super) const RULES: &[&Rule] = &[&ROOT, &PIPE_TO_SHELL];
+
 static PIPE: LazyLock<Option<Regex>> = LazyLock::new(|| {
     Regex::new(r"(?i)\b(?:curl|wget)\b[^|;&\n]*\|\s*(?:sudo\s+(?:-\S+\s+)*)?(?:env\s+(?:\S+=\S*\s+)*)?(?:/\S*/)?(?:ba|da|z|a|k)?sh\b|\b(?:ba|z)?sh\s+(?:-c\s+)?[^\n]{0,4}(?:<\(|\$\()\s*(?:curl|wget)\b").ok()
 });

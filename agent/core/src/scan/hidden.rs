@@ -4,25 +4,27 @@ use super::{File, Findings, Rule, Severity, line_at};
 
 const TAGS: Rule = Rule {
     id: "hidden-tag-characters",
-    class: "poisoning",
+    class: "tool-poisoning",
     severity: Severity::Block,
     impact: "a model reads instructions here that no person sees",
     fix: "remove the characters of U+E0000 to U+E007F; nothing legitimate in source needs them",
 };
 const BIDI: Rule = Rule {
     id: "hidden-bidi-control",
-    class: "poisoning",
+    class: "tool-poisoning",
     severity: Severity::Warning,
     impact: "the text shown differs from the text that runs or that a model reads",
     fix: "remove the bidirectional control, or write it as an escape",
 };
 const ZERO_WIDTH: Rule = Rule {
     id: "hidden-zero-width",
-    class: "poisoning",
+    class: "tool-poisoning",
     severity: Severity::Warning,
     impact: "words can be hidden from a person, or made to look like others",
     fix: "remove the zero-width character, or write it as an escape",
 };
+
+pub(super) const RULES: &[&Rule] = &[&TAGS, &BIDI, &ZERO_WIDTH];
 
 /// Whether a character is invisible on a screen and therefore spelled out.
 pub fn is_hidden(c: char) -> bool {

@@ -86,6 +86,10 @@ const FORMATS: &[Format] = &[
     },
 ];
 
+pub(super) fn rules() -> impl Iterator<Item = &'static Rule> {
+    FORMATS.iter().map(|format| &format.rule)
+}
+
 static COMPILED: LazyLock<Vec<(&'static Format, Regex)>> =
     LazyLock::new(|| FORMATS.iter().filter_map(|f| Some((f, Regex::new(f.pattern).ok()?))).collect());
 
