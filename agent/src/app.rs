@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::access::Access;
 use crate::api::{self, ApiDeps, ApiHandle};
+use crate::audit::{Audit, by_agent};
 use crate::build::Builds;
 use crate::engine::docker::Docker;
 use crate::engine::{Engine, RegistryLogin, label};
@@ -42,6 +43,7 @@ pub struct App {
     operate: Operate,
     gateway: Gateway,
     api: ApiHandle,
+    audit: Audit,
 }
 
 /// What is told to stop, in this order.
@@ -98,7 +100,13 @@ impl App {
             tracing::error!(alarm, "state");
         }
         let agent = store.agent_id();
-        let secrets = Secrets::open(data_dir, store.clone())?;
+        let audit = Audit::open(data_dir)?;
+        audit.set_max_bytes(now.audit.max_bytes);
+        let secrets = Secrets::open(data_dir, store.clone(), audit.clone())?;
+        let masks = secrets.redactor();
+        audit.set_redactor(move |text| masks.redact(text).into_owned());
+        let begun = by_agent("agent.start").target(agent.to_string(), "").after("version", env!("CARGO_PKG_VERSION"));
+        audit.record(vec![begun]).await?;
         let (links, output) = InitLinks::spawn(data_dir, now.outbound.clone(), stops.floor.clone()).await?;
         let tail = Tail::spawn(data_dir, now.logs.clone(), output, stops.floor.clone()).await?;
         tail.set_gap_source(Arc::new(EngineLog { engine: engine.clone() }));
@@ -119,6 +127,7 @@ impl App {
                 engine: engine.clone(),
                 links,
                 secrets: secrets.clone(),
+                audit: audit.clone(),
                 tail: tail.clone(),
                 in_flight: Arc::new(move |instance| load.in_flight(instance)),
                 reachable: Arc::new(move |deployment, instance| reach.reaches(deployment, instance)),
@@ -140,6 +149,7 @@ impl App {
                 reconcile: reconcile.clone(),
                 config: config.clone(),
                 access: access.clone(),
+                audit: audit.clone(),
                 data_dir: data_dir.to_owned(),
                 gateway_url: gateway.url(),
             },
@@ -160,14 +170,15 @@ impl App {
                 engine_host,
                 config: config.clone(),
                 access,
+                audit: audit.clone(),
                 started_at: Timestamp::now(),
                 notes: notes(report.alarms, reload, stops.loops.clone()),
             },
             stops.edge.clone(),
         )
         .await?;
-        follow_logs_config(tail.clone(), config, stops.loops.clone());
-        Ok(Self { stops, store, tail, reconcile, operate, gateway, api })
+        follow_config(tail.clone(), audit.clone(), config, stops.loops.clone());
+        Ok(Self { stops, store, tail, reconcile, operate, gateway, api, audit })
     }
 
     /// Where the gateway listens.
@@ -205,13 +216,19 @@ impl App {
         }
         self.tail.flush().await;
         self.stops.floor.cancel();
+        self.audit.keep(by_agent("agent.stop").target(self.store.agent_id().to_string(), "")).await;
+        self.audit.close().await;
         self.store.close().await;
     }
 }
 
 /// A source credential as the engine wants it.
 fn registry_login(secrets: &Secrets, host: &str) -> Option<RegistryLogin> {
-    match secrets.credential(host) {
+    let found = secrets.credential(host).and_then(|found| {
+        found.iter().try_for_each(|login| secrets.notes_use(login, "base image"))?;
+        Ok(found)
+    });
+    match found {
         Ok(found) => found.map(|c| RegistryLogin { host: c.host, username: c.username, password: c.password }),
         Err(error) => {
             tracing::warn!(%error, host, "a credential cannot be read; going on without");
@@ -243,20 +260,28 @@ fn notes(alarms: Vec<String>, reload: &Reload, stop: CancellationToken) -> watch
     rx
 }
 
-/// `[logs]` is live.
-fn follow_logs_config(
+/// `[logs]` and `[audit]` are live. That the configuration changed, and in which keys, is on record.
+fn follow_config(
     tail: Tail,
+    audit: Audit,
     mut config: watch::Receiver<Arc<sigil_config::agent::AgentConfig>>,
     stop: CancellationToken,
 ) {
     tokio::spawn(async move {
+        let mut before = config.borrow().clone();
         loop {
             tokio::select! {
                 () = stop.cancelled() => break,
                 changed = config.changed() => if changed.is_err() { break },
             }
-            let logs = config.borrow_and_update().logs.clone();
-            tail.configure(logs);
+            let now = config.borrow_and_update().clone();
+            tail.configure(now.logs.clone());
+            audit.set_max_bytes(now.audit.max_bytes);
+            let keys: Vec<&str> = sigil_config::agent::diff(&before, &now).iter().map(|c| c.path).collect();
+            if !keys.is_empty() {
+                audit.keep(by_agent("config.change").after("keys", keys.join(", "))).await;
+            }
+            before = now;
         }
     });
 }

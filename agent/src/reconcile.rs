@@ -24,6 +24,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::audit::Audit;
 use crate::engine::Engine;
 use crate::initlink::InitLinks;
 use crate::secrets::Secrets;
@@ -112,6 +113,8 @@ pub struct Deps {
     pub links: InitLinks,
     /// Plaintext at the moment of create.
     pub secrets: Secrets,
+    /// What is changed without anybody asking.
+    pub audit: Audit,
     /// Who prints what.
     pub tail: Tail,
     /// Requests that an instance still carries; told by the gateway.

@@ -73,7 +73,8 @@ fn the_form_of_a_record_is_fixed() {
 #[test]
 fn every_field_is_covered() {
     let good = record(1).bounded().sealed(1, GENESIS);
-    let changes: Vec<(&str, fn(&mut Record))> = vec![
+    type Change = fn(&mut Record);
+    let changes: Vec<(&str, Change)> = vec![
         ("seq", |r| r.seq = 2),
         ("time", |r| r.time = at(9)),
         ("who", |r| r.who.push('x')),
