@@ -2,6 +2,7 @@
 //! `link`. Never: knows tonic, decides what the agent decides. Tested by: units beside the code, `console/tests/*`.
 
 mod args;
+mod audit;
 mod build;
 mod call;
 mod completions;
@@ -110,6 +111,7 @@ pub enum Verb {
     Key(key::Args),
     Policy(policy::Args),
     Tap(tap::Args),
+    Audit(audit::Args),
     Context(context::Args),
     Info(info::Args),
     Completions(completions::Args),
@@ -294,6 +296,7 @@ async fn dispatch(ctx: &Ctx, verb: Verb) -> Outcome {
         Verb::Key(args) => key::run(ctx, args).await,
         Verb::Policy(args) => policy::run(ctx, args).await,
         Verb::Tap(args) => tap::run(ctx, args).await,
+        Verb::Audit(args) => audit::run(ctx, args).await,
         Verb::Context(args) => context::run(ctx, args).await,
         Verb::Info(args) => info::run(ctx, args).await,
         Verb::Completions(args) => completions::run(args),
