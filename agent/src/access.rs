@@ -570,7 +570,7 @@ impl Access {
 }
 
 /// The login name of a user of this host, `uid:<n>` when `/etc/passwd` has none.
-fn login_name(uid: u32) -> String {
+pub fn login_name(uid: u32) -> String {
     let passwd = fs::read_to_string("/etc/passwd").unwrap_or_default();
     passwd
         .lines()

@@ -4,6 +4,7 @@
 //! Tested by: unit tests, a server on a real socket and on TLS; `tests/tests/proto.rs` for the contract.
 
 mod agent;
+mod audit;
 mod board;
 mod convert;
 mod deployments;
@@ -11,6 +12,7 @@ mod keys;
 mod listen;
 mod logs;
 mod mcp;
+mod noted;
 mod operations;
 mod pins;
 mod policies;
@@ -21,6 +23,8 @@ pub mod status;
 mod taps;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod tests_audit;
 #[cfg(test)]
 mod tests_house;
 pub mod tls;
@@ -43,6 +47,7 @@ use tonic::transport::Server;
 pub use agent::host_name;
 
 use crate::access::Access;
+use crate::audit::Audit;
 use crate::engine::Engine;
 use crate::gateway::Gateway;
 use crate::initlink::InitLinks;
@@ -127,6 +132,8 @@ pub struct ApiDeps {
     pub config: watch::Receiver<Arc<AgentConfig>>,
     /// Keys and who callers are.
     pub access: Access,
+    /// Who did what.
+    pub audit: Audit,
     /// When the agent started.
     pub started_at: Timestamp,
     /// What is degraded, one line each, beside the store's alarms; for `Info`.
@@ -177,7 +184,7 @@ pub async fn spawn(deps: ApiDeps, stop: CancellationToken) -> Result<ApiHandle, 
         stop.clone(),
     );
     let engine = deps.engine.clone();
-    let (store, notes) = (deps.store.clone(), deps.notes.clone());
+    let (store, notes, audit) = (deps.store.clone(), deps.notes.clone(), deps.audit.clone());
     let agent = agent::AgentService {
         agent_id: deps.store.agent_id().to_string(),
         started_at: deps.started_at,
@@ -190,6 +197,7 @@ pub async fn spawn(deps: ApiDeps, stop: CancellationToken) -> Result<ApiHandle, 
         }),
         notes: Arc::new(move || {
             let mut lines = store.alarms();
+            lines.extend(audit.trouble().map(|e| format!("nothing is recorded, so nothing is changed: {e}")));
             for line in notes.borrow().iter() {
                 if !lines.contains(line) {
                     lines.push(line.clone());
@@ -227,6 +235,7 @@ pub async fn spawn(deps: ApiDeps, stop: CancellationToken) -> Result<ApiHandle, 
     let waivers = waivers::WaiversService { store: deps.store.clone() };
     let pins = pins::PinsService { store: deps.store.clone(), inspect: deps.inspect };
     let taps = taps::TapsService { gateway: gateway.clone(), stop: stop.clone() };
+    let audit = audit::AuditService { audit: deps.audit.clone(), stop: stop.clone() };
     let secrets =
         secrets::SecretsService { secrets: deps.secrets, store: deps.store, turn: tokio::sync::Mutex::default() };
     let sources = sources::SourcesService { sources: deps.sources };
@@ -246,8 +255,9 @@ pub async fn spawn(deps: ApiDeps, stop: CancellationToken) -> Result<ApiHandle, 
         .add_service(v1::policies_server::PoliciesServer::new(policies).max_decoding_message_size(DECODE_MAX))
         .add_service(v1::waivers_server::WaiversServer::new(waivers).max_decoding_message_size(DECODE_MAX))
         .add_service(v1::pins_server::PinsServer::new(pins).max_decoding_message_size(DECODE_MAX))
-        .add_service(v1::taps_server::TapsServer::new(taps).max_decoding_message_size(DECODE_MAX));
-    Ok(serve(routes, listeners, deps.access, tasks, stop))
+        .add_service(v1::taps_server::TapsServer::new(taps).max_decoding_message_size(DECODE_MAX))
+        .add_service(v1::audit_server::AuditServer::new(audit).max_decoding_message_size(DECODE_MAX));
+    Ok(serve(routes, listeners, rules::Guard::new(deps.access, deps.audit), tasks, stop))
 }
 
 /// Everything that is listened on.
@@ -278,7 +288,7 @@ impl Listeners {
 fn serve(
     routes: RoutesBuilder,
     listeners: Listeners,
-    access: Access,
+    guard: rules::Guard,
     tasks: TaskTracker,
     stop: CancellationToken,
 ) -> ApiHandle {
@@ -312,7 +322,7 @@ fn serve(
         .initial_connection_window_size(1 << 20)
         .concurrency_limit_per_connection(CALLS)
         .load_shed(true)
-        .layer(rules::Guard::new(access))
+        .layer(guard)
         .add_routes(routes.routes());
     let stopped = stop.clone();
     tasks.spawn(async move {

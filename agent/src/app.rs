@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::access::Access;
 use crate::api::{self, ApiDeps, ApiHandle};
+use crate::audit::{Audit, by_agent};
 use crate::build::Builds;
 use crate::engine::docker::Docker;
 use crate::engine::{Engine, RegistryLogin, label};
@@ -43,6 +44,7 @@ pub struct App {
     operate: Operate,
     gateway: Gateway,
     api: ApiHandle,
+    audit: Audit,
 }
 
 /// What is told to stop, in this order.
@@ -99,7 +101,13 @@ impl App {
             tracing::error!(alarm, "state");
         }
         let agent = store.agent_id();
-        let secrets = Secrets::open(data_dir, store.clone())?;
+        let audit = Audit::open(data_dir)?;
+        audit.set_max_bytes(now.audit.max_bytes);
+        let secrets = Secrets::open(data_dir, store.clone(), audit.clone())?;
+        let masks = secrets.redactor();
+        audit.set_redactor(move |text| masks.redact(text).into_owned());
+        let begun = by_agent("agent.start").target(agent.to_string(), "").after("version", env!("CARGO_PKG_VERSION"));
+        audit.record(vec![begun]).await?;
         let (links, output) = InitLinks::spawn(data_dir, now.outbound.clone(), stops.floor.clone()).await?;
         let tail = Tail::spawn(data_dir, now.logs.clone(), output, stops.floor.clone()).await?;
         tail.set_gap_source(Arc::new(EngineLog { engine: engine.clone() }));
@@ -126,6 +134,7 @@ impl App {
                 links: links.clone(),
                 secrets: secrets.clone(),
                 inspect: inspect.clone(),
+                audit: audit.clone(),
                 tail: tail.clone(),
                 in_flight: Arc::new(move |instance| load.in_flight(instance)),
                 reachable: Arc::new(move |deployment, instance| reach.reaches(deployment, instance)),
@@ -148,6 +157,7 @@ impl App {
                 reconcile: reconcile.clone(),
                 config: config.clone(),
                 access: access.clone(),
+                audit: audit.clone(),
                 data_dir: data_dir.to_owned(),
                 gateway_url: gateway.url(),
             },
@@ -170,6 +180,7 @@ impl App {
                 engine_host,
                 config: config.clone(),
                 access,
+                audit: audit.clone(),
                 started_at: Timestamp::now(),
                 notes: notes(report.alarms, reload, stops.loops.clone()),
             },
@@ -179,8 +190,8 @@ impl App {
         if let Some((address, _)) = api.tls() {
             links.set_agent_ports(vec![gateway.address().port(), address.port()]);
         }
-        follow_config(tail.clone(), links, config, stops.loops.clone());
-        Ok(Self { stops, store, tail, reconcile, operate, gateway, api })
+        follow_config(tail.clone(), links, audit.clone(), config, stops.loops.clone());
+        Ok(Self { stops, store, tail, reconcile, operate, gateway, api, audit })
     }
 
     /// Where the gateway listens.
@@ -218,13 +229,19 @@ impl App {
         }
         self.tail.flush().await;
         self.stops.floor.cancel();
+        self.audit.keep(by_agent("agent.stop").target(self.store.agent_id().to_string(), "")).await;
+        self.audit.close().await;
         self.store.close().await;
     }
 }
 
 /// A source credential as the engine wants it.
 fn registry_login(secrets: &Secrets, host: &str) -> Option<RegistryLogin> {
-    match secrets.credential(host) {
+    let found = secrets.credential(host).and_then(|found| {
+        found.iter().try_for_each(|login| secrets.notes_use(login, "base image"))?;
+        Ok(found)
+    });
+    match found {
         Ok(found) => found.map(|c| RegistryLogin { host: c.host, username: c.username, password: c.password }),
         Err(error) => {
             tracing::warn!(%error, host, "a credential cannot be read; going on without");
@@ -277,22 +294,30 @@ fn tell_refusals(mut marks: tokio::sync::mpsc::Receiver<Mark>, tail: Tail, stop:
     });
 }
 
-/// `[logs]` and `[outbound]` are live.
+/// `[logs]`, `[outbound]` and `[audit]` are live. That the configuration changed, and in which keys, is on record.
 fn follow_config(
     tail: Tail,
     links: InitLinks,
+    audit: Audit,
     mut config: watch::Receiver<Arc<sigil_config::agent::AgentConfig>>,
     stop: CancellationToken,
 ) {
     tokio::spawn(async move {
+        let mut before = config.borrow().clone();
         loop {
             tokio::select! {
                 () = stop.cancelled() => break,
                 changed = config.changed() => if changed.is_err() { break },
             }
-            let new = config.borrow_and_update().clone();
-            tail.configure(new.logs.clone());
-            links.set_outbound(new.outbound.clone());
+            let now = config.borrow_and_update().clone();
+            tail.configure(now.logs.clone());
+            links.set_outbound(now.outbound.clone());
+            audit.set_max_bytes(now.audit.max_bytes);
+            let keys: Vec<&str> = sigil_config::agent::diff(&before, &now).iter().map(|c| c.path).collect();
+            if !keys.is_empty() {
+                audit.keep(by_agent("config.change").after("keys", keys.join(", "))).await;
+            }
+            before = now;
         }
     });
 }

@@ -11,10 +11,12 @@ use clap::{Parser, Subcommand};
 use sigil_agent::access;
 use sigil_agent::api::{self, ApiError, tls};
 use sigil_agent::app::App;
+use sigil_agent::audit::Audit;
 use sigil_agent::gateway::GatewayError;
 use sigil_agent::store::StoreError;
 use sigil_config::agent::{self, Loaded, Override};
 use sigil_config::reload;
+use sigil_core::audit::Record;
 use tokio::runtime::{Builder, Handle};
 use tokio_util::sync::CancellationToken;
 
@@ -291,10 +293,14 @@ fn token(places: &Places, what: Token) -> anyhow::Result<ExitCode> {
                 0 => None,
                 days => Some(jiff::Timestamp::now() + jiff::SignedDuration::from_hours(24 * i64::from(days))),
             };
-            let (token, info) = access::create_token(
-                &data_dir,
-                access::NewToken { expires_at: expires, ..access::NewToken::new(&label, role) },
-            )?;
+            let new = access::NewToken { expires_at: expires, ..access::NewToken::new(&label, role) };
+            let expires = expires.map_or_else(|| "never".to_owned(), |at| at.to_string());
+            let record = by_hand("key.create").target(&label, "").after("role", role).after("expires", expires);
+            let (token, info) = audited(&data_dir, record, |record| {
+                let made = access::create_token(&data_dir, new)?;
+                record.target_id.clone_from(&made.1.id);
+                Ok(made)
+            })?;
             println!("{}", access::reveal(&token));
             eprintln!(
                 "'{}' is shown this once; give it to the console as SIGIL_TOKEN, or keep it with a context",
@@ -310,11 +316,45 @@ fn token(places: &Places, what: Token) -> anyhow::Result<ExitCode> {
             }
         }
         Token::Revoke { label } => {
-            let gone = access::revoke_token(&data_dir, &label)?;
+            let gone = audited(&data_dir, by_hand("key.revoke").target(&label, ""), |record| {
+                let gone = access::revoke_token(&data_dir, &label)?;
+                (record.target, record.target_id) = (gone.label.clone(), gone.id.clone());
+                record.before.insert("role".into(), gone.role.to_string());
+                Ok(gone)
+            })?;
             println!("{} revoked", gone.label);
         }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// A record of what somebody does at this command line.
+fn by_hand(what: &str) -> Record {
+    let who = access::login_name(rustix::process::getuid().as_raw());
+    Record::new(jiff::Timestamp::now(), &who, "command line", what)
+}
+
+/// Does something that the audit log tells of, from before it is done on. Works beside a running agent.
+fn audited<T>(
+    data_dir: &std::path::Path,
+    record: Record,
+    work: impl FnOnce(&mut Record) -> anyhow::Result<T>,
+) -> anyhow::Result<T> {
+    let runtime = Builder::new_current_thread().enable_all().build()?;
+    let audit = Audit::open(data_dir)?;
+    let mut attempt = runtime.block_on(audit.begin(record))?;
+    let mut told = attempt.record().map(|r| r.clone()).unwrap_or_else(|| by_hand(""));
+    let done = work(&mut told);
+    if let Some(record) = attempt.record() {
+        *record = told;
+    }
+    let outcome = if done.is_ok() { sigil_core::audit::OK } else { "FAILED" };
+    runtime.block_on(async {
+        let ended = attempt.end(outcome).await;
+        audit.close().await;
+        ended
+    })?;
+    done
 }
 
 /// What a console needs beside the token: where, and the certificate's fingerprint.

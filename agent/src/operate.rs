@@ -10,6 +10,7 @@ mod change;
 mod compose;
 mod deploy;
 mod events;
+mod told;
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
@@ -26,7 +27,9 @@ use tokio_util::task::TaskTracker;
 
 use self::events::Events;
 pub use self::events::Follow;
+pub use self::told::Told;
 use crate::access::Access;
+use crate::audit::{Audit, by_agent};
 use crate::build::Builds;
 use crate::engine::Engine;
 use crate::reconcile::Reconcile;
@@ -269,6 +272,8 @@ pub struct Deps {
     pub secrets: Secrets,
     /// Whether there are keys.
     pub access: Access,
+    /// How operations ended.
+    pub audit: Audit,
     /// Build output is log, too.
     pub tail: Tail,
     /// How it went.
@@ -530,6 +535,7 @@ impl Run {
             let step = if self.record.step.is_empty() { "the beginning" } else { &self.record.step };
             self.events.emit(EventKind::Note(format!("the agent restarted; going on from {step}")));
         }
+        let before = self.deployment().map(|d| told::state(&d)).unwrap_or_default();
         let stop = self.operate.inner.stop.clone();
         let cancel = self.cancel.clone();
         let result = tokio::select! {
@@ -558,7 +564,37 @@ impl Run {
         if let Err(error) = self.deps().store.put_operation(self.record.clone()).await {
             tracing::error!(%error, operation = %self.record.id, "its end could not be kept");
         }
+        self.audit_end(before).await;
         self.events.emit(EventKind::Done(Box::new(self.record.clone())));
+    }
+
+    /// The deployment that it is about, where there is one.
+    fn deployment(&self) -> Option<Arc<sigil_core::model::Deployment>> {
+        let store = &self.deps().store;
+        match self.record.deployment {
+            Some(id) => store.deployment(id),
+            None => self.record.name.parse::<Name>().ok().and_then(|name| store.by_name(&name)),
+        }
+    }
+
+    /// How it ended and what it changed, for the audit log; on the disk before anybody is told.
+    async fn audit_end(&self, before: Vec<(&'static str, String)>) {
+        let mut record = by_agent(&format!("{}.end", told::word(&self.record.kind)));
+        record.who.clone_from(&self.record.created_by);
+        record.operation = self.record.id.to_string();
+        record.request.clone_from(&self.record.request_id);
+        record.target.clone_from(&self.record.name);
+        record.target_id = self.record.deployment.map(|id| id.to_string()).unwrap_or_default();
+        if let Some(error) = &self.record.error {
+            error["code"].as_str().unwrap_or("FAILED").clone_into(&mut record.outcome);
+            record.after.insert("step".into(), self.record.step.clone());
+        }
+        told::put(&mut record.before, before);
+        if let Some(now) = self.deployment() {
+            told::put(&mut record.after, told::state(&now));
+        }
+        told::only_changes(&mut record);
+        self.deps().audit.keep(record).await;
     }
 
     async fn work(&mut self) -> Result<Outcome, Failure> {

@@ -24,6 +24,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::audit::Audit;
 use crate::engine::Engine;
 use crate::initlink::InitLinks;
 use crate::inspect::Inspect;
@@ -115,6 +116,8 @@ pub struct Deps {
     pub secrets: Secrets,
     /// Who pins tools.
     pub inspect: Inspect,
+    /// What is changed without anybody asking.
+    pub audit: Audit,
     /// Who prints what.
     pub tail: Tail,
     /// Requests that an instance still carries; told by the gateway.

@@ -1,21 +1,23 @@
 //! Owns: secret plaintext and the keyring.
 //! May touch: the store's sealed records, `<data>/keyring`, `<data>/keyring.key`.
-//! Never: logs a value, or writes one anywhere in clear.
+//! Never: logs a value, writes one anywhere in clear, or hands one out that the audit log does not tell of.
 //! Tested by: unit tests.
 
 mod keyring;
 mod redact;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use async_trait::async_trait;
 use jiff::Timestamp;
 use secrecy::{ExposeSecret, SecretString};
+use sigil_core::audit::Record;
 use sigil_core::model::{DeploymentId, Inject, ReleaseSpec, SecretUse};
 use zeroize::Zeroizing;
 
+use crate::audit::{Audit, AuditError, by_agent};
 use crate::store::{SealedRecord, Store, StoreError};
 use keyring::Keyring;
 pub use redact::Redactor;
@@ -44,6 +46,9 @@ pub enum SecretError {
     /// Required by a release and nowhere.
     #[error("missing secrets: {}", .0.join(", "))]
     Missing(Vec<String>),
+    /// That it is handed out cannot be recorded.
+    #[error(transparent)]
+    Audit(#[from] AuditError),
 }
 
 impl SecretError {
@@ -65,6 +70,7 @@ impl SecretError {
                 Some(name) => format!("set each one: sigil secret set {name}"),
                 None => "set them with sigil secret set".into(),
             },
+            Self::Audit(error) => error.hint().into(),
         }
     }
 }
@@ -100,6 +106,11 @@ impl Scope {
         }
     }
 
+    /// The key of a secret of this scope, unique in the agent: `team/default/NAME`, `deployment/<id>/NAME`, `source/<host>`.
+    pub fn key(&self, name: &str) -> String {
+        format!("{}{name}", self.prefix())
+    }
+
     /// Scope and name of a store key.
     fn of_key(key: &str) -> Option<(Self, String)> {
         let (kind, rest) = key.split_once('/')?;
@@ -124,6 +135,8 @@ pub struct Credential {
     pub username: String,
     /// Password, token, or an OpenSSH private key.
     pub password: SecretString,
+    /// Which of its values this is.
+    pub version: u32,
 }
 
 /// What is shown of a secret.
@@ -177,6 +190,17 @@ struct Inner {
     /// One change at a time: a version is read, raised and written as one step.
     changing: tokio::sync::Mutex<()>,
     redactor: RwLock<Option<Redactor>>,
+    audit: Audit,
+    /// What the gateway was given since the start: deployment, key, version.
+    given: Mutex<BTreeSet<(DeploymentId, String, u32)>>,
+}
+
+/// A secret that a release asks for.
+struct Found {
+    inject: Inject,
+    value: SecretString,
+    key: String,
+    version: u32,
 }
 
 /// The secrets of this agent. Clones share one keyring.
@@ -203,12 +227,12 @@ impl Secrets {
     /// [`SecretError::Keyring`] when a file belongs to another user, can be read by others, is a link, or does not
     /// open with the key. A missing keyring beside existing records is no error: each record then answers
     /// [`SecretError::Broken`], so that it can be set again.
-    pub fn open(data_dir: &Path, store: Store) -> Result<Self> {
+    pub fn open(data_dir: &Path, store: Store, audit: Audit) -> Result<Self> {
         let credential = std::env::var_os("CREDENTIALS_DIRECTORY").map(|dir| Path::new(&dir).join("sigil-kek"));
-        Self::open_with(data_dir, Box::new(store), credential.filter(|path| path.exists()).as_deref())
+        Self::open_with(data_dir, Box::new(store), audit, credential.filter(|path| path.exists()).as_deref())
     }
 
-    fn open_with(data_dir: &Path, records: Box<dyn Records>, credential: Option<&Path>) -> Result<Self> {
+    fn open_with(data_dir: &Path, records: Box<dyn Records>, audit: Audit, credential: Option<&Path>) -> Result<Self> {
         let (keyring, made) = Keyring::open(data_dir, credential).map_err(SecretError::Keyring)?;
         if made {
             let orphans = records.all("").len();
@@ -224,6 +248,8 @@ impl Secrets {
             keyring: Mutex::new(keyring),
             changing: tokio::sync::Mutex::new(()),
             redactor: RwLock::new(None),
+            audit,
+            given: Mutex::default(),
         };
         Ok(Self { inner: Arc::new(inner) })
     }
@@ -310,7 +336,7 @@ impl Secrets {
     /// [`SecretError::Broken`] when the record was changed, moved or rolled back.
     pub fn get(&self, scope: &Scope, name: &str) -> Result<Option<SecretString>> {
         let name = checked_name(scope, name)?;
-        Ok(self.open_record(scope, &name)?.map(|(_, value)| value))
+        Ok(self.open_record(scope, &name)?.map(|(_, value, _)| value))
     }
 
     /// Names that a release requires and that are nowhere, in the release's order.
@@ -324,45 +350,77 @@ impl Secrets {
         nowhere.map(|s| s.name.clone()).collect()
     }
 
-    /// Environment secrets of a release: (variable, value), looked up in the deployment, then its team.
+    /// Environment secrets of a release for one of its instances: (variable, value), looked up in the deployment, then its
+    /// team. That they were handed out is on record when this returns.
     ///
     /// # Errors
-    /// [`SecretError::Missing`] names every required one that is nowhere; [`SecretError::Broken`].
-    pub fn environment(&self, id: DeploymentId, team: &str, spec: &ReleaseSpec) -> Result<Vec<(String, SecretString)>> {
-        let found = self.of_release(id, team, spec)?;
-        Ok(found
-            .into_iter()
-            .filter_map(|(inject, value)| match inject {
-                Inject::Environment(variable) => Some((variable, value)),
-                Inject::Header(_) | Inject::Query(_) | Inject::Body(_) => None,
-            })
-            .collect())
+    /// [`SecretError::Missing`] names every required one that is nowhere; [`SecretError::Broken`], [`SecretError::Audit`].
+    pub async fn hand_over(
+        &self,
+        id: DeploymentId,
+        team: &str,
+        spec: &ReleaseSpec,
+        to: &[(&str, String)],
+    ) -> Result<Vec<(String, SecretString)>> {
+        let (values, records) = self.environment(id, team, spec, to)?;
+        if !records.is_empty() {
+            self.inner.audit.record(records).await?;
+        }
+        Ok(values)
     }
 
-    /// Header, query and body secrets of a release.
+    #[allow(clippy::type_complexity)] // two lists of the same things
+    fn environment(
+        &self,
+        id: DeploymentId,
+        team: &str,
+        spec: &ReleaseSpec,
+        to: &[(&str, String)],
+    ) -> Result<(Vec<(String, SecretString)>, Vec<Record>)> {
+        let (mut values, mut records) = (Vec::new(), Vec::new());
+        for found in self.of_release(id, team, spec)? {
+            if let Inject::Environment(variable) = found.inject {
+                let record = read(&found.key, found.version, "environment").after("deployment id", id);
+                records.push(to.iter().fold(record, |record, (key, value)| record.after(key, value)));
+                values.push((variable, found.value));
+            }
+        }
+        Ok((values, records))
+    }
+
+    /// Header, query and body secrets of a release, for the gateway. Recorded once for each deployment and version: the
+    /// gateway injects what it was given into every request.
     ///
     /// # Errors
-    /// As [`Self::environment`].
+    /// As [`Self::hand_over`].
     pub fn injected(&self, id: DeploymentId, team: &str, spec: &ReleaseSpec) -> Result<Vec<(Inject, SecretString)>> {
         let mut found = self.of_release(id, team, spec)?;
-        found.retain(|(inject, _)| !matches!(inject, Inject::Environment(_)));
-        Ok(found)
+        found.retain(|f| !matches!(f.inject, Inject::Environment(_)));
+        for secret in &found {
+            let given = (id, secret.key.clone(), secret.version);
+            if lock(&self.inner.given).contains(&given) {
+                continue;
+            }
+            // the reconciler, which asks, must not stand while the disk is slow
+            self.inner.audit.note(read(&secret.key, secret.version, "gateway").after("deployment id", id))?;
+            lock(&self.inner.given).insert(given);
+        }
+        Ok(found.into_iter().map(|f| (f.inject, f.value)).collect())
     }
 
-    fn of_release(&self, id: DeploymentId, team: &str, spec: &ReleaseSpec) -> Result<Vec<(Inject, SecretString)>> {
+    fn of_release(&self, id: DeploymentId, team: &str, spec: &ReleaseSpec) -> Result<Vec<Found>> {
         let missing = self.missing(Some(id), team, &spec.secrets);
         if !missing.is_empty() {
             return Err(SecretError::Missing(missing));
         }
         let mut found = Vec::new();
         for secret in &spec.secrets {
-            let own = self.open_record(&Scope::Deployment(id), &secret.name)?;
-            let value = match own {
-                Some(own) => Some(own),
-                None => self.open_record(&Scope::Team(team.to_owned()), &secret.name)?,
-            };
-            if let Some((_, value)) = value {
-                found.push((secret.inject.clone(), value));
+            for scope in [Scope::Deployment(id), Scope::Team(team.to_owned())] {
+                if let Some((_, value, version)) = self.open_record(&scope, &secret.name)? {
+                    let (inject, key) = (secret.inject.clone(), scope.key(&secret.name));
+                    found.push(Found { inject, value, key, version });
+                    break;
+                }
             }
         }
         Ok(found)
@@ -374,11 +432,27 @@ impl Secrets {
     /// [`SecretError::Broken`].
     pub fn credential(&self, host: &str) -> Result<Option<Credential>> {
         for candidate in candidates(&host.to_ascii_lowercase()) {
-            if let Some((username, password)) = self.open_record(&Scope::Source, &candidate)? {
-                return Ok(Some(Credential { host: candidate, username, password }));
+            if let Some((username, password, version)) = self.open_record(&Scope::Source, &candidate)? {
+                return Ok(Some(Credential { host: candidate, username, password, version }));
             }
         }
         Ok(None)
+    }
+
+    /// Records that a login is about to be used; on the disk when this returns.
+    ///
+    /// # Errors
+    /// [`SecretError::Audit`]: it must not be used.
+    pub async fn uses(&self, login: &Credential, what_for: &str) -> Result<()> {
+        Ok(self.inner.audit.record(vec![read(&Scope::Source.key(&login.host), login.version, what_for)]).await?)
+    }
+
+    /// [`Secrets::uses`] where nothing can be waited for; it is on the disk soon.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn notes_use(&self, login: &Credential, what_for: &str) -> Result<()> {
+        Ok(self.inner.audit.note(read(&Scope::Source.key(&login.host), login.version, what_for))?)
     }
 
     /// Masks every value that is kept now or set later, in lines of text. All clones share one table.
@@ -399,16 +473,16 @@ impl Secrets {
         for record in self.inner.records.all("") {
             let Some((scope, name)) = Scope::of_key(&record.key) else { continue };
             // a record that does not open has no value to leak
-            if let Ok(Some((_, value))) = self.open_record(&scope, &name) {
+            if let Ok(Some((_, value, _))) = self.open_record(&scope, &name) {
                 values.insert(record.key.clone(), value);
             }
         }
         redactor.replace(values.values());
     }
 
-    /// Username and value.
-    fn open_record(&self, scope: &Scope, name: &str) -> Result<Option<(String, SecretString)>> {
-        let key = format!("{}{name}", scope.prefix());
+    /// Username, value and version.
+    fn open_record(&self, scope: &Scope, name: &str) -> Result<Option<(String, SecretString, u32)>> {
+        let key = scope.key(name);
         let Some(record) = self.inner.records.get(&key) else { return Ok(None) };
         let broken = || SecretError::Broken(key.clone());
         let keyring = lock(&self.inner.keyring);
@@ -421,8 +495,13 @@ impl Secrets {
         let length = usize::try_from(u32::from_be_bytes(*length)).map_err(|_| broken())?;
         let (username, value) = rest.split_at_checked(length).ok_or_else(broken)?;
         let text = |bytes: &[u8]| std::str::from_utf8(bytes).map(str::to_owned).map_err(|_| broken());
-        Ok(Some((text(username)?, SecretString::from(text(value)?))))
+        Ok(Some((text(username)?, SecretString::from(text(value)?), record.version)))
     }
+}
+
+/// The record of a value that leaves this room.
+fn read(key: &str, version: u32, what_for: &str) -> Record {
+    by_agent("secret.read").target(key, "").after("version", version).after("for", what_for)
 }
 
 fn meta(record: &SealedRecord) -> Option<SecretMeta> {
@@ -503,7 +582,8 @@ impl Secrets {
     #[allow(clippy::unwrap_used)]
     pub(crate) fn in_memory(data_dir: &Path) -> Self {
         std::fs::create_dir_all(data_dir).unwrap();
-        Self::open_with(data_dir, Box::new(tests::Map::default()), None).unwrap()
+        let audit = Audit::open(data_dir).unwrap();
+        Self::open_with(data_dir, Box::new(tests::Map::default()), audit, None).unwrap()
     }
 }
 

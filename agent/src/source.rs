@@ -14,8 +14,9 @@ mod pypi;
 mod tree;
 mod upload;
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use sigil_config::agent::AgentConfig;
@@ -25,7 +26,7 @@ use tokio::sync::{Semaphore, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::engine::{Engine, EngineError, RegistryLogin};
-use crate::secrets::Secrets;
+use crate::secrets::{Credential, Secrets};
 use cache::Cache;
 pub use cache::TreeGuard;
 pub(crate) use http::{client as http_client, straight_client};
@@ -120,9 +121,19 @@ pub(crate) struct Job<'a> {
     data_dir: &'a Path,
     out: mpsc::Sender<String>,
     cancel: CancellationToken,
+    /// Hosts whose login this fetch has used: each is recorded once.
+    used: Mutex<BTreeSet<String>>,
 }
 
 impl Job<'_> {
+    /// A login of this host is about to be used; it is on record when this returns.
+    async fn uses(&self, login: &Credential) -> Result<(), SourceError> {
+        if !self.used.lock().unwrap_or_else(PoisonError::into_inner).insert(login.host.clone()) {
+            return Ok(());
+        }
+        self.secrets.uses(login, "fetch").await.map_err(|e| SourceError::failed(e.to_string(), e.hint()))
+    }
+
     /// A progress line; nobody listening is fine, a slow listener is waited for.
     async fn say(&self, line: impl Into<String>) {
         let line: String = line.into();
@@ -271,6 +282,7 @@ impl Sources {
             data_dir: &self.data_dir,
             out,
             cancel: cancel.child_token(),
+            used: Mutex::default(),
         };
         let _ends_with_us = job.cancel.clone().drop_guard();
         let work = async {
@@ -382,11 +394,13 @@ impl Sources {
                     return Err(not_permitted());
                 }
                 job.say(format!("pulling {reference}")).await;
-                let login = self
-                    .secrets
-                    .credential(&registry)
-                    .map_err(|e| SourceError::failed(e.to_string(), e.hint()))?
-                    .map(|c| RegistryLogin { host: registry.clone(), username: c.username, password: c.password });
+                let login =
+                    self.secrets.credential(&registry).map_err(|e| SourceError::failed(e.to_string(), e.hint()))?;
+                if let Some(login) = &login {
+                    job.uses(login).await?;
+                }
+                let login =
+                    login.map(|c| RegistryLogin { host: registry.clone(), username: c.username, password: c.password });
                 let pulled = self.engine.pull(reference, login.as_ref(), job.out.clone(), job.cancel.clone()).await;
                 pulled.map_err(|e| match e {
                     EngineError::Cancelled => SourceError::Cancelled,

@@ -48,6 +48,8 @@ pub struct AgentConfig {
     pub limits: LimitsConfig,
     /// Container and build output.
     pub logs: LogsConfig,
+    /// Who did what.
+    pub audit: AuditConfig,
     /// How containers reach the world.
     pub outbound: OutboundConfig,
     /// Traces of requests, for a collector.
@@ -334,6 +336,20 @@ pub struct ScanConfig {
 impl Default for ScanConfig {
     fn default() -> Self {
         Self { block: "block".into(), trust: BTreeMap::new() }
+    }
+}
+
+/// Who did what.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct AuditConfig {
+    /// Audit log kept, bytes; the oldest part goes first, and that is on record. Live.
+    pub max_bytes: u64,
+}
+
+impl Default for AuditConfig {
+    fn default() -> Self {
+        Self { max_bytes: 64 << 20 }
     }
 }
 

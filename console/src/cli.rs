@@ -2,6 +2,7 @@
 //! `link`. Never: knows tonic, decides what the agent decides. Tested by: units beside the code, `console/tests/*`.
 
 mod args;
+mod audit;
 mod build;
 mod call;
 mod completions;
@@ -115,6 +116,7 @@ pub enum Verb {
     Pins(pins::Args),
     Waiver(waiver::Args),
     Tap(tap::Args),
+    Audit(audit::Args),
     Context(context::Args),
     Info(info::Args),
     Guide(guide::Args),
@@ -302,6 +304,7 @@ async fn dispatch(ctx: &Ctx, verb: Verb) -> Outcome {
         Verb::Pins(args) => pins::run(ctx, args).await,
         Verb::Waiver(args) => waiver::run(ctx, args).await,
         Verb::Tap(args) => tap::run(ctx, args).await,
+        Verb::Audit(args) => audit::run(ctx, args).await,
         Verb::Context(args) => context::run(ctx, args).await,
         Verb::Info(args) => info::run(ctx, args).await,
         Verb::Guide(args) => guide::run(ctx, args),

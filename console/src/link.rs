@@ -31,7 +31,7 @@ pub use address::{Address, Pin};
 pub use dial::{HELLO, fingerprint, local, local_sockets};
 pub use error::{LinkError, Refusal};
 pub use mcp::McpSession;
-pub use resume::{DeploymentWatch, Fleet, Logs, OperationFollow, Progress, Update};
+pub use resume::{AuditLines, DeploymentWatch, Fleet, Logs, OperationFollow, Progress, Update};
 pub use view::{
     AgentInfo, Deployment, Detail, Event, Frame, Key, LogBatch, LogGap, LogLine, NewKey, Operation, PinnedTool, Pins,
     Policy, Problem, Secret, Waiver, What,
@@ -128,6 +128,25 @@ pub struct LogQuery {
     pub previous: bool,
     /// Empty: stdout, stderr and agent.
     pub streams: Vec<String>,
+}
+
+/// What `audit` asks for.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct AuditQuery {
+    /// Not before.
+    pub since: Option<Timestamp>,
+    /// Not after.
+    pub until: Option<Timestamp>,
+    /// Pattern of who; empty: all.
+    pub who: String,
+    /// Pattern of what was done; empty: all.
+    pub what: String,
+    /// Pattern of a name or id; empty: all.
+    pub target: String,
+    /// Only the newest that fit.
+    pub tail: Option<u64>,
+    /// Go on with new ones.
+    pub follow: bool,
 }
 
 /// A folder's upload.
@@ -438,6 +457,11 @@ impl Link {
     /// Log lines; resumes by cursor over broken links.
     pub fn logs(&self, query: LogQuery) -> Logs {
         Logs::new(self.clone(), query)
+    }
+
+    /// Lines of the audit log as they are; goes on over broken links.
+    pub fn audit(&self, query: AuditQuery) -> AuditLines {
+        AuditLines::new(self.clone(), query)
     }
 
     /// Live frames of a deployment; a broken link ends them.

@@ -1,6 +1,7 @@
 //! Decides, never acts: no file system, network, environment, threads or clock in here.
 
 pub mod answers;
+pub mod audit;
 pub mod egress;
 pub mod gate;
 pub mod jsonrpc;

@@ -4,6 +4,7 @@ use sigil_protocol::v1;
 use tokio::sync::Mutex;
 use tonic::{Request, Response, Status};
 
+use super::noted::{self, Note};
 use super::status::{self, invalid, refuse};
 use super::{convert, rules};
 use crate::access::{self, Access, AccessError, NewToken, Role, TokenInfo};
@@ -30,6 +31,17 @@ fn show(info: &TokenInfo) -> v1::KeyInfo {
         created_at: convert::time(info.created_at),
         last_used_at: or_zero(info.last_used_at),
         expires_at: or_zero(info.expires_at),
+    }
+}
+
+/// What the audit log says of a key; never its text.
+fn tell(note: &Note, info: &TokenInfo, fact: impl Fn(&Note, &str, String)) {
+    note.target(&info.label, &info.id);
+    fact(note, "role", info.role.to_string());
+    fact(note, "user", info.user.clone());
+    fact(note, "expires", info.expires_at.map_or_else(|| "never".to_owned(), |at| at.to_string()));
+    for (key, patterns) in [("deployments", &info.deployments), ("tools", &info.tools)] {
+        fact(note, key, if patterns.is_empty() { "all".into() } else { patterns.join(", ") });
     }
 }
 
@@ -85,8 +97,12 @@ impl KeysService {
 impl v1::keys_server::Keys for KeysService {
     async fn create(&self, request: Request<v1::CreateKeyRequest>) -> Result<Response<v1::CreateKeyReply>, Status> {
         let caller = rules::caller(&request)?;
+        let note = noted::note(&request);
         let asked = request.into_inner();
+        note.target(&asked.label, "");
+        note.after("role", &asked.role);
         let key = format!("key-create {}", convert::request_id(&asked.request_id)?);
+        note.request(&asked.request_id);
         let new = wanted(asked, &caller.who)?;
         let _turn = self.turn.lock().await;
         if let Some(made) = self.store.answer_of_request(&key) {
@@ -96,6 +112,7 @@ impl v1::keys_server::Keys for KeysService {
         }
         let (text, info) = self.off(move |dir| access::create_token(dir, new)).await?;
         tracing::info!(who = caller.who, key = info.id, label = info.label, role = %info.role, "a key was made");
+        tell(&note, &info, |note, key, value| note.after(key, value));
         let noted = serde_json::json!({ "id": info.id });
         self.store.remember_answer(&key, noted).await.map_err(|e| status::store(&e))?;
         let text = access::reveal(&text).to_owned();
@@ -109,15 +126,20 @@ impl v1::keys_server::Keys for KeysService {
 
     async fn revoke(&self, request: Request<v1::RevokeKeyRequest>) -> Result<Response<v1::KeyInfo>, Status> {
         let caller = rules::caller(&request)?;
+        let note = noted::note(&request);
         let asked = request.into_inner();
+        note.target(&asked.key, "");
         let key = format!("key-revoke {}", convert::request_id(&asked.request_id)?);
+        note.request(&asked.request_id);
         let _turn = self.turn.lock().await;
         if let Some(done) = self.store.answer_of_request(&key) {
+            note.after("repeated", "the first answer was given again");
             let text = |name: &str| done[name].as_str().unwrap_or_default().to_owned();
             return Ok(Response::new(v1::KeyInfo { id: text("id"), label: text("label"), ..v1::KeyInfo::default() }));
         }
         let info = self.off(move |dir| access::revoke_token(dir, &asked.key)).await?;
         tracing::info!(who = caller.who, key = info.id, label = info.label, "a key was revoked");
+        tell(&note, &info, |note, key, value| note.before(key, value));
         let noted = serde_json::json!({ "id": info.id, "label": info.label });
         self.store.remember_answer(&key, noted).await.map_err(|e| status::store(&e))?;
         Ok(Response::new(show(&info)))

@@ -6,7 +6,7 @@ use sigil_protocol::v1;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
-use super::{convert, rules, status};
+use super::{convert, noted, rules, status};
 use crate::operate::Operate;
 
 /// Operations listed when the caller does not say how many, and at most.
@@ -26,8 +26,16 @@ fn id(text: &str) -> Result<OperationId, Status> {
 impl v1::operations_server::Operations for OperationsService {
     async fn start(&self, request: Request<v1::StartRequest>) -> Result<Response<v1::Operation>, Status> {
         let caller = rules::caller(&request)?;
+        let note = noted::note(&request);
         let (what, request_id) = convert::start_request(request.into_inner())?;
+        note.request(&request_id);
+        let asked = what.told();
+        note.what(asked.what);
+        note.target(&asked.target, "");
+        asked.facts.iter().for_each(|(key, value)| note.after(key, value));
         let op = self.operate.start(what, &request_id, &caller.who).await.map_err(|f| status::failure(&f))?;
+        note.target(&op.name, op.deployment.map(|id| id.to_string()).unwrap_or_default());
+        note.operation(op.id);
         Ok(Response::new(convert::operation(&op)))
     }
 
@@ -67,8 +75,15 @@ impl v1::operations_server::Operations for OperationsService {
     }
 
     async fn cancel(&self, request: Request<v1::OperationId>) -> Result<Response<v1::Operation>, Status> {
+        let note = noted::note(&request);
         let text = request.into_inner().id;
+        note.operation(&text);
+        if let Some(op) = text.parse().ok().and_then(|id| self.operate.get(id)) {
+            note.target(&op.name, op.deployment.map(|id| id.to_string()).unwrap_or_default());
+            note.before("state", &op.state);
+        }
         let op = self.operate.cancel(id(&text)?).await.map_err(|f| status::failure(&f))?;
+        note.after("state", &op.state);
         Ok(Response::new(convert::operation(&op)))
     }
 }

@@ -8,7 +8,7 @@ use sigil_protocol::v1;
 use tonic::{Request, Response, Status};
 
 use super::status::{self, invalid, refuse};
-use super::{convert, deployments, rules};
+use super::{convert, deployments, noted, rules};
 use crate::inspect::Inspect;
 use crate::store::{Store, StoreError};
 
@@ -85,9 +85,15 @@ impl v1::pins_server::Pins for PinsService {
     /// What was answered once cannot be again: it is no longer held, and a repeat says so.
     async fn answer(&self, request: Request<v1::AnswerPinsRequest>) -> Result<Response<v1::PinsReply>, Status> {
         let caller = rules::caller(&request)?;
+        let note = noted::note(&request);
         let asked = request.into_inner();
-        convert::request_id(&asked.request_id)?;
+        note.target(&asked.name, "");
+        note.request(convert::request_id(&asked.request_id)?);
         let (deployment, release) = self.find(&asked.name, asked.release)?;
+        note.target(&asked.name, deployment.id);
+        let forms: Vec<String> = asked.tools.iter().map(|tool| format!("{} {}", tool.name, tool.digest)).collect();
+        note.after(if asked.dismiss { "dismissed" } else { "approved" }, forms.join(", "));
+        note.after("release", release.to_string());
         if asked.tools.is_empty() {
             return Err(invalid("no tool was named", "name those that are meant, or --all"));
         }

@@ -6,7 +6,7 @@ use sigil_protocol::v1;
 use tonic::{Request, Response, Status};
 
 use super::status::{self, invalid};
-use super::{convert, deployments, rules};
+use super::{convert, deployments, noted, rules};
 use crate::store::Store;
 
 /// Longest policy, bytes.
@@ -59,20 +59,30 @@ impl v1::policies_server::Policies for PoliciesService {
     /// Setting the same policy twice is setting it once, so the request id is checked and not kept.
     async fn set(&self, request: Request<v1::SetPolicyRequest>) -> Result<Response<v1::PolicyReply>, Status> {
         let caller = rules::caller(&request)?;
+        let note = noted::note(&request);
         let asked = request.into_inner();
-        convert::request_id(&asked.request_id)?;
+        note.target(&asked.name, "");
+        note.request(convert::request_id(&asked.request_id)?);
         let deployment = deployments::find(&self.store, &asked.name)?;
+        note.target(&asked.name, deployment.id);
         let policy = read(&asked.policy, asked.merge.then_some(&deployment.policy))?;
         if policy.access == Some(Access::Oauth) && !(self.oauth)() {
             return Err(invalid("access 'oauth' needs an identity provider", "set [oauth] issuer in agent.toml"));
         }
         Rules::new(policy.clone()).map_err(|e| invalid(e.to_string(), e.hint()))?;
+        // as it was when this change was made, not when it was asked for
+        let before = std::sync::Arc::new(std::sync::Mutex::new(None));
+        let was = before.clone();
         let change = move |d: &mut Deployment| {
-            d.policy = policy;
+            let old = std::mem::replace(&mut d.policy, policy);
+            *was.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(old);
             Ok(())
         };
         let changed = self.store.update(deployment.id, None, "policy changed", change).await;
         let changed = changed.map_err(|e| status::store(&e))?;
+        let before = before.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take();
+        note.before("policy", before.and_then(|p| toml::to_string(&p).ok()).unwrap_or_default());
+        note.after("policy", toml::to_string(&changed.policy).unwrap_or_default());
         tracing::info!(who = caller.who, deployment = asked.name, access = changed.access().as_str(), "policy changed");
         show(&changed).map(Response::new)
     }

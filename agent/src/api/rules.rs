@@ -1,4 +1,5 @@
-//! Who may call what: one table, one place that asks it. An RPC without a rule is refused, and a test fails.
+//! Who may call what, and what is written down of it: one table, one place that asks it. An RPC without a rule is refused,
+//! and a test fails; so does a test when one that changes something has no word for the audit log.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -9,8 +10,10 @@ use http::{Request, Response};
 use tonic::body::Body;
 use tower::{Layer, Service};
 
+use super::noted::{self, Note, Refusals};
 use super::status;
 use crate::access::{Access, Peer, Principal, Role};
+use crate::audit::Audit;
 
 /// Longest time from a request's first header to its answer's, streams that the client feeds exempt.
 const CALL_TIMEOUT: Duration = Duration::from_secs(30);
@@ -26,70 +29,94 @@ pub(super) struct Rule {
     pub caller: bool,
     /// The client sends a stream: its length is its own affair (it has limits of its own).
     pub feeds: bool,
+    /// What it is called in the audit log; `None` for what only reads.
+    pub audit: Option<&'static str>,
 }
 
 const fn rule(path: &'static str, role: Role) -> Rule {
-    Rule { path, role, caller: false, feeds: false }
+    Rule { path, role, caller: false, feeds: false, audit: None }
 }
 
 const fn fed(path: &'static str, role: Role) -> Rule {
-    Rule { path, role, caller: false, feeds: true }
+    Rule { feeds: true, ..rule(path, role) }
 }
 
 impl Rule {
     const fn callers(self) -> Self {
         Self { caller: true, ..self }
     }
+
+    /// Each call is recorded, refused ones, too.
+    const fn audited(self, what: &'static str) -> Self {
+        Self { audit: Some(what), ..self }
+    }
 }
 
 /// Every RPC of the contract. Calling a tool may change things, so `Session` is no reading.
 pub(super) const RULES: &[Rule] = &[
     rule("/sigil.v1.Agent/Info", Role::Reader).callers(),
-    fed("/sigil.v1.Sources/Upload", Role::Admin),
-    rule("/sigil.v1.Operations/Start", Role::Admin),
+    fed("/sigil.v1.Sources/Upload", Role::Admin).audited("source.upload"),
+    rule("/sigil.v1.Operations/Start", Role::Admin).audited("operation.start"),
     rule("/sigil.v1.Operations/Get", Role::Reader),
     rule("/sigil.v1.Operations/List", Role::Reader),
     rule("/sigil.v1.Operations/Follow", Role::Reader),
-    rule("/sigil.v1.Operations/Cancel", Role::Admin),
+    rule("/sigil.v1.Operations/Cancel", Role::Admin).audited("operation.cancel"),
     rule("/sigil.v1.Deployments/Watch", Role::Reader),
     rule("/sigil.v1.Deployments/Get", Role::Reader),
     rule("/sigil.v1.Logs/Tail", Role::Reader),
     fed("/sigil.v1.Mcp/Session", Role::Admin).callers(),
-    rule("/sigil.v1.Secrets/Set", Role::Admin),
+    rule("/sigil.v1.Secrets/Set", Role::Admin).audited("secret.set"),
     rule("/sigil.v1.Secrets/List", Role::Reader),
-    rule("/sigil.v1.Secrets/Remove", Role::Admin),
-    rule("/sigil.v1.Keys/Create", Role::Admin),
+    rule("/sigil.v1.Secrets/Remove", Role::Admin).audited("secret.remove"),
+    rule("/sigil.v1.Keys/Create", Role::Admin).audited("key.create"),
     rule("/sigil.v1.Keys/List", Role::Reader),
-    rule("/sigil.v1.Keys/Revoke", Role::Admin),
+    rule("/sigil.v1.Keys/Revoke", Role::Admin).audited("key.revoke"),
     rule("/sigil.v1.Policies/Get", Role::Reader),
-    rule("/sigil.v1.Policies/Set", Role::Admin),
+    rule("/sigil.v1.Policies/Set", Role::Admin).audited("policy.set"),
     rule("/sigil.v1.Waivers/List", Role::Reader),
-    rule("/sigil.v1.Waivers/Add", Role::Admin),
-    rule("/sigil.v1.Waivers/Remove", Role::Admin),
+    rule("/sigil.v1.Waivers/Add", Role::Admin).audited("waiver.add"),
+    rule("/sigil.v1.Waivers/Remove", Role::Admin).audited("waiver.remove"),
     rule("/sigil.v1.Pins/Get", Role::Reader),
-    rule("/sigil.v1.Pins/Answer", Role::Admin),
-    rule("/sigil.v1.Taps/Follow", Role::Admin),
+    rule("/sigil.v1.Pins/Answer", Role::Admin).audited("pins.answer"),
+    rule("/sigil.v1.Taps/Follow", Role::Admin).audited("tap.follow"),
+    rule("/sigil.v1.Audit/Query", Role::Admin),
 ];
 
 /// Puts [`Guarded`] around the services.
 #[derive(Clone, Debug)]
 pub(super) struct Guard {
     access: Access,
+    audit: Audit,
+    refusals: Refusals,
+}
+
+/// Why a call goes no further.
+struct Refused {
+    status: tonic::Status,
+    /// The rule that it fell under, and who asked for it as far as that is known.
+    of: Option<(&'static Rule, Option<Principal>)>,
+}
+
+impl From<tonic::Status> for Refused {
+    fn from(status: tonic::Status) -> Self {
+        Self { status, of: None }
+    }
 }
 
 impl Guard {
-    pub fn new(access: Access) -> Self {
-        Self { access }
+    pub fn new(access: Access, audit: Audit) -> Self {
+        Self { access, audit, refusals: Refusals::default() }
     }
 
     /// Who calls, when that one may call this.
-    fn admit(&self, request: &Request<Body>) -> Result<(Principal, &'static Rule), tonic::Status> {
+    fn admit(&self, request: &Request<Body>) -> Result<(Principal, &'static Rule), Refused> {
         let path = request.uri().path();
         let Some(rule) = RULES.iter().find(|r| r.path == path) else {
-            return Err(tonic::Status::unimplemented("this agent has no such call; it may be older than the console"));
+            let words = "this agent has no such call; it may be older than the console";
+            return Err(tonic::Status::unimplemented(words).into());
         };
         let Some(peer) = request.extensions().get::<Peer>() else {
-            return Err(tonic::Status::internal("a connection without a peer"));
+            return Err(tonic::Status::internal("a connection without a peer").into());
         };
         let bearer = request
             .headers()
@@ -100,20 +127,29 @@ impl Guard {
             .map(|(_, token)| token.trim());
         let principal = self.access.principal(peer, bearer).map_err(|e| {
             tracing::info!(?peer, path, why = %e, "call refused");
-            status::access(&e)
+            Refused { status: status::access(&e), of: Some((rule, None)) }
         })?;
         let enough = principal.role >= rule.role || (rule.caller && principal.role == Role::Caller);
         if !enough {
             tracing::info!(who = principal.who, role = %principal.role, path, "call refused");
             let may = if principal.role == Role::Caller { "only call tools" } else { "only read" };
-            return Err(status::refuse(
+            let status = status::refuse(
                 "FORBIDDEN",
                 format!("{} may {may}", principal.who),
                 "ask an admin of this agent, or use a token of role admin",
                 status::FORBIDDEN,
-            ));
+            );
+            return Err(Refused { status, of: Some((rule, Some(principal))) });
         }
         Ok((principal, rule))
+    }
+
+    /// What is written down of a refusal, if anything: a change that somebody tried who may not.
+    fn refusal(&self, refused: &Refused, peer: Option<&Peer>) -> Option<sigil_core::audit::Record> {
+        let (rule, principal) = refused.of.as_ref()?;
+        let mut record = noted::record(rule.audit?, principal.as_ref(), peer);
+        record.outcome = noted::code(&refused.status);
+        self.refusals.counted(record, principal.is_some())
     }
 }
 
@@ -145,23 +181,54 @@ where
     }
 
     fn call(&mut self, mut request: Request<Body>) -> Self::Future {
-        match self.guard.admit(&request) {
-            Err(refusal) => Box::pin(async move { Ok(refusal.into_http()) }),
-            Ok((principal, rule)) => {
-                // the token has done its work: nothing behind here needs it, or could log it
-                request.headers_mut().remove(http::header::AUTHORIZATION);
-                request.extensions_mut().insert(principal);
-                let answer = self.inner.call(request);
-                if rule.feeds {
-                    return Box::pin(answer);
-                }
-                Box::pin(async move {
-                    tokio::time::timeout(CALL_TIMEOUT, answer).await.unwrap_or_else(|_| {
-                        let late = status::refuse("TIMEOUT", "the call took longer than 30 s", "try again", 7);
-                        Ok(late.into_http())
-                    })
-                })
+        let admitted = self.guard.admit(&request);
+        let audit = self.guard.audit.clone();
+        let (principal, rule) = match admitted {
+            Ok(admitted) => admitted,
+            Err(refused) => {
+                let record = self.guard.refusal(&refused, request.extensions().get());
+                return Box::pin(async move {
+                    // it is refused in any case: where that cannot be recorded, the agent's log has it
+                    if let Some(record) = record
+                        && let Err(error) = audit.record(vec![record]).await
+                    {
+                        tracing::error!(%error, "a refused call is not in the audit log");
+                    }
+                    Ok(refused.status.into_http())
+                });
             }
+        };
+        // the token has done its work: nothing behind here needs it, or could log it
+        request.headers_mut().remove(http::header::AUTHORIZATION);
+        let note = rule.audit.map(|what| Note::new(noted::record(what, Some(&principal), request.extensions().get())));
+        request.extensions_mut().insert(principal);
+        if let Some(note) = &note {
+            request.extensions_mut().insert(note.clone());
+        }
+        // nothing of it runs before it is polled
+        let answer = self.inner.call(request);
+        let answer = async move {
+            if rule.feeds {
+                return answer.await;
+            }
+            tokio::time::timeout(CALL_TIMEOUT, answer).await.unwrap_or_else(|_| {
+                let late = status::refuse("TIMEOUT", "the call took longer than 30 s", "try again", 7);
+                Ok(late.into_http())
+            })
+        };
+        match note {
+            None => Box::pin(answer),
+            Some(note) => Box::pin(async move {
+                let attempt = match note.begin(&audit).await {
+                    Ok(attempt) => attempt,
+                    Err(error) => return Ok(status::audit(&error).into_http()),
+                };
+                let answer = answer.await?;
+                Ok(match attempt.end(noted::outcome(&answer)).await {
+                    Ok(()) => answer,
+                    Err(error) => status::unrecorded(&error).into_http(),
+                })
+            }),
         }
     }
 }
@@ -198,6 +265,20 @@ mod tests {
         assert_eq!(RULES.len(), rpcs.len(), "a rule is there twice");
     }
 
+    /// Admins' calls that change nothing of the agent's: calling tools (the gateway has its own log of that), and reading
+    /// this very log.
+    const NO_CHANGE: [&str; 2] = ["/sigil.v1.Mcp/Session", "/sigil.v1.Audit/Query"];
+
+    #[test]
+    fn whatever_takes_an_admin_has_a_word_for_the_audit_log() {
+        let mut words = BTreeSet::new();
+        for rule in RULES {
+            let expected = rule.role == Role::Admin && !NO_CHANGE.contains(&rule.path);
+            assert_eq!(rule.audit.is_some(), expected, "{}: .audited(\"…\")", rule.path);
+            assert!(rule.audit.is_none_or(|word| words.insert(word)), "{} has another's word", rule.path);
+        }
+    }
+
     async fn ask(access: &Access, path: &str, peer: Option<Peer>, token: Option<&str>) -> (i32, Option<Principal>) {
         let seen = std::sync::Arc::new(std::sync::Mutex::new(None));
         let noted = seen.clone();
@@ -214,7 +295,8 @@ mod tests {
         if let Some(peer) = peer {
             request.extensions_mut().insert(peer);
         }
-        let answer = Guard::new(access.clone()).layer(inner).call(request).await.unwrap();
+        let audit = Audit::open(access.data_dir()).unwrap();
+        let answer = Guard::new(access.clone(), audit).layer(inner).call(request).await.unwrap();
         let code = answer.headers().get("grpc-status").map_or(0, |v| v.to_str().unwrap().parse().unwrap());
         let seen = seen.lock().unwrap().take();
         (code, seen)

@@ -8,6 +8,7 @@ use tokio::sync::Mutex;
 use tonic::{Request, Response, Status};
 use zeroize::Zeroize;
 
+use super::noted::{self, Note};
 use super::status::{self, invalid, refuse};
 use super::{convert, deployments, rules};
 use crate::secrets::{Scope, SecretMeta, Secrets};
@@ -34,6 +35,13 @@ impl SecretsService {
             ("", name) => deployments::find(&self.store, name).map(|d| Scope::Deployment(d.id)),
             (other, _) => Err(invalid(format!("'{other}' is no purpose"), "the purpose is source, or none")),
         }
+    }
+
+    /// What the audit log says of a secret: its name and scope, and the version that is there.
+    fn noted(&self, note: &Note, scope: &Scope, name: &str) {
+        note.target(scope.key(name), "");
+        let there = self.secrets.list().into_iter().find(|m| m.scope == *scope && m.name == name);
+        note.before("version", there.map_or_else(|| "none".to_owned(), |m| m.version.to_string()));
     }
 
     /// Deployments whose wanted release asks for it, and would find it in this scope.
@@ -77,13 +85,18 @@ fn value(mut bytes: Vec<u8>) -> Result<SecretString, Status> {
 impl v1::secrets_server::Secrets for SecretsService {
     async fn set(&self, request: Request<v1::SetSecretRequest>) -> Result<Response<v1::SecretInfo>, Status> {
         let caller = rules::caller(&request)?;
+        let note = noted::note(&request);
         let asked = request.into_inner();
+        note.target(&asked.name, "");
         let value = value(asked.value)?;
         let request_id = convert::request_id(&asked.request_id)?;
+        note.request(request_id);
         let scope = self.scope(&asked.purpose, &asked.deployment)?;
         let _turn = self.turn.lock().await;
+        self.noted(&note, &scope, &asked.name);
         let key = format!("secret-set {request_id}");
         if let Some(done) = self.store.answer_of_request(&key) {
+            note.after("repeated", "the first answer was given again");
             // what it was then: the version that this request made
             let all = self.secrets.list();
             let now = all.iter().find(|m| m.scope == scope && m.name == asked.name);
@@ -101,6 +114,7 @@ impl v1::secrets_server::Secrets for SecretsService {
             .set(&scope, &asked.name, value, &asked.username, &caller.who)
             .await
             .map_err(|e| status::secret(&e))?;
+        note.after("version", meta.version);
         let noted = serde_json::json!({ "version": meta.version });
         self.store.remember_answer(&key, noted).await.map_err(|e| status::store(&e))?;
         let all = self.secrets.list();
@@ -126,18 +140,24 @@ impl v1::secrets_server::Secrets for SecretsService {
         &self,
         request: Request<v1::RemoveSecretRequest>,
     ) -> Result<Response<v1::RemoveSecretReply>, Status> {
+        let note = noted::note(&request);
         let asked = request.into_inner();
+        note.target(&asked.name, "");
         let request_id = convert::request_id(&asked.request_id)?;
+        note.request(request_id);
         let scope = self.scope(&asked.purpose, &asked.deployment)?;
         let _turn = self.turn.lock().await;
+        self.noted(&note, &scope, &asked.name);
         let key = format!("secret-remove {request_id}");
         if self.store.answer_of_request(&key).is_some() {
+            note.after("repeated", "the first answer was given again");
             return Ok(Response::new(v1::RemoveSecretReply {}));
         }
         if !self.secrets.remove(&scope, &asked.name).await.map_err(|e| status::secret(&e))? {
             let hint = "`sigil secret ls` lists what there is";
             return Err(refuse("NOT_FOUND", format!("no secret '{}'", asked.name), hint, status::NOT_FOUND));
         }
+        note.after("version", "none");
         self.store.remember_answer(&key, serde_json::Value::Bool(true)).await.map_err(|e| status::store(&e))?;
         Ok(Response::new(v1::RemoveSecretReply {}))
     }

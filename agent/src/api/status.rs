@@ -5,6 +5,7 @@ use sigil_protocol::v1::ErrorInfo;
 use tonic::{Code, Status};
 
 use crate::access::AccessError;
+use crate::audit::AuditError;
 use crate::gateway::GatewayError;
 use crate::operate::Failure;
 use crate::secrets::SecretError;
@@ -126,8 +127,30 @@ pub(super) fn secret(e: &SecretError) -> Status {
         SecretError::BadName(_) | SecretError::BadHost(_) | SecretError::BadValue(..) => ("INVALID", USAGE),
         SecretError::Missing(_) => ("MISSING_SECRET", USAGE),
         SecretError::Keyring(_) | SecretError::Broken(_) => ("INTERNAL", 1),
+        SecretError::Audit(e) => return audit(e),
     };
     refuse(code, e.to_string(), e.hint(), exit)
+}
+
+/// What cannot be recorded is not done.
+pub(super) fn audit(e: &AuditError) -> Status {
+    let (code, exit) = match e {
+        AuditError::Full => ("DISK_FULL", 1),
+        AuditError::Io(_) => ("INTERNAL", 1),
+        AuditError::Closed => ("STOPPING", 5),
+    };
+    refuse(code, e.to_string(), e.hint(), exit)
+}
+
+/// It was done, or refused, and the record of how it went cannot be written now: that it was tried is on the disk.
+pub(super) fn unrecorded(e: &AuditError) -> Status {
+    let message = format!("it was tried, but how it went cannot be recorded: {e}");
+    refuse(
+        "INTERNAL",
+        message,
+        "look whether it was done; that it was tried is kept, and recorded when that is possible",
+        1,
+    )
 }
 
 pub(super) fn source(e: &SourceError) -> Status {

@@ -9,7 +9,7 @@ use tokio::sync::broadcast::error::RecvError;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
-use super::{convert, rules, status};
+use super::{convert, noted, rules, status};
 use crate::gateway::{Frame, Gateway};
 
 pub(super) struct TapsService {
@@ -40,7 +40,9 @@ impl v1::taps_server::Taps for TapsService {
 
     async fn follow(&self, request: Request<v1::NameRequest>) -> Result<Response<Self::FollowStream>, Status> {
         let caller = rules::caller(&request)?;
+        let note = noted::note(&request);
         let name = request.into_inner().name;
+        note.target(&name, "");
         let frames = self.gateway.tap(&name).map_err(|e| status::gateway(&e))?;
         tracing::info!(who = caller.who, deployment = name, "the frames of a deployment are looked at");
         let from = (frames, self.stop.clone());

@@ -43,7 +43,8 @@ async fn run(listen: &str) -> Running {
     };
     let mut routes = RoutesBuilder::default();
     routes.add_service(v1::agent_server::AgentServer::new(agent).max_decoding_message_size(DECODE_MAX));
-    let api = serve(routes, listeners, Access::new(dir.path()), TaskTracker::new(), stop.clone());
+    let guard = rules::Guard::new(Access::new(dir.path()), Audit::open(dir.path()).unwrap());
+    let api = serve(routes, listeners, guard, TaskTracker::new(), stop.clone());
     Running { dir, api, stop }
 }
 

@@ -17,16 +17,17 @@ use crate::store::tests::deployment;
 use crate::upstream::RouteTable;
 use crate::{operate, reconcile};
 
-struct House {
-    dir: tempfile::TempDir,
-    store: Store,
+pub(super) struct House {
+    pub dir: tempfile::TempDir,
+    pub store: Store,
     tail: Tail,
+    pub audit: Audit,
     api: ApiHandle,
     stop: CancellationToken,
-    channel: Channel,
+    pub channel: Channel,
 }
 
-async fn house() -> House {
+pub(super) async fn house() -> House {
     let dir = tempfile::tempdir().unwrap();
     let stop = CancellationToken::new();
     let mut config = AgentConfig::default();
@@ -36,7 +37,8 @@ async fn house() -> House {
     let (store, _) = Store::open(dir.path()).unwrap();
     let agent = store.agent_id();
     let engine: Arc<dyn Engine> = Arc::new(Fake::new(agent));
-    let secrets = Secrets::open(dir.path(), store.clone()).unwrap();
+    let audit = Audit::open(dir.path()).unwrap();
+    let secrets = Secrets::open(dir.path(), store.clone(), audit.clone()).unwrap();
     let (links, output) = InitLinks::spawn(dir.path(), now.outbound.clone(), stop.clone()).await.unwrap();
     let tail = Tail::spawn(dir.path(), now.logs.clone(), output, stop.clone()).await.unwrap();
     let sources = Sources::spawn(dir.path(), config.clone(), secrets.clone(), engine.clone(), stop.clone()).unwrap();
@@ -55,6 +57,7 @@ async fn house() -> House {
             links: links.clone(),
             secrets: secrets.clone(),
             inspect: inspect.clone(),
+            audit: audit.clone(),
             tail: tail.clone(),
             in_flight: Arc::new(move |instance| load.in_flight(instance)),
             reachable: Arc::new(|_, _| false),
@@ -72,6 +75,7 @@ async fn house() -> House {
             sources: sources.clone(),
             builds,
             access: crate::access::Access::new(dir.path()),
+            audit: audit.clone(),
             secrets: secrets.clone(),
             tail: tail.clone(),
             reconcile: reconcile.clone(),
@@ -84,6 +88,7 @@ async fn house() -> House {
     .unwrap();
     let deps = ApiDeps {
         access: crate::access::Access::new(dir.path()),
+        audit: audit.clone(),
         data_dir: dir.path().to_owned(),
         store: store.clone(),
         operate,
@@ -109,18 +114,18 @@ async fn house() -> House {
         }))
         .await
         .unwrap();
-    House { dir, store, tail, api, stop, channel }
+    House { dir, store, tail, audit, api, stop, channel }
 }
 
 impl House {
     /// A deployment that nothing is to be done for.
-    async fn stopped(&self, name: &str) -> Arc<sigil_core::model::Deployment> {
+    pub(super) async fn stopped(&self, name: &str) -> Arc<sigil_core::model::Deployment> {
         let mut d = deployment(name);
         d.desired.run = Run::Stopped;
         self.store.create(d).await.unwrap()
     }
 
-    async fn end(self) {
+    pub(super) async fn end(self) {
         self.stop.cancel();
         tokio::time::timeout(Duration::from_secs(10), self.api.done()).await.expect("the link does not end");
         assert!(!self.dir.path().join("agent.sock").exists());
@@ -129,11 +134,11 @@ impl House {
 }
 
 /// Fails instead of hanging.
-async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
+pub(super) async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
     tokio::time::timeout(Duration::from_secs(10), future).await.unwrap_or_else(|_| panic!("{what}: not within 10 s"))
 }
 
-fn code(status: &Status) -> (String, i32) {
+pub(super) fn code(status: &Status) -> (String, i32) {
     let info = v1::ErrorInfo::decode(status.details()).unwrap();
     assert!(!info.message.is_empty() && !info.hint.is_empty(), "{info:?}");
     (info.code, info.exit_code)

@@ -7,7 +7,7 @@ use sigil_protocol::v1;
 use tonic::{Request, Response, Status};
 
 use super::status::{self, invalid, refuse};
-use super::{convert, deployments, rules};
+use super::{convert, deployments, noted, rules};
 use crate::store::Store;
 
 pub(super) struct WaiversService {
@@ -37,12 +37,16 @@ impl v1::waivers_server::Waivers for WaiversService {
     /// Adding the same twice is adding it once, so the request id is checked and not kept.
     async fn add(&self, request: Request<v1::AddWaiverRequest>) -> Result<Response<v1::WaiversReply>, Status> {
         let caller = rules::caller(&request)?;
+        let note = noted::note(&request);
         let asked = request.into_inner();
-        convert::request_id(&asked.request_id)?;
+        note.target(&asked.name, "");
+        note.request(convert::request_id(&asked.request_id)?);
         let deployment = deployments::find(&self.store, &asked.name)?;
+        note.target(&asked.name, deployment.id);
         let new = asked.waiver.unwrap_or_default();
         let new = Waiver::new(&new.finding, &new.reason, &new.until, &caller.who, Timestamp::now())
             .map_err(|e| invalid(e.to_string(), e.hint()))?;
+        note.after("waiver", format!("{} until {}: {}", new.finding, new.until, new.reason));
         tracing::info!(
             who = caller.who, deployment = asked.name, finding = new.finding, until = %new.until, reason = new.reason,
             "a finding is waived"
@@ -58,14 +62,18 @@ impl v1::waivers_server::Waivers for WaiversService {
 
     async fn remove(&self, request: Request<v1::RemoveWaiverRequest>) -> Result<Response<v1::WaiversReply>, Status> {
         let caller = rules::caller(&request)?;
+        let note = noted::note(&request);
         let asked = request.into_inner();
-        convert::request_id(&asked.request_id)?;
+        note.target(&asked.name, "");
+        note.request(convert::request_id(&asked.request_id)?);
         let deployment = deployments::find(&self.store, &asked.name)?;
+        note.target(&asked.name, deployment.id);
         if !deployment.waivers.iter().any(|w| w.finding == asked.finding) {
             let what = format!("no finding '{}' of '{}' is waived", asked.finding, asked.name);
             let hint = format!("see `sigil waiver ls {}`", asked.name);
             return Err(refuse("NOT_FOUND", what, hint, status::NOT_FOUND));
         }
+        note.before("waiver", asked.finding.clone());
         tracing::info!(who = caller.who, deployment = asked.name, finding = asked.finding, "a waiver is taken back");
         let change = move |d: &mut Deployment| {
             d.waivers.retain(|w| w.finding != asked.finding);

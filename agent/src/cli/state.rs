@@ -1,12 +1,14 @@
 //! `sigil-agent export` and `restore`: the state as one file, and back.
 
+use std::fs::DirBuilder;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use sigil_agent::store::{self, ExportHeader, Store, StoreError};
 use sigil_config::agent;
 
-use super::{Places, load};
+use super::{Places, audited, by_hand, load};
 
 /// Bad input (`cli.md`).
 const USAGE: u8 = 2;
@@ -90,7 +92,15 @@ pub(super) fn restore(places: &Places, file: &Path, adopt: bool) -> anyhow::Resu
         };
         return Ok(refuse(USAGE, error, hint));
     }
-    match store::restore(&dir, file, adopt) {
+    // onto another machine there is no directory yet, and the audit log lives in it
+    DirBuilder::new().recursive(true).mode(0o700).create(&dir)?;
+    let record = by_hand("state.restore").target(file.display().to_string(), "");
+    let restored = audited(&dir, record.after("adopt", adopt), |record| {
+        let header = store::restore(&dir, file, adopt)?;
+        record.after.insert("export of".into(), of(&header));
+        Ok(header)
+    });
+    match restored.map_err(|e| e.downcast::<StoreError>()) {
         Ok(header) => {
             println!("restored: {}", of(&header));
             if !dir.join("keyring").exists() {
@@ -98,9 +108,10 @@ pub(super) fn restore(places: &Places, file: &Path, adopt: bool) -> anyhow::Resu
             }
             Ok(ExitCode::SUCCESS)
         }
-        Err(error @ StoreError::Refused(_)) => {
+        Err(Ok(error @ StoreError::Refused(_))) => {
             Ok(refuse(USAGE, error, "--adopt takes over that agent's id and containers; never while it still runs"))
         }
-        Err(error) => Err(error.into()),
+        Err(Ok(error)) => Err(error.into()),
+        Err(Err(error)) => Err(error),
     }
 }

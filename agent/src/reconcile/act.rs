@@ -134,7 +134,12 @@ impl BringUp {
 
     async fn bring_up(&mut self) -> Result<(Replica, bool), Trouble> {
         let engine = self.deps.engine.clone();
-        let secrets = self.deps.secrets.environment(self.deployment.id, &self.deployment.team, &self.spec)?;
+        let to = [
+            ("deployment", self.deployment.name.to_string()),
+            ("release", self.release.to_string()),
+            ("instance", self.instance.to_string()),
+        ];
+        let secrets = self.deps.secrets.hand_over(self.deployment.id, &self.deployment.team, &self.spec, &to).await?;
         let outbound = self.spec.network == NetworkMode::Link;
         // the owner's limits hold for releases that were made under others, too
         if !outbound && !(self.deps.allow_bridge)() {

@@ -11,6 +11,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::{Deps, Shared, act, routes, status};
+use crate::audit::by_agent;
 use crate::engine::{Container, ContainerState, label};
 use crate::upstream::{LAST_OUTPUT, Replica, RouteTable};
 
@@ -533,8 +534,15 @@ impl Room {
                 Ok(())
             })
             .await;
-        if let Err(error) = kept {
-            tracing::warn!(%error, "could not keep that release {release} failed");
+        match kept {
+            Err(error) => tracing::warn!(%error, "could not keep that release {release} failed"),
+            Ok(_) => {
+                if let Some(back) = back {
+                    let record = by_agent("release.return").target(deployment.name.to_string(), id.to_string());
+                    let record = record.before("release", release).after("release", back);
+                    self.deps.audit.keep(record.after("reason", "it failed its gate")).await;
+                }
+            }
         }
     }
 

@@ -35,13 +35,15 @@ struct Vault {
 fn vault() -> Vault {
     let dir = tempfile::tempdir().unwrap();
     let map = Map::default();
-    let secrets = Secrets::open_with(dir.path(), Box::new(map.clone()), None).unwrap();
+    let audit = Audit::open(dir.path()).unwrap();
+    let secrets = Secrets::open_with(dir.path(), Box::new(map.clone()), audit, None).unwrap();
     Vault { dir, map, secrets }
 }
 
 impl Vault {
     fn reopen(&self) -> Result<Secrets> {
-        Secrets::open_with(self.dir.path(), Box::new(self.map.clone()), None)
+        let audit = Audit::open(self.dir.path()).unwrap();
+        Secrets::open_with(self.dir.path(), Box::new(self.map.clone()), audit, None)
     }
     async fn set(&self, name: &str, value: &str) -> SecretMeta {
         self.secrets.set(&team(), name, value.to_owned().into(), "", "ada").await.unwrap()
@@ -121,8 +123,9 @@ async fn a_value_survives_a_restart_and_is_nowhere_in_clear() {
     let sealed = vault.record("API_KEY").sealed;
     assert!(!sealed.windows(6).any(|w| w == b"staple"));
     assert!(!format!("{:?} {:?}", vault.secrets, again.list()).contains("staple"));
-    for file in std::fs::read_dir(vault.dir.path()).unwrap() {
-        let file = file.unwrap();
+    let below = |dir: &Path| std::fs::read_dir(dir).unwrap().map(|file| file.unwrap()).collect::<Vec<_>>();
+    let audit = below(&vault.dir.path().join("audit"));
+    for file in below(vault.dir.path()).into_iter().filter(|f| f.file_name() != "audit").chain(audit) {
         assert_eq!(file.metadata().unwrap().permissions().mode() & 0o777, 0o600, "{:?}", file.path());
         assert!(!std::fs::read(file.path()).unwrap().windows(6).any(|w| w == b"staple"));
     }
@@ -273,7 +276,8 @@ async fn a_systemd_credential_wraps_the_ring() {
     std::fs::write(&credential, "0123456789abcdef0123456789abcdef").unwrap();
     let data = tempfile::tempdir().unwrap();
     let map = Map::default();
-    let open = |file: Option<&Path>| Secrets::open_with(data.path(), Box::new(map.clone()), file);
+    let audit = Audit::open(data.path()).unwrap();
+    let open = |file: Option<&Path>| Secrets::open_with(data.path(), Box::new(map.clone()), audit.clone(), file);
     let secrets = open(Some(&credential)).unwrap();
     secrets.set(&team(), "A", "value".to_owned().into(), "", "ada").await.unwrap();
     assert!(!data.path().join("keyring.key").exists());
@@ -317,7 +321,8 @@ async fn a_deployments_own_value_wins_over_its_teams() {
         wants("OPTIONAL", false, Inject::Environment("OPTIONAL".into())),
         wants("SHARED", true, Inject::Header("X-Token".into())),
     ]);
-    let found = vault.secrets.environment(id, "default", &spec).unwrap();
+    let to = [("instance", "01I".to_owned())];
+    let found = vault.secrets.hand_over(id, "default", &spec, &to).await.unwrap();
     let found: Vec<_> = found.iter().map(|(k, v)| (k.as_str(), v.expose_secret())).collect();
     assert_eq!(found, [("TOKEN", "of the team"), ("BOTH", "its own")]);
     let injected = vault.secrets.injected(id, "default", &spec).unwrap();
@@ -325,7 +330,7 @@ async fn a_deployments_own_value_wins_over_its_teams() {
     assert_eq!((&injected[0].0, injected[0].1.expose_secret()), (&Inject::Header("X-Token".into()), "of the team"));
     // another team has none of it
     assert_eq!(vault.secrets.missing(None, "other", &spec.secrets), ["SHARED", "BOTH", "SHARED"]);
-    assert!(matches!(vault.secrets.environment(DeploymentId(ulid::Ulid::from_parts(2, 2)), "other", &spec),
+    assert!(matches!(vault.secrets.hand_over(DeploymentId(ulid::Ulid::from_parts(2, 2)), "other", &spec, &to).await,
         Err(SecretError::Missing(names)) if names.len() == 3));
 }
 
@@ -372,4 +377,51 @@ proptest::proptest! {
         let back = vault.secrets.credential("h.example").unwrap().unwrap();
         proptest::prop_assert_eq!((back.username, back.password.expose_secret()), (username, value.as_str()));
     }
+}
+
+#[tokio::test]
+async fn every_value_that_leaves_is_on_record_and_none_is_in_it() {
+    let vault = vault();
+    let id = deployment();
+    vault.set("TOKEN", "correct horse battery").await;
+    vault.secrets.set(&Scope::Deployment(id), "HEAD", "staple staple".to_owned().into(), "", "ada").await.unwrap();
+    vault.secrets.set(&Scope::Source, "git.example.org", "hunter2hunter2".to_owned().into(), "", "ada").await.unwrap();
+    let spec = spec(vec![
+        wants("TOKEN", true, Inject::Environment("TOKEN".into())),
+        wants("HEAD", true, Inject::Header("X-Head".into())),
+    ]);
+    let to = [("instance", "01I".to_owned())];
+    for _ in 0..2 {
+        vault.secrets.hand_over(id, "default", &spec, &to).await.unwrap();
+        // asked for at every look of the reconciler, recorded once for a version
+        vault.secrets.injected(id, "default", &spec).unwrap();
+    }
+    vault.secrets.set(&Scope::Deployment(id), "HEAD", "staple again".to_owned().into(), "", "ada").await.unwrap();
+    vault.secrets.injected(id, "default", &spec).unwrap();
+    let login = vault.secrets.credential("git.example.org").unwrap().unwrap();
+    vault.secrets.uses(&login, "fetch").await.unwrap();
+    let mut reader = vault.secrets.inner.audit.read(crate::audit::Query::default());
+    let mut seen = Vec::new();
+    while let Some(batch) = reader.next().await.unwrap() {
+        for line in batch.lines {
+            let text = String::from_utf8(line).unwrap();
+            assert!(!["horse", "staple", "hunter2"].iter().any(|value| text.contains(value)), "{text}");
+            let record = Record::parse(text.as_bytes()).unwrap();
+            assert_eq!((record.what.as_str(), record.who.as_str()), ("secret.read", "agent"));
+            seen.push((record.target, record.after["for"].clone(), record.after["version"].clone()));
+        }
+    }
+    let own = format!("deployment/{id}/HEAD");
+    let row =
+        |target: &str, what_for: &str, version: &str| (target.to_owned(), what_for.to_owned(), version.to_owned());
+    assert_eq!(
+        seen,
+        [
+            row("team/default/TOKEN", "environment", "1"),
+            row(&own, "gateway", "1"),
+            row("team/default/TOKEN", "environment", "1"),
+            row(&own, "gateway", "2"),
+            row("source/git.example.org", "fetch", "1"),
+        ]
+    );
 }

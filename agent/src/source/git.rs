@@ -56,6 +56,9 @@ async fn fetch_with(
 ) -> Result<Fetched, SourceError> {
     let scratch = job.cache.scratch()?;
     let git = Git::new(job, programs, scheme, url, scratch.path())?;
+    if let Some(login) = git.login() {
+        job.uses(login).await?;
+    }
     job.say(format!("asking {url} for {}", reference.unwrap_or("its default branch"))).await;
     let refs = list_refs(&git, url).await?;
     let want = choose(url, &refs, reference)?;

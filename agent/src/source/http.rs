@@ -194,6 +194,7 @@ impl<'a> Http<'a> {
         let credential = self.job.secrets.credential(&authority(url));
         let credential = credential.map_err(|e| Trouble::Final(SourceError::failed(e.to_string(), e.hint())))?;
         if let Some(credential) = credential.filter(|_| url.scheme() == "https" || is_loopback(url)) {
+            self.job.uses(&credential).await.map_err(Trouble::Final)?;
             let secret = credential.password.expose_secret();
             request = match (self.login, credential.username.as_str()) {
                 (Login::Bearer, "") => request.bearer_auth(secret),

@@ -154,6 +154,7 @@ pub const KEYS: &[Key] = &[
     key("logs.max_line", Kind::Bytes(256, 1 << 24), LIVE),
     key("logs.level", Kind::Level, LIVE),
     key("logs.format", Kind::Word(&["text", "json"]), RESTART),
+    key("audit.max_bytes", Kind::Bytes(1 << 20, 1 << 40), LIVE),
     key("outbound.proxy", Kind::Url, LIVE),
     key("outbound.no_proxy", Kind::Texts, LIVE),
     key("outbound.ports", Kind::Ports, LIVE),

@@ -5,14 +5,15 @@ use std::hash::{BuildHasher as _, RandomState};
 use std::time::Duration;
 
 use futures::future::BoxFuture;
+use sigil_core::audit::Record;
 use sigil_protocol::v1;
 use tokio::time::Instant;
 use tonic::{Status, Streaming};
 
 use super::convert;
 use super::error::LinkError;
-use super::view::{Deployment, Event, LogBatch, What};
-use super::{Link, LogQuery};
+use super::view::{AuditBatch, Deployment, Event, LogBatch, What};
+use super::{AuditQuery, Link, LogQuery};
 
 /// What a resumable stream gives.
 #[derive(Debug, Clone, PartialEq)]
@@ -267,6 +268,59 @@ impl Logs {
 
     /// The next batch; `None` at the end of what was asked for. Cancel-safe.
     pub async fn next(&mut self) -> Result<Option<Progress<LogBatch>>, LinkError> {
+        self.0.next().await
+    }
+}
+
+/// Lines of the audit log.
+pub struct AuditLines(Resuming<AuditCursor>);
+
+struct AuditCursor {
+    query: AuditQuery,
+    /// The number of the newest record that came.
+    after: u64,
+}
+
+impl Cursor for AuditCursor {
+    type Wire = v1::AuditBatch;
+    type Item = AuditBatch;
+
+    fn open(&mut self, link: &Link) -> Opening<v1::AuditBatch> {
+        let mut client =
+            v1::audit_client::AuditClient::new(link.wire.clone()).max_decoding_message_size(super::MESSAGE_MAX);
+        let request = v1::AuditQuery {
+            since: convert::micros(self.query.since),
+            until: convert::micros(self.query.until),
+            who: self.query.who.clone(),
+            what: self.query.what.clone(),
+            target: self.query.target.clone(),
+            // 'the last N' has been answered once there is a position
+            tail: if self.after == 0 { self.query.tail } else { None },
+            follow: self.query.follow,
+            after: self.after,
+        };
+        Box::pin(async move { client.query(request).await.map(tonic::Response::into_inner) })
+    }
+
+    fn take(&mut self, wire: v1::AuditBatch) -> Option<AuditBatch> {
+        let newest = wire.lines.iter().rev().find_map(|line| Record::parse(line).ok());
+        self.after = newest.map_or(self.after, |record| record.seq.max(self.after));
+        Some(AuditBatch { lines: wire.lines, damaged: wire.damaged })
+    }
+
+    fn is_done(&self) -> bool {
+        !self.query.follow
+    }
+}
+
+impl AuditLines {
+    pub(super) fn new(link: Link, query: AuditQuery) -> Self {
+        let patience = if query.follow { None } else { Some(Duration::from_secs(10)) };
+        Self(Resuming::new(link, AuditCursor { query, after: 0 }, patience))
+    }
+
+    /// The next lines; `None` at the end of what was asked for. Cancel-safe.
+    pub async fn next(&mut self) -> Result<Option<Progress<AuditBatch>>, LinkError> {
         self.0.next().await
     }
 }

@@ -351,6 +351,15 @@ pub struct LogGap {
     pub reason: String,
 }
 
+/// Lines of the audit log.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct AuditBatch {
+    /// Without their ends, byte for byte.
+    pub lines: Vec<Vec<u8>>,
+    /// Lines that no filter can judge: they are no records.
+    pub damaged: u64,
+}
+
 /// A secret without its value.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Secret {

@@ -32,6 +32,9 @@ pub struct State {
     pub gaps: Vec<v1::LogGap>,
     pub uploads: Vec<(String, Vec<u8>)>,
     pub secrets: Vec<v1::SetSecretRequest>,
+    /// Lines of the audit log, and what was asked of it.
+    pub audit: Vec<Vec<u8>>,
+    pub audit_asked: Vec<v1::AuditQuery>,
     /// Messages of MCP clients.
     pub frames: Vec<Value>,
     /// The configuration of the last MCP session.
@@ -151,6 +154,7 @@ impl Fake {
             .add_service(v1::logs_server::LogsServer::new(self.clone()))
             .add_service(v1::mcp_server::McpServer::new(self.clone()))
             .add_service(v1::secrets_server::SecretsServer::new(self.clone()))
+            .add_service(v1::audit_server::AuditServer::new(self.clone()))
     }
 
     /// Listens on a unix socket until the runtime ends.
@@ -496,6 +500,32 @@ impl v1::secrets_server::Secrets for Fake {
         } else {
             Err(Status::not_found(format!("no secret {name}")))
         }
+    }
+}
+
+#[tonic::async_trait]
+impl v1::audit_server::Audit for Fake {
+    type QueryStream = Reply<v1::AuditBatch>;
+
+    async fn query(&self, request: Request<v1::AuditQuery>) -> Result<Response<Self::QueryStream>, Status> {
+        let asked = request.into_inner();
+        let lines = self.with(|s| {
+            s.audit_asked.push(asked.clone());
+            s.audit.clone()
+        });
+        let seq = |line: &[u8]| sigil_core::audit::Record::parse(line).map_or(0, |r| r.seq);
+        let lines: Vec<_> = lines.into_iter().filter(|line| asked.after == 0 || seq(line) > asked.after).collect();
+        let limit = self.limit.subscribe();
+        let batches = stream::iter(lines.into_iter().enumerate()).then(move |(n, line)| {
+            let (mut limit, n) = (limit.clone(), usize::try_from(asked.after).unwrap() + n + 1);
+            async move {
+                limit.wait_for(|limit| *limit >= n).await.unwrap();
+                Ok(v1::AuditBatch { lines: vec![line], damaged: 0 })
+            }
+        });
+        let rest: Reply<v1::AuditBatch> =
+            if asked.follow { Box::pin(stream::pending()) } else { Box::pin(stream::empty()) };
+        Ok(Response::new(Box::pin(batches.chain(rest))))
     }
 }
 

@@ -1,6 +1,7 @@
 //! The built `sigil`, run as a person or a script runs it.
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used)]
 
+mod audit;
 mod fake;
 mod offline;
 mod operations;

@@ -28,6 +28,7 @@ async fn help_names_every_verb_and_each_has_an_example() {
         "run",
         "ops",
         "secret",
+        "audit",
         "context",
         "info",
         "guide",
@@ -41,7 +42,11 @@ async fn help_names_every_verb_and_each_has_an_example() {
             own.lines().filter(|l| l.chars().count() > 100 && !l.contains("sigil ") && !l.contains("mcpServers"));
         assert_eq!(long.count(), 0, "{verb} --help is too wide:\n{own}");
     }
-    for (group, verbs) in [("secret", &["set", "ls", "rm"][..]), ("context", &["ls", "add", "use", "rm"])] {
+    for (group, verbs) in [
+        ("secret", &["set", "ls", "rm"][..]),
+        ("audit", &["export", "verify"]),
+        ("context", &["ls", "add", "use", "rm"]),
+    ] {
         for verb in verbs {
             let own = home.run(&[group, verb, "--help"]).await.exits(0).out;
             assert!(own.contains("Example"), "{group} {verb} --help has no example");

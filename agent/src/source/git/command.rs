@@ -19,6 +19,7 @@ use super::super::http::is_loopback;
 use super::super::npm::one_line;
 use super::super::{Job, SourceError, disk};
 use super::objects::{Entry, parse_entries};
+use crate::secrets::Credential;
 
 /// Longest answer of git that is kept, in bytes.
 const OUTPUT_MAX: usize = 64 << 20;
@@ -61,6 +62,8 @@ pub(super) struct Git<'a> {
     job: &'a Job<'a>,
     environment: Environment,
     host: String,
+    /// What it may show the remote.
+    login: Option<Credential>,
     /// Holds the private key; removed with it.
     _keys: Option<tempfile::TempDir>,
 }
@@ -123,6 +126,7 @@ impl<'a> Git<'a> {
         } else {
             job.secrets.credential(&host).map_err(|e| SourceError::failed(e.to_string(), e.hint()))?
         };
+        let credential = credential.filter(|_| scheme != "http" || is_loopback(&parsed));
         let mut keys = None;
         if scheme == "ssh" {
             let mut command = SshCommand::new(&programs.ssh, &known_hosts(job)?);
@@ -146,7 +150,7 @@ impl<'a> Git<'a> {
                 }
             }
             set("GIT_SSH_COMMAND", command.text.into());
-        } else if let Some(credential) = credential.filter(|_| scheme == "https" || is_loopback(&parsed)) {
+        } else if let Some(credential) = &credential {
             // the helper is asked for this host alone, also after a redirect
             config.push((format!("credential.{scheme}://{host}.helper"), HELPER.into()));
             let username = if credential.username.is_empty() { "x-access-token" } else { &credential.username };
@@ -161,7 +165,11 @@ impl<'a> Git<'a> {
             ["-c".into(), pair]
         });
         let environment = Environment { program: programs.git, options: options.collect(), variables };
-        Ok(Self { job, environment, host, _keys: keys })
+        Ok(Self { job, environment, host, login: credential, _keys: keys })
+    }
+
+    pub(super) fn login(&self) -> Option<&Credential> {
+        self.login.as_ref()
     }
 
     pub(super) fn environment(&self) -> Environment {

@@ -95,6 +95,7 @@ impl World {
             data_dir: &data,
             out,
             cancel: self.cancel.clone(),
+            used: std::sync::Mutex::default(),
         };
         let scheme = url.split(':').next().unwrap().to_owned();
         let work = async move {
