@@ -23,7 +23,7 @@ struct Score {
 }
 
 fn percent(part: usize, of: usize) -> usize {
-    if of == 0 { 100 } else { part * 100 / of }
+    (part * 100).checked_div(of).unwrap_or(100)
 }
 
 fn files(folder: &Path, found: &mut Vec<PathBuf>) {
