@@ -48,10 +48,13 @@ fn main() {
         }
         "get" => {
             let address = resolve(&args[2]).expect("no address");
-            let mut socket = TcpStream::connect((address, number(3) as u16)).unwrap();
-            socket.write_all(b"GET / HTTP/1.0\r\n\r\n").unwrap();
-            let mut text = String::new();
-            match socket.read_to_string(&mut text) { Ok(_) => print!("{address} {text}"), Err(e) => print!("{}", e.kind()) }
+            // whatever a refusal comes before: it may be there at once
+            let said = TcpStream::connect((address, number(3) as u16)).and_then(|mut socket| {
+                socket.write_all(b"GET / HTTP/1.0\r\n\r\n")?;
+                let mut text = String::new();
+                socket.read_to_string(&mut text).map(|_| text)
+            });
+            match said { Ok(text) => print!("{address} {text}"), Err(e) => print!("{}", e.kind()) }
         }
         "lines" => {
             let mut out = std::io::BufWriter::with_capacity(65536, std::io::stdout().lock());
