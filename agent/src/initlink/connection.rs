@@ -30,6 +30,8 @@ const HOLD_FIRST: Duration = Duration::from_secs(30);
 /// How long one waits that is not from the expected process: it may be a restarted container's.
 const HOLD_OTHER: Duration = Duration::from_secs(2);
 const HELLO: Duration = Duration::from_secs(10);
+/// How long what was read of a link that has ended may take to be handed on.
+const REST: Duration = Duration::from_secs(2);
 /// Frames on their way to init.
 const OUTGOING: usize = 64;
 
@@ -189,22 +191,38 @@ async fn talk(
     instance.ready();
     shared.changed();
     tracing::debug!(instance = %instance.id, version, "init connected");
-    let (chunks, waiting) = mpsc::channel(FRAMES_MAX);
+    let (chunks, mut waiting) = mpsc::channel(FRAMES_MAX);
+    let mut held = None;
     let reader = Reader { shared, instance, life, ledger: ledger.clone(), chunks, out, strays: VecDeque::new() };
     // Whichever ends first ends the connection.
-    tokio::select! {
+    let ended = tokio::select! {
         ended = reader.run(&socket, inbox) => ended,
         ended = write(&socket, outgoing, &ledger) => ended,
-        () = give_out(shared, waiting) => Ok(()),
-    }
+        () = give_out(shared, &mut waiting, &mut held) => Ok(()),
+    };
+    // What was read before the end is handed on, too: there may be no other link to give it out again.
+    let rest = async {
+        while let Some(chunk) = held.take().or_else(|| waiting.try_recv().ok()) {
+            if shared.output.send(chunk).await.is_err() {
+                break;
+            }
+        }
+    };
+    let _late = tokio::time::timeout(REST, rest).await;
+    ended
 }
 
-/// Hands output on in order; a stalled reader of it stalls nothing else of this link.
-async fn give_out(shared: &Shared, mut waiting: mpsc::Receiver<OutputChunk>) {
-    while let Some(chunk) = waiting.recv().await {
-        if shared.output.send(chunk).await.is_err() {
-            // Nobody keeps output any more: the agent is going down, and init keeps it for the next.
-            break;
+/// Hands output on in order; a stalled reader of it stalls nothing else of this link. `held` is on its way: dropped in
+/// between, nothing is lost.
+async fn give_out(shared: &Shared, waiting: &mut mpsc::Receiver<OutputChunk>, held: &mut Option<OutputChunk>) {
+    loop {
+        if held.is_none() {
+            *held = waiting.recv().await;
+        }
+        // Nobody keeps output any more: the agent is going down, and init keeps it for the next.
+        let (true, Ok(permit)) = (held.is_some(), shared.output.reserve().await) else { break };
+        if let Some(chunk) = held.take() {
+            permit.send(chunk);
         }
     }
     // The link itself may still be needed.

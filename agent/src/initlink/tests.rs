@@ -284,6 +284,32 @@ async fn nonsense_closes_the_link_and_nothing_else() {
     }
 }
 
+#[tokio::test]
+async fn what_is_read_with_the_links_end_is_handed_on() {
+    use sigil_init::wire::{Exit, Process, Stream, ToAgent};
+    let dir = tempfile::tempdir().unwrap();
+    let (links, mut output, _stop) = agent(dir.path()).await;
+    for n in 0..20u64 {
+        let id = InstanceId(ulid::Ulid::from_parts(1, u128::from(n)));
+        links.prepare(id, false).await.unwrap();
+        let path = dir.path().join("run").join(id.to_string()).join("agent.sock");
+        let mut bytes = Vec::new();
+        ToAgent::Hello { version: 9, oldest: 1, life: n + 1 }.encode(0, &mut bytes);
+        ToAgent::Process(Process { serial: 1, key: "main", pid: 2, exit: None }).encode(0, &mut bytes);
+        ToAgent::Output { serial: 1, stream: Stream::Stderr, offset: 0, time: 0, bytes: b"its last\n" }
+            .encode(0, &mut bytes);
+        ToAgent::Exit { serial: 1, exit: Exit::Code(3) }.encode(0, &mut bytes);
+        let mut socket = tokio::net::UnixStream::connect(&path).await.unwrap();
+        socket.write_all(&bytes).await.unwrap();
+        // all of it, and the end, is there when it is first looked at
+        socket.shutdown().await.unwrap();
+        links.expect(id, std::process::id());
+        let chunk = tokio::time::timeout(LONG, output.recv()).await.expect("its last words").unwrap();
+        assert_eq!((chunk.instance, &chunk.bytes[..]), (id, &b"its last\n"[..]));
+        chunk.ack();
+    }
+}
+
 fn line_numbers(text: &[u8]) -> Vec<u64> {
     text.split(|b| *b == b'\n')
         .filter(|l| !l.is_empty())

@@ -417,13 +417,14 @@ impl Room {
                     memory.backoff.fail(Timestamp::now());
                     return;
                 }
-                if !output.is_empty() {
+                let (release, restart) = (slot.release, slot.restart);
+                // what another release printed says nothing of this one
+                if !output.is_empty() || memory.failed.is_some_and(|(failed, _)| failed != release) {
                     memory.last_output = output;
                 }
                 slot.phase = Phase::Down;
                 slot.replica = None;
                 slot.message.clone_from(&why);
-                let (release, restart) = (slot.release, slot.restart);
                 let generation = self.deps.store.deployment(id).map_or(0, |d| d.generation);
                 memory.backoff.fail(Timestamp::now());
                 memory.failed = Some((release, restart));
