@@ -2,7 +2,7 @@
 //! May touch: of the store the pins, of the tail marks.
 //! Never: decides what a request may do (the gateway does, by the pins that reconcile hands it), or reads a source (deploy
 //! does, in `operate`).
-//! Tested by: unit tests here, `tests/docker`.
+//! Tested by: `tests/trust` (real engine); the comparison itself in `sigil_core::pins` and `gateway/pins.rs`.
 //!
 //! A release's tools are pinned when it first passes its gate. What each later gate sees, and what the gateway sees in lists
 //! that pass it, is compared with that.
