@@ -167,7 +167,7 @@ async fn route_path(shared: &Arc<Shared>, peer: Peer, host: &str, request: Reque
         // a stream's opening is what takes time; how long its client stays says nothing
         let trace = trace.filter(|_| !listens);
         if line.is_some() || trace.is_some() {
-            let wrap = |out| Wrapped::new(out, None, Vec::new(), line.map(|line| *line)).traced(trace);
+            let wrap = |out| Wrapped::new(out, None, Vec::new(), line).traced(trace);
             response = response.map(|out| Out::Wrapped(Box::new(wrap(out))));
         }
         return response;

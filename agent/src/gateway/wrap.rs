@@ -25,24 +25,24 @@ use super::tap::Tapping;
 use super::trace::{Carried, Trace};
 use crate::upstream::{MAX_LINE, http};
 
-/// An answer and what goes around it.
+/// An answer and what goes around it. What few answers have is boxed: an idle stream holds on to one of these for hours.
 #[derive(Debug)]
 pub(crate) struct Wrapped {
     inner: Out,
     shaping: Option<Shaping>,
     /// Given back when the answer has gone out, or its client.
     _permits: Permits,
-    line: Option<Line>,
-    tapping: Option<Tapping>,
+    line: Option<Box<Line>>,
+    tapping: Option<Box<Tapping>>,
     learning: Option<Box<Learning>>,
     keeping: Option<Box<Keeping>>,
     /// Over when the answer is; behind `inner`, whose part of it ends first.
     trace: Option<Box<Trace>>,
-    masking: Option<Masking>,
+    masking: Option<Box<Masking>>,
 }
 
 impl Wrapped {
-    pub(crate) fn new(inner: Out, shaping: Option<Shaping>, permits: Permits, line: Option<Line>) -> Self {
+    pub(crate) fn new(inner: Out, shaping: Option<Shaping>, permits: Permits, line: Option<Box<Line>>) -> Self {
         Self {
             inner,
             shaping,
@@ -68,7 +68,7 @@ impl Wrapped {
 
     /// Somebody looks at it.
     pub(crate) fn tapped(mut self, tapping: Option<Tapping>) -> Self {
-        self.tapping = tapping;
+        self.tapping = tapping.map(Box::new);
         self
     }
 
@@ -86,7 +86,7 @@ impl Wrapped {
 
     /// The secrets that were added to the request are kept out of it.
     pub(crate) fn masked(mut self, masking: Option<Masking>) -> Self {
-        self.masking = masking;
+        self.masking = masking.map(Box::new);
         self
     }
 
@@ -152,7 +152,7 @@ impl Wrapped {
 
     pub(crate) fn is_end_stream(&self) -> bool {
         self.inner.is_end_stream()
-            && self.masking.as_ref().is_none_or(Masking::is_empty)
+            && self.masking.as_ref().is_none_or(|m| m.is_empty())
             && self.shaping.as_ref().is_none_or(|s| s.kept.is_empty())
     }
 
@@ -279,6 +279,10 @@ impl Shaping {
             let event = self.kept.split_to(end);
             self.searched = 0;
             out.extend_from_slice(&shape_event(&self.entry, &self.caller.scope, &event));
+        }
+        if self.kept.is_empty() {
+            // an empty one holds the buffer of the last event
+            self.kept = BytesMut::new();
         }
         if self.kept.len() > MAX_LINE { Err(TooLong) } else { Ok(out.freeze()) }
     }
