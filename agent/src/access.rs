@@ -1,16 +1,18 @@
-//! Owns: who a caller of the gRPC link is and what that one may: peers of the unix sockets, bearer tokens, roles.
-//! May touch: `<data>/tokens.json` and its lock, `/etc/passwd`.
+//! Owns: who a caller is and what that one may: peers of the unix sockets, keys, users, teams, roles.
+//! May touch: `<data>/tokens.json` and its lock, `/etc/passwd`, users and teams in the store.
 //! Never: keeps or logs a token; what is on disk is a hash.
-//! Tested by: unit tests.
+//! Tested by: unit tests; `api::tests_rights` for every call of the link and every role.
 //!
-//! Tokens live in a file of their own, replaced whole: `sigil-agent token` makes one while the agent, which holds the
-//! store's lock, runs; the agent reads the file again when it changed.
+//! What somebody may is judged at each call, by what the directory says then. Who is no user of it has the role of the key
+//! that was shown, or of the socket that was opened, on everything.
+
+mod people;
+mod tokens;
 
 use std::collections::{HashMap, HashSet};
-use std::fs::{self, File, OpenOptions};
+use std::fs;
 use std::io;
 use std::net::SocketAddr;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -18,71 +20,52 @@ use std::time::{Duration, Instant};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jiff::{SignedDuration, Timestamp};
-use rustix::fs::{FlockOperation, flock};
 use secrecy::{ExposeSecret, SecretString};
-use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
 use sigil_core::policy::{PolicyError, Rate, Scope};
+pub use sigil_core::rights::Role;
+use sigil_core::rights::{Directory, Rights, RightsError, Subject};
 use subtle::ConstantTimeEq;
 
-const FORMAT: u32 = 1;
-/// Random bytes of a token: 256 bits.
-const SECRET_BYTES: usize = 32;
+pub use people::{PeopleError, add_user, grant, make_team, remove_team, remove_user, revoke, set_disabled};
+pub use tokens::{NewToken, TokenInfo, create_token, list_tokens, revoke_all_of, revoke_token};
+use tokens::{Stamp, edit, hash, path_of, read, stamp};
+
+use crate::store::Store;
+
 /// The last use is written at most this often.
 const USE_EVERY: SignedDuration = SignedDuration::from_mins(10);
 /// Longest label, in characters.
 const LABEL_MAX: usize = 100;
 
-/// What a caller may.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Role {
-    /// Call tools through the gateway, and nothing else: the role of keys.
-    Caller,
-    /// Look at everything but secrets.
-    Reader,
-    /// Everything.
-    Admin,
-}
-
-impl Role {
-    /// The word in JSON and tables.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Caller => "caller",
-            Self::Reader => "reader",
-            Self::Admin => "admin",
-        }
-    }
-}
-
-impl std::fmt::Display for Role {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(self.as_str())
-    }
-}
-
-impl std::str::FromStr for Role {
-    type Err = AccessError;
-    fn from_str(s: &str) -> Result<Self, AccessError> {
-        match s {
-            "caller" => Ok(Self::Caller),
-            "reader" => Ok(Self::Reader),
-            "admin" => Ok(Self::Admin),
-            other => Err(AccessError::BadRole(other.to_owned())),
-        }
-    }
-}
-
-/// A caller, known.
+/// A caller of the gRPC link, known.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Principal {
-    /// `root`, a login name, `uid:1234`, or `token:<label>`.
+    /// A user's name, `root`, a login name, `uid:1234`, or `token:<label>`.
     pub who: String,
     /// What that one may.
-    pub role: Role,
+    pub rights: Arc<Rights>,
     /// The key that was shown; `None` for users of this host.
     pub holder: Option<Arc<Holder>>,
+    /// The id of the user, where there is such a user.
+    user: Option<String>,
+    peer: Peer,
+}
+
+impl Principal {
+    /// Whoever owns this host.
+    pub fn owner() -> Self {
+        let peer = Peer::Unix { uid: 0, group_socket: false };
+        Self { who: "root".into(), rights: Arc::new(Rights::all(Role::Admin)), holder: None, user: None, peer }
+    }
+
+    /// What secrets of this caller alone are bound to: the id of the user, else the name that the key or the host has.
+    pub fn user_id(&self) -> &str {
+        match (&self.user, &self.holder) {
+            (Some(id), _) => id,
+            (None, Some(holder)) => &holder.user,
+            (None, None) => &self.who,
+        }
+    }
 }
 
 /// A key's bearer as the gateway knows it.
@@ -92,7 +75,7 @@ pub struct Holder {
     pub id: String,
     /// What it is for, in its owner's words.
     pub label: String,
-    /// Whose it is.
+    /// Whose it is: the id of a user, or a name that no user has.
     pub user: String,
     /// What it is good for beside calling.
     pub role: Role,
@@ -129,91 +112,6 @@ pub enum Peer {
     },
 }
 
-/// A token as kept and shown.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct TokenInfo {
-    /// Public part, for listing and revoking.
-    pub id: String,
-    /// What it is for, in the owner's words.
-    pub label: String,
-    /// What its bearer may.
-    pub role: Role,
-    /// When it was made.
-    pub created_at: Timestamp,
-    /// When it was last used, within ten minutes.
-    pub last_used_at: Option<Timestamp>,
-    /// When it stops working; `None`: when it is revoked.
-    pub expires_at: Option<Timestamp>,
-    /// Whose it is: who made it, unless it was made for another.
-    #[serde(default)]
-    pub user: String,
-    /// Patterns of the deployments it may call; empty: all.
-    #[serde(default)]
-    pub deployments: Vec<String>,
-    /// Patterns of the tools it may call (`tool`, `deployment/tool`); empty: all.
-    #[serde(default)]
-    pub tools: Vec<String>,
-    /// Requests over the gateway.
-    #[serde(default)]
-    pub rate: Option<Rate>,
-    /// Requests over the gateway at once.
-    #[serde(default)]
-    pub concurrency: Option<u32>,
-    /// SHA-256 of the secret part, hexadecimal.
-    hash: String,
-}
-
-impl TokenInfo {
-    fn holder(&self) -> Result<Holder, PolicyError> {
-        Ok(Holder {
-            id: self.id.clone(),
-            label: self.label.clone(),
-            user: if self.user.is_empty() { self.label.clone() } else { self.user.clone() },
-            role: self.role,
-            scope: Scope::new(&self.deployments, &self.tools)?,
-            rate: self.rate,
-            concurrency: self.concurrency,
-        })
-    }
-}
-
-/// A token to be made.
-#[derive(Clone, Debug)]
-pub struct NewToken {
-    /// What it is for, in the owner's words.
-    pub label: String,
-    /// What its bearer may.
-    pub role: Role,
-    /// When it stops working; `None`: when it is revoked.
-    pub expires_at: Option<Timestamp>,
-    /// Whose it is.
-    pub user: String,
-    /// Patterns of deployments; empty: all.
-    pub deployments: Vec<String>,
-    /// Patterns of tools (`tool`, `deployment/tool`); empty: all.
-    pub tools: Vec<String>,
-    /// Requests over the gateway.
-    pub rate: Option<Rate>,
-    /// Requests over the gateway at once.
-    pub concurrency: Option<u32>,
-}
-
-impl NewToken {
-    /// One without limits.
-    pub fn new(label: &str, role: Role) -> Self {
-        Self {
-            label: label.to_owned(),
-            role,
-            expires_at: None,
-            user: String::new(),
-            deployments: Vec::new(),
-            tools: Vec::new(),
-            rate: None,
-            concurrency: None,
-        }
-    }
-}
-
 /// Why a caller or a token was refused.
 #[derive(Debug, thiserror::Error)]
 pub enum AccessError {
@@ -226,9 +124,12 @@ pub enum AccessError {
     /// Wrong, revoked or expired; which of these is nobody's business.
     #[error("the token is not valid")]
     BadToken,
-    /// Not one of the three.
-    #[error("'{0}' is not a role")]
-    BadRole(String),
+    /// Its user is disabled.
+    #[error("the user '{0}' is disabled")]
+    Disabled(String),
+    /// A role or name that cannot be.
+    #[error(transparent)]
+    Rights(#[from] RightsError),
     /// Empty, too long or with control characters.
     #[error("the label '{0}' is empty, longer than {LABEL_MAX} characters or has control characters")]
     BadLabel(String),
@@ -263,147 +164,14 @@ impl AccessError {
             Self::NoToken | Self::BadToken => {
                 "make one on the agent's host with `sigil-agent token create NAME`, and give it as SIGIL_TOKEN"
             }
-            Self::BadRole(_) => "the roles are admin, reader and caller",
+            Self::Disabled(_) => "an admin enables it with `sigil user enable NAME`",
+            Self::Rights(error) => error.hint(),
             Self::BadLabel(_) => "give it a short name, such as 'laptop'",
             Self::NotFound(_) | Self::Ambiguous(_) => "`sigil key ls` shows the keys and their ids",
             Self::Newer(_) => "use the newer agent",
             Self::Io { .. } => "look at the file's owner and mode",
         }
     }
-}
-
-#[derive(Debug, Default, Serialize, Deserialize)]
-struct TokenFile {
-    version: u32,
-    tokens: Vec<TokenInfo>,
-}
-
-fn path_of(data_dir: &Path) -> PathBuf {
-    data_dir.join("tokens.json")
-}
-
-fn read(path: &Path) -> Result<TokenFile, AccessError> {
-    let io = |source| AccessError::Io { path: path.to_owned(), source };
-    let text = match fs::read(path) {
-        Ok(text) => text,
-        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(TokenFile { version: FORMAT, tokens: Vec::new() }),
-        Err(e) => return Err(io(e)),
-    };
-    #[derive(Deserialize)]
-    struct Version {
-        version: u32,
-    }
-    let bad = |e: serde_json::Error| io(io::Error::new(io::ErrorKind::InvalidData, e));
-    if serde_json::from_slice::<Version>(&text).map_err(bad)?.version > FORMAT {
-        return Err(AccessError::Newer(path.to_owned()));
-    }
-    serde_json::from_slice(&text).map_err(bad)
-}
-
-/// Reads, changes and replaces the file, alone among all processes. Blocks.
-fn edit<T>(data_dir: &Path, change: impl FnOnce(&mut TokenFile) -> Result<T, AccessError>) -> Result<T, AccessError> {
-    let path = path_of(data_dir);
-    let io = |source| AccessError::Io { path: path.clone(), source };
-    let lock: File = OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .mode(0o600)
-        .custom_flags(rustix::fs::OFlags::NOFOLLOW.bits() as i32)
-        .open(data_dir.join("tokens.lock"))
-        .map_err(io)?;
-    flock(&lock, FlockOperation::LockExclusive).map_err(|e| io(e.into()))?;
-    let mut file = read(&path)?;
-    let answer = change(&mut file)?;
-    file.version = FORMAT;
-    let text = serde_json::to_vec_pretty(&file).map_err(|e| io(io::Error::other(e)))?;
-    // root may make a token for an agent that runs as another user; by descriptor, for that user could put links there
-    let meta = fs::metadata(data_dir).map_err(io)?;
-    let foreign = rustix::process::geteuid().is_root() && meta.uid() != 0;
-    let owner = foreign.then(|| (meta.uid(), meta.gid()));
-    if let Some((uid, gid)) = owner {
-        std::os::unix::fs::fchown(&lock, Some(uid), Some(gid)).map_err(io)?;
-    }
-    crate::store::replace_file(&path, &text, owner).map_err(io)?;
-    Ok(answer)
-}
-
-fn hash(secret: &[u8]) -> String {
-    hex::encode(Sha256::digest(secret))
-}
-
-/// Makes a token of 256 bits; its text is shown this once. Works beside a running agent. Blocks.
-///
-/// # Errors
-/// [`AccessError::BadLabel`], [`AccessError::Scope`], [`AccessError::Newer`], [`AccessError::Io`].
-pub fn create_token(data_dir: &Path, new: NewToken) -> Result<(SecretString, TokenInfo), AccessError> {
-    let plain = |text: &str| text.chars().count() <= LABEL_MAX && !text.chars().any(char::is_control);
-    let label = new.label.trim();
-    for text in [label, new.user.as_str()] {
-        if !plain(text) || label.is_empty() {
-            return Err(AccessError::BadLabel(text.chars().filter(|c| !c.is_control()).take(LABEL_MAX).collect()));
-        }
-    }
-    if new.concurrency == Some(0) {
-        return Err(PolicyError::Zero("the key".into()).into());
-    }
-    let mut secret = zeroize::Zeroizing::new([0u8; SECRET_BYTES]);
-    getrandom::fill(&mut *secret)
-        .map_err(|e| AccessError::Io { path: path_of(data_dir), source: io::Error::other(e.to_string()) })?;
-    let id = ulid::Ulid::generate().to_string().to_ascii_lowercase();
-    let info = TokenInfo {
-        id: id.clone(),
-        label: label.to_owned(),
-        role: new.role,
-        created_at: Timestamp::now(),
-        last_used_at: None,
-        expires_at: new.expires_at,
-        user: new.user.clone(),
-        deployments: new.deployments,
-        tools: new.tools,
-        rate: new.rate,
-        concurrency: new.concurrency,
-        hash: hash(&*secret),
-    };
-    info.holder()?;
-    let text = SecretString::from(format!("sigil_{id}_{}", URL_SAFE_NO_PAD.encode(secret.as_slice())));
-    edit(data_dir, |file| {
-        file.tokens.push(info.clone());
-        Ok(())
-    })?;
-    Ok((text, info))
-}
-
-/// All tokens, oldest first.
-///
-/// # Errors
-/// [`AccessError::Newer`], [`AccessError::Io`].
-pub fn list_tokens(data_dir: &Path) -> Result<Vec<TokenInfo>, AccessError> {
-    read(&path_of(data_dir)).map(|file| file.tokens)
-}
-
-/// Ends a token, by id or by a label that only one has. A running agent refuses it from then on.
-///
-/// # Errors
-/// [`AccessError::NotFound`], [`AccessError::Ambiguous`], [`AccessError::Newer`], [`AccessError::Io`].
-pub fn revoke_token(data_dir: &Path, id_or_label: &str) -> Result<TokenInfo, AccessError> {
-    edit(data_dir, |file| {
-        let hits: Vec<usize> = (0..file.tokens.len())
-            .filter(|i| file.tokens[*i].id == id_or_label || file.tokens[*i].label == id_or_label)
-            .collect();
-        match hits.as_slice() {
-            [] => Err(AccessError::NotFound(id_or_label.to_owned())),
-            [one] => Ok(file.tokens.remove(*one)),
-            _ => Err(AccessError::Ambiguous(id_or_label.to_owned())),
-        }
-    })
-}
-
-/// What tells one state of the file from another: the file is only ever replaced, so its inode changes too.
-type Stamp = Option<(u64, i64, i64, u64)>;
-
-fn stamp(path: &Path) -> Stamp {
-    fs::metadata(path).ok().map(|m| (m.ino(), m.mtime(), m.mtime_nsec(), m.size()))
 }
 
 #[derive(Debug)]
@@ -428,12 +196,25 @@ const LOOK: Duration = Duration::from_millis(200);
 pub struct Access {
     data_dir: Arc<PathBuf>,
     known: Arc<Mutex<Known>>,
+    /// Users and teams; `None`: there are none.
+    store: Option<Store>,
 }
 
 impl Access {
     /// For the tokens of a data directory.
     pub fn new(data_dir: &Path) -> Self {
-        Self { data_dir: Arc::new(data_dir.to_owned()), known: Arc::default() }
+        Self { data_dir: Arc::new(data_dir.to_owned()), known: Arc::default(), store: None }
+    }
+
+    /// The same with the users and teams of a store.
+    #[must_use]
+    pub fn with_people(self, store: Store) -> Self {
+        Self { store: Some(store), ..self }
+    }
+
+    /// Users and teams as they are now.
+    pub fn directory(&self) -> Arc<Directory> {
+        self.store.as_ref().map(Store::directory).unwrap_or_default()
     }
 
     /// Where the keys are kept.
@@ -444,24 +225,93 @@ impl Access {
     /// Who a caller is: by the kernel's word on a unix socket, else by its token (the text after `Bearer `).
     ///
     /// # Errors
-    /// [`AccessError::Stranger`], [`AccessError::NoToken`], [`AccessError::BadToken`], or that the file cannot be read.
+    /// [`AccessError::Stranger`], [`AccessError::NoToken`], [`AccessError::BadToken`], [`AccessError::Disabled`], or that
+    /// the file cannot be read.
     pub fn principal(&self, peer: &Peer, bearer: Option<&str>) -> Result<Principal, AccessError> {
         match peer {
-            Peer::Unix { uid, group_socket } => {
-                let me = rustix::process::geteuid().as_raw();
-                let role = match (*uid == 0 || *uid == me, group_socket) {
-                    (true, _) => Role::Admin,
-                    // the kernel let in members of the socket's group only
-                    (false, true) => Role::Reader,
-                    (false, false) => return Err(AccessError::Stranger(*uid)),
-                };
-                Ok(Principal { who: login_name(*uid), role, holder: None })
-            }
+            Peer::Unix { uid, group_socket } => self.neighbour(*uid, *group_socket),
             Peer::Tls { .. } => {
                 let holder = self.bearer(bearer.ok_or(AccessError::NoToken)?, Timestamp::now(), Duration::ZERO)?;
-                Ok(Principal { who: format!("token:{}", holder.label), role: holder.role, holder: Some(holder) })
+                self.bearing(holder, peer)
             }
         }
+    }
+
+    /// Who a caller that was known before is now.
+    ///
+    /// # Errors
+    /// The same as for [`Access::principal`]: a key can be revoked, a user disabled.
+    pub fn again(&self, principal: &Principal) -> Result<Principal, AccessError> {
+        let Some(holder) = &principal.holder else {
+            return match &principal.peer {
+                Peer::Unix { uid, group_socket } => self.neighbour(*uid, *group_socket),
+                Peer::Tls { .. } => Err(AccessError::NoToken),
+            };
+        };
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        self.look(&mut known, LOOK)?;
+        let good = |token: &&Token| token.info.expires_at.is_none_or(|at| at > Timestamp::now());
+        let holder = known.tokens.get(&holder.id).filter(good).ok_or(AccessError::BadToken)?.holder.clone();
+        drop(known);
+        self.bearing(holder, &principal.peer)
+    }
+
+    /// A process of this host.
+    fn neighbour(&self, uid: u32, group_socket: bool) -> Result<Principal, AccessError> {
+        let me = rustix::process::geteuid().as_raw();
+        let peer = Peer::Unix { uid, group_socket };
+        let who = login_name(uid);
+        if uid == 0 || uid == me {
+            return Ok(Principal { who, peer, ..Principal::owner() });
+        }
+        if !group_socket {
+            return Err(AccessError::Stranger(uid));
+        }
+        let directory = self.directory();
+        match directory.user(&who) {
+            Some((user, _)) if user.disabled => Err(AccessError::Disabled(user.name.clone())),
+            Some((user, rights)) => {
+                Ok(Principal { who, rights: rights.clone(), holder: None, user: Some(user.id.clone()), peer })
+            }
+            // the kernel let in members of the socket's group only
+            None => Ok(Principal { who, rights: Arc::new(Rights::all(Role::Viewer)), holder: None, user: None, peer }),
+        }
+    }
+
+    /// Whoever showed a key.
+    fn bearing(&self, holder: Arc<Holder>, peer: &Peer) -> Result<Principal, AccessError> {
+        let directory = self.directory();
+        let (who, rights, user) = match directory.user(&holder.user) {
+            Some((user, _)) if user.disabled => return Err(AccessError::Disabled(user.name.clone())),
+            Some((user, rights)) => (user.name.clone(), rights.capped(holder.role), Some(user.id.clone())),
+            None => (format!("token:{}", holder.label), Rights::all(holder.role), None),
+        };
+        Ok(Principal { who, rights: Arc::new(rights), holder: Some(holder), user, peer: peer.clone() })
+    }
+
+    /// Whether a key's holder may call a deployment, as far as roles say. In the path of every request.
+    ///
+    /// # Errors
+    /// [`AccessError::Disabled`].
+    pub fn calls(&self, holder: &Holder, subject: Subject<'_>) -> Result<bool, AccessError> {
+        let directory = self.directory();
+        match directory.user(&holder.user) {
+            Some((user, _)) if user.disabled => Err(AccessError::Disabled(user.name.clone())),
+            Some((_, rights)) => Ok(holder.role != Role::Viewer && rights.on(subject).calls),
+            None => Ok(holder.role != Role::Viewer),
+        }
+    }
+
+    /// Whether a key's holder may look at what concerns the whole agent.
+    pub fn looks(&self, holder: &Holder) -> bool {
+        let directory = self.directory();
+        let cap = Rights::all(holder.role).everywhere();
+        let held = match directory.user(&holder.user) {
+            Some((user, _)) if user.disabled => return false,
+            Some((_, rights)) => rights.everywhere(),
+            None => cap,
+        };
+        held.may(Role::Viewer) && cap.may(Role::Viewer)
     }
 
     /// Whether any key exists: from then on new deployments ask for one.
@@ -490,7 +340,10 @@ impl Access {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         self.look(&mut known, Duration::ZERO)?;
         let now = Timestamp::now();
-        let good = known.tokens.values().filter(|t| t.info.expires_at.is_none_or(|at| at > now));
+        let directory = self.directory();
+        let good = known.tokens.values().filter(|t| {
+            t.info.expires_at.is_none_or(|at| at > now) && directory.user(&t.info.user).is_none_or(|(u, _)| !u.disabled)
+        });
         Ok(good.map(|t| t.info.id.clone()).collect())
     }
 
@@ -602,10 +455,10 @@ mod tests {
         let access = Access::new(dir.path());
         assert!(matches!(access.principal(&tls(), None), Err(AccessError::NoToken)));
         assert!(matches!(access.principal(&tls(), Some("sigil_x_y")), Err(AccessError::BadToken)));
-        let (token, info) = create_token(dir.path(), NewToken::new("laptop", Role::Reader)).unwrap();
+        let (token, info) = create_token(dir.path(), NewToken::new("laptop", Role::Viewer)).unwrap();
         let text = reveal(&token);
         let who = access.principal(&tls(), Some(text)).unwrap();
-        assert_eq!((who.who.as_str(), who.role), ("token:laptop", Role::Reader));
+        assert_eq!((who.who.as_str(), who.rights.everywhere().as_str()), ("token:laptop", "viewer"));
         assert!(list_tokens(dir.path()).unwrap()[0].last_used_at.is_some());
 
         let kept = fs::read_to_string(path_of(dir.path())).unwrap();
@@ -615,7 +468,7 @@ mod tests {
 
         // one made by another process beside the running agent
         let (second, _) = create_token(dir.path(), NewToken::new("ci", Role::Admin)).unwrap();
-        assert_eq!(access.principal(&tls(), Some(reveal(&second))).unwrap().role, Role::Admin);
+        assert_eq!(access.principal(&tls(), Some(reveal(&second))).unwrap().rights, Principal::owner().rights);
         revoke_token(dir.path(), &info.id).unwrap();
         assert!(matches!(access.principal(&tls(), Some(text)), Err(AccessError::BadToken)));
         assert!(access.principal(&tls(), Some(reveal(&second))).is_ok());
@@ -661,13 +514,11 @@ mod tests {
     fn the_kernel_says_who_is_at_the_socket() {
         let access = Access::new(Path::new("/nonexistent"));
         let unix = |uid, group_socket| access.principal(&Peer::Unix { uid, group_socket }, None);
-        assert_eq!(unix(0, false).unwrap(), Principal { who: "root".into(), role: Role::Admin, holder: None });
+        assert_eq!(unix(0, false).unwrap(), Principal::owner());
         let me = rustix::process::geteuid().as_raw();
-        assert_eq!(unix(me, false).unwrap().role, Role::Admin);
-        assert_eq!(
-            unix(4_000_000, true).unwrap(),
-            Principal { who: "uid:4000000".into(), role: Role::Reader, holder: None }
-        );
+        assert_eq!(unix(me, false).unwrap().rights.everywhere().as_str(), "admin");
+        let member = unix(4_000_000, true).unwrap();
+        assert_eq!((member.who.as_str(), member.rights.everywhere().as_str()), ("uid:4000000", "viewer"));
         assert!(matches!(unix(4_000_000, false), Err(AccessError::Stranger(4_000_000))));
     }
 }

@@ -4,6 +4,7 @@
 //! Tested by: unit tests, a server on a real socket and on TLS; `tests/tests/proto.rs` for the contract.
 
 mod agent;
+mod asker;
 mod audit;
 mod board;
 mod convert;
@@ -21,13 +22,17 @@ mod secrets;
 mod sources;
 pub mod status;
 mod taps;
+mod teams;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]
 mod tests_audit;
 #[cfg(test)]
 mod tests_house;
+#[cfg(test)]
+mod tests_rights;
 pub mod tls;
+mod users;
 mod waivers;
 
 use std::net::SocketAddr;
@@ -207,13 +212,15 @@ pub async fn spawn(deps: ApiDeps, stop: CancellationToken) -> Result<ApiHandle, 
         }),
         config: deps.config.clone(),
     };
-    let operations = operations::OperationsService { operate: deps.operate.clone(), stop: stop.clone() };
+    let reconcile = deps.reconcile.clone();
+    let operations =
+        operations::OperationsService { operate: deps.operate.clone(), store: deps.store.clone(), stop: stop.clone() };
     let deployments = deployments::DeploymentsService {
         store: deps.store.clone(),
         operate: deps.operate,
         reconcile: deps.reconcile,
         gateway: deps.gateway.clone(),
-        gateway_url: url,
+        gateway_url: url.clone(),
         links: deps.links,
         config: deps.config.clone(),
         board,
@@ -221,7 +228,8 @@ pub async fn spawn(deps: ApiDeps, stop: CancellationToken) -> Result<ApiHandle, 
     };
     let logs = logs::LogsService { store: deps.store.clone(), tail: deps.tail, stop: stop.clone() };
     let gateway = deps.gateway.clone();
-    let mcp = mcp::McpService { gateway: deps.gateway, tasks: tasks.clone(), stop: stop.clone() };
+    let mcp =
+        mcp::McpService { gateway: deps.gateway, store: deps.store.clone(), tasks: tasks.clone(), stop: stop.clone() };
     let keys = keys::KeysService {
         access: deps.access.clone(),
         store: deps.store.clone(),
@@ -232,9 +240,18 @@ pub async fn spawn(deps: ApiDeps, stop: CancellationToken) -> Result<ApiHandle, 
         store: deps.store.clone(),
         oauth: Box::new(move || !seen.borrow().oauth.issuer.is_empty()),
     };
+    let users = users::UsersService { access: deps.access.clone(), store: deps.store.clone() };
+    let teams = teams::TeamsService {
+        access: deps.access.clone(),
+        store: deps.store.clone(),
+        row: Box::new({
+            let (reconcile, gateway, url) = (reconcile, gateway.clone(), url.clone());
+            move |d| convert::deployment(d, reconcile.status(d.id).as_deref(), gateway.load(d.id), &url, false)
+        }),
+    };
     let waivers = waivers::WaiversService { store: deps.store.clone() };
     let pins = pins::PinsService { store: deps.store.clone(), inspect: deps.inspect };
-    let taps = taps::TapsService { gateway: gateway.clone(), stop: stop.clone() };
+    let taps = taps::TapsService { gateway: gateway.clone(), store: deps.store.clone(), stop: stop.clone() };
     let audit = audit::AuditService { audit: deps.audit.clone(), stop: stop.clone() };
     let secrets =
         secrets::SecretsService { secrets: deps.secrets, store: deps.store, turn: tokio::sync::Mutex::default() };
@@ -252,6 +269,8 @@ pub async fn spawn(deps: ApiDeps, stop: CancellationToken) -> Result<ApiHandle, 
         .add_service(v1::mcp_server::McpServer::new(mcp).max_decoding_message_size(frame))
         .add_service(v1::secrets_server::SecretsServer::new(secrets).max_decoding_message_size(DECODE_MAX))
         .add_service(v1::keys_server::KeysServer::new(keys).max_decoding_message_size(DECODE_MAX))
+        .add_service(v1::users_server::UsersServer::new(users).max_decoding_message_size(DECODE_MAX))
+        .add_service(v1::teams_server::TeamsServer::new(teams).max_decoding_message_size(DECODE_MAX))
         .add_service(v1::policies_server::PoliciesServer::new(policies).max_decoding_message_size(DECODE_MAX))
         .add_service(v1::waivers_server::WaiversServer::new(waivers).max_decoding_message_size(DECODE_MAX))
         .add_service(v1::pins_server::PinsServer::new(pins).max_decoding_message_size(DECODE_MAX))

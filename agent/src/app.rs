@@ -116,7 +116,7 @@ impl App {
         let logins = secrets.clone();
         builds.set_logins(Arc::new(move |host| registry_login(&logins, host)));
 
-        let access = Access::new(data_dir);
+        let access = Access::new(data_dir).with_people(store.clone());
         let (routes, routes_seen) = watch::channel(Arc::new(RouteTable::default()));
         let gateway =
             Gateway::spawn(config.clone(), routes_seen, tail.clone(), access.clone(), front, stops.edge.clone())

@@ -282,7 +282,7 @@ fn token(places: &Places, what: Token) -> anyhow::Result<ExitCode> {
         Token::Create { label, role, days } => {
             let role = match role.as_str() {
                 "admin" => access::Role::Admin,
-                "reader" => access::Role::Reader,
+                "reader" => access::Role::Viewer,
                 other => {
                     eprintln!("error: '{other}' is not a role");
                     eprintln!("hint: admin or reader");

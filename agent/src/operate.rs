@@ -165,6 +165,8 @@ pub struct DeployRequest {
     pub waivers: Vec<WaiverRequest>,
     /// Kept for the record: the caller stops waiting after it, the operation goes on.
     pub timeout_ms: Option<u64>,
+    /// The id of a new deployment's team; absent: the first one.
+    pub team: Option<String>,
 }
 
 /// What is told of a failure (`ErrorInfo` on the wire).

@@ -24,12 +24,14 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use sigil_core::model::{AgentId, Deployment, DeploymentId, Name, OperationId, ReleaseNo};
 use sigil_core::pins::Pins;
+use sigil_core::rights::Directory;
 use tokio::sync::{mpsc, oneshot, watch};
 
 pub(crate) use disk::replace_file;
 pub use export::ExportHeader;
 use recover::Paths;
 use state::{Change, Snapshot};
+pub use state::{People, PersonChange};
 use writer::{Command, ExportCommand, Exporter, Writer};
 
 /// Changes that may wait for the writer; more wait at the door.
@@ -440,6 +442,33 @@ impl Store {
                 c.put_pins(id, Pins { release, ..new })?;
             }
             Ok(answer)
+        })
+        .await
+    }
+
+    /// Users and teams, as they are now. From memory; cheap.
+    pub fn directory(&self) -> Arc<Directory> {
+        self.shared.snapshot().directory.clone()
+    }
+
+    /// Changes users and teams: `change` is told how things are when the change is made, and answers what is to be written
+    /// beside its own answer.
+    ///
+    /// # Errors
+    /// What `change` answered, in its own type; the outer error is the store's.
+    pub async fn update_people<T, E, F>(&self, change: F) -> Result<std::result::Result<T, E>>
+    where
+        T: Send + 'static,
+        E: Send + 'static,
+        F: FnOnce(&People<'_>) -> std::result::Result<(Vec<PersonChange>, T), E> + Send + 'static,
+    {
+        self.change(move |c| {
+            let (changes, answer) = match change(&People(&c.state)) {
+                Ok(done) => done,
+                Err(refused) => return Ok(Err(refused)),
+            };
+            c.put_people(changes)?;
+            Ok(Ok(answer))
         })
         .await
     }

@@ -52,6 +52,10 @@ pub struct Route {
     pub id: DeploymentId,
     /// Its name.
     pub name: String,
+    /// The id of its team.
+    pub team: String,
+    /// Its tags.
+    pub tags: Vec<String>,
     /// Replicas that serve new sessions and calls.
     pub ready: Vec<Replica>,
     /// Replicas that only finish what they have (draining).

@@ -29,6 +29,7 @@ mod progress;
 mod releases;
 mod restart;
 mod rm;
+mod role;
 mod rollback;
 mod run;
 mod scale;
@@ -38,9 +39,11 @@ mod source;
 mod start;
 mod stop;
 mod tap;
+mod team;
 mod text;
 mod time;
 mod tools;
+mod user;
 mod version;
 mod wait;
 mod waiver;
@@ -112,6 +115,9 @@ pub enum Verb {
     Ops(ops::Args),
     Secret(secret::Args),
     Key(key::Args),
+    User(user::Args),
+    Team(team::Args),
+    Role(role::Args),
     Policy(policy::Args),
     Pins(pins::Args),
     Waiver(waiver::Args),
@@ -300,6 +306,9 @@ async fn dispatch(ctx: &Ctx, verb: Verb) -> Outcome {
         Verb::Ops(args) => ops::run(ctx, args).await,
         Verb::Secret(args) => secret::run(ctx, args).await,
         Verb::Key(args) => key::run(ctx, args).await,
+        Verb::User(args) => user::run(ctx, args).await,
+        Verb::Team(args) => team::run(ctx, args).await,
+        Verb::Role(args) => role::run(ctx, args).await,
         Verb::Policy(args) => policy::run(ctx, args).await,
         Verb::Pins(args) => pins::run(ctx, args).await,
         Verb::Waiver(args) => waiver::run(ctx, args).await,

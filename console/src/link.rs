@@ -7,6 +7,7 @@ mod convert;
 mod dial;
 mod error;
 mod mcp;
+mod people;
 pub mod port;
 mod resume;
 mod view;
@@ -33,8 +34,8 @@ pub use error::{LinkError, Refusal};
 pub use mcp::McpSession;
 pub use resume::{AuditLines, DeploymentWatch, Fleet, Logs, OperationFollow, Progress, Update};
 pub use view::{
-    AgentInfo, Deployment, Detail, Event, Frame, Key, LogBatch, LogGap, LogLine, NewKey, Operation, PinnedTool, Pins,
-    Policy, Problem, Secret, Waiver, What,
+    AgentInfo, Deployment, Detail, Event, Frame, LogBatch, LogGap, LogLine, NewKey, Operation, PinnedTool, Pins,
+    Policy, Problem, Secret, User, Waiver, What,
 };
 // made by the tests of the screens only, which are given whole values
 #[cfg(test)]
@@ -215,6 +216,8 @@ pub struct Deploy {
     pub waivers: Vec<(String, String, String)>,
     /// Until ready; 0: the agent's default.
     pub timeout_ms: u64,
+    /// Team of a new deployment; empty: the caller's only one, else the first.
+    pub team: String,
 }
 
 /// A change that the agent is asked for.
@@ -334,10 +337,6 @@ impl Link {
 
     fn secrets_client(&self) -> v1::secrets_client::SecretsClient<Wire> {
         v1::secrets_client::SecretsClient::new(self.wire.clone())
-    }
-
-    fn keys_client(&self) -> v1::keys_client::KeysClient<Wire> {
-        v1::keys_client::KeysClient::new(self.wire.clone())
     }
 
     fn policies_client(&self) -> v1::policies_client::PoliciesClient<Wire> {
@@ -520,35 +519,6 @@ impl Link {
         self.ask("secret rm", self.secrets_client().remove(request)).await.map(|_| ())
     }
 
-    /// Makes a key. Answers it and its text, which nobody can ask for again.
-    pub async fn create_key(&self, new: NewKey) -> Result<(Key, String), LinkError> {
-        let request = v1::CreateKeyRequest {
-            request_id: request_id(),
-            label: new.label,
-            role: new.role,
-            user: new.user,
-            deployments: new.deployments,
-            tools: new.tools,
-            rate: new.rate,
-            concurrency: new.concurrency,
-            expires_at: new.expires_at.map_or(0, |at| at.as_microsecond()),
-        };
-        let reply = self.ask("key create", self.keys_client().create(request)).await?;
-        Ok((convert::key(reply.key.unwrap_or_default()), reply.text))
-    }
-
-    /// Keys without their text.
-    pub async fn keys(&self) -> Result<Vec<Key>, LinkError> {
-        let reply = self.ask("key ls", self.keys_client().list(v1::ListKeysRequest {})).await?;
-        Ok(reply.keys.into_iter().map(convert::key).collect())
-    }
-
-    /// Ends a key, by id or by a label that only one has.
-    pub async fn revoke_key(&self, key: &str) -> Result<Key, LinkError> {
-        let request = v1::RevokeKeyRequest { request_id: request_id(), key: key.to_owned() };
-        Ok(convert::key(self.ask("key revoke", self.keys_client().revoke(request)).await?))
-    }
-
     /// Who may call a deployment, and what.
     pub async fn policy(&self, name: &str) -> Result<Policy, LinkError> {
         let request = v1::NameRequest { name: name.to_owned() };
@@ -668,6 +638,7 @@ fn wire_change(change: Change) -> v1::start_request::What {
                 .map(|(finding, reason, until)| v1::Waiver { finding, reason, until })
                 .collect(),
             timeout_ms: d.timeout_ms,
+            team: d.team,
         }),
         Change::Build { source, manifest, dry_run, force } => What::Build(v1::BuildRequest {
             source: Some(wire_source(source)),

@@ -11,6 +11,7 @@ pub mod pins;
 pub mod plan;
 pub mod policy;
 pub mod recipe;
+pub mod rights;
 pub mod ring;
 pub mod route;
 pub mod scan;

@@ -443,8 +443,11 @@ pub struct Deployment {
     pub id: DeploymentId,
     /// Its name now.
     pub name: Name,
-    /// Owning team.
+    /// Owning team, by its id.
     pub team: String,
+    /// What its manifest is tagged with: roles can be held on a tag.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tags: Vec<String>,
     /// Who made it.
     pub created_by: String,
     /// When.

@@ -337,6 +337,7 @@ mod tests {
             id: DeploymentId(ulid::Ulid::from(1u128)),
             name: "x".parse().unwrap(),
             team: "default".into(),
+            tags: Vec::new(),
             created_by: "t".into(),
             created_at: Timestamp::UNIX_EPOCH,
             generation: 1,

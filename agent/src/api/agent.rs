@@ -86,8 +86,9 @@ impl v1::agent_server::Agent for AgentService {
             engine: Some(engine),
             notes: (self.notes)(),
             now: convert::time(Timestamp::now()),
-            who: caller.who,
-            role: caller.role.as_str().into(),
+            role: caller.rights.somewhere().as_str().into(),
+            grants: caller.grants(),
+            who: caller.principal.who,
             memory_rss: resident(),
         }))
     }

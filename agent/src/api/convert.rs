@@ -119,6 +119,7 @@ fn deploy(d: v1::DeployRequest) -> Result<DeployRequest, Status> {
             .map(|w| WaiverRequest { finding: w.finding, reason: w.reason, until: w.until })
             .collect(),
         timeout_ms: (d.timeout_ms > 0).then_some(d.timeout_ms),
+        team: some(d.team),
     })
 }
 
@@ -223,6 +224,8 @@ pub(super) fn deployment(
         sessions: load.sessions,
         changed_at: time(status.map_or(d.changed_at, |s| s.changed_at.max(d.changed_at))),
         tier: spec.map(|s| s.resources.tier.clone()).unwrap_or_default(),
+        team: d.team.clone(),
+        tags: d.tags.clone(),
     }
 }
 
@@ -240,6 +243,7 @@ pub(super) fn building(op: &OperationRecord, gateway: &str) -> v1::Deployment {
         created_at: time(op.created_at),
         changed_at: time(op.created_at),
         message: op.step.clone(),
+        team: op.request.pointer("/team").and_then(|v| v.as_str()).unwrap_or_default().to_owned(),
         ..v1::Deployment::default()
     }
 }

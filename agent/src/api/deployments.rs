@@ -5,14 +5,14 @@ use std::sync::Arc;
 
 use futures::stream::BoxStream;
 use sigil_config::agent::AgentConfig;
-use sigil_core::model::{Deployment, Name};
 use sigil_protocol::v1;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
+use super::asker::Asker;
 use super::board::{Board, Table};
-use super::{convert, status};
+use super::{convert, rules, status};
 use crate::gateway::Gateway;
 use crate::initlink::InitLinks;
 use crate::operate::Operate;
@@ -31,13 +31,9 @@ pub(super) struct DeploymentsService {
     pub stop: CancellationToken,
 }
 
-/// A deployment by name, or the status that says there is none.
-pub(super) fn find(store: &Store, name: &str) -> Result<Arc<Deployment>, Status> {
-    let parsed: Option<Name> = name.parse().ok();
-    parsed.and_then(|name| store.by_name(&name)).ok_or_else(|| status::no_deployment(name))
-}
-
 struct Watcher {
+    /// Who sees only some of it.
+    asker: Asker,
     table: watch::Receiver<Arc<Table>>,
     epoch: Arc<str>,
     pending: VecDeque<v1::WatchEvent>,
@@ -49,13 +45,16 @@ struct Watcher {
 impl Watcher {
     async fn next(&mut self) -> Option<Result<v1::WatchEvent, Status>> {
         loop {
-            if let Some(message) = self.pending.pop_front() {
+            if let Some(mut message) = self.pending.pop_front() {
+                message.changed.retain(|row| self.asker.sees_row(row));
                 return Some(Ok(message));
             }
             // what happened while the last messages were under way comes as one delta
             tokio::select! {
                 changed = self.table.changed() => if changed.is_err() { return Some(Err(status::stopping())) },
                 () = self.stop.cancelled() => return Some(Err(status::stopping())),
+                // a row that may be seen from now on, or no longer, is no change of the table
+                status = self.asker.changes() => return Some(Err(status)),
             }
             let table = self.table.borrow_and_update().clone();
             if table.revision() != self.at {
@@ -71,16 +70,19 @@ impl v1::deployments_server::Deployments for DeploymentsService {
     type WatchStream = BoxStream<'static, Result<v1::WatchEvent, Status>>;
 
     async fn watch(&self, request: Request<v1::WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
+        let asker = rules::caller(&request)?;
         let asked = request.into_inner();
         self.board.fresh().await;
         let mut table = self.board.subscribe();
         let current = table.borrow_and_update().clone();
         // a revision means something under the epoch that gave it only
-        let from = (*asked.epoch == *self.board.epoch).then_some(asked.revision);
+        let epoch = asker.epoch(&self.board.epoch);
+        let from = (*asked.epoch == *epoch).then_some(asked.revision);
         let watcher = Watcher {
-            pending: current.messages(&self.board.epoch, from).into(),
+            pending: current.messages(&epoch, from).into(),
             at: current.revision(),
-            epoch: self.board.epoch.clone(),
+            epoch,
+            asker,
             table,
             stop: self.stop.clone(),
         };
@@ -94,7 +96,8 @@ impl v1::deployments_server::Deployments for DeploymentsService {
     }
 
     async fn get(&self, request: Request<v1::NameRequest>) -> Result<Response<v1::DeploymentDetail>, Status> {
-        let d = find(&self.store, &request.into_inner().name)?;
+        let asker = rules::caller(&request)?;
+        let d = asker.finds(&self.store, &request.into_inner().name)?;
         let observed = self.reconcile.status(d.id);
         let last = self.operate.list(Some(d.name.as_str()), 1).into_iter().next();
         let busy = last.as_ref().is_some_and(|op| op.kind == "deploy" && op.ended_at.is_none());

@@ -1,9 +1,11 @@
 //! `Keys`: make, list, revoke. A key's text goes out once, with the answer that made it.
 
+use sigil_core::rights::{Directory, RightsError};
 use sigil_protocol::v1;
 use tokio::sync::Mutex;
 use tonic::{Request, Response, Status};
 
+use super::asker::{Asker, forbidden};
 use super::noted::{self, Note};
 use super::status::{self, invalid, refuse};
 use super::{convert, rules};
@@ -17,13 +19,13 @@ pub(super) struct KeysService {
     pub turn: Mutex<()>,
 }
 
-fn show(info: &TokenInfo) -> v1::KeyInfo {
+fn show(info: &TokenInfo, directory: &Directory) -> v1::KeyInfo {
     let or_zero = |at: Option<jiff::Timestamp>| at.map_or(0, convert::time);
     v1::KeyInfo {
         id: info.id.clone(),
         label: info.label.clone(),
         role: info.role.to_string(),
-        user: info.user.clone(),
+        user: name_of(info, directory),
         deployments: info.deployments.clone(),
         tools: info.tools.clone(),
         rate: info.rate.map(|r| r.to_string()).unwrap_or_default(),
@@ -53,9 +55,27 @@ fn refused(error: &AccessError) -> Status {
     }
 }
 
-fn wanted(asked: v1::CreateKeyRequest, who: &str) -> Result<NewToken, Status> {
+/// Whose key it is, by name.
+fn name_of(info: &TokenInfo, directory: &Directory) -> String {
+    directory.user(&info.user).map_or_else(|| info.user.clone(), |(user, _)| user.name.clone())
+}
+
+/// Users have their own keys; an admin has everybody's.
+fn is_theirs(caller: &Asker, user: &str) -> bool {
+    let directory = caller.access.directory();
+    let owner = directory.user(user).map(|(user, _)| user.id.as_str());
+    caller.rights.everywhere().may(Role::Admin) || (owner.is_some() && owner == Some(caller.user_id()))
+}
+
+fn wanted(asked: v1::CreateKeyRequest, caller: &Asker) -> Result<NewToken, Status> {
     let role = if asked.role.is_empty() { Ok(Role::Caller) } else { asked.role.parse() };
-    let role = role.map_err(|e| refused(&e))?;
+    let role = role.map_err(|e: RightsError| invalid(e.to_string(), e.hint()))?;
+    let user = if asked.user.is_empty() { caller.user_id().to_owned() } else { asked.user };
+    if !is_theirs(caller, &user) {
+        return Err(forbidden(&caller.who, Role::Admin, "the whole agent, and no user with keys of its own"));
+    }
+    // an id stays what it is when names change hands
+    let user = caller.access.directory().user(&user).map_or(user, |(user, _)| user.id.clone());
     let rate = Some(asked.rate).filter(|r| !r.is_empty()).map(|r| r.parse()).transpose();
     let expires_at = convert::when(asked.expires_at, "the expiry")?;
     if expires_at.is_some_and(|at| at <= jiff::Timestamp::now()) {
@@ -72,7 +92,7 @@ fn wanted(asked: v1::CreateKeyRequest, who: &str) -> Result<NewToken, Status> {
         label: asked.label,
         role,
         expires_at,
-        user: if asked.user.is_empty() { who.to_owned() } else { asked.user },
+        user,
         deployments: asked.deployments,
         tools: asked.tools,
         rate: rate.map_err(|e: sigil_core::policy::PolicyError| invalid(e.to_string(), e.hint()))?,
@@ -103,7 +123,7 @@ impl v1::keys_server::Keys for KeysService {
         note.after("role", &asked.role);
         let key = format!("key-create {}", convert::request_id(&asked.request_id)?);
         note.request(&asked.request_id);
-        let new = wanted(asked, &caller.who)?;
+        let new = wanted(asked, &caller)?;
         let _turn = self.turn.lock().await;
         if let Some(made) = self.store.answer_of_request(&key) {
             let id = made["id"].as_str().unwrap_or_default().to_owned();
@@ -116,12 +136,15 @@ impl v1::keys_server::Keys for KeysService {
         let noted = serde_json::json!({ "id": info.id });
         self.store.remember_answer(&key, noted).await.map_err(|e| status::store(&e))?;
         let text = access::reveal(&text).to_owned();
-        Ok(Response::new(v1::CreateKeyReply { key: Some(show(&info)), text }))
+        Ok(Response::new(v1::CreateKeyReply { key: Some(show(&info, &self.access.directory())), text }))
     }
 
-    async fn list(&self, _: Request<v1::ListKeysRequest>) -> Result<Response<v1::ListKeysReply>, Status> {
+    async fn list(&self, request: Request<v1::ListKeysRequest>) -> Result<Response<v1::ListKeysReply>, Status> {
+        let caller = rules::caller(&request)?;
         let all = self.off(access::list_tokens).await?;
-        Ok(Response::new(v1::ListKeysReply { keys: all.iter().map(show).collect() }))
+        let directory = self.access.directory();
+        let seen = all.iter().filter(|info| caller.sees_all() || is_theirs(&caller, &info.user));
+        Ok(Response::new(v1::ListKeysReply { keys: seen.map(|info| show(info, &directory)).collect() }))
     }
 
     async fn revoke(&self, request: Request<v1::RevokeKeyRequest>) -> Result<Response<v1::KeyInfo>, Status> {
@@ -137,11 +160,20 @@ impl v1::keys_server::Keys for KeysService {
             let text = |name: &str| done[name].as_str().unwrap_or_default().to_owned();
             return Ok(Response::new(v1::KeyInfo { id: text("id"), label: text("label"), ..v1::KeyInfo::default() }));
         }
-        let info = self.off(move |dir| access::revoke_token(dir, &asked.key)).await?;
+        // a label of somebody else's key is none that the caller can have meant
+        let theirs: Vec<TokenInfo> = self.off(access::list_tokens).await?;
+        let theirs = theirs.into_iter().filter(|info| is_theirs(&caller, &info.user));
+        let mut meant = theirs.filter(|info| info.id == asked.key || info.label == asked.key);
+        let id = match (meant.next(), meant.next()) {
+            (None, _) => return Err(refused(&AccessError::NotFound(asked.key))),
+            (Some(one), None) => one.id,
+            (Some(_), Some(_)) => return Err(refused(&AccessError::Ambiguous(asked.key))),
+        };
+        let info = self.off(move |dir| access::revoke_token(dir, &id)).await?;
         tracing::info!(who = caller.who, key = info.id, label = info.label, "a key was revoked");
         tell(&note, &info, |note, key, value| note.before(key, value));
         let noted = serde_json::json!({ "id": info.id, "label": info.label });
         self.store.remember_answer(&key, noted).await.map_err(|e| status::store(&e))?;
-        Ok(Response::new(show(&info)))
+        Ok(Response::new(show(&info, &self.access.directory())))
     }
 }

@@ -8,8 +8,9 @@ use sigil_protocol::v1;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
+use super::asker::Asker;
 use super::status::{self, invalid};
-use super::{convert, deployments};
+use super::{convert, rules};
 use crate::store::Store;
 use crate::tail::{Cursor, Query, Tail};
 
@@ -25,15 +26,16 @@ pub(super) struct LogsService {
 struct Reader {
     cursor: Cursor,
     names: BTreeMap<DeploymentId, String>,
+    asker: Asker,
     stop: CancellationToken,
 }
 
 impl LogsService {
-    fn query(&self, asked: v1::TailRequest) -> Result<(Query, BTreeMap<DeploymentId, String>), Status> {
+    fn query(&self, asker: &Asker, asked: v1::TailRequest) -> Result<(Query, BTreeMap<DeploymentId, String>), Status> {
         let names: BTreeMap<DeploymentId, String> = if asked.all {
-            self.store.deployments().iter().map(|d| (d.id, d.name.to_string())).collect()
+            self.store.deployments().iter().filter(|d| asker.sees(d)).map(|d| (d.id, d.name.to_string())).collect()
         } else {
-            let found = asked.deployments.iter().map(|name| deployments::find(&self.store, name));
+            let found = asked.deployments.iter().map(|name| asker.finds(&self.store, name));
             found.map(|d| d.map(|d| (d.id, d.name.to_string()))).collect::<Result<_, _>>()?
         };
         if names.is_empty() && !asked.all {
@@ -70,12 +72,13 @@ impl v1::logs_server::Logs for LogsService {
     type TailStream = BoxStream<'static, Result<v1::TailBatch, Status>>;
 
     async fn tail(&self, request: Request<v1::TailRequest>) -> Result<Response<Self::TailStream>, Status> {
-        let (query, names) = self.query(request.into_inner())?;
+        let asker = rules::caller(&request)?;
+        let (query, names) = self.query(&asker, request.into_inner())?;
         if !query.follow {
             self.tail.caught_up(&query.deployments).await;
         }
         let cursor = self.tail.cursor(query).map_err(|e| status::tail(&e))?;
-        let reader = Reader { cursor, names, stop: self.stop.clone() };
+        let reader = Reader { cursor, names, asker, stop: self.stop.clone() };
         let batches = futures::stream::unfold(Some(reader), |reader| async {
             let mut reader = reader?;
             tokio::select! {
@@ -88,6 +91,7 @@ impl v1::logs_server::Logs for LogsService {
                     Err(e) => Some((Err(status::tail(&e)), None)),
                 },
                 () = reader.stop.cancelled() => Some((Err(status::stopping()), None)),
+                status = reader.asker.changes() => Some((Err(status), None)),
             }
         });
         Ok(Response::new(Box::pin(batches)))

@@ -13,7 +13,8 @@ use tonic::{Request, Response, Status, Streaming};
 
 use super::rules;
 use super::status::{self, invalid};
-use crate::gateway::{Gateway, GatewayError};
+use crate::gateway::Gateway;
+use crate::store::Store;
 
 /// Messages under way in each direction.
 const DEPTH: usize = 16;
@@ -22,6 +23,7 @@ const FIRST: Duration = Duration::from_secs(10);
 
 pub(super) struct McpService {
     pub gateway: Gateway,
+    pub store: Store,
     pub tasks: TaskTracker,
     pub stop: CancellationToken,
 }
@@ -45,7 +47,7 @@ async fn feed(mut frames: Streaming<v1::McpFrame>, first: Vec<u8>, to: mpsc::Sen
 
 struct Session {
     answers: mpsc::Receiver<Bytes>,
-    running: Option<JoinHandle<Result<(), GatewayError>>>,
+    running: Option<JoinHandle<Result<(), Status>>>,
 }
 
 #[tonic::async_trait]
@@ -65,6 +67,10 @@ impl v1::mcp_server::Mcp for McpService {
         if first.deployment.is_empty() {
             return Err(invalid("no deployment was named", "the first frame names the deployment"));
         }
+        // one that is only being made is unknown here, and the gateway says so in its own words
+        if first.deployment.parse().is_ok_and(|name| self.store.by_name(&name).is_some()) {
+            caller.finds(&self.store, &first.deployment)?;
+        }
         let (to_gateway, from_client) = mpsc::channel(DEPTH);
         let (to_client, answers) = mpsc::channel(DEPTH);
         self.tasks.spawn(feed(frames, first.message, to_gateway));
@@ -72,8 +78,9 @@ impl v1::mcp_server::Mcp for McpService {
         let config = first.config.into_iter().collect();
         let running = self.tasks.spawn(async move {
             tokio::select! {
-                done = gateway.session(&deployment, &caller, &config, from_client, to_client) => done,
+                done = gateway.session(&deployment, &caller, &config, from_client, to_client) => done.map_err(|e| status::gateway(&e)),
                 () = stop.cancelled() => Ok(()),
+                status = caller.changes() => Err(status),
             }
         });
         let session = Session { answers, running: Some(running) };
@@ -84,7 +91,7 @@ impl v1::mcp_server::Mcp for McpService {
             }
             match session.running.take()?.await {
                 Ok(Ok(())) => None,
-                Ok(Err(e)) => Some((Err(status::gateway(&e)), session)),
+                Ok(Err(status)) => Some((Err(status), session)),
                 Err(_) => {
                     Some((Err(status::refuse("INTERNAL", "the session broke", "look at the agent's log", 1)), session))
                 }

@@ -7,8 +7,9 @@ use sigil_core::pins::{self, Answer};
 use sigil_protocol::v1;
 use tonic::{Request, Response, Status};
 
+use super::asker::Asker;
 use super::status::{self, invalid, refuse};
-use super::{convert, deployments, noted, rules};
+use super::{convert, noted, rules};
 use crate::inspect::Inspect;
 use crate::store::{Store, StoreError};
 
@@ -63,8 +64,8 @@ impl PinsService {
         }
     }
 
-    fn find(&self, name: &str, release: ReleaseNo) -> Result<(Arc<Deployment>, ReleaseNo), Status> {
-        let deployment = deployments::find(&self.store, name)?;
+    fn find(&self, asker: &Asker, name: &str, release: ReleaseNo) -> Result<(Arc<Deployment>, ReleaseNo), Status> {
+        let deployment = asker.finds(&self.store, name)?;
         let release = if release == 0 { deployment.desired.release } else { release };
         if deployment.release(release).is_none() {
             let what = format!("'{name}' has no release {release}");
@@ -77,8 +78,9 @@ impl PinsService {
 #[tonic::async_trait]
 impl v1::pins_server::Pins for PinsService {
     async fn get(&self, request: Request<v1::GetPinsRequest>) -> Result<Response<v1::PinsReply>, Status> {
+        let asker = rules::caller(&request)?;
         let asked = request.into_inner();
-        let (deployment, release) = self.find(&asked.name, asked.release)?;
+        let (deployment, release) = self.find(&asker, &asked.name, asked.release)?;
         Ok(Response::new(self.show(&deployment, release)))
     }
 
@@ -89,7 +91,7 @@ impl v1::pins_server::Pins for PinsService {
         let asked = request.into_inner();
         note.target(&asked.name, "");
         note.request(convert::request_id(&asked.request_id)?);
-        let (deployment, release) = self.find(&asked.name, asked.release)?;
+        let (deployment, release) = self.find(&caller, &asked.name, asked.release)?;
         note.target(&asked.name, deployment.id);
         let forms: Vec<String> = asked.tools.iter().map(|tool| format!("{} {}", tool.name, tool.digest)).collect();
         note.after(if asked.dismiss { "dismissed" } else { "approved" }, forms.join(", "));

@@ -6,7 +6,7 @@ use sigil_protocol::v1;
 use tonic::{Request, Response, Status};
 
 use super::status::{self, invalid};
-use super::{convert, deployments, noted, rules};
+use super::{convert, noted, rules};
 use crate::store::Store;
 
 /// Longest policy, bytes.
@@ -52,7 +52,7 @@ fn read(text: &str, over: Option<&Policy>) -> Result<Policy, Status> {
 #[tonic::async_trait]
 impl v1::policies_server::Policies for PoliciesService {
     async fn get(&self, request: Request<v1::NameRequest>) -> Result<Response<v1::PolicyReply>, Status> {
-        let deployment = deployments::find(&self.store, &request.into_inner().name)?;
+        let deployment = rules::caller(&request)?.finds(&self.store, &request.get_ref().name)?;
         show(&deployment).map(Response::new)
     }
 
@@ -63,7 +63,7 @@ impl v1::policies_server::Policies for PoliciesService {
         let asked = request.into_inner();
         note.target(&asked.name, "");
         note.request(convert::request_id(&asked.request_id)?);
-        let deployment = deployments::find(&self.store, &asked.name)?;
+        let deployment = caller.finds(&self.store, &asked.name)?;
         note.target(&asked.name, deployment.id);
         let policy = read(&asked.policy, asked.merge.then_some(&deployment.policy))?;
         if policy.access == Some(Access::Oauth) && !(self.oauth)() {

@@ -10,6 +10,7 @@ use http::{Request, Response};
 use tonic::body::Body;
 use tower::{Layer, Service};
 
+use super::asker::{Asker, forbidden};
 use super::noted::{self, Note, Refusals};
 use super::status;
 use crate::access::{Access, Peer, Principal, Role};
@@ -18,6 +19,18 @@ use crate::audit::Audit;
 /// Longest time from a request's first header to its answer's, streams that the client feeds exempt.
 const CALL_TIMEOUT: Duration = Duration::from_secs(30);
 
+/// Of what a caller's role is asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Reach {
+    /// Whoever is known may: the service shows what that one may see.
+    Anyone,
+    /// Of what the call is about, which the service knows ([`Asker::finds`] and its like); nobody gets there who has the
+    /// role on nothing at all.
+    Target,
+    /// Of the whole agent.
+    Agent,
+}
+
 /// What an RPC asks of its caller.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Rule {
@@ -25,25 +38,29 @@ pub(super) struct Rule {
     pub path: &'static str,
     /// The least role.
     pub role: Role,
-    /// A key that is good for calling only is enough.
-    pub caller: bool,
+    /// Of what.
+    pub reach: Reach,
     /// The client sends a stream: its length is its own affair (it has limits of its own).
     pub feeds: bool,
     /// What it is called in the audit log; `None` for what only reads.
     pub audit: Option<&'static str>,
 }
 
-const fn rule(path: &'static str, role: Role) -> Rule {
-    Rule { path, role, caller: false, feeds: false, audit: None }
+const fn anyone(path: &'static str) -> Rule {
+    Rule { path, role: Role::Caller, reach: Reach::Anyone, feeds: false, audit: None }
 }
 
-const fn fed(path: &'static str, role: Role) -> Rule {
-    Rule { feeds: true, ..rule(path, role) }
+const fn target(path: &'static str, role: Role) -> Rule {
+    Rule { path, role, reach: Reach::Target, feeds: false, audit: None }
+}
+
+const fn agent(path: &'static str, role: Role) -> Rule {
+    Rule { reach: Reach::Agent, ..target(path, role) }
 }
 
 impl Rule {
-    const fn callers(self) -> Self {
-        Self { caller: true, ..self }
+    const fn fed(self) -> Self {
+        Self { feeds: true, ..self }
     }
 
     /// Each call is recorded, refused ones, too.
@@ -54,32 +71,42 @@ impl Rule {
 
 /// Every RPC of the contract. Calling a tool may change things, so `Session` is no reading.
 pub(super) const RULES: &[Rule] = &[
-    rule("/sigil.v1.Agent/Info", Role::Reader).callers(),
-    fed("/sigil.v1.Sources/Upload", Role::Admin).audited("source.upload"),
-    rule("/sigil.v1.Operations/Start", Role::Admin).audited("operation.start"),
-    rule("/sigil.v1.Operations/Get", Role::Reader),
-    rule("/sigil.v1.Operations/List", Role::Reader),
-    rule("/sigil.v1.Operations/Follow", Role::Reader),
-    rule("/sigil.v1.Operations/Cancel", Role::Admin).audited("operation.cancel"),
-    rule("/sigil.v1.Deployments/Watch", Role::Reader),
-    rule("/sigil.v1.Deployments/Get", Role::Reader),
-    rule("/sigil.v1.Logs/Tail", Role::Reader),
-    fed("/sigil.v1.Mcp/Session", Role::Admin).callers(),
-    rule("/sigil.v1.Secrets/Set", Role::Admin).audited("secret.set"),
-    rule("/sigil.v1.Secrets/List", Role::Reader),
-    rule("/sigil.v1.Secrets/Remove", Role::Admin).audited("secret.remove"),
-    rule("/sigil.v1.Keys/Create", Role::Admin).audited("key.create"),
-    rule("/sigil.v1.Keys/List", Role::Reader),
-    rule("/sigil.v1.Keys/Revoke", Role::Admin).audited("key.revoke"),
-    rule("/sigil.v1.Policies/Get", Role::Reader),
-    rule("/sigil.v1.Policies/Set", Role::Admin).audited("policy.set"),
-    rule("/sigil.v1.Waivers/List", Role::Reader),
-    rule("/sigil.v1.Waivers/Add", Role::Admin).audited("waiver.add"),
-    rule("/sigil.v1.Waivers/Remove", Role::Admin).audited("waiver.remove"),
-    rule("/sigil.v1.Pins/Get", Role::Reader),
-    rule("/sigil.v1.Pins/Answer", Role::Admin).audited("pins.answer"),
-    rule("/sigil.v1.Taps/Follow", Role::Admin).audited("tap.follow"),
-    rule("/sigil.v1.Audit/Query", Role::Admin),
+    anyone("/sigil.v1.Agent/Info"),
+    target("/sigil.v1.Sources/Upload", Role::Deployer).fed().audited("source.upload"),
+    target("/sigil.v1.Operations/Start", Role::Operator).audited("operation.start"),
+    target("/sigil.v1.Operations/Get", Role::Viewer),
+    target("/sigil.v1.Operations/List", Role::Viewer),
+    target("/sigil.v1.Operations/Follow", Role::Viewer),
+    target("/sigil.v1.Operations/Cancel", Role::Operator).audited("operation.cancel"),
+    target("/sigil.v1.Deployments/Watch", Role::Viewer),
+    target("/sigil.v1.Deployments/Get", Role::Viewer),
+    target("/sigil.v1.Logs/Tail", Role::Viewer),
+    target("/sigil.v1.Mcp/Session", Role::Caller).fed(),
+    target("/sigil.v1.Secrets/Set", Role::Deployer).audited("secret.set"),
+    target("/sigil.v1.Secrets/List", Role::Viewer),
+    target("/sigil.v1.Secrets/Remove", Role::Deployer).audited("secret.remove"),
+    anyone("/sigil.v1.Keys/Create").audited("key.create"),
+    anyone("/sigil.v1.Keys/List"),
+    anyone("/sigil.v1.Keys/Revoke").audited("key.revoke"),
+    anyone("/sigil.v1.Users/List"),
+    agent("/sigil.v1.Users/Add", Role::Admin).audited("user.add"),
+    agent("/sigil.v1.Users/Remove", Role::Admin).audited("user.remove"),
+    agent("/sigil.v1.Users/Enable", Role::Admin).audited("user.enable"),
+    target("/sigil.v1.Users/Grant", Role::Admin).audited("role.grant"),
+    target("/sigil.v1.Users/Revoke", Role::Admin).audited("role.revoke"),
+    anyone("/sigil.v1.Teams/List"),
+    agent("/sigil.v1.Teams/Create", Role::Admin).audited("team.create"),
+    agent("/sigil.v1.Teams/Remove", Role::Admin).audited("team.remove"),
+    agent("/sigil.v1.Teams/Move", Role::Admin).audited("team.move"),
+    target("/sigil.v1.Policies/Get", Role::Viewer),
+    target("/sigil.v1.Policies/Set", Role::Deployer).audited("policy.set"),
+    target("/sigil.v1.Waivers/List", Role::Viewer),
+    target("/sigil.v1.Waivers/Add", Role::Admin).audited("waiver.add"),
+    target("/sigil.v1.Waivers/Remove", Role::Admin).audited("waiver.remove"),
+    target("/sigil.v1.Pins/Get", Role::Viewer),
+    target("/sigil.v1.Pins/Answer", Role::Deployer).audited("pins.answer"),
+    target("/sigil.v1.Taps/Follow", Role::Operator).audited("tap.follow"),
+    agent("/sigil.v1.Audit/Query", Role::Admin),
 ];
 
 /// Puts [`Guarded`] around the services.
@@ -129,16 +156,15 @@ impl Guard {
             tracing::info!(?peer, path, why = %e, "call refused");
             Refused { status: status::access(&e), of: Some((rule, None)) }
         })?;
-        let enough = principal.role >= rule.role || (rule.caller && principal.role == Role::Caller);
-        if !enough {
-            tracing::info!(who = principal.who, role = %principal.role, path, "call refused");
-            let may = if principal.role == Role::Caller { "only call tools" } else { "only read" };
-            let status = status::refuse(
-                "FORBIDDEN",
-                format!("{} may {may}", principal.who),
-                "ask an admin of this agent, or use a token of role admin",
-                status::FORBIDDEN,
-            );
+        let held = match rule.reach {
+            Reach::Anyone => None,
+            Reach::Target => Some(principal.rights.somewhere()),
+            Reach::Agent => Some(principal.rights.everywhere()),
+        };
+        if let Some(held) = held.filter(|held| !held.may(rule.role)) {
+            tracing::info!(who = principal.who, role = held.as_str(), path, "call refused");
+            let on = if rule.reach == Reach::Agent { "the whole agent" } else { "anything" };
+            let status = forbidden(&principal.who, rule.role, on);
             return Err(Refused { status, of: Some((rule, Some(principal))) });
         }
         Ok((principal, rule))
@@ -201,7 +227,8 @@ where
         // the token has done its work: nothing behind here needs it, or could log it
         request.headers_mut().remove(http::header::AUTHORIZATION);
         let note = rule.audit.map(|what| Note::new(noted::record(what, Some(&principal), request.extensions().get())));
-        request.extensions_mut().insert(principal);
+        let access = self.guard.access.clone();
+        request.extensions_mut().insert(Asker { principal, need: rule.role, access });
         if let Some(note) = &note {
             request.extensions_mut().insert(note.clone());
         }
@@ -234,10 +261,9 @@ where
 }
 
 /// Who calls, as the guard found.
-pub(super) fn caller<T>(request: &tonic::Request<T>) -> Result<Principal, tonic::Status> {
+pub(super) fn caller<T>(request: &tonic::Request<T>) -> Result<Asker, tonic::Status> {
     request.extensions().get().cloned().ok_or_else(|| tonic::Status::internal("a call that nobody admitted"))
 }
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -265,15 +291,18 @@ mod tests {
         assert_eq!(RULES.len(), rpcs.len(), "a rule is there twice");
     }
 
-    /// Admins' calls that change nothing of the agent's: calling tools (the gateway has its own log of that), and reading
-    /// this very log.
-    const NO_CHANGE: [&str; 2] = ["/sigil.v1.Mcp/Session", "/sigil.v1.Audit/Query"];
-
     #[test]
-    fn whatever_takes_an_admin_has_a_word_for_the_audit_log() {
+    fn whatever_takes_more_than_a_look_has_a_word_for_the_audit_log() {
+        // the gateway has a log of calls of its own; who reads the audit log changes nothing
+        let no_change = ["/sigil.v1.Mcp/Session", "/sigil.v1.Audit/Query"];
+        // whatever is shown to everybody is called so
+        let looks = |rule: &Rule| {
+            let word = rule.path.rsplit('/').next().unwrap();
+            rule.role == Role::Viewer || (rule.reach == Reach::Anyone && ["Info", "List"].contains(&word))
+        };
         let mut words = BTreeSet::new();
         for rule in RULES {
-            let expected = rule.role == Role::Admin && !NO_CHANGE.contains(&rule.path);
+            let expected = !looks(rule) && !no_change.contains(&rule.path);
             assert_eq!(rule.audit.is_some(), expected, "{}: .audited(\"…\")", rule.path);
             assert!(rule.audit.is_none_or(|word| words.insert(word)), "{} has another's word", rule.path);
         }
@@ -284,7 +313,7 @@ mod tests {
         let noted = seen.clone();
         let inner = tower::service_fn(move |r: Request<Body>| {
             assert!(!r.headers().contains_key(http::header::AUTHORIZATION));
-            *noted.lock().unwrap() = r.extensions().get::<Principal>().cloned();
+            *noted.lock().unwrap() = r.extensions().get::<Asker>().map(|asker| asker.principal.clone());
             std::future::ready(Ok::<_, Infallible>(Response::new(Body::default())))
         });
         let mut request = Request::builder().uri(format!("http://agent{path}"));
@@ -303,17 +332,14 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn readers_read_and_strangers_do_nothing() {
+    async fn strangers_do_nothing() {
         let dir = tempfile::tempdir().unwrap();
         let access = Access::new(dir.path());
-        let (token, _) =
-            crate::access::create_token(dir.path(), crate::access::NewToken::new("r", Role::Reader)).unwrap();
+        let new = crate::access::NewToken::new("r", Role::Viewer);
+        let (token, _) = crate::access::create_token(dir.path(), new).unwrap();
         let tls = || Some(Peer::Tls { address: "192.0.2.1:1".parse().unwrap() });
         let token = Some(crate::access::reveal(&token));
         for rule in RULES {
-            let (code, seen) = ask(&access, rule.path, tls(), token).await;
-            let may = rule.role == Role::Reader;
-            assert_eq!((code, seen.is_some()), if may { (0, true) } else { (7, false) }, "{}", rule.path);
             assert_eq!(ask(&access, rule.path, tls(), None).await, (16, None));
             assert_eq!(ask(&access, rule.path, None, token).await, (13, None));
         }

@@ -3,19 +3,19 @@
 use std::str;
 
 use secrecy::SecretString;
+use sigil_core::rights::{DEFAULT_TEAM, Role};
 use sigil_protocol::v1;
 use tokio::sync::Mutex;
 use tonic::{Request, Response, Status};
 use zeroize::Zeroize;
 
+use super::asker::Asker;
 use super::noted::{self, Note};
 use super::status::{self, invalid, refuse};
-use super::{convert, deployments, rules};
+use super::{convert, rules};
 use crate::secrets::{Scope, SecretMeta, Secrets};
 use crate::store::Store;
 
-/// The only team until teams exist.
-const TEAM: &str = "default";
 /// Longest value, in bytes.
 const VALUE_MAX: usize = 64 << 10;
 
@@ -27,12 +27,16 @@ pub(super) struct SecretsService {
 }
 
 impl SecretsService {
-    fn scope(&self, purpose: &str, deployment: &str) -> Result<Scope, Status> {
+    /// What is meant, when the caller has the call's role there.
+    fn scope(&self, asker: &Asker, purpose: &str, deployment: &str) -> Result<Scope, Status> {
         match (purpose, deployment) {
-            ("source", "") => Ok(Scope::Source),
+            ("source", "") => asker.everywhere(Role::Admin).map(|()| Scope::Source),
             ("source", _) => Err(invalid("a secret for sources belongs to no deployment", "leave out --deployment")),
-            ("", "") => Ok(Scope::Team(TEAM.to_owned())),
-            ("", name) => deployments::find(&self.store, name).map(|d| Scope::Deployment(d.id)),
+            ("", "") => {
+                let team = asker.team("")?;
+                asker.in_team(&team, asker.need).map(|()| Scope::Team(team))
+            }
+            ("", name) => asker.finds(&self.store, name).map(|d| Scope::Deployment(d.id)),
             (other, _) => Err(invalid(format!("'{other}' is no purpose"), "the purpose is source, or none")),
         }
     }
@@ -65,7 +69,13 @@ impl SecretsService {
 
     fn show(&self, meta: &SecretMeta, all: &[SecretMeta]) -> v1::SecretInfo {
         let name_of = |id| self.store.deployment(id).map_or_else(|| format!("{id}"), |d| d.name.to_string());
-        convert::secret(meta, self.used_by(meta, all), name_of)
+        let mut shown = convert::secret(meta, self.used_by(meta, all), name_of);
+        if let Scope::Team(id) = &meta.scope
+            && id != DEFAULT_TEAM
+        {
+            shown.scope = format!("team:{}", self.store.directory().team_name(id));
+        }
+        shown
     }
 }
 
@@ -91,7 +101,7 @@ impl v1::secrets_server::Secrets for SecretsService {
         let value = value(asked.value)?;
         let request_id = convert::request_id(&asked.request_id)?;
         note.request(request_id);
-        let scope = self.scope(&asked.purpose, &asked.deployment)?;
+        let scope = self.scope(&caller, &asked.purpose, &asked.deployment)?;
         let _turn = self.turn.lock().await;
         self.noted(&note, &scope, &asked.name);
         let key = format!("secret-set {request_id}");
@@ -122,15 +132,21 @@ impl v1::secrets_server::Secrets for SecretsService {
     }
 
     async fn list(&self, request: Request<v1::ListSecretsRequest>) -> Result<Response<v1::ListSecretsReply>, Status> {
+        let asker = rules::caller(&request)?;
         let asked = request.into_inner();
         let only = match asked.deployment.as_str() {
             "" => None,
-            name => Some(deployments::find(&self.store, name)?.id),
+            name => Some(asker.finds(&self.store, name)?.id),
+        };
+        let seen = |scope: &Scope| match scope {
+            Scope::Team(team) => asker.rights.in_team(team).may(Role::Viewer),
+            Scope::Deployment(id) => self.store.deployment(*id).is_some_and(|d| asker.sees(&d)),
+            Scope::Source => asker.sees_all(),
         };
         let all = self.secrets.list();
         let secrets = all
             .iter()
-            .filter(|m| only.is_none_or(|id| m.scope == Scope::Deployment(id)))
+            .filter(|m| seen(&m.scope) && only.is_none_or(|id| m.scope == Scope::Deployment(id)))
             .map(|m| self.show(m, &all))
             .collect();
         Ok(Response::new(v1::ListSecretsReply { secrets }))
@@ -140,12 +156,13 @@ impl v1::secrets_server::Secrets for SecretsService {
         &self,
         request: Request<v1::RemoveSecretRequest>,
     ) -> Result<Response<v1::RemoveSecretReply>, Status> {
+        let caller = rules::caller(&request)?;
         let note = noted::note(&request);
         let asked = request.into_inner();
         note.target(&asked.name, "");
         let request_id = convert::request_id(&asked.request_id)?;
         note.request(request_id);
-        let scope = self.scope(&asked.purpose, &asked.deployment)?;
+        let scope = self.scope(&caller, &asked.purpose, &asked.deployment)?;
         let _turn = self.turn.lock().await;
         self.noted(&note, &scope, &asked.name);
         let key = format!("secret-remove {request_id}");

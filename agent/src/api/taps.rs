@@ -9,11 +9,14 @@ use tokio::sync::broadcast::error::RecvError;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
+use super::asker::Asker;
 use super::{convert, noted, rules, status};
 use crate::gateway::{Frame, Gateway};
+use crate::store::Store;
 
 pub(super) struct TapsService {
     pub gateway: Gateway,
+    pub store: Store,
     pub stop: CancellationToken,
 }
 
@@ -43,20 +46,25 @@ impl v1::taps_server::Taps for TapsService {
         let note = noted::note(&request);
         let name = request.into_inner().name;
         note.target(&name, "");
+        let deployment = caller.finds(&self.store, &name)?;
+        note.target(&name, deployment.id);
         let frames = self.gateway.tap(&name).map_err(|e| status::gateway(&e))?;
         tracing::info!(who = caller.who, deployment = name, "the frames of a deployment are looked at");
-        let from = (frames, self.stop.clone());
-        let out = futures::stream::unfold(from, |(mut frames, stop): (broadcast::Receiver<Arc<Frame>>, _)| async {
+        type From = (broadcast::Receiver<Arc<Frame>>, CancellationToken, Asker);
+        let from = Some((frames, self.stop.clone(), caller));
+        let out = futures::stream::unfold(from, |from: Option<From>| async {
+            let (mut frames, stop, asker) = from?;
             let next = tokio::select! {
                 next = frames.recv() => next,
                 () = stop.cancelled() => return None,
+                status = asker.changes() => return Some((Err(status), None)),
             };
             let shown = match next {
                 Ok(frame) => show(&frame),
                 Err(RecvError::Lagged(lost)) => v1::TapFrame { lost, ..v1::TapFrame::default() },
                 Err(RecvError::Closed) => return None,
             };
-            Some((Ok(shown), (frames, stop)))
+            Some((Ok(shown), Some((frames, stop, asker))))
         });
         Ok(Response::new(Box::pin(out)))
     }

@@ -91,7 +91,7 @@ async fn info_over_the_socket_and_an_end_that_ends() {
 }
 
 /// A TLS connection that takes exactly one certificate, as the console does.
-async fn tls(address: SocketAddr) -> (tokio_rustls::client::TlsStream<TcpStream>, String) {
+pub(super) async fn tls(address: SocketAddr) -> (tokio_rustls::client::TlsStream<TcpStream>, String) {
     #[derive(Debug)]
     struct Any(Arc<rustls::crypto::CryptoProvider>);
     impl rustls::client::danger::ServerCertVerifier for Any {
@@ -168,9 +168,9 @@ async fn over_tls_a_token_decides() {
     let info = v1::ErrorInfo::decode(none.details()).unwrap();
     assert_eq!((info.code.as_str(), info.exit_code), ("UNAUTHENTICATED", 4));
     assert_eq!(client.info(ask(Some("sigil_x_y"))).await.unwrap_err().code(), Code::Unauthenticated);
-    let (token, _) = create_token(running.dir.path(), crate::access::NewToken::new("laptop", Role::Reader)).unwrap();
+    let (token, _) = create_token(running.dir.path(), crate::access::NewToken::new("laptop", Role::Viewer)).unwrap();
     let info = client.info(ask(Some(reveal(&token)))).await.unwrap().into_inner();
-    assert_eq!((info.who.as_str(), info.role.as_str()), ("token:laptop", "reader"));
+    assert_eq!((info.who.as_str(), info.role.as_str()), ("token:laptop", "viewer"));
     running.end().await;
 }
 

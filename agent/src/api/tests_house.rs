@@ -22,7 +22,8 @@ pub(super) struct House {
     pub store: Store,
     tail: Tail,
     pub audit: Audit,
-    api: ApiHandle,
+    pub api: ApiHandle,
+    pub gateway: SocketAddr,
     stop: CancellationToken,
     pub channel: Channel,
 }
@@ -32,6 +33,7 @@ pub(super) async fn house() -> House {
     let stop = CancellationToken::new();
     let mut config = AgentConfig::default();
     config.gateway.listen = "127.0.0.1:0".into();
+    config.grpc.listen = "127.0.0.1:0".into();
     let (_, config) = watch::channel(Arc::new(config));
     let now = config.borrow().clone();
     let (store, _) = Store::open(dir.path()).unwrap();
@@ -44,7 +46,8 @@ pub(super) async fn house() -> House {
     let sources = Sources::spawn(dir.path(), config.clone(), secrets.clone(), engine.clone(), stop.clone()).unwrap();
     let builds = Builds::spawn(config.clone(), engine.clone(), links.clone(), agent, dir.path(), stop.clone());
     let (routes, seen) = watch::channel(Arc::new(RouteTable::default()));
-    let keys = crate::access::Access::new(dir.path());
+    let keys = crate::access::Access::new(dir.path()).with_people(store.clone());
+    let access = keys.clone();
     let gateway =
         Gateway::spawn(config.clone(), seen, tail.clone(), keys, &Handle::current(), stop.clone()).await.unwrap();
     let load = gateway.clone();
@@ -86,8 +89,9 @@ pub(super) async fn house() -> House {
         stop.clone(),
     )
     .unwrap();
+    let address = gateway.address();
     let deps = ApiDeps {
-        access: crate::access::Access::new(dir.path()),
+        access,
         audit: audit.clone(),
         data_dir: dir.path().to_owned(),
         store: store.clone(),
@@ -114,7 +118,7 @@ pub(super) async fn house() -> House {
         }))
         .await
         .unwrap();
-    House { dir, store, tail, audit, api, stop, channel }
+    House { dir, store, tail, audit, api, gateway: address, stop, channel }
 }
 
 impl House {

@@ -7,7 +7,7 @@ use sigil_protocol::v1;
 use tonic::{Request, Response, Status};
 
 use super::status::{self, invalid, refuse};
-use super::{convert, deployments, noted, rules};
+use super::{convert, noted, rules};
 use crate::store::Store;
 
 pub(super) struct WaiversService {
@@ -30,7 +30,7 @@ fn show(deployment: &Deployment) -> v1::WaiversReply {
 #[tonic::async_trait]
 impl v1::waivers_server::Waivers for WaiversService {
     async fn list(&self, request: Request<v1::NameRequest>) -> Result<Response<v1::WaiversReply>, Status> {
-        let deployment = deployments::find(&self.store, &request.into_inner().name)?;
+        let deployment = rules::caller(&request)?.finds(&self.store, &request.get_ref().name)?;
         Ok(Response::new(show(&deployment)))
     }
 
@@ -41,7 +41,7 @@ impl v1::waivers_server::Waivers for WaiversService {
         let asked = request.into_inner();
         note.target(&asked.name, "");
         note.request(convert::request_id(&asked.request_id)?);
-        let deployment = deployments::find(&self.store, &asked.name)?;
+        let deployment = caller.finds(&self.store, &asked.name)?;
         note.target(&asked.name, deployment.id);
         let new = asked.waiver.unwrap_or_default();
         let new = Waiver::new(&new.finding, &new.reason, &new.until, &caller.who, Timestamp::now())
@@ -66,7 +66,7 @@ impl v1::waivers_server::Waivers for WaiversService {
         let asked = request.into_inner();
         note.target(&asked.name, "");
         note.request(convert::request_id(&asked.request_id)?);
-        let deployment = deployments::find(&self.store, &asked.name)?;
+        let deployment = caller.finds(&self.store, &asked.name)?;
         note.target(&asked.name, deployment.id);
         if !deployment.waivers.iter().any(|w| w.finding == asked.finding) {
             let what = format!("no finding '{}' of '{}' is waived", asked.finding, asked.name);

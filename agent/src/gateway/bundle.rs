@@ -238,6 +238,8 @@ impl Shared {
         let entry = Arc::new(Entry {
             id,
             name: own.clone(),
+            team: String::new(),
+            tags: Vec::new(),
             ready: vec![live],
             draining,
             expected: false,

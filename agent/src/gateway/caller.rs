@@ -141,9 +141,21 @@ impl Shared {
                         Refusal::overloaded("keys cannot be read", "look at the agent's log")
                     }
                 })?;
-                if holder.role == Role::Reader {
+                if holder.role == Role::Viewer {
                     let hint = "use a key of role caller: `sigil key create NAME`";
                     return Err(Refusal::forbidden(format!("the key '{}' may only read", holder.label), hint));
+                }
+                match self.keys.calls(&holder, entry.subject()) {
+                    Ok(true) => {}
+                    Ok(false) => {
+                        let hint = "ask an admin of this agent for the role caller: `sigil role grant USER caller`";
+                        let what = format!("the user of the key '{}' may not call '{}'", holder.label, entry.name);
+                        return Err(Refusal::forbidden(what, hint));
+                    }
+                    Err(error) => {
+                        let hint = "an admin of this agent enables the user: `sigil user enable NAME`";
+                        return Err(Refusal::forbidden(error.to_string(), hint));
+                    }
                 }
                 Arc::new(Caller::holder(&holder, &self.counters))
             }
@@ -189,7 +201,7 @@ impl Shared {
         let challenge = |refusal| Refusal { challenge: Some("Bearer realm=\"sigil\"".into()), ..refusal };
         let key = shown(headers)?.ok_or_else(|| challenge(Refusal::no_reader()))?;
         let holder = self.keys.holder(key).map_err(|_| challenge(Refusal::bad_key()))?;
-        if holder.role == Role::Caller { Err(challenge(Refusal::no_reader())) } else { Ok(()) }
+        if self.keys.looks(&holder) { Ok(()) } else { Err(challenge(Refusal::no_reader())) }
     }
 
     fn nobody(&self, peer: IpAddr) -> Result<Arc<Caller>, Refusal> {

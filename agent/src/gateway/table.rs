@@ -7,6 +7,7 @@ use secrecy::SecretString;
 use sigil_core::model::{DeploymentId, Inject, InstanceId, ReleaseNo, Transport};
 use sigil_core::pins::View;
 use sigil_core::policy::{Access, Rules};
+use sigil_core::rights::Subject;
 use sigil_core::route::Burden;
 use sigil_core::session::Ticket;
 use tokio_util::task::TaskTracker;
@@ -40,6 +41,9 @@ impl Live {
 pub(crate) struct Entry {
     pub(crate) id: DeploymentId,
     pub(crate) name: String,
+    /// The id of its team.
+    pub(crate) team: String,
+    pub(crate) tags: Vec<String>,
     pub(crate) ready: Vec<Live>,
     pub(crate) draining: Vec<Live>,
     pub(crate) expected: bool,
@@ -65,6 +69,11 @@ pub(crate) struct Entry {
 }
 
 impl Entry {
+    /// What decides who may call it.
+    pub(crate) fn subject(&self) -> Subject<'_> {
+        Subject { name: &self.name, team: &self.team, tags: &self.tags }
+    }
+
     /// Ready or draining: whoever has a session here may go on.
     pub(crate) fn instance(&self, id: InstanceId) -> Option<&Live> {
         self.ready.iter().chain(&self.draining).find(|l| l.endpoint.instance == id)
@@ -195,6 +204,8 @@ pub(crate) fn build(new: &RouteTable, old: &Table, registry: &Registry, tail: &T
     let entries = new.routes.values().map(|route| Entry {
         id: route.id,
         name: route.name.clone(),
+        team: route.team.clone(),
+        tags: route.tags.clone(),
         ready: route.ready.iter().map(|replica| live(replica, &route.injected)).collect(),
         draining: route.draining.iter().map(|replica| live(replica, &route.injected)).collect(),
         expected: route.expected,
@@ -229,6 +240,8 @@ pub(crate) mod tests {
         Entry {
             id: DeploymentId(ulid::Ulid(1)),
             name: name.into(),
+            team: "default".into(),
+            tags: Vec::new(),
             ready: Vec::new(),
             draining: Vec::new(),
             expected: false,

@@ -10,6 +10,7 @@ use sigil_core::model::{
 };
 use sigil_core::policy::{Access, Policy};
 use sigil_core::recipe::{self, Origin, Recipe, RecipeError};
+use sigil_core::rights::DEFAULT_TEAM;
 use sigil_core::scan;
 use sigil_core::source::Source;
 
@@ -101,6 +102,12 @@ impl Run {
         if existing.as_ref().is_some_and(|d| d.desired.run == Desire::Removed) {
             return Err(Failure::new("BUSY", 1, format!("'{name}' is being removed"), "try again in a moment"));
         }
+        let team = request.team.clone().unwrap_or_else(|| DEFAULT_TEAM.to_owned());
+        if existing.as_ref().is_some_and(|d| request.team.as_ref().is_some_and(|team| *team != d.team)) {
+            // who asked was judged by the team that was meant
+            let what = format!("'{name}' is there already, in another team");
+            return Err(Failure::new("NAME_TAKEN", 2, what, "leave out --team, or choose another --name"));
+        }
         if existing.is_none() && self.deps().store.deployments().len() >= config.limits.max_deployments as usize {
             return Err(Failure::new(
                 "LIMIT",
@@ -114,8 +121,17 @@ impl Run {
         compose::check(&request, &understood.recipe, &config, access)?;
         let egress = compose::egress(&request, &understood.recipe, &config)?;
         self.note(compose::reach(compose::network(&understood.recipe, &config)?, &egress, &config));
-        self.check_secrets(&request, &understood.recipe, existing.as_deref())?;
+        self.check_secrets(&request, &understood.recipe, existing.as_deref(), &team)?;
 
+        let tags = understood.recipe.manifest.tags.clone();
+        if let Some(d) = existing.as_ref().filter(|d| d.tags != tags) {
+            let tags = tags.clone();
+            let change = move |d: &mut Deployment| {
+                d.tags = tags;
+                Ok(())
+            };
+            self.deps().store.update(d.id, None, "its tags changed", change).await?;
+        }
         let waivers = gate::joined(existing.as_ref().map_or(&[], |d| &d.waivers), &waivers);
         self.scan(&understood.fetched, &waivers, true).await?;
         let built = self.build(&understood, request.force).await?;
@@ -157,7 +173,7 @@ impl Run {
                 self.released(deployment.id, made.number).await?;
                 made.number
             }
-            _ => self.release(existing.as_deref(), &name, spec, replicas, recognised, waivers).await?,
+            _ => self.release(existing.as_deref(), (&name, team, tags), spec, replicas, recognised, waivers).await?,
         };
         self.end(&format!("release {number}"));
         self.until_ready(number, false).await
@@ -352,9 +368,10 @@ impl Run {
         request: &DeployRequest,
         recipe: &Recipe,
         existing: Option<&Deployment>,
+        team: &str,
     ) -> Result<(), Failure> {
         let uses = compose::secrets(request, recipe)?;
-        let missing = self.deps().secrets.missing(existing.map(|d| d.id), "default", &uses);
+        let missing = self.deps().secrets.missing(existing.map(|d| d.id), existing.map_or(team, |d| &d.team), &uses);
         if missing.is_empty() {
             return Ok(());
         }
@@ -370,7 +387,7 @@ impl Run {
     async fn release(
         &mut self,
         existing: Option<&Deployment>,
-        name: &Name,
+        (name, team, tags): (&Name, String, Vec<String>),
         spec: ReleaseSpec,
         replicas: Option<u32>,
         recognised: String,
@@ -392,7 +409,8 @@ impl Run {
                 let deployment = Deployment {
                     id: DeploymentId(ulid::Ulid::generate()),
                     name: name.clone(),
-                    team: "default".into(),
+                    team,
+                    tags,
                     created_by: self.record.created_by.clone(),
                     created_at: now,
                     generation: 1,

@@ -43,6 +43,8 @@ impl Room {
             returning,
             id: deployment.id,
             name: deployment.name.to_string(),
+            team: deployment.team.clone(),
+            tags: deployment.tags.clone(),
             expected: deployment.desired.run == Run::Running && deployment.desired.replicas > 0 && !hopeless,
             ready,
             draining,

@@ -1,5 +1,5 @@
 //! The forms in which records lie on disk. A record is a key (`d/<id>`, `o/<id>`, `r/<request>`, `q/<request>`,
-//! `s/<key>`, `p/<id>/<release>`) and JSON; in sled it carries a version byte and a checksum over key, version and value.
+//! `s/<key>`, `p/<id>/<release>`, `u/<id>`, `t/<id>`) and JSON; in sled it carries a version byte and a checksum over key, version and value.
 
 use super::{Result, StoreError};
 
@@ -18,6 +18,10 @@ pub(super) const ANSWER: &str = "q/";
 pub(super) const SEALED: &str = "s/";
 /// Tool pins of a deployment's release.
 pub(super) const PINS: &str = "p/";
+/// Users.
+pub(super) const USER: &str = "u/";
+/// Teams.
+pub(super) const TEAM: &str = "t/";
 /// sled only: sequence, count and sum of all records.
 pub(super) const HEAD: &str = "m/head";
 

@@ -9,8 +9,9 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use sigil_core::model::{Deployment, DeploymentId, Name, OperationId, ReleaseNo};
 use sigil_core::pins::Pins;
+use sigil_core::rights::{Directory, Team, User};
 
-use super::record::{ANSWER, DEPLOYMENT, OPERATION, Op, PINS, REQUEST, SEALED};
+use super::record::{ANSWER, DEPLOYMENT, OPERATION, Op, PINS, REQUEST, SEALED, TEAM, USER};
 use super::{OperationRecord, Result, SealedRecord, StoreError};
 
 /// Finished operations that are kept in the list.
@@ -41,6 +42,8 @@ pub(super) struct Snapshot {
     pub answers: Arc<BTreeMap<String, Arc<Answer>>>,
     pub sealed: Arc<BTreeMap<String, Arc<SealedRecord>>>,
     pub pins: Arc<BTreeMap<(DeploymentId, ReleaseNo), Arc<Pins>>>,
+    /// Users and teams.
+    pub directory: Arc<Directory>,
 }
 
 fn parse<T: DeserializeOwned>(key: &str, value: &[u8]) -> Result<T> {
@@ -63,6 +66,7 @@ impl Snapshot {
         let answers = Arc::make_mut(&mut state.answers);
         let sealed = Arc::make_mut(&mut state.sealed);
         let pins = Arc::make_mut(&mut state.pins);
+        let (mut users, mut teams) = (Vec::new(), Vec::new());
         for (key, value) in records {
             if key.starts_with(DEPLOYMENT) {
                 let mut d: Deployment = parse(key, value)?;
@@ -94,10 +98,15 @@ impl Snapshot {
                 let id = id.ok_or_else(|| StoreError::Io(format!("the record {key} is nobody's")))?;
                 let p: Pins = parse(key, value)?;
                 pins.insert((id, p.release), Arc::new(p));
+            } else if key.starts_with(USER) {
+                users.push(Arc::new(parse::<User>(key, value)?));
+            } else if key.starts_with(TEAM) {
+                teams.push(Arc::new(parse::<Team>(key, value)?));
             } else {
                 return Err(StoreError::Newer { what: format!("record {key}"), found: 0 });
             }
         }
+        state.directory = Arc::new(Directory::new(&users, &teams));
         Ok(state)
     }
 
@@ -122,7 +131,46 @@ impl Snapshot {
         for ((id, release), p) in self.pins.iter() {
             out.push((format!("{PINS}{id}/{release}"), to_json(p.as_ref())?));
         }
+        for user in self.directory.users() {
+            out.push((format!("{USER}{}", user.id), to_json(user.as_ref())?));
+        }
+        for team in self.directory.teams() {
+            out.push((format!("{TEAM}{}", team.id), to_json(team.as_ref())?));
+        }
         Ok(out)
+    }
+}
+
+/// A change of one user or team.
+#[derive(Debug, Clone)]
+pub enum PersonChange {
+    /// Added or replaced.
+    User(User),
+    /// Removed, by id.
+    NoUser(String),
+    /// Added or replaced.
+    Team(Team),
+    /// Removed, by id.
+    NoTeam(String),
+}
+
+/// What a change of users and teams is decided on: as it is when the change is made.
+#[derive(Debug)]
+pub struct People<'a>(pub(super) &'a Snapshot);
+
+impl People<'_> {
+    /// Users and teams.
+    pub fn directory(&self) -> &Directory {
+        &self.0.directory
+    }
+
+    /// What belongs to a team: its deployments and secrets, in words.
+    pub fn belongings(&self, team: &str) -> Vec<String> {
+        let deployments =
+            self.0.deployments.values().filter(|d| d.team == team).map(|d| format!("deployment {}", d.name));
+        let prefix = format!("team/{team}/");
+        let secrets = self.0.sealed.keys().filter_map(|key| key.strip_prefix(&prefix));
+        deployments.chain(secrets.map(|name| format!("secret {name}"))).collect()
     }
 }
 
@@ -190,6 +238,35 @@ impl Change {
             Arc::make_mut(&mut self.state.pins).remove(&(id, release));
             self.remove(format!("{PINS}{id}/{release}"));
         }
+    }
+
+    /// Adds, replaces and removes users and teams.
+    pub fn put_people(&mut self, changes: Vec<PersonChange>) -> Result<()> {
+        let old = self.state.directory.clone();
+        let mut users: BTreeMap<String, Arc<User>> = old.users().map(|u| (u.id.clone(), u.clone())).collect();
+        let mut teams: BTreeMap<String, Arc<Team>> = old.teams().map(|t| (t.id.clone(), t.clone())).collect();
+        for change in changes {
+            match change {
+                PersonChange::User(user) => {
+                    self.put(format!("{USER}{}", user.id), &user)?;
+                    users.insert(user.id.clone(), Arc::new(user));
+                }
+                PersonChange::NoUser(id) => {
+                    users.remove(&id);
+                    self.remove(format!("{USER}{id}"));
+                }
+                PersonChange::Team(team) => {
+                    self.put(format!("{TEAM}{}", team.id), &team)?;
+                    teams.insert(team.id.clone(), Arc::new(team));
+                }
+                PersonChange::NoTeam(id) => {
+                    teams.remove(&id);
+                    self.remove(format!("{TEAM}{id}"));
+                }
+            }
+        }
+        self.state.directory = Arc::new(Directory::new(users.values(), teams.values()));
+        Ok(())
     }
 
     /// Adds or replaces an operation; forgets the oldest finished ones beyond the limit, and request ids that are old.

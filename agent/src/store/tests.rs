@@ -54,6 +54,7 @@ pub(crate) fn deployment(name: &str) -> Deployment {
         id: DeploymentId(ulid::Ulid::generate()),
         name: name.parse().unwrap(),
         team: "default".into(),
+        tags: Vec::new(),
         created_by: "root".into(),
         created_at: now,
         generation: 1,

@@ -57,6 +57,9 @@ pub struct Args {
     /// Scaling preset
     #[arg(long, value_name = "PRESET", default_value = "", hide_default_value = true)]
     scaling: String,
+    /// Team of a new deployment; your only one when left out, else default
+    #[arg(long, value_name = "TEAM", default_value = "", hide_default_value = true)]
+    team: String,
     /// How many replicas
     #[arg(long, value_name = "N")]
     replicas: Option<u32>,
@@ -149,6 +152,7 @@ pub async fn run(ctx: &Ctx, args: Args) -> Outcome {
         force: args.force,
         args: args.args,
         waivers,
+        team: args.team,
         timeout_ms: u64::try_from(args.wait.timeout.as_millis()).unwrap_or(u64::MAX),
     };
     let link = match given {

@@ -57,7 +57,14 @@ fn agent_fields(agent: &AgentInfo, field: &mut impl FnMut(&str, &str)) {
     field("agent", &format!("{}{skew}", agent.version));
     field("host", &agent.hostname);
     field("agent id", &agent.agent_id);
-    field("you are", &format!("{} ({})", agent.who, agent.role));
+    let all: Vec<String> = agent.grants.iter().map(|g| format!("{} on {}", g.role, g.on)).collect();
+    // who has one role on everything needs no list of it
+    let may = match agent.grants.as_slice() {
+        [only] if only.on == "all" => agent.role.clone(),
+        [] => agent.role.clone(),
+        _ => all.join(", "),
+    };
+    field("you are", &format!("{} ({may})", agent.who));
     field("started", &time::ago(agent.started_at, now));
     field("data", &agent.data_dir);
     field("gateway", &agent.gateway);

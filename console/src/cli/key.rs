@@ -42,8 +42,19 @@ enum Verb {
         /// Whose it is; you, when left out
         #[arg(long, value_name = "USER", default_value = "", hide_default_value = true)]
         user: String,
-        /// caller calls tools; reader and admin are for consoles on other machines
-        #[arg(long, value_parser = ["caller", "reader", "admin"], default_value = "caller")]
+        /// caller calls tools; viewer, operator, deployer and admin are for consoles on other machines. A key may no more
+        /// than its user
+        #[arg(
+            long,
+            value_parser = clap::builder::PossibleValuesParser::new([
+                "caller".into(),
+                clap::builder::PossibleValue::new("viewer").alias("reader"),
+                "operator".into(),
+                "deployer".into(),
+                "admin".into(),
+            ]),
+            default_value = "caller"
+        )]
         role: String,
     },
     /// List keys, without their text

@@ -104,6 +104,7 @@ pub(super) fn info(reply: v1::InfoReply) -> view::AgentInfo {
         who: reply.who,
         role: reply.role,
         memory_rss: reply.memory_rss,
+        grants: reply.grants.into_iter().map(grant).collect(),
     }
 }
 
@@ -251,6 +252,33 @@ pub(super) fn log_batch(batch: v1::TailBatch) -> view::LogBatch {
             .into_iter()
             .map(|g| view::LogGap { deployment: g.deployment, lost: g.lost, after_seq: g.after_seq, reason: g.reason })
             .collect(),
+    }
+}
+
+fn grant(g: v1::RoleGrant) -> view::Grant {
+    view::Grant { role: g.role, on: g.on }
+}
+
+pub(super) fn user(u: v1::UserInfo) -> view::User {
+    view::User {
+        id: u.id,
+        name: u.name,
+        disabled: u.disabled,
+        grants: u.grants.into_iter().map(grant).collect(),
+        created_at: time(u.created_at),
+        created_by: u.created_by,
+        keys: u.keys,
+    }
+}
+
+pub(super) fn team(t: v1::TeamInfo) -> view::Team {
+    view::Team {
+        id: t.id,
+        name: t.name,
+        created_at: time(t.created_at),
+        created_by: t.created_by,
+        members: t.members,
+        deployments: t.deployments,
     }
 }
 

@@ -28,10 +28,12 @@ pub struct AgentInfo {
     pub now: Option<Timestamp>,
     /// Who the caller is to the agent.
     pub who: String,
-    /// `admin` or `reader`.
+    /// The highest role that the caller has on anything.
     pub role: String,
     /// Resident memory of the agent, bytes.
     pub memory_rss: u64,
+    /// What the caller may.
+    pub grants: Vec<Grant>,
 }
 
 /// The container engine as the agent sees it.
@@ -365,7 +367,7 @@ pub struct AuditBatch {
 pub struct Secret {
     /// Its name.
     pub name: String,
-    /// `team`, `deployment:<name>` or `source`.
+    /// `team` (the first one), `team:<name>`, `deployment:<name>` or `source`.
     pub scope: String,
     /// Counts its values.
     pub version: u32,
@@ -382,7 +384,7 @@ pub struct Secret {
 pub struct NewKey {
     /// What it is for.
     pub label: String,
-    /// `caller`, `reader` or `admin`.
+    /// `caller`, `viewer`, `operator`, `deployer` or `admin`.
     pub role: String,
     /// Whose; empty: who makes it.
     pub user: String,
@@ -405,7 +407,7 @@ pub struct Key {
     pub id: String,
     /// What it is for.
     pub label: String,
-    /// `caller`, `reader` or `admin`.
+    /// `caller`, `viewer`, `operator`, `deployer` or `admin`.
     pub role: String,
     /// Whose it is.
     pub user: String,
@@ -423,6 +425,51 @@ pub struct Key {
     pub last_used_at: Option<Timestamp>,
     /// When it stops working.
     pub expires_at: Option<Timestamp>,
+}
+
+/// A role on something.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Grant {
+    /// `viewer`, `operator`, `deployer`, `admin` or `caller`.
+    pub role: String,
+    /// `all`, `team:NAME`, `tag:TAG`, or a pattern of deployments' names.
+    pub on: String,
+}
+
+/// Somebody.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct User {
+    /// Immutable identity.
+    pub id: String,
+    /// The name now.
+    pub name: String,
+    /// Nothing of that user is taken.
+    pub disabled: bool,
+    /// What that one may.
+    pub grants: Vec<Grant>,
+    /// When it was added.
+    pub created_at: Option<Timestamp>,
+    /// By whom.
+    pub created_by: String,
+    /// How many keys are theirs; of one that was just removed, how many were revoked.
+    pub keys: u32,
+}
+
+/// Deployments and secrets that belong together.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Team {
+    /// Immutable identity.
+    pub id: String,
+    /// The name now.
+    pub name: String,
+    /// When it was made; absent for the first one.
+    pub created_at: Option<Timestamp>,
+    /// By whom.
+    pub created_by: String,
+    /// `ada (deployer)`
+    pub members: Vec<String>,
+    /// Names.
+    pub deployments: Vec<String>,
 }
 
 /// Who may call a deployment, and what.

@@ -36,6 +36,7 @@ pub(super) fn info() -> AgentInfo {
         now: Some(at(0)),
         who: "root".into(),
         role: "admin".into(),
+        grants: Vec::new(),
         memory_rss: 31 << 20,
     }
 }

@@ -60,6 +60,7 @@ fn deployment(number: usize, image: &str) -> Deployment {
         id: DeploymentId(ulid::Ulid::generate()),
         name: format!("d{number:04}").parse().unwrap(),
         team: "default".into(),
+        tags: Vec::new(),
         created_by: "sim".into(),
         created_at: now,
         generation: 1,

@@ -65,7 +65,7 @@ async fn a_key_opens_what_it_is_for_until_it_is_revoked() {
     let second = key(&front, caller("second"));
     let stolen = front.raw("POST", &path, &with(&second, Some(&session)), LIST).await;
     assert_eq!((stolen.status, stolen.code().as_str()), (404, "GATEWAY_SESSION_EXPIRED"));
-    let reader = key(&front, NewToken::new("console", Role::Reader));
+    let reader = key(&front, NewToken::new("console", Role::Viewer));
     assert_eq!(front.raw("POST", &path, &with(&reader, None), &initialize("2025-11-25")).await.status, 403);
     let admin = key(&front, NewToken::new("admin", Role::Admin));
     open(&front, &admin).await;

@@ -21,7 +21,7 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::access::{Access, Principal, Role};
+use crate::access::{Access, Principal};
 use crate::gateway::Gateway;
 use crate::gateway::mask::Masks;
 use crate::gateway::settings::Terms;
@@ -35,7 +35,7 @@ pub(super) use super::scripts::{MODERN, SERVER};
 
 /// Who may do everything, over the link.
 pub(super) fn root() -> Principal {
-    Principal { who: "root".into(), role: Role::Admin, holder: None }
+    Principal::owner()
 }
 
 /// A stateless request, its parameters' other members in `rest`, with the headers that repeat it.
@@ -277,6 +277,8 @@ impl Front {
         Entry {
             id,
             name: name.into(),
+            team: "default".into(),
+            tags: Vec::new(),
             ready: self.live(ready),
             draining: Vec::new(),
             expected: false,
