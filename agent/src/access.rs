@@ -109,6 +109,8 @@ pub enum Peer {
     Tls {
         /// Its address.
         address: SocketAddr,
+        /// The common name of the certificate that it showed, which was verified; empty: it has none of use.
+        certificate: Option<String>,
     },
 }
 
@@ -127,6 +129,9 @@ pub enum AccessError {
     /// Its user is disabled.
     #[error("the user '{0}' is disabled")]
     Disabled(String),
+    /// A certificate of somebody who is no user here.
+    #[error("the certificate is of '{0}', who is no user of this agent")]
+    NobodysCertificate(String),
     /// A role or name that cannot be.
     #[error(transparent)]
     Rights(#[from] RightsError),
@@ -164,6 +169,7 @@ impl AccessError {
             Self::NoToken | Self::BadToken => {
                 "make one on the agent's host with `sigil-agent token create NAME`, and give it as SIGIL_TOKEN"
             }
+            Self::NobodysCertificate(_) => "an admin adds the user with `sigil user add NAME`; or show a key",
             Self::Disabled(_) => "an admin enables it with `sigil user enable NAME`",
             Self::Rights(error) => error.hint(),
             Self::BadLabel(_) => "give it a short name, such as 'laptop'",
@@ -230,10 +236,31 @@ impl Access {
     pub fn principal(&self, peer: &Peer, bearer: Option<&str>) -> Result<Principal, AccessError> {
         match peer {
             Peer::Unix { uid, group_socket } => self.neighbour(*uid, *group_socket),
-            Peer::Tls { .. } => {
-                let holder = self.bearer(bearer.ok_or(AccessError::NoToken)?, Timestamp::now(), Duration::ZERO)?;
-                self.bearing(holder, peer)
-            }
+            Peer::Tls { certificate, .. } => match (bearer, certificate) {
+                (Some(token), _) => {
+                    let holder = self.bearer(token, Timestamp::now(), Duration::ZERO)?;
+                    self.bearing(holder, peer)
+                }
+                (None, Some(name)) => self.certified(name, peer),
+                (None, None) => Err(AccessError::NoToken),
+            },
+        }
+    }
+
+    /// Whoever showed a certificate and no key: the user of that name.
+    fn certified(&self, name: &str, peer: &Peer) -> Result<Principal, AccessError> {
+        let directory = self.directory();
+        match directory.user(name) {
+            Some((user, _)) if user.name != name => Err(AccessError::NobodysCertificate(name.to_owned())),
+            Some((user, _)) if user.disabled => Err(AccessError::Disabled(user.name.clone())),
+            Some((user, rights)) => Ok(Principal {
+                who: user.name.clone(),
+                rights: rights.clone(),
+                holder: None,
+                user: Some(user.id.clone()),
+                peer: peer.clone(),
+            }),
+            None => Err(AccessError::NobodysCertificate(name.to_owned())),
         }
     }
 
@@ -245,7 +272,8 @@ impl Access {
         let Some(holder) = &principal.holder else {
             return match &principal.peer {
                 Peer::Unix { uid, group_socket } => self.neighbour(*uid, *group_socket),
-                Peer::Tls { .. } => Err(AccessError::NoToken),
+                Peer::Tls { certificate: Some(name), .. } => self.certified(name, &principal.peer),
+                Peer::Tls { certificate: None, .. } => Err(AccessError::NoToken),
             };
         };
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
@@ -283,6 +311,10 @@ impl Access {
         let directory = self.directory();
         let (who, rights, user) = match directory.user(&holder.user) {
             Some((user, _)) if user.disabled => return Err(AccessError::Disabled(user.name.clone())),
+            // whoever got hold of a key has no certificate of its user
+            Some((user, _)) if matches!(peer, Peer::Tls { certificate: Some(name), .. } if *name != user.name) => {
+                return Err(AccessError::BadToken);
+            }
             Some((user, rights)) => (user.name.clone(), rights.capped(holder.role), Some(user.id.clone())),
             None => (format!("token:{}", holder.label), Rights::all(holder.role), None),
         };
@@ -446,7 +478,7 @@ mod tests {
     use std::os::unix::fs::PermissionsExt;
 
     fn tls() -> Peer {
-        Peer::Tls { address: "192.0.2.1:5000".parse().unwrap() }
+        Peer::Tls { address: "192.0.2.1:5000".parse().unwrap(), certificate: None }
     }
 
     #[test]

@@ -97,9 +97,12 @@ enum Token {
     Create {
         /// What it is called in lists.
         label: String,
-        /// admin or reader
+        /// viewer, operator, deployer or admin; with a user of the agent, the most that the token is good for.
         #[arg(long, default_value = "admin")]
         role: String,
+        /// Whose it is: a user of the agent. Without one the role is held on everything.
+        #[arg(long, default_value = "")]
+        user: String,
         /// Days until it expires; 0 means never.
         #[arg(long, default_value_t = 90)]
         days: u32,
@@ -279,13 +282,13 @@ fn token(places: &Places, what: Token) -> anyhow::Result<ExitCode> {
     };
     let data_dir = agent::data_dir(&loaded.config);
     match what {
-        Token::Create { label, role, days } => {
-            let role = match role.as_str() {
-                "admin" => access::Role::Admin,
-                "reader" => access::Role::Viewer,
-                other => {
-                    eprintln!("error: '{other}' is not a role");
-                    eprintln!("hint: admin or reader");
+        Token::Create { label, role, user, days } => {
+            let role: access::Role = match role.parse() {
+                Ok(role) => role,
+                Err(error) => {
+                    let error: sigil_core::rights::RightsError = error;
+                    eprintln!("error: {error}");
+                    eprintln!("hint: {}", error.hint());
                     return Ok(ExitCode::from(2));
                 }
             };
@@ -293,7 +296,7 @@ fn token(places: &Places, what: Token) -> anyhow::Result<ExitCode> {
                 0 => None,
                 days => Some(jiff::Timestamp::now() + jiff::SignedDuration::from_hours(24 * i64::from(days))),
             };
-            let new = access::NewToken { expires_at: expires, ..access::NewToken::new(&label, role) };
+            let new = access::NewToken { expires_at: expires, user, ..access::NewToken::new(&label, role) };
             let expires = expires.map_or_else(|| "never".to_owned(), |at| at.to_string());
             let record = by_hand("key.create").target(&label, "").after("role", role).after("expires", expires);
             let (token, info) = audited(&data_dir, record, |record| {

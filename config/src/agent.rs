@@ -74,6 +74,10 @@ pub struct GrpcConfig {
     pub certificate: Option<PathBuf>,
     /// Key of `certificate` (PEM). Needs a restart.
     pub key: Option<PathBuf>,
+    /// Authorities (PEM) whose certificates are taken from consoles: the common name is the user's. Needs a restart.
+    pub client_ca: Option<PathBuf>,
+    /// Whether a console without such a certificate is refused, with a key too. Needs a restart.
+    pub require_client_certificate: bool,
 }
 
 /// HTTP for MCP clients.

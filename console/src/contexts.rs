@@ -31,6 +31,12 @@ pub struct Context {
     /// Key sent with every request.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub token: Option<String>,
+    /// File (PEM) of the certificate that is shown to the agent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub certificate: Option<PathBuf>,
+    /// File (PEM) of its key.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<PathBuf>,
 }
 
 /// `$XDG_CONFIG_HOME/sigil`, else `~/.config/sigil`.
@@ -110,6 +116,7 @@ impl Contexts {
             address: context.address.parse()?,
             pin,
             token: context.token.clone(),
+            identity: context.certificate.clone().zip(context.key.clone()),
             interactive: true,
         })
     }

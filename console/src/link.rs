@@ -59,6 +59,8 @@ pub struct Target {
     pub pin: Option<Pin>,
     /// The caller's key.
     pub token: Option<String>,
+    /// Files (PEM) of the caller's certificate and its key (TLS).
+    pub identity: Option<(std::path::PathBuf, std::path::PathBuf)>,
     /// Whether ssh may ask a person for a passphrase; false under a full-screen console.
     pub interactive: bool,
 }
@@ -66,7 +68,7 @@ pub struct Target {
 impl Target {
     /// The agent on this machine.
     pub fn local() -> Self {
-        Self { context: None, address: Address::Local, pin: None, token: None, interactive: true }
+        Self { context: None, address: Address::Local, pin: None, token: None, identity: None, interactive: true }
     }
 
     /// An address without pin or token.

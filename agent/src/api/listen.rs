@@ -317,7 +317,10 @@ pub(super) fn start(
                     io.set_nodelay(true)?;
                     let mut io = acceptor.accept(io).await?;
                     preface(&mut io).await?;
-                    Ok(Conn { io: Io::Tls(Box::new(io)), peer: Peer::Tls { address }, preface: PREFACE, _place: place })
+                    let shown = io.get_ref().1.peer_certificates().and_then(|chain| chain.first());
+                    let certificate = shown.map(|leaf| super::tls::common_name(leaf).unwrap_or_default());
+                    let peer = Peer::Tls { address, certificate };
+                    Ok(Conn { io: Io::Tls(Box::new(io)), peer, preface: PREFACE, _place: place })
                 });
             }
         });

@@ -22,7 +22,7 @@ const REFUSALS: u32 = 30;
 pub(super) fn record(what: &str, who: Option<&Principal>, peer: Option<&Peer>) -> Record {
     let from = match peer {
         Some(Peer::Unix { uid, .. }) => format!("unix:{uid}"),
-        Some(Peer::Tls { address }) => format!("tls:{address}"),
+        Some(Peer::Tls { address, .. }) => format!("tls:{address}"),
         None => "unknown".into(),
     };
     let mut record = Record::new(Timestamp::now(), who.map_or("unknown", |p| p.who.as_str()), &from, what);

@@ -337,7 +337,7 @@ mod tests {
         let access = Access::new(dir.path());
         let new = crate::access::NewToken::new("r", Role::Viewer);
         let (token, _) = crate::access::create_token(dir.path(), new).unwrap();
-        let tls = || Some(Peer::Tls { address: "192.0.2.1:1".parse().unwrap() });
+        let tls = || Some(Peer::Tls { address: "192.0.2.1:1".parse().unwrap(), certificate: None });
         let token = Some(crate::access::reveal(&token));
         for rule in RULES {
             assert_eq!(ask(&access, rule.path, tls(), None).await, (16, None));

@@ -181,7 +181,9 @@ pub(super) fn gateway(e: &GatewayError) -> Status {
 pub(super) fn access(e: &AccessError) -> Status {
     match e {
         AccessError::NoToken | AccessError::BadToken => refuse("UNAUTHENTICATED", e.to_string(), e.hint(), FORBIDDEN),
-        AccessError::Stranger(_) | AccessError::Disabled(_) => refuse("FORBIDDEN", e.to_string(), e.hint(), FORBIDDEN),
+        AccessError::Stranger(_) | AccessError::Disabled(_) | AccessError::NobodysCertificate(_) => {
+            refuse("FORBIDDEN", e.to_string(), e.hint(), FORBIDDEN)
+        }
         // a file that cannot be read lets nobody in, and its path is not told to strangers
         _ => {
             tracing::error!(error = %e, "tokens cannot be read");

@@ -92,6 +92,14 @@ async fn info_over_the_socket_and_an_end_that_ends() {
 
 /// A TLS connection that takes exactly one certificate, as the console does.
 pub(super) async fn tls(address: SocketAddr) -> (tokio_rustls::client::TlsStream<TcpStream>, String) {
+    tls_as(address, None).await.unwrap()
+}
+
+/// The same, showing a certificate.
+pub(super) async fn tls_as(
+    address: SocketAddr,
+    identity: Option<(rcgen::Certificate, rcgen::KeyPair)>,
+) -> std::io::Result<(tokio_rustls::client::TlsStream<TcpStream>, String)> {
     #[derive(Debug)]
     struct Any(Arc<rustls::crypto::CryptoProvider>);
     impl rustls::client::danger::ServerCertVerifier for Any {
@@ -126,18 +134,24 @@ pub(super) async fn tls(address: SocketAddr) -> (tokio_rustls::client::TlsStream
         }
     }
     let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let mut config = rustls::ClientConfig::builder_with_provider(provider.clone())
+    let config = rustls::ClientConfig::builder_with_provider(provider.clone())
         .with_safe_default_protocol_versions()
         .unwrap()
         .dangerous()
-        .with_custom_certificate_verifier(Arc::new(Any(provider)))
-        .with_no_client_auth();
+        .with_custom_certificate_verifier(Arc::new(Any(provider)));
+    let mut config = match identity {
+        None => config.with_no_client_auth(),
+        Some((certificate, key)) => {
+            let key = rustls::pki_types::PrivateKeyDer::try_from(key.serialize_der()).unwrap();
+            config.with_client_auth_cert(vec![certificate.der().clone()], key).unwrap()
+        }
+    };
     config.alpn_protocols = vec![b"h2".to_vec()];
     let io = TcpStream::connect(address).await.unwrap();
     let name = rustls::pki_types::ServerName::try_from("localhost").unwrap();
-    let io = tokio_rustls::TlsConnector::from(Arc::new(config)).connect(name, io).await.unwrap();
+    let io = tokio_rustls::TlsConnector::from(Arc::new(config)).connect(name, io).await?;
     let shown = io.get_ref().1.peer_certificates().unwrap()[0].clone();
-    (io, format!("sha256:{}", hex::encode(sha2::Sha256::digest(&shown))))
+    Ok((io, format!("sha256:{}", hex::encode(sha2::Sha256::digest(&shown)))))
 }
 
 #[tokio::test]

@@ -194,7 +194,7 @@ async fn who_is_refused_is_recorded_too() {
                 request = request.header("authorization", bearer);
             }
             let mut request = request.body(Body::default()).unwrap();
-            request.extensions_mut().insert(Peer::Tls { address: "192.0.2.1:9".parse().unwrap() });
+            request.extensions_mut().insert(Peer::Tls { address: "192.0.2.1:9".parse().unwrap(), certificate: None });
             guarded.call(request).await.unwrap();
         }
     }

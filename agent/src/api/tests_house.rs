@@ -29,11 +29,17 @@ pub(super) struct House {
 }
 
 pub(super) async fn house() -> House {
+    house_with(|_, _| {}).await
+}
+
+/// One whose owner has configured something; the directory is the data directory.
+pub(super) async fn house_with(configure: impl FnOnce(&Path, &mut AgentConfig)) -> House {
     let dir = tempfile::tempdir().unwrap();
     let stop = CancellationToken::new();
     let mut config = AgentConfig::default();
     config.gateway.listen = "127.0.0.1:0".into();
     config.grpc.listen = "127.0.0.1:0".into();
+    configure(dir.path(), &mut config);
     let (_, config) = watch::channel(Arc::new(config));
     let now = config.borrow().clone();
     let (store, _) = Store::open(dir.path()).unwrap();

@@ -8,8 +8,8 @@ use tonic::service::interceptor::InterceptedService;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Request, Status};
 
-use super::tests::tls;
-use super::tests_house::{House, code, house, soon};
+use super::tests::{tls, tls_as};
+use super::tests_house::{House, code, house, house_with, soon};
 use super::*;
 use crate::access::{self, NewToken, Principal, Role, create_token, reveal};
 
@@ -606,4 +606,86 @@ async fn the_gateway_asks_for_the_same_roles() {
         assert_eq!(refused(posted(&house, "/mcp/mine", &nobodys).await), role == Role::Viewer, "{role}");
     }
     house.end().await;
+}
+
+/// An authority for consoles' certificates.
+struct Authority(rcgen::CertifiedIssuer<'static, rcgen::KeyPair>);
+
+impl Authority {
+    fn new() -> Self {
+        let mut params = rcgen::CertificateParams::new(Vec::new()).unwrap();
+        params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        Self(rcgen::CertifiedIssuer::self_signed(params, rcgen::KeyPair::generate().unwrap()).unwrap())
+    }
+
+    fn of(&self, name: &str) -> (rcgen::Certificate, rcgen::KeyPair) {
+        let mut params = rcgen::CertificateParams::new(Vec::new()).unwrap();
+        params.distinguished_name = rcgen::DistinguishedName::new();
+        params.distinguished_name.push(rcgen::DnType::CommonName, name);
+        let key = rcgen::KeyPair::generate().unwrap();
+        (params.signed_by(&key, &*self.0).unwrap(), key)
+    }
+}
+
+/// What an agent says to `Info` over a connection with a certificate: who that is, or the code of its refusal.
+async fn told(house: &House, identity: (rcgen::Certificate, rcgen::KeyPair), token: Option<&str>) -> String {
+    let (address, _) = house.api.tls().unwrap();
+    let Ok((io, _)) = tls_as(address, Some(identity)).await else { return "no connection".to_owned() };
+    let mut io = Some(hyper_util::rt::TokioIo::new(io));
+    let connect =
+        tower::service_fn(move |_| std::future::ready(io.take().ok_or_else(|| std::io::Error::other("once"))));
+    let Ok(channel) = Endpoint::from_static("http://agent").connect_with_connector(connect).await else {
+        return "no connection".to_owned();
+    };
+    let mut request = Request::new(v1::InfoRequest {});
+    if let Some(token) = token {
+        request.metadata_mut().insert("authorization", format!("Bearer {token}").parse().unwrap());
+    }
+    match v1::agent_client::AgentClient::new(channel).info(request).await {
+        Ok(info) => {
+            let info = info.into_inner();
+            format!("{} {}", info.who, info.role)
+        }
+        // TLS 1.3: a refused certificate is told behind the client's end of the handshake
+        Err(status) if status.details().is_empty() => "no connection".to_owned(),
+        Err(status) => code(&status).0,
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_certificate_names_its_user() {
+    let (ours, others) = (Authority::new(), Authority::new());
+    for required in [false, true] {
+        let house = house_with(|dir, config| {
+            std::fs::write(dir.join("clients.pem"), ours.0.pem()).unwrap();
+            config.grpc.client_ca = Some(dir.join("clients.pem"));
+            config.grpc.require_client_certificate = required;
+        })
+        .await;
+        let hers = user(&house, "ada", &[(Role::Operator, "all")]).await;
+        user(&house, "bob", &[(Role::Admin, "all")]).await;
+        assert_eq!(told(&house, ours.of("ada"), None).await, "ada operator");
+        assert_eq!(told(&house, ours.of("ada"), Some(&hers)).await, "ada operator");
+        assert_eq!(told(&house, ours.of("bob"), Some(&hers)).await, "UNAUTHENTICATED", "her key, his certificate");
+        assert_eq!(told(&house, ours.of("eve"), None).await, "FORBIDDEN");
+        let id = house.store.directory().user("bob").unwrap().0.id.clone();
+        assert_eq!(told(&house, ours.of(&id), None).await, "FORBIDDEN", "an id is no name");
+        assert_eq!(told(&house, others.of("bob"), None).await, "no connection");
+        access::set_disabled(&house.store, "bob", true).await.unwrap();
+        assert_eq!(told(&house, ours.of("bob"), None).await, "FORBIDDEN");
+        // without a certificate
+        let connected = soon("a connection", async {
+            let (address, _) = house.api.tls().unwrap();
+            let connect = tower::service_fn(move |_| async move {
+                tls_as(address, None).await.map(|(io, _)| hyper_util::rt::TokioIo::new(io))
+            });
+            let Ok(channel) = Endpoint::from_static("http://agent").connect_with_connector(connect).await else {
+                return false;
+            };
+            let channel = InterceptedService::new(channel, Bearer(hers.clone()));
+            v1::agent_client::AgentClient::new(channel).info(v1::InfoRequest {}).await.is_ok()
+        });
+        assert_eq!(connected.await, !required);
+        house.end().await;
+    }
 }

@@ -8,9 +8,11 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use jiff::{SignedDuration, Timestamp, tz::TimeZone};
+use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::server::{ClientHello, ResolvesServerCert};
+use rustls::server::danger::ClientCertVerifier;
+use rustls::server::{ClientHello, ResolvesServerCert, WebPkiClientVerifier};
 use rustls::sign::CertifiedKey;
 use sha2::{Digest, Sha256};
 use sigil_config::agent::GrpcConfig;
@@ -160,13 +162,41 @@ fn certified(pair: Pair, config: &GrpcConfig, data_dir: &Path) -> Result<Arc<Cer
     CertifiedKey::from_der(pair.0, pair.1, &provider).map(Arc::new).map_err(|e| fail(&path, e))
 }
 
-/// TLS 1.3, HTTP/2, no client certificates, no early data.
+/// Who may show a certificate, and whether somebody must.
+fn clients(config: &GrpcConfig, provider: &Arc<CryptoProvider>) -> Result<Arc<dyn ClientCertVerifier>, ApiError> {
+    let Some(path) = &config.client_ca else { return Ok(WebPkiClientVerifier::no_client_auth()) };
+    let mut roots = rustls::RootCertStore::empty();
+    let read = CertificateDer::pem_file_iter(path).and_then(|found| found.collect::<Result<Vec<_>, _>>());
+    for authority in read.map_err(|e| fail(path, e))? {
+        roots.add(authority).map_err(|e| fail(path, e))?;
+    }
+    if roots.is_empty() {
+        return Err(fail(path, "there is no certificate in it"));
+    }
+    let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider.clone());
+    let verifier = if config.require_client_certificate { verifier } else { verifier.allow_unauthenticated() };
+    verifier.build().map_err(|e| fail(path, e))
+}
+
+/// The common name in a client's certificate, which the handshake has verified.
+pub(super) fn common_name(certificate: &CertificateDer<'_>) -> Option<String> {
+    let (_, read) = x509_parser::parse_x509_certificate(certificate).ok()?;
+    let mut names = read.subject().iter_common_name();
+    match (names.next(), names.next()) {
+        // of two names nobody can say which is meant
+        (Some(name), None) => name.as_str().ok().map(str::to_owned),
+        _ => None,
+    }
+}
+
+/// TLS 1.3, HTTP/2, no early data; client certificates where the owner names an authority.
 pub(super) fn server_config(shown: Arc<Shown>) -> Result<rustls::ServerConfig, ApiError> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let verifier = clients(&shown.config, &provider)?;
     let mut config = rustls::ServerConfig::builder_with_provider(provider)
         .with_protocol_versions(&[&rustls::version::TLS13])
         .map_err(|e| fail(Path::new("tls"), e))?
-        .with_no_client_auth()
+        .with_client_cert_verifier(verifier)
         .with_cert_resolver(shown);
     config.alpn_protocols = vec![b"h2".to_vec()];
     Ok(config)

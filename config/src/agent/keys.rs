@@ -97,6 +97,8 @@ pub const KEYS: &[Key] = &[
     key("grpc.listen", Kind::Listen { plain: false }, RESTART),
     key("grpc.certificate", Kind::File, RESTART),
     key("grpc.key", Kind::File, RESTART),
+    key("grpc.client_ca", Kind::File, RESTART),
+    key("grpc.require_client_certificate", Kind::Bool, RESTART),
     key("gateway.listen", Kind::Listen { plain: true }, RESTART),
     key("gateway.allowed_origins", Kind::Origins, LIVE),
     key("gateway.allowed_hosts", Kind::Texts, LIVE),

@@ -535,6 +535,14 @@ impl Layers {
                 self.flaws.push(Flaw::new(at, format!("{one} is set without {other}")).hint("set both or neither"));
             }
         }
+        let required = self.values.pointer(&pointer("grpc.require_client_certificate")) == Some(&Json::Bool(true));
+        if let Some(at) = self.origins.get("grpc.require_client_certificate")
+            && required
+            && !set(&self.values, "grpc.client_ca")
+        {
+            let flaw = "grpc.require_client_certificate is set without grpc.client_ca";
+            self.flaws.push(Flaw::new(at, flaw).hint("say whose certificates are good"));
+        }
         let config = if self.flaws.is_empty() {
             serde_json::from_value::<AgentConfig>(self.values).map_err(|e| {
                 // only reached when the table of keys and the structs disagree

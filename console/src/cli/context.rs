@@ -1,6 +1,7 @@
 //! `sigil context`.
 
 use std::io::Read as _;
+use std::path::PathBuf;
 
 use serde_json::json;
 use sigil_config::console::Host;
@@ -44,6 +45,12 @@ enum Verb {
         /// Read a key from stdin and keep it with the context
         #[arg(long)]
         token_stdin: bool,
+        /// Certificate (PEM) that says who you are to the agent (tls)
+        #[arg(long, value_name = "FILE", requires = "key")]
+        certificate: Option<PathBuf>,
+        /// Key (PEM) of that certificate
+        #[arg(long, value_name = "FILE", requires = "certificate")]
+        key: Option<PathBuf>,
     },
     /// Use a context from now on; 'local' is the agent on this machine
     #[command(after_help = "Example:\n  sigil context use prod\n  sigil context use local")]
@@ -63,12 +70,21 @@ pub async fn run(ctx: &Ctx, args: Args) -> Outcome {
     let mut all = Contexts::load()?;
     match args.verb {
         Verb::Ls => list(ctx, &all)?,
-        Verb::Add { name, address, pin, trust, token_stdin } => {
+        Verb::Add { name, address, pin, trust, token_stdin, certificate, key } => {
             check_name(&name)?;
             let parsed: Address = address.parse()?;
             let pin = pin_for(&parsed, pin, trust).await?;
             let token = if token_stdin { Some(read_token()?) } else { None };
-            let context = Context { address: parsed.to_string(), pin: pin.map(|p| p.to_string()), token };
+            // a context is used from any directory
+            let whole = |file: Option<PathBuf>| {
+                let read = |file: PathBuf| {
+                    std::fs::canonicalize(&file).map_err(|e| Failure::io(&file.display().to_string(), &e))
+                };
+                file.map(read).transpose()
+            };
+            let (certificate, key) = (whole(certificate)?, whole(key)?);
+            let pin = pin.map(|p| p.to_string());
+            let context = Context { address: parsed.to_string(), pin, token, certificate, key };
             let entry = json!({ "name": name, "address": context.address, "pin": context.pin });
             let first = all.contexts.is_empty();
             all.contexts.insert(name.clone(), context);

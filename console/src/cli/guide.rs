@@ -38,6 +38,7 @@ const PAGES: &[Page] = &[
     page!("start", "from nothing to a server that answers", false),
     page!("sources", "folders, git, npm, PyPI, images", false),
     page!("secrets", "how servers get theirs", false),
+    page!("access", "users, teams, roles, keys, certificates", false),
     page!("clients", "addresses, keys, clients that start a process", false),
     page!("scan", "the scanner, severities, waivers", false),
     page!("injection", "commands, arguments, code, templates, queries", true),

@@ -10,7 +10,8 @@ use std::time::Duration;
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature};
-use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, Error as TlsError, SignatureScheme};
 use sha2::{Digest, Sha256};
 use sigil_config::console::Host;
@@ -83,7 +84,7 @@ pub async fn dial(target: &Target) -> Result<Box<dyn Stream>, LinkError> {
             }
             Address::At(Host::Tls { host, port }) => {
                 let pin = target.pin.ok_or_else(|| LinkError::NoPin { address: address.to_string() })?;
-                Box::new(tls(address, host, *port, Expect::Pin(pin)).await?.0)
+                Box::new(tls(address, host, *port, Expect::Pin(pin), target.identity.as_ref()).await?.0)
             }
             Address::At(Host::Ssh { user, host, port }) => {
                 Box::new(ssh(user.as_deref(), host, *port, target.interactive).await?)
@@ -103,7 +104,7 @@ pub async fn dial(target: &Target) -> Result<Box<dyn Stream>, LinkError> {
 /// The fingerprint of the certificate that a TLS address shows, whatever it is.
 pub async fn fingerprint(host: &str, port: u16) -> Result<Pin, LinkError> {
     let address = Address::At(Host::Tls { host: host.to_owned(), port });
-    let connect = tls(&address, host, port, Expect::Any);
+    let connect = tls(&address, host, port, Expect::Any, None);
     let (_, shown) = tokio::time::timeout(CONNECT_TIMEOUT, connect).await.map_err(|_| LinkError::Unreachable {
         address: address.to_string(),
         why: format!("no answer in {} s", CONNECT_TIMEOUT.as_secs()),
@@ -122,18 +123,29 @@ async fn tls(
     host: &str,
     port: u16,
     expect: Expect,
+    identity: Option<&(PathBuf, PathBuf)>,
 ) -> Result<(tokio_rustls::client::TlsStream<TcpStream>, Option<Pin>), LinkError> {
     let tcp = TcpStream::connect((host, port)).await.map_err(|e| dial_error(address, &e))?;
     tcp.set_nodelay(true).map_err(|e| dial_error(address, &e))?;
     let failed = |why: String| LinkError::Tls { address: address.to_string(), why };
     let provider = Arc::new(ring::default_provider());
     let verifier = Arc::new(Pinned { expect, shown: Mutex::new(None), provider: Arc::clone(&provider) });
-    let mut config = ClientConfig::builder_with_provider(provider)
+    let config = ClientConfig::builder_with_provider(provider)
         .with_protocol_versions(&[&rustls::version::TLS13])
         .map_err(|e| failed(e.to_string()))?
         .dangerous()
-        .with_custom_certificate_verifier(Arc::<Pinned>::clone(&verifier))
-        .with_no_client_auth();
+        .with_custom_certificate_verifier(Arc::<Pinned>::clone(&verifier));
+    let mut config = match identity {
+        None => config.with_no_client_auth(),
+        Some((certificate, key)) => {
+            let named = |file: &Path, why: String| failed(format!("{}: {why}", file.display()));
+            let chain = CertificateDer::pem_file_iter(certificate)
+                .and_then(|found| found.collect::<Result<Vec<_>, _>>())
+                .map_err(|e| named(certificate, e.to_string()))?;
+            let secret = PrivateKeyDer::from_pem_file(key).map_err(|e| named(key, e.to_string()))?;
+            config.with_client_auth_cert(chain, secret).map_err(|e| named(certificate, e.to_string()))?
+        }
+    };
     config.alpn_protocols = vec![b"h2".to_vec()];
     let name = ServerName::try_from(host.to_owned()).map_err(|e| failed(e.to_string()))?;
     let stream = tokio_rustls::TlsConnector::from(Arc::new(config)).connect(name, tcp).await;
