@@ -358,6 +358,9 @@ impl EngineError {
 /// Result of an engine call.
 pub type Result<T> = std::result::Result<T, EngineError>;
 
+/// Says by its path whether a file is wanted.
+pub type Wanted = fn(&str) -> bool;
+
 /// A container engine. Every call has a deadline of its own; none hangs.
 #[async_trait]
 pub trait Engine: Send + Sync + std::fmt::Debug {
@@ -379,6 +382,9 @@ pub trait Engine: Send + Sync + std::fmt::Debug {
         let _ = image;
         user::numeric(user)?.ok_or_else(|| EngineError::Failed(format!("user '{user}' is not numeric")))
     }
+    /// The files of an image that are wanted, by path without a leading slash: regular ones of at most `most` bytes.
+    /// Nothing of the image runs.
+    async fn read_image(&self, image: &str, wanted: Wanted, most: u64) -> Result<Vec<(String, Vec<u8>)>>;
     /// Starts it; already running is fine.
     async fn start(&self, id: &str) -> Result<()>;
     /// SIGTERM, grace in seconds, SIGKILL; already stopped or gone is fine.

@@ -6,6 +6,7 @@
 //! An operation is in the store before its id is answered. Every step can be repeated: a restarted agent goes on with
 //! what the record's `progress` holds, and what is already there (a tree, an image, a release) is found again.
 
+mod bill;
 mod change;
 mod compose;
 mod deploy;

@@ -32,6 +32,7 @@ mod rm;
 mod role;
 mod rollback;
 mod run;
+mod sbom;
 mod scale;
 mod scan;
 mod secret;
@@ -121,6 +122,7 @@ pub enum Verb {
     Policy(policy::Args),
     Pins(pins::Args),
     Waiver(waiver::Args),
+    Sbom(sbom::Args),
     Tap(tap::Args),
     Audit(audit::Args),
     Context(context::Args),
@@ -312,6 +314,7 @@ async fn dispatch(ctx: &Ctx, verb: Verb) -> Outcome {
         Verb::Policy(args) => policy::run(ctx, args).await,
         Verb::Pins(args) => pins::run(ctx, args).await,
         Verb::Waiver(args) => waiver::run(ctx, args).await,
+        Verb::Sbom(args) => sbom::run(ctx, args).await,
         Verb::Tap(args) => tap::run(ctx, args).await,
         Verb::Audit(args) => audit::run(ctx, args).await,
         Verb::Context(args) => context::run(ctx, args).await,

@@ -455,6 +455,13 @@ impl Link {
         convert::detail(self.ask("get", client.get(request)).await?)
     }
 
+    /// What is in a release's image, and where that came from; 0: the release that serves. Both JSON.
+    pub async fn bill(&self, name: &str, release: u32) -> Result<(String, String), LinkError> {
+        let request = v1::BillRequest { name: name.to_owned(), release };
+        let reply = self.ask("sbom", self.deployments_client().bill(request)).await?;
+        Ok((reply.cyclonedx, reply.provenance))
+    }
+
     /// Log lines; resumes by cursor over broken links.
     pub fn logs(&self, query: LogQuery) -> Logs {
         Logs::new(self.clone(), query)

@@ -14,6 +14,7 @@ pub mod recipe;
 pub mod rights;
 pub mod ring;
 pub mod route;
+pub mod sbom;
 pub mod scan;
 pub mod session;
 pub mod source;

@@ -36,6 +36,9 @@ pub enum PeopleError {
         /// What belongs to it.
         what: String,
     },
+    /// The first team.
+    #[error("the team 'default' is there for what nobody gave to another, and stays")]
+    First,
     /// The user does not have it.
     #[error("'{user}' is not {role} on {on}")]
     NoGrant {
@@ -67,6 +70,7 @@ impl PeopleError {
             Self::NoTeam(_) => "`sigil team ls` lists them; `sigil team create NAME` makes one",
             Self::Taken(_) => "choose another name",
             Self::InUse { .. } => "move its deployments with `sigil team move`, remove its secrets, then try again",
+            Self::First => "`sigil team move` gives its deployments to another",
             Self::NoGrant { .. } => "`sigil role ls` shows who may what",
             Self::NotYours(_) => "ask one: `sigil role ls` shows who that is",
             Self::TooMany(_) => "remove some that are not needed any more",
@@ -240,10 +244,7 @@ pub async fn remove_team(store: &Store, name: &str) -> Result<Team> {
         let directory = people.directory();
         let id = directory.team_id(&name).ok_or_else(|| PeopleError::NoTeam(name.clone()))?;
         // the first team is no record: it cannot go
-        let old = directory.teams().find(|team| team.id == id).cloned().ok_or_else(|| PeopleError::InUse {
-            team: name.clone(),
-            what: "everything that nobody gave to another".to_owned(),
-        })?;
+        let old = directory.teams().find(|team| team.id == id).cloned().ok_or(PeopleError::First)?;
         let what = people.belongings(&id);
         if !what.is_empty() {
             let more = if what.len() > 5 { format!(" and {} more", what.len() - 5) } else { String::new() };

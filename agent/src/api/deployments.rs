@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use futures::stream::BoxStream;
 use sigil_config::agent::AgentConfig;
+use sigil_core::sbom;
 use sigil_protocol::v1;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -93,6 +94,24 @@ impl v1::deployments_server::Deployments for DeploymentsService {
             Some((event, rest))
         });
         Ok(Response::new(Box::pin(events)))
+    }
+
+    async fn bill(&self, request: Request<v1::BillRequest>) -> Result<Response<v1::BillReply>, Status> {
+        let asker = rules::caller(&request)?;
+        let asked = request.into_inner();
+        let d = asker.finds(&self.store, &asked.name)?;
+        let number = match asked.release {
+            0 => d.serving.unwrap_or(d.desired.release),
+            number => number,
+        };
+        let Some(release) = d.release(number) else {
+            let what = format!("'{}' has no release {number}", asked.name);
+            let hint = format!("see `sigil releases {}`", asked.name);
+            return Err(status::refuse("NOT_FOUND", what, hint, status::NOT_FOUND));
+        };
+        let cyclonedx = self.operate.bill(release).await.map_err(|f| status::failure(&f))?;
+        let provenance = sbom::provenance(d.name.as_str(), release, self.store.agent_id());
+        Ok(Response::new(v1::BillReply { release: number, cyclonedx, provenance: format!("{provenance:#}") }))
     }
 
     async fn get(&self, request: Request<v1::NameRequest>) -> Result<Response<v1::DeploymentDetail>, Status> {

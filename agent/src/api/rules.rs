@@ -80,6 +80,7 @@ pub(super) const RULES: &[Rule] = &[
     target("/sigil.v1.Operations/Cancel", Role::Operator).audited("operation.cancel"),
     target("/sigil.v1.Deployments/Watch", Role::Viewer),
     target("/sigil.v1.Deployments/Get", Role::Viewer),
+    target("/sigil.v1.Deployments/Bill", Role::Viewer),
     target("/sigil.v1.Logs/Tail", Role::Viewer),
     target("/sigil.v1.Mcp/Session", Role::Caller).fed(),
     target("/sigil.v1.Secrets/Set", Role::Deployer).audited("secret.set"),

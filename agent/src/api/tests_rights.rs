@@ -28,7 +28,7 @@ enum Of {
 
 use Of::{All, Any, It, Nothing};
 
-const MATRIX: [(&str, Role, Of); 34] = [
+const MATRIX: [(&str, Role, Of); 35] = [
     ("Agent/Info", Role::Caller, Nothing),
     ("Sources/Upload", Role::Deployer, Any),
     ("Operations/Start", Role::Operator, It),
@@ -38,6 +38,7 @@ const MATRIX: [(&str, Role, Of); 34] = [
     ("Operations/Cancel", Role::Operator, It),
     ("Deployments/Watch", Role::Viewer, Any),
     ("Deployments/Get", Role::Viewer, It),
+    ("Deployments/Bill", Role::Viewer, It),
     ("Logs/Tail", Role::Viewer, It),
     ("Mcp/Session", Role::Caller, It),
     ("Secrets/Set", Role::Deployer, It),
@@ -147,6 +148,10 @@ async fn call(rpc: &str, wire: Wire, on: &str, operation: &str) -> Result<(), St
             deployments_client::DeploymentsClient::new(wire).watch(WatchRequest::default()).await.map(drop)
         }
         "Deployments/Get" => deployments_client::DeploymentsClient::new(wire).get(named(on)).await.map(drop),
+        "Deployments/Bill" => {
+            let asked = BillRequest { name: of, release: 0 };
+            deployments_client::DeploymentsClient::new(wire).bill(asked).await.map(drop)
+        }
         "Logs/Tail" => {
             let asked = TailRequest { deployments: vec![of], ..Default::default() };
             logs_client::LogsClient::new(wire).tail(asked).await.map(drop)

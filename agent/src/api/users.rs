@@ -23,7 +23,7 @@ pub(super) fn refused(error: &PeopleError) -> Status {
         PeopleError::Taken(_) => refuse("NAME_TAKEN", error.to_string(), error.hint(), status::USAGE),
         PeopleError::TooMany(_) => refuse("TOO_MANY", error.to_string(), error.hint(), 1),
         PeopleError::Store(error) => status::store(error),
-        PeopleError::InUse { .. } => refuse("IN_USE", error.to_string(), error.hint(), 1),
+        PeopleError::InUse { .. } | PeopleError::First => refuse("IN_USE", error.to_string(), error.hint(), 1),
         PeopleError::Rights(_) | PeopleError::Pattern(_) => invalid(error.to_string(), error.hint()),
     }
 }

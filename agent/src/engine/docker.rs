@@ -31,7 +31,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::{
     BuildSpec, Capabilities, Container, ContainerSpec, ContainerState, Context, Engine, EngineError, EngineLine, Image,
-    RegistryLogin, Result, label,
+    RegistryLogin, Result, Wanted, label,
 };
 use connect::Conn;
 
@@ -266,6 +266,11 @@ impl Engine for Docker {
     async fn resolve_user(&self, image: &str, user: &str) -> Result<String> {
         let conn = self.inner.conn().await?;
         create::user(&self.inner, &conn, image, user).await
+    }
+
+    async fn read_image(&self, image: &str, wanted: Wanted, most: u64) -> Result<Vec<(String, Vec<u8>)>> {
+        let conn = self.inner.conn().await?;
+        create::read_image(&self.inner, &conn, image, wanted, most).await
     }
 
     async fn start(&self, id: &str) -> Result<()> {

@@ -14,7 +14,7 @@ use sigil_core::rights::DEFAULT_TEAM;
 use sigil_core::scan;
 use sigil_core::source::Source;
 
-use super::{DeployRequest, Failure, ManifestText, Outcome, Run, SourceRef, WaiverRequest, compose};
+use super::{DeployRequest, Failure, ManifestText, Outcome, Run, SourceRef, WaiverRequest, bill, compose};
 use crate::build::{BuildError, Built};
 use crate::engine::EngineError;
 use crate::source::{Fetched, SourceError, Sources};
@@ -135,6 +135,10 @@ impl Run {
         let waivers = gate::joined(existing.as_ref().map_or(&[], |d| &d.waivers), &waivers);
         self.scan(&understood.fetched, &waivers, true).await?;
         let built = self.build(&understood, request.force).await?;
+        let locks = match understood.fetched.tree.clone() {
+            Some(tree) => blocking(move || bill::locks(&tree)).await?,
+            None => Vec::new(),
+        };
 
         // kept before it is made, so that an agent that ends in between finds its own release again
         let next = existing.as_ref().map_or(1, |d| d.next_release());
@@ -176,7 +180,12 @@ impl Run {
             _ => self.release(existing.as_deref(), (&name, team, tags), spec, replicas, recognised, waivers).await?,
         };
         self.end(&format!("release {number}"));
-        self.until_ready(number, false).await
+        let outcome = self.until_ready(number, false).await?;
+        let deployment = self.record.deployment.and_then(|id| self.deps().store.deployment(id));
+        if let Some(release) = deployment.as_ref().and_then(|d| d.release(number)) {
+            self.operate.bill_later(release, locks);
+        }
+        Ok(outcome)
     }
 
     /// Who may call when the request does not say: as the release before, for a new deployment holders of keys once there

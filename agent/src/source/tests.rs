@@ -127,6 +127,9 @@ impl Engine for Images {
     async fn inspect(&self, _: &str) -> engine::Result<engine::Container> {
         not_played()
     }
+    async fn read_image(&self, _: &str, _: engine::Wanted, _: u64) -> engine::Result<Vec<(String, Vec<u8>)>> {
+        not_played()
+    }
     async fn create(&self, _: &engine::ContainerSpec) -> engine::Result<String> {
         not_played()
     }

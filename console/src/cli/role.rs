@@ -2,7 +2,7 @@
 
 use super::fail::{DONE, Failure, Outcome};
 use super::output::{Table, cell};
-use super::user::may;
+use super::user::{ROLES, may};
 use super::{Ctx, text};
 
 /// Give and take roles, and show who may what
@@ -28,7 +28,8 @@ enum Verb {
     Grant {
         /// The user
         user: String,
-        /// viewer, operator, deployer, admin or caller
+        /// What the user may from now on
+        #[arg(value_parser = ROLES)]
         role: String,
         /// all, team:NAME, tag:TAG, or deployments by name
         #[arg(long, value_name = "WHAT", default_value = "all")]
@@ -42,6 +43,7 @@ enum Verb {
         /// The user
         user: String,
         /// Only this role; all roles on it, when left out
+        #[arg(value_parser = ROLES)]
         role: Option<String>,
         /// all, team:NAME, tag:TAG, or deployments by name, as it was given
         #[arg(long, value_name = "WHAT", default_value = "all")]

@@ -15,6 +15,9 @@ pub struct Args {
     verb: Verb,
 }
 
+/// What can be given.
+pub(super) const ROLES: [&str; 5] = ["viewer", "operator", "deployer", "admin", "caller"];
+
 #[derive(Debug, clap::Subcommand)]
 enum Verb {
     /// List users and what each may
@@ -26,8 +29,8 @@ enum Verb {
         /// Lower case: a login name, or an address such as ada@example.org
         name: String,
         /// Give a role, on everything
-        #[arg(long, value_name = "ROLE", default_value = "", hide_default_value = true)]
-        role: String,
+        #[arg(long, value_name = "ROLE", value_parser = ROLES)]
+        role: Option<String>,
     },
     /// Refuse everything of a user from now on, keys too
     #[command(after_help = "Example:\n  sigil user disable ada")]
@@ -62,7 +65,7 @@ pub async fn run(ctx: &Ctx, args: Args) -> Outcome {
         Verb::Add { name, role } => {
             let link = ctx.link().await?;
             let mut user = link.add_user(&name).await?;
-            if !role.is_empty() {
+            if let Some(role) = role {
                 user = link.grant_role(&name, &role, "").await?;
             }
             ctx.emit(&user, || format!("{} added, {}\n", user.name, may(&user)))?;

@@ -343,6 +343,15 @@ impl v1::deployments_server::Deployments for Fake {
         Ok(Response::new(Box::pin(stream::iter(events).chain(stream::pending()))))
     }
 
+    async fn bill(&self, request: Request<v1::BillRequest>) -> Result<Response<v1::BillReply>, Status> {
+        let deployment = self.find(&request.into_inner().name)?;
+        let cyclonedx = r#"{"bomFormat": "CycloneDX", "components": [{"name": "mcp", "version": "1.9.4",
+            "purl": "pkg:pypi/mcp@1.9.4", "licenses": [{"license": {"name": "MIT"}}],
+            "properties": [{"name": "sigil:found", "value": "locked, installed"}]}]}"#;
+        let provenance = format!(r#"{{"subject": [{{"name": "{}"}}]}}"#, deployment.name);
+        Ok(Response::new(v1::BillReply { release: 3, cyclonedx: cyclonedx.into(), provenance }))
+    }
+
     async fn get(&self, request: Request<v1::NameRequest>) -> Result<Response<v1::DeploymentDetail>, Status> {
         let deployment = self.find(&request.into_inner().name)?;
         Ok(Response::new(v1::DeploymentDetail {

@@ -160,3 +160,23 @@ async fn a_followed_log_survives_a_cut_link_without_loss_or_repetition() {
     let ran = super::Ran::from(child.wait_with_output().await.unwrap()).exits(130);
     assert!(!ran.err.contains("error:"), "to end a follow is no error: {}", ran.err);
 }
+
+#[tokio::test]
+async fn a_bill_is_a_table_for_people_and_itself_for_scripts() {
+    let home = Home::with_agent();
+    home.fake.with(|s| s.deployments = vec![deployment("time", "ready")]);
+    let table = home.run(&["sbom", "time"]).await.exits(0);
+    assert!(table.out.lines().nth(1).unwrap().split_whitespace().eq([
+        "mcp",
+        "1.9.4",
+        "pypi",
+        "MIT",
+        "locked,",
+        "installed"
+    ]));
+    assert!(table.err.contains("1 packages"), "{}", table.err);
+    assert_eq!(home.run(&["sbom", "time", "-o", "json"]).await.exits(0).json()["bomFormat"], "CycloneDX");
+    let provenance = home.run(&["sbom", "time", "--provenance"]).await.exits(0).json();
+    assert_eq!(provenance["subject"][0]["name"], "time");
+    assert!(home.run(&["sbom", "tame"]).await.exits(3).err.contains("time"));
+}

@@ -39,6 +39,7 @@ const CASES: &[(&str, Case)] = all![
     a_missing_image_is_named,
     root_is_refused,
     a_users_name_is_the_images,
+    an_image_is_read_and_not_run,
     events_are_a_reason_to_look,
     images_tags_and_repositories,
     a_build_succeeds,
@@ -401,6 +402,20 @@ async fn root_is_refused(lab: &dyn Lab) {
         let error = lab.engine().create(&wrong).await.unwrap_err();
         assert!(matches!(error, EngineError::Failed(_)), "{error:?}");
     }
+}
+
+async fn an_image_is_read_and_not_run(lab: &dyn Lab) {
+    let engine = lab.engine();
+    let image = lab.image();
+    let binary = |path: &str| path == "bin/busybox";
+    let read = engine.read_image(&image, binary, 16 << 20).await.unwrap();
+    let [(path, bytes)] = read.as_slice() else { panic!("{} files", read.len()) };
+    assert!(path == "bin/busybox" && bytes.len() > 1000, "{path}: {} bytes", bytes.len());
+    assert!(engine.read_image(&image, binary, 10).await.unwrap().is_empty(), "it is longer than that");
+    let none = engine.read_image("sigil-test-nothing:none", binary, 10).await.unwrap_err();
+    assert!(matches!(none, EngineError::NotFound(_)), "{none:?}");
+    let left = engine.observe().await.unwrap();
+    assert!(left.iter().all(|c| c.labels.get(label::ROLE).is_none_or(|role| role != "look")), "{left:?}");
 }
 
 async fn a_users_name_is_the_images(lab: &dyn Lab) {

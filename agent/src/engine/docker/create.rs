@@ -12,11 +12,12 @@ use bollard::models::{
 use bollard::query_parameters as query;
 use futures::StreamExt;
 use sha2::{Digest, Sha256};
+use tokio_util::io::{StreamReader, SyncIoBridge};
 
 use super::connect::{Extra, Shared, most_processes};
 use super::{CHANGE, Inner, READ, objects, text};
 use crate::engine::user::{named, numeric};
-use crate::engine::{Capabilities, Container, ContainerSpec, EngineError, Network, Result, label};
+use crate::engine::{Capabilities, Container, ContainerSpec, EngineError, Network, Result, Wanted, label};
 
 /// Tries to look into an image.
 const LOOKS: u32 = 3;
@@ -30,6 +31,10 @@ const SHARES: f64 = 1024.0;
 pub(super) const PERIOD: i64 = 100_000;
 /// One file of the capped log; there are two.
 const LOG_SIZE: &str = "4m";
+/// Longest time for an image to be read through, seconds.
+const EXPORT: u64 = 300;
+/// Most that is kept of an image's files, bytes.
+const PICKED: u64 = 64 << 20;
 
 /// See [`Engine::resolve_user`](crate::engine::Engine::resolve_user).
 pub(super) async fn user(inner: &Inner, conn: &Shared, image: &str, user: &str) -> Result<String> {
@@ -52,8 +57,8 @@ pub(super) async fn user(inner: &Inner, conn: &Shared, image: &str, user: &str) 
     }
 }
 
-/// `/etc/passwd` and `/etc/group` of an image, read from a container that is never started.
-async fn look(inner: &Inner, conn: &Shared, image: &str) -> Result<(String, String)> {
+/// A container of an image that is never started, to look into.
+async fn unstarted(inner: &Inner, conn: &Shared, image: &str) -> Result<String> {
     let body = ContainerCreateBody {
         image: Some(image.to_owned()),
         entrypoint: Some(vec!["never-started".into()]),
@@ -63,10 +68,58 @@ async fn look(inner: &Inner, conn: &Shared, image: &str) -> Result<(String, Stri
     };
     let options: Option<query::CreateContainerOptions> = None;
     let made = inner.call(conn, "create container", CHANGE, conn.docker.create_container(options, body)).await?;
-    let passwd = file(inner, conn, &made.id, "/etc/passwd").await;
-    let group = file(inner, conn, &made.id, "/etc/group").await;
-    objects::remove_container(inner, conn, &made.id).await?;
+    Ok(made.id)
+}
+
+/// `/etc/passwd` and `/etc/group` of an image.
+async fn look(inner: &Inner, conn: &Shared, image: &str) -> Result<(String, String)> {
+    let made = unstarted(inner, conn, image).await?;
+    let passwd = file(inner, conn, &made, "/etc/passwd").await;
+    let group = file(inner, conn, &made, "/etc/group").await;
+    objects::remove_container(inner, conn, &made).await?;
     Ok((passwd?, group?))
+}
+
+/// See [`Engine::read_image`](crate::engine::Engine::read_image).
+pub(super) async fn read_image(
+    inner: &Inner,
+    conn: &Shared,
+    image: &str,
+    wanted: Wanted,
+    most: u64,
+) -> Result<Vec<(String, Vec<u8>)>> {
+    text::safe_name(image)?;
+    let made = unstarted(inner, conn, image).await?;
+    let read = async {
+        let pieces = conn.docker.export_container(&made).map(|piece| piece.map_err(std::io::Error::other));
+        let reader = SyncIoBridge::new(StreamReader::new(pieces));
+        // the archive is read as it comes: images are larger than memory should be
+        let picked = tokio::task::spawn_blocking(move || pick(reader, wanted, most)).await;
+        let io = |e: std::io::Error| bollard::errors::Error::IOError { err: e };
+        picked.map_err(|e| io(std::io::Error::other(e)))?.map_err(io)
+    };
+    let picked = inner.call(conn, "export container", EXPORT, read).await;
+    objects::remove_container(inner, conn, &made).await?;
+    picked
+}
+
+fn pick(archive: impl Read, wanted: Wanted, most: u64) -> std::io::Result<Vec<(String, Vec<u8>)>> {
+    let mut archive = tar::Archive::new(archive);
+    let (mut picked, mut room) = (Vec::new(), PICKED);
+    for entry in archive.entries()? {
+        let mut entry = entry?;
+        let size = entry.header().size()?;
+        if !entry.header().entry_type().is_file() || size > most.min(room) {
+            continue;
+        }
+        let path = entry.path()?.to_str().map(|path| path.trim_start_matches("./").to_owned());
+        let Some(path) = path.filter(|path| wanted(path)) else { continue };
+        let mut bytes = Vec::with_capacity(usize::try_from(size).unwrap_or(0));
+        entry.by_ref().take(size).read_to_end(&mut bytes)?;
+        room -= size;
+        picked.push((path, bytes));
+    }
+    Ok(picked)
 }
 
 /// A small text file of a container; empty when there is none.
