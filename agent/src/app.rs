@@ -22,7 +22,7 @@ use crate::engine::docker::Docker;
 use crate::engine::{Engine, RegistryLogin, label};
 use crate::gateway::Gateway;
 use crate::initlink::{InitLinks, Mark};
-use crate::inspect::Inspect;
+use crate::inspect::{Inspect, Scanner};
 use crate::operate::{self, Operate};
 use crate::reconcile::{self, Reconcile};
 use crate::secrets::Secrets;
@@ -158,6 +158,7 @@ impl App {
                 config: config.clone(),
                 access: access.clone(),
                 audit: audit.clone(),
+                scanner: Scanner::new(data_dir),
                 data_dir: data_dir.to_owned(),
                 gateway_url: gateway.url(),
             },

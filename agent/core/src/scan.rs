@@ -14,6 +14,7 @@ mod exposure;
 mod flow;
 mod hidden;
 mod http;
+mod kept;
 mod literal;
 mod poison;
 mod rugpull;
@@ -29,8 +30,11 @@ use std::cmp::Ordering;
 use serde::{Deserialize, Serialize};
 
 pub use hidden::is_hidden;
+pub use kept::key;
 pub use poison::tools;
 
+/// Which scanner this is: another one may find other things.
+pub const ENGINE: &str = concat!(env!("CARGO_PKG_VERSION"), "-", env!("SIGIL_SCAN_ENGINE"));
 /// Files longer than this (in bytes) are not read: they are data or bundles that a person did not write.
 pub const MAX_FILE: usize = 1 << 20;
 /// Findings of one rule in one file; more say nothing new.
@@ -261,26 +265,37 @@ pub struct Look<'a> {
     guards: bool,
 }
 
+fn text(bytes: &[u8]) -> Option<&str> {
+    if bytes.len() > MAX_FILE || bytes.iter().take(8192).any(|b| *b == 0) {
+        return None;
+    }
+    std::str::from_utf8(bytes).ok()
+}
+
+/// Whether a file's content is read at all.
+pub fn is_text(bytes: &[u8]) -> bool {
+    text(bytes).is_some()
+}
+
 /// Looks at one file of a tree: its path relative with '/', its bytes. Files over [`MAX_FILE`] and binaries (a NUL in
 /// the first 8 KiB, or not UTF-8) are skipped by content rules, but count as present. Files can be looked at in any
 /// order, and at once on several threads.
 pub fn look<'a>(path: &'a str, bytes: &'a [u8]) -> Look<'a> {
     let mut look = Look { path, file: None, findings: Findings::default(), facts: None, guards: false };
-    if bytes.len() > MAX_FILE || bytes.iter().take(8192).any(|b| *b == 0) {
-        return look;
-    }
-    let Ok(text) = std::str::from_utf8(bytes) else { return look };
+    let Some(text) = text(bytes) else { return look };
     let file = File { path, text };
     let findings = &mut look.findings;
     secrets::check(&file, findings);
     docker::check(&file, findings);
     hidden::check(&file, findings);
     dependencies::check_file(&file, findings);
-    look.facts = flow::check(&file, findings);
     poison::check_data(&file, findings);
     access::check_data(&file, findings);
     squat::check(&file, findings);
-    look.guards = check_code(&file, findings);
+    if let Some((lang, tree)) = code::parse(&file) {
+        look.facts = Some(flow::check(&file, lang, &tree, findings));
+        look.guards = check_code(&file, lang, &tree, findings);
+    }
     look.file = Some(file);
     look
 }
@@ -324,9 +339,8 @@ pub fn join(mut looks: Vec<Look<'_>>) -> Report {
 }
 
 /// Rules that need the syntax of a file, and no data flow. Whether the file asks callers for a credential.
-fn check_code(file: &File<'_>, findings: &mut Findings) -> bool {
-    let Some((lang, tree)) = code::parse(file) else { return false };
-    let code = code::Code::read(file, lang, &tree);
+fn check_code(file: &File<'_>, lang: code::Lang, tree: &tree_sitter::Tree, findings: &mut Findings) -> bool {
+    let code = code::Code::read(file, lang, tree);
     session::check(&code, findings);
     token::check(&code, findings);
     deputy::check(&code, findings);

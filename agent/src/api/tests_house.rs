@@ -80,6 +80,7 @@ pub(super) async fn house() -> House {
             tail: tail.clone(),
             reconcile: reconcile.clone(),
             config: config.clone(),
+            scanner: crate::inspect::Scanner::new(dir.path()),
             data_dir: dir.path().to_owned(),
             gateway_url: format!("http://{}", gateway.address()),
         },

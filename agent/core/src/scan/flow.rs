@@ -12,6 +12,7 @@ mod link;
 mod python;
 mod run;
 mod script;
+mod shared;
 mod sinks;
 mod source;
 #[cfg(test)]
@@ -19,20 +20,13 @@ mod tests;
 mod value;
 mod words;
 
-use tree_sitter::Parser;
+use tree_sitter::Tree;
 
+use super::code::Lang as Language;
 use super::{File, Findings, Rule, Severity, line_at};
 use engine::Hit;
 pub(super) use link::Facts;
 use sinks::Class;
-
-/// Languages whose flow is followed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Language {
-    Python,
-    Script,
-    Go,
-}
 
 const COMMAND: Rule = Rule {
     id: "command-injection",
@@ -112,28 +106,8 @@ fn rule(class: Class) -> &'static Rule {
     }
 }
 
-fn language(file: &File<'_>) -> Option<(Language, tree_sitter::Language)> {
-    let script = |language: tree_sitter_language::LanguageFn| Some((Language::Script, language.into()));
-    match file.name().rsplit_once('.')?.1 {
-        "py" => Some((Language::Python, tree_sitter_python::LANGUAGE.into())),
-        "js" | "mjs" | "cjs" | "jsx" => script(tree_sitter_javascript::LANGUAGE),
-        "ts" | "mts" | "cts" => script(tree_sitter_typescript::LANGUAGE_TYPESCRIPT),
-        "tsx" => script(tree_sitter_typescript::LANGUAGE_TSX),
-        "go" => Some((Language::Go, tree_sitter_go::LANGUAGE.into())),
-        _ => None,
-    }
-}
-
 /// Looks at one file: what it does is found at once, what it would do with what other files give it is for [`join`].
-pub(super) fn check(file: &File<'_>, findings: &mut Findings) -> Option<Facts> {
-    let (language, grammar) = language(file)?;
-    let other = |part: &str| matches!(part, "node_modules" | "vendor" | ".venv" | "site-packages");
-    if file.is_test() || file.path.split('/').any(other) || file.name().ends_with(".d.ts") {
-        return None;
-    }
-    let mut parser = Parser::new();
-    parser.set_language(&grammar).ok()?;
-    let tree = parser.parse(file.text, None)?;
+pub(super) fn check(file: &File<'_>, language: Language, tree: &Tree, findings: &mut Findings) -> Facts {
     let module = match language {
         Language::Python => python::read(tree.root_node(), file.text),
         Language::Script => script::read(tree.root_node(), file.text),
@@ -144,7 +118,7 @@ pub(super) fn check(file: &File<'_>, findings: &mut Findings) -> Option<Facts> {
     hits.sort_by_key(|hit| (hit.at, hit.class, !hit.built));
     hits.dedup_by_key(|hit| (hit.at, hit.class));
     hits.iter().for_each(|hit| add(findings, file, hit, true));
-    Some(Facts::of(language, &module, outcome))
+    Facts::of(language, &module, outcome)
 }
 
 /// Looks at what the files of a tree do with each other's values.

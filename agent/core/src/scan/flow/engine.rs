@@ -4,8 +4,11 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
+
 use super::Language;
 use super::ir::{Module, Pattern};
+use super::shared;
 use super::sinks::Class;
 use super::value::{Env, Value, check};
 use super::words;
@@ -18,25 +21,29 @@ pub(super) const DEEP: usize = 12;
 const KEPT: usize = 400;
 
 /// Something foreign has arrived where it does harm.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct Hit {
     pub(super) class: Class,
     pub(super) at: usize,
     /// What arrives, in words.
+    #[serde(with = "shared::text")]
     pub(super) what: Arc<str>,
     /// Where.
+    #[serde(with = "shared::text")]
     pub(super) sink: Arc<str>,
     pub(super) built: bool,
     /// The parameters that arrive, where no input does.
     pub(super) params: u64,
+    #[serde(with = "shared::maybe_text", default, skip_serializing_if = "Option::is_none")]
     pub(super) part: Option<Arc<str>>,
 }
 
 /// A call of a function that may be in another file, with foreign arguments.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct Outgoing {
     pub(super) at: usize,
     /// What is called, as its module names it; begins with `?` where only the last name is known.
+    #[serde(with = "shared::text")]
     pub(super) target: Arc<str>,
     pub(super) args: Vec<(Option<String>, Value)>,
 }
@@ -58,7 +65,7 @@ pub(super) struct Frame {
 }
 
 /// What a function does with its parameters.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Serialize, Deserialize)]
 pub(super) struct Summary {
     pub(super) hits: Vec<Hit>,
     pub(super) outgoing: Vec<Outgoing>,

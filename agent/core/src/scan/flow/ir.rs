@@ -3,6 +3,8 @@
 
 use std::collections::{HashMap, HashSet};
 
+use serde::{Deserialize, Serialize};
+
 /// A file.
 #[derive(Debug, Default)]
 pub(super) struct Module {
@@ -53,7 +55,7 @@ pub(super) struct Function {
     pub(super) answers: bool,
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct Param {
     pub(super) pattern: Pattern,
     /// Its type cannot carry an attack: a number, a truth value, one of a few words.
@@ -78,7 +80,7 @@ impl Param {
 }
 
 /// What a value is bound to.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) enum Pattern {
     /// A variable, or a member of one (`a.b`).
     Name(String),

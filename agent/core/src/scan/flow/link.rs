@@ -4,10 +4,13 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
+
 use super::Language;
 use super::calls::{arrives, given, run_as, substituted, through};
 use super::engine::{Hit, Outcome, Outgoing, Summary, input_of};
 use super::ir::{Module, Param};
+use super::shared;
 use super::sinks::Class;
 use super::value::Value;
 use super::words;
@@ -18,7 +21,7 @@ const STEPS: usize = 20_000;
 const PASSED: usize = 4;
 
 /// What one file tells the others.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub(in crate::scan) struct Facts {
     language: Language,
     open: Vec<Open>,
@@ -30,7 +33,7 @@ pub(in crate::scan) struct Facts {
 }
 
 /// A function that does something with its parameters.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 struct Open {
     name: String,
     owner: String,
@@ -39,6 +42,7 @@ struct Open {
     exported: bool,
     /// Something in its own file calls it, and has been told.
     called: bool,
+    #[serde(with = "shared::one")]
     summary: Arc<Summary>,
 }
 

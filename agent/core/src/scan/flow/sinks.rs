@@ -4,11 +4,13 @@ mod go;
 mod python;
 mod script;
 
+use serde::{Deserialize, Serialize};
+
 use super::Language;
 use super::value::{Value, check};
 
 /// What happens there.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub(super) enum Class {
     Command,
     Argument,

@@ -3,6 +3,10 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
+
+use super::shared;
+
 /// What has been made sure of a value, a bit each.
 pub(super) mod check {
     /// A shell takes it as one word.
@@ -36,32 +40,45 @@ pub(super) const LONG: usize = 256;
 const TEXT: usize = 4096;
 
 /// What is known of a value.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default)]
 pub(super) struct Value {
     /// What clients send that is in it, in words.
+    #[serde(with = "shared::maybe_text", skip_serializing_if = "Option::is_none")]
     pub(super) input: Option<Arc<str>>,
     /// Parameters of the function under way that are in it.
     pub(super) params: u64,
     /// The one member of the parameter that it is.
+    #[serde(with = "shared::maybe_text", skip_serializing_if = "Option::is_none")]
     pub(super) part: Option<Arc<str>>,
     pub(super) checks: u16,
     /// Text of the source and something else were put together.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub(super) built: bool,
     /// What is foreign in it may be how it begins.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub(super) leads: bool,
     /// What it stands for: `child_process.exec`.
+    #[serde(with = "shared::maybe_text", skip_serializing_if = "Option::is_none")]
     pub(super) path: Option<Arc<str>>,
+    #[serde(with = "shared::maybe", skip_serializing_if = "Option::is_none")]
     pub(super) items: Option<Arc<Vec<Value>>>,
+    #[serde(with = "shared::maybe", skip_serializing_if = "Option::is_none")]
     pub(super) fields: Option<Arc<Vec<(String, Value)>>>,
     /// It is false, or nothing.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub(super) no: bool,
     /// Text of the source in it.
+    #[serde(with = "shared::maybe_text", skip_serializing_if = "Option::is_none")]
     pub(super) text: Option<Arc<str>>,
     /// The text is a regular expression.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub(super) regex: bool,
     /// The variable that it was made from.
+    #[serde(with = "shared::maybe_text", skip_serializing_if = "Option::is_none")]
     pub(super) of: Option<Arc<str>>,
     /// What is sure of variables when it is true.
+    #[serde(with = "shared::maybe", skip_serializing_if = "Option::is_none")]
     pub(super) proves: Option<Arc<Vec<(String, u16)>>>,
 }
 

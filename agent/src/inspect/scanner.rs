@@ -1,0 +1,165 @@
+//! Runs the scanner over a tree, on every processor there is, and keeps what it says of each file.
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::Instant;
+
+use sigil_core::scan::{self, Look, Report};
+
+use super::looks::Looks;
+
+/// Bytes of looks that are kept on disk.
+const KEPT: u64 = 64 << 20;
+
+/// The scanner with what it has seen; clones share it.
+#[derive(Clone, Debug)]
+pub struct Scanner {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    dir: PathBuf,
+    /// Open while somebody scans: an agent that has nothing to scan holds no index in memory.
+    looks: Mutex<Weak<Looks>>,
+}
+
+/// A tree that has been scanned.
+#[derive(Debug)]
+pub struct Scanned {
+    /// What was found.
+    pub report: Report,
+    /// Files that had been looked at before, and are the same.
+    pub known: usize,
+}
+
+impl Scanner {
+    /// A scanner that keeps its looks in `<data>/scan`.
+    pub fn new(data_dir: &Path) -> Self {
+        let shared = Shared { dir: data_dir.join("scan"), looks: Mutex::default() };
+        Self { shared: Arc::new(shared) }
+    }
+
+    /// Scans the files below a directory. Blocks.
+    ///
+    /// # Errors
+    /// The first file or directory that cannot be read.
+    pub fn scan(&self, root: &Path) -> std::io::Result<Scanned> {
+        let began = Instant::now();
+        let files = read(root)?;
+        let looks = self.looks();
+        let known = AtomicUsize::new(0);
+        let threads = std::thread::available_parallelism().map_or(1, usize::from).min(files.len().max(1));
+        let next = AtomicUsize::new(0);
+        let work = || {
+            let file = || files.get(next.fetch_add(1, Ordering::Relaxed));
+            std::iter::from_fn(file).map(|(path, bytes)| one(path, bytes, looks.as_deref(), &known)).collect::<Vec<_>>()
+        };
+        let all = std::thread::scope(|scope| {
+            let others: Vec<_> = (1..threads).map(|_| scope.spawn(work)).collect();
+            let mut all = work();
+            for other in others {
+                match other.join() {
+                    Ok(more) => all.extend(more),
+                    // a file that is not looked at must not pass as clean
+                    Err(panic) => std::panic::resume_unwind(panic),
+                }
+            }
+            all
+        });
+        let mut report = scan::join(all);
+        report.elapsed_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
+        Ok(Scanned { report, known: known.into_inner() })
+    }
+
+    fn looks(&self) -> Option<Arc<Looks>> {
+        let mut held = self.shared.looks.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(open) = held.upgrade() {
+            return Some(open);
+        }
+        match Looks::open(&self.shared.dir, KEPT) {
+            Ok(looks) => {
+                let looks = Arc::new(looks);
+                *held = Arc::downgrade(&looks);
+                Some(looks)
+            }
+            Err(error) => {
+                tracing::warn!(%error, "looks at files cannot be kept; every file is looked at");
+                None
+            }
+        }
+    }
+}
+
+/// Looks at one file, or takes what was seen of it before.
+fn one<'f>(path: &'f str, bytes: &'f [u8], looks: Option<&Looks>, known: &AtomicUsize) -> Look<'f> {
+    let Some(looks) = looks.filter(|_| scan::is_text(bytes)) else { return scan::look(path, bytes) };
+    let key = scan::key(path, bytes);
+    if let Some(look) = looks.get(&key).and_then(|kept| Look::kept(path, bytes, &kept)) {
+        known.fetch_add(1, Ordering::Relaxed);
+        return look;
+    }
+    let look = scan::look(path, bytes);
+    if let Some(kept) = look.keep() {
+        looks.put(&key, &kept);
+    }
+    look
+}
+
+/// The files of a tree. Of those that no rule reads there is no more than that they are there.
+fn read(root: &Path) -> std::io::Result<Vec<(String, Vec<u8>)>> {
+    let mut files = Vec::new();
+    let mut stack: Vec<PathBuf> = vec![root.to_owned()];
+    while let Some(dir) = stack.pop() {
+        for entry in std::fs::read_dir(&dir)? {
+            let entry = entry?;
+            let kind = entry.file_type()?;
+            let path = entry.path();
+            if kind.is_dir() {
+                stack.push(path);
+            } else if kind.is_file() && entry.metadata()?.len() <= scan::MAX_FILE as u64 {
+                let name = path.strip_prefix(root).unwrap_or(&path).to_string_lossy().into_owned();
+                let bytes = std::fs::read(&path)?;
+                files.push((name, if scan::is_text(&bytes) { bytes } else { vec![0] }));
+            }
+        }
+    }
+    files.sort();
+    Ok(files)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_that_was_looked_at_is_known_and_a_changed_one_is_not() {
+        let (data, tree) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let put = |name: &str, text: &str| std::fs::write(tree.path().join(name), text).unwrap();
+        put("Dockerfile", "FROM x\n");
+        put("a.py", "d = 'x\u{e0041}'\n");
+        let scanner = Scanner::new(data.path());
+        let first = scanner.scan(tree.path()).unwrap();
+        let second = scanner.scan(tree.path()).unwrap();
+        assert_eq!((first.known, second.known), (0, 2));
+        assert_eq!(first.report.findings, second.report.findings);
+        assert_eq!(second.report.files, 2);
+        put("a.py", "d = 'x'\n");
+        let third = Scanner::new(data.path()).scan(tree.path()).unwrap();
+        assert_eq!(third.known, 1);
+        assert!(third.report.findings.iter().all(|f| f.path == "Dockerfile"), "{third:?}");
+    }
+
+    #[test]
+    fn without_a_place_to_keep_looks_every_file_is_looked_at() {
+        let (data, tree) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        std::fs::write(data.path().join("scan"), "no directory").unwrap();
+        std::fs::write(tree.path().join("Dockerfile"), "FROM x\n").unwrap();
+        let scanner = Scanner::new(data.path());
+        for _ in 0..2 {
+            let scanned = scanner.scan(tree.path()).unwrap();
+            assert_eq!((scanned.known, scanned.report.findings.is_empty()), (0, false));
+        }
+    }
+}
