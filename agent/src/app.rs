@@ -9,6 +9,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use jiff::Timestamp;
 use sigil_config::reload::Reload;
+use sigil_config::rules::{self, Followed};
 use sigil_core::model::InstanceId;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
@@ -22,7 +23,7 @@ use crate::engine::docker::Docker;
 use crate::engine::{Engine, RegistryLogin, label};
 use crate::gateway::Gateway;
 use crate::initlink::{InitLinks, Mark};
-use crate::inspect::{Inspect, Scanner};
+use crate::inspect::{self, Inspect, Scanner};
 use crate::operate::{self, Operate};
 use crate::reconcile::{self, Reconcile};
 use crate::secrets::Secrets;
@@ -116,6 +117,8 @@ impl App {
         let logins = secrets.clone();
         builds.set_logins(Arc::new(move |host| registry_login(&logins, host)));
 
+        let taken = sigil_core::scan::rules().into_iter().map(|rule| rule.id).collect();
+        let own = rules::follow(config.clone(), taken, Arc::new(inspect::examine), stops.loops.clone());
         let access = Access::new(data_dir);
         let (routes, routes_seen) = watch::channel(Arc::new(RouteTable::default()));
         let gateway =
@@ -158,7 +161,7 @@ impl App {
                 config: config.clone(),
                 access: access.clone(),
                 audit: audit.clone(),
-                scanner: Scanner::new(data_dir),
+                scanner: Scanner::new(data_dir, own.clone()),
                 data_dir: data_dir.to_owned(),
                 gateway_url: gateway.url(),
             },
@@ -183,7 +186,7 @@ impl App {
                 access,
                 audit: audit.clone(),
                 started_at: Timestamp::now(),
-                notes: notes(report.alarms, reload, stops.loops.clone()),
+                notes: notes(report.alarms, reload, own, stops.loops.clone()),
             },
             stops.edge.clone(),
         )
@@ -251,23 +254,32 @@ fn registry_login(secrets: &Secrets, host: &str) -> Option<RegistryLogin> {
     }
 }
 
-/// What `sigil info` warns about: the state's alarms, and a configuration that waits or was refused.
-fn notes(alarms: Vec<String>, reload: &Reload, stop: CancellationToken) -> watch::Receiver<Vec<String>> {
+/// What `sigil info` warns about: the state's alarms, a configuration that waits or was refused, rules that were refused.
+fn notes(
+    alarms: Vec<String>,
+    reload: &Reload,
+    mut own: watch::Receiver<Followed>,
+    stop: CancellationToken,
+) -> watch::Receiver<Vec<String>> {
     let mut status = reload.watch_status();
-    let lines = move |status: &sigil_config::reload::ReloadStatus| {
+    let lines = move |status: &sigil_config::reload::ReloadStatus, own: &Followed| {
         let mut lines = alarms.clone();
         lines.extend(status.last_error.as_ref().map(|e| format!("the configuration file was not taken: {e}")));
+        lines.extend(
+            own.refused.as_ref().map(|e| format!("the scanner's rules were not taken, the old ones count: {e}")),
+        );
         lines.extend(status.needs_restart.iter().map(|key| format!("{key} changes with the next start")));
         lines
     };
-    let (tx, rx) = watch::channel(lines(&status.borrow()));
+    let (tx, rx) = watch::channel(lines(&status.borrow(), &own.borrow()));
     tokio::spawn(async move {
         loop {
             tokio::select! {
                 () = stop.cancelled() => break,
                 changed = status.changed() => if changed.is_err() { break },
+                changed = own.changed() => if changed.is_err() { break },
             }
-            let now = lines(&status.borrow_and_update());
+            let now = lines(&status.borrow_and_update(), &own.borrow_and_update());
             tx.send_replace(now);
         }
     });

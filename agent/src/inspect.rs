@@ -22,7 +22,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::store::{Store, StoreError};
 use crate::tail::Tail;
-pub use scanner::{Scanned, Scanner};
+pub use scanner::{Scanned, Scanner, examine};
 
 /// Changed tools that wait to be written down; the gateway tells again what found no place.
 const WAITING: usize = 64;

@@ -30,6 +30,7 @@ mod releases;
 mod restart;
 mod rm;
 mod rollback;
+mod rules;
 mod run;
 mod scale;
 mod scan;
@@ -115,6 +116,7 @@ pub enum Verb {
     Policy(policy::Args),
     Pins(pins::Args),
     Waiver(waiver::Args),
+    Rules(rules::Args),
     Tap(tap::Args),
     Audit(audit::Args),
     Context(context::Args),
@@ -303,6 +305,7 @@ async fn dispatch(ctx: &Ctx, verb: Verb) -> Outcome {
         Verb::Policy(args) => policy::run(ctx, args).await,
         Verb::Pins(args) => pins::run(ctx, args).await,
         Verb::Waiver(args) => waiver::run(ctx, args).await,
+        Verb::Rules(args) => rules::run(ctx, args),
         Verb::Tap(args) => tap::run(ctx, args).await,
         Verb::Audit(args) => audit::run(ctx, args).await,
         Verb::Context(args) => context::run(ctx, args).await,

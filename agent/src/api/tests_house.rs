@@ -80,7 +80,7 @@ pub(super) async fn house() -> House {
             tail: tail.clone(),
             reconcile: reconcile.clone(),
             config: config.clone(),
-            scanner: crate::inspect::Scanner::new(dir.path()),
+            scanner: crate::inspect::Scanner::new(dir.path(), watch::channel(Default::default()).1),
             data_dir: dir.path().to_owned(),
             gateway_url: format!("http://{}", gateway.address()),
         },

@@ -5,7 +5,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Instant;
 
-use sigil_core::scan::{self, Look, Report};
+use sigil_config::flaw::Flaw;
+use sigil_config::rules::{Followed, Rule};
+use sigil_core::scan::{self, Look, Own, Report};
+use tokio::sync::watch;
 
 use super::looks::Looks;
 
@@ -23,6 +26,17 @@ struct Shared {
     dir: PathBuf,
     /// Open while somebody scans: an agent that has nothing to scan holds no index in memory.
     looks: Mutex<Weak<Looks>>,
+    /// The owner's rules as they are read, and the last of them ready to run.
+    rules: watch::Receiver<Followed>,
+    ready: Mutex<(Arc<Vec<Rule>>, Arc<Own>)>,
+}
+
+/// What is wrong with rules that can be read: their examples are run.
+pub fn examine(rules: &[Rule]) -> Vec<Flaw> {
+    match Own::new(rules) {
+        Ok(_) => scan::examine(rules),
+        Err(flaws) => flaws,
+    }
 }
 
 /// A tree that has been scanned.
@@ -35,10 +49,24 @@ pub struct Scanned {
 }
 
 impl Scanner {
-    /// A scanner that keeps its looks in `<data>/scan`.
-    pub fn new(data_dir: &Path) -> Self {
-        let shared = Shared { dir: data_dir.join("scan"), looks: Mutex::default() };
-        Self { shared: Arc::new(shared) }
+    /// A scanner that keeps its looks in `<data>/scan`, with the owner's rules of the moment.
+    pub fn new(data_dir: &Path, rules: watch::Receiver<Followed>) -> Self {
+        let (dir, looks, ready) = (data_dir.join("scan"), Mutex::default(), Mutex::default());
+        Self { shared: Arc::new(Shared { dir, looks, rules, ready }) }
+    }
+
+    /// The owner's rules that are in force.
+    fn own(&self) -> Arc<Own> {
+        let given = self.shared.rules.borrow().rules.clone();
+        let mut ready = self.shared.ready.lock().unwrap_or_else(PoisonError::into_inner);
+        if !Arc::ptr_eq(&ready.0, &given) {
+            match Own::new(&given) {
+                Ok(own) => *ready = (given, Arc::new(own)),
+                // they were examined before they were given on
+                Err(flaws) => tracing::error!(?flaws, "the scanner's own rules cannot be used"),
+            }
+        }
+        ready.1.clone()
     }
 
     /// Scans the files below a directory. Blocks.
@@ -48,13 +76,15 @@ impl Scanner {
     pub fn scan(&self, root: &Path) -> std::io::Result<Scanned> {
         let began = Instant::now();
         let files = read(root)?;
-        let looks = self.looks();
+        let (looks, own) = (self.looks(), self.own());
         let known = AtomicUsize::new(0);
         let threads = std::thread::available_parallelism().map_or(1, usize::from).min(files.len().max(1));
         let next = AtomicUsize::new(0);
         let work = || {
             let file = || files.get(next.fetch_add(1, Ordering::Relaxed));
-            std::iter::from_fn(file).map(|(path, bytes)| one(path, bytes, looks.as_deref(), &known)).collect::<Vec<_>>()
+            std::iter::from_fn(file)
+                .map(|(path, bytes)| one(path, bytes, &own, looks.as_deref(), &known))
+                .collect::<Vec<_>>()
         };
         let all = std::thread::scope(|scope| {
             let others: Vec<_> = (1..threads).map(|_| scope.spawn(work)).collect();
@@ -68,7 +98,7 @@ impl Scanner {
             }
             all
         });
-        let mut report = scan::join(all);
+        let mut report = scan::join_with(all, &own);
         report.elapsed_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
         Ok(Scanned { report, known: known.into_inner() })
     }
@@ -93,14 +123,14 @@ impl Scanner {
 }
 
 /// Looks at one file, or takes what was seen of it before.
-fn one<'f>(path: &'f str, bytes: &'f [u8], looks: Option<&Looks>, known: &AtomicUsize) -> Look<'f> {
-    let Some(looks) = looks.filter(|_| scan::is_text(bytes)) else { return scan::look(path, bytes) };
-    let key = scan::key(path, bytes);
+fn one<'f>(path: &'f str, bytes: &'f [u8], own: &Own, looks: Option<&Looks>, known: &AtomicUsize) -> Look<'f> {
+    let Some(looks) = looks.filter(|_| scan::is_text(bytes)) else { return scan::look_with(path, bytes, own) };
+    let key = scan::key(path, bytes, own);
     if let Some(look) = looks.get(&key).and_then(|kept| Look::kept(path, bytes, &kept)) {
         known.fetch_add(1, Ordering::Relaxed);
         return look;
     }
-    let look = scan::look(path, bytes);
+    let look = scan::look_with(path, bytes, own);
     if let Some(kept) = look.keep() {
         looks.put(&key, &kept);
     }
@@ -133,20 +163,45 @@ fn read(root: &Path) -> std::io::Result<Vec<(String, Vec<u8>)>> {
 mod tests {
     use super::*;
 
+    fn scanner(data: &Path) -> Scanner {
+        Scanner::new(data, watch::channel(Followed::default()).1)
+    }
+
+    #[test]
+    fn other_rules_look_again() {
+        let (data, tree) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        std::fs::write(tree.path().join("a.py"), "legacy()\n").unwrap();
+        let (set, rules) = watch::channel(Followed::default());
+        let scanner = Scanner::new(data.path(), rules);
+        assert!(scanner.scan(tree.path()).unwrap().report.findings.is_empty());
+        let text =
+            "[[rule]]\nid='own'\nclass='c'\nseverity='block'\ncall=['legacy']\nmessage='m'\nimpact='i'\nfix='f'\n";
+        let (own, flaws) = sigil_config::rules::parse("r.toml", text, false);
+        assert_eq!((flaws, examine(&own)), (vec![], vec![]));
+        set.send_replace(Followed { rules: Arc::new(own), refused: None });
+        for known in [0, 1] {
+            let scanned = scanner.scan(tree.path()).unwrap();
+            assert_eq!((scanned.known, scanned.report.findings[0].rule.as_str()), (known, "own"));
+        }
+        set.send_replace(Followed::default());
+        let scanned = scanner.scan(tree.path()).unwrap();
+        assert_eq!((scanned.known, scanned.report.findings.len()), (1, 0));
+    }
+
     #[test]
     fn a_file_that_was_looked_at_is_known_and_a_changed_one_is_not() {
         let (data, tree) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         let put = |name: &str, text: &str| std::fs::write(tree.path().join(name), text).unwrap();
         put("Dockerfile", "FROM x\n");
         put("a.py", "d = 'x\u{e0041}'\n");
-        let scanner = Scanner::new(data.path());
+        let scanner = scanner(data.path());
         let first = scanner.scan(tree.path()).unwrap();
         let second = scanner.scan(tree.path()).unwrap();
         assert_eq!((first.known, second.known), (0, 2));
         assert_eq!(first.report.findings, second.report.findings);
         assert_eq!(second.report.files, 2);
         put("a.py", "d = 'x'\n");
-        let third = Scanner::new(data.path()).scan(tree.path()).unwrap();
+        let third = scanner.clone().scan(tree.path()).unwrap();
         assert_eq!(third.known, 1);
         assert!(third.report.findings.iter().all(|f| f.path == "Dockerfile"), "{third:?}");
     }
@@ -156,7 +211,7 @@ mod tests {
         let (data, tree) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         std::fs::write(data.path().join("scan"), "no directory").unwrap();
         std::fs::write(tree.path().join("Dockerfile"), "FROM x\n").unwrap();
-        let scanner = Scanner::new(data.path());
+        let scanner = scanner(data.path());
         for _ in 0..2 {
             let scanned = scanner.scan(tree.path()).unwrap();
             assert_eq!((scanned.known, scanned.report.findings.is_empty()), (0, false));

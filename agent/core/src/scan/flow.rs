@@ -23,6 +23,7 @@ mod words;
 use tree_sitter::Tree;
 
 use super::code::Lang as Language;
+use super::own::Own;
 use super::{File, Findings, Rule, Severity, line_at};
 use engine::Hit;
 pub(super) use link::Facts;
@@ -92,8 +93,9 @@ const TEMPLATE: Rule = Rule {
     fix: "keep templates in the source, and give values to them as variables",
 };
 
-fn rule(class: Class) -> &'static Rule {
-    match class {
+/// The rule of a class; the owner's own have none here.
+fn rule(class: Class) -> Option<&'static Rule> {
+    Some(match class {
         Class::Command | Class::List => &COMMAND,
         Class::Argument => &ARGUMENT,
         Class::Code => &CODE,
@@ -103,36 +105,42 @@ fn rule(class: Class) -> &'static Rule {
         Class::NoSql => &NOSQL,
         Class::Deserialise => &DESERIALISE,
         Class::Template => &TEMPLATE,
-    }
+        Class::Own(_) => return None,
+    })
 }
 
 /// Looks at one file: what it does is found at once, what it would do with what other files give it is for [`join`].
-pub(super) fn check(file: &File<'_>, language: Language, tree: &Tree, findings: &mut Findings) -> Facts {
+pub(super) fn check(file: &File<'_>, language: Language, tree: &Tree, own: &Own, findings: &mut Findings) -> Facts {
     let module = match language {
         Language::Python => python::read(tree.root_node(), file.text),
         Language::Script => script::read(tree.root_node(), file.text),
         Language::Go => go::read(tree.root_node(), file.text),
     };
-    let mut outcome = engine::analyse(&module, language);
+    let mut outcome = engine::analyse(&module, language, &own.about(file.path, language));
     let mut hits = std::mem::take(&mut outcome.hits);
     hits.sort_by_key(|hit| (hit.at, hit.class, !hit.built));
     hits.dedup_by_key(|hit| (hit.at, hit.class));
-    hits.iter().for_each(|hit| add(findings, file, hit, true));
+    hits.iter().for_each(|hit| add(findings, file, hit, true, own));
     Facts::of(language, &module, outcome)
 }
 
 /// Looks at what the files of a tree do with each other's values.
-pub(super) fn join(files: &[(&File<'_>, &Facts)], findings: &mut Findings) {
+pub(super) fn join(files: &[(&File<'_>, &Facts)], own: &Own, findings: &mut Findings) {
     let facts: Vec<(&str, &Facts)> = files.iter().map(|(file, facts)| (file.path, *facts)).collect();
-    for found in link::join(&facts) {
+    for found in link::join(&facts, own.clients()) {
         if let Some((file, _)) = files.get(found.file) {
-            add(findings, file, &found.hit, found.certain);
+            add(findings, file, &found.hit, found.certain, own);
         }
     }
 }
 
-fn add(findings: &mut Findings, file: &File<'_>, hit: &Hit, certain: bool) {
-    let rule = rule(hit.class);
+fn add(findings: &mut Findings, file: &File<'_>, hit: &Hit, certain: bool, own: &Own) {
+    let Some(rule) = rule(hit.class) else {
+        let Class::Own(at) = hit.class else { return };
+        // of a call that is not wanted at all there is no more to say
+        let how = (!hit.what.is_empty()).then(|| format!("{} reaches {}", hit.what, hit.sink));
+        return own.add(at, findings, file, hit.at, how, certain);
+    };
     // a text that is put together is an attack away; a tool that runs whole commands or queries says so to everybody
     let severity = match hit.class {
         _ if !certain => Severity::Warning,

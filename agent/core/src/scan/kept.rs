@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use super::{ENGINE, File, Finding, Findings, Look, flow};
+use super::{ENGINE, File, Finding, Findings, Look, Own, flow};
 
 /// What is written, but for the file itself.
 #[derive(Serialize)]
@@ -20,10 +20,10 @@ struct Read {
     guards: bool,
 }
 
-/// What a look at a file depends on: the scanner, where the file lies, and every byte of it.
-pub fn key(path: &str, bytes: &[u8]) -> [u8; 32] {
+/// What a look at a file depends on: the scanner, the owner's rules, where the file lies, and every byte of it.
+pub fn key(path: &str, bytes: &[u8], own: &Own) -> [u8; 32] {
     let mut hash = Sha256::new();
-    for part in [ENGINE.as_bytes(), path.as_bytes(), bytes] {
+    for part in [ENGINE.as_bytes(), own.digest(), path.as_bytes(), bytes] {
         hash.update((part.len() as u64).to_le_bytes());
         hash.update(part);
     }
@@ -75,7 +75,7 @@ mod tests {
 
     #[test]
     fn a_key_is_of_the_place_and_of_every_byte() {
-        let of = |path, bytes: &[u8]| key(path, bytes);
+        let of = |path, bytes: &[u8]| key(path, bytes, Own::none());
         assert_eq!(of("a", b"x"), of("a", b"x"));
         assert_ne!(of("a", b"x"), of("a", b"y"));
         assert_ne!(of("a", b"x"), of("b", b"x"));

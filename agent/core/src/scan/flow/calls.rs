@@ -8,6 +8,7 @@ use super::ir::{Arg, Call, Expr, Function, Kind, Param};
 use super::sinks::{self, Class};
 use super::value::{Env, Value, check, joined, joined_path};
 use super::{Language, words};
+use crate::scan::own::{Called, Meaning};
 
 /// Candidates of one call.
 const CANDIDATES: usize = 24;
@@ -62,12 +63,18 @@ impl Analysis<'_> {
             _ => method,
         };
         self.frame.resolves |= words::resolves_names(&path, &method);
+        let spelled = call.callee.path().unwrap_or_default();
+        let meaning = if self.own.is_empty() {
+            Meaning::default()
+        } else {
+            self.own.meaning(&Called { path: &path, spelled: &spelled, method: &method })
+        };
+        self.own_hits(at, &meaning, &args, &spelled);
         let local = self.local(call, &path, receiver.as_ref(), callee.as_ref());
         if !local.is_empty() {
             let results: Vec<Value> = local.into_iter().map(|function| self.local_call(at, function, &args)).collect();
-            return results.into_iter().reduce(Value::or).unwrap_or_default();
+            return self.own_result(&meaning, &spelled, results.into_iter().reduce(Value::or).unwrap_or_default());
         }
-        let spelled = call.callee.path().unwrap_or_default();
         let given = sinks::Given { receiver: receiver.as_ref(), method: &method, spelled: &spelled, args: &args };
         let reached = sinks::reached(self.language, &path, &given);
         let sink: Arc<str> =
@@ -95,7 +102,42 @@ impl Analysis<'_> {
             let args = args.iter().map(|(name, value)| (name.clone(), lite(value))).collect();
             self.send(Outgoing { at, target: target.into(), args });
         }
-        self.result(&path, &method, receiver.as_ref(), &args)
+        let result = self.result(&path, &method, receiver.as_ref(), &args);
+        self.own_result(&meaning, &spelled, result)
+    }
+
+    /// What the owner's rules say of a call.
+    fn own_hits(&mut self, at: usize, meaning: &Meaning, args: &[(Option<String>, Value)], spelled: &str) {
+        for (rule, argument) in &meaning.sinks {
+            let class = Class::Own(*rule);
+            let place = argument.as_ref().and_then(|argument| argument.parse::<usize>().ok());
+            let mut by_place = 0;
+            for (name, value) in args {
+                let fits = match (argument, place) {
+                    (None, _) => true,
+                    (Some(_), Some(place)) => name.is_none() && by_place == place,
+                    (Some(argument), None) => name.as_ref() == Some(argument),
+                };
+                by_place += usize::from(name.is_none());
+                // an argument by its name may be a field of an object that is given
+                let field = argument.as_ref().filter(|_| place.is_none()).and_then(|argument| value.field(argument));
+                let value = if fits { Some(value) } else { field };
+                if let Some(value) = value.filter(|value| value.unchecked(class.check())) {
+                    self.hit(class, at, value, &spelled.into());
+                    break;
+                }
+            }
+        }
+        for rule in &meaning.calls {
+            let (what, sink) = ("".into(), spelled.into());
+            self.arrive(Hit { class: Class::Own(*rule), at, what, sink, built: false, params: 0, part: None });
+        }
+    }
+
+    fn own_result(&self, meaning: &Meaning, spelled: &str, result: Value) -> Value {
+        let mut result = result;
+        result.checks |= meaning.cleans;
+        if meaning.begins != 0 { self.begun(meaning.begins, spelled).or(result) } else { result }
     }
 
     pub(super) fn hit(&mut self, class: Class, at: usize, value: &Value, sink: &Arc<str>) {

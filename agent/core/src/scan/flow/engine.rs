@@ -12,6 +12,7 @@ use super::shared;
 use super::sinks::Class;
 use super::value::{Env, Value, check};
 use super::words;
+use crate::scan::own::About;
 
 /// Expressions that are looked at in one file; more is nobody's own work.
 pub(super) const STEPS: usize = 400_000;
@@ -57,9 +58,9 @@ pub(super) struct Frame {
     /// Names of its parameters.
     pub(super) params: Vec<Option<Arc<str>>>,
     /// What is sure of each parameter wherever it ends well.
-    pub(super) sure: Option<Vec<u16>>,
+    pub(super) sure: Option<Vec<u64>>,
     /// What is sure of variables when it has answered yes.
-    pub(super) tests: HashMap<String, u16>,
+    pub(super) tests: HashMap<String, u64>,
     /// Names are resolved to addresses in it.
     pub(super) resolves: bool,
 }
@@ -71,15 +72,16 @@ pub(super) struct Summary {
     pub(super) outgoing: Vec<Outgoing>,
     pub(super) returns: Value,
     /// What is sure of each parameter once it has returned.
-    pub(super) sure: Vec<u16>,
+    pub(super) sure: Vec<u64>,
     /// What is sure of each when it has answered yes.
-    pub(super) tests: Vec<u16>,
+    pub(super) tests: Vec<u64>,
     pub(super) resolves: bool,
 }
 
 pub(super) struct Analysis<'m> {
     pub(super) module: &'m Module,
     pub(super) language: Language,
+    pub(super) own: &'m About<'m>,
     pub(super) imports: HashMap<&'m str, &'m str>,
     by_name: HashMap<&'m str, Vec<usize>>,
     harmless: HashSet<&'m str>,
@@ -106,7 +108,7 @@ pub(super) struct Outcome {
     pub(super) mentioned: BTreeSet<String>,
 }
 
-pub(super) fn analyse(module: &Module, language: Language) -> Outcome {
+pub(super) fn analyse(module: &Module, language: Language, own: &About<'_>) -> Outcome {
     let mut by_name: HashMap<&str, Vec<usize>> = HashMap::new();
     for (at, function) in module.functions.iter().enumerate() {
         by_name.entry(function.name.as_str()).or_default().push(at);
@@ -114,6 +116,7 @@ pub(super) fn analyse(module: &Module, language: Language) -> Outcome {
     let mut analysis = Analysis {
         module,
         language,
+        own,
         imports: module.imports.iter().map(|(name, path)| (name.as_str(), path.as_str())).collect(),
         by_name,
         harmless: module.declared.harmless(),
@@ -167,6 +170,16 @@ pub(super) fn input_of(handler: &str) -> Arc<str> {
 }
 
 impl<'m> Analysis<'m> {
+    /// What a client sends to a handler.
+    pub(super) fn sent(&self, handler: &str) -> Value {
+        Value { checks: self.own.clients(), ..Value::sent(&input_of(handler)) }
+    }
+
+    /// What comes from a source of the owner's: the rules that name it look at it, and no others.
+    pub(super) fn begun(&self, bits: u64, name: &str) -> Value {
+        Value { checks: !bits, path: Some(name.into()), ..Value::sent(&format!("what {name} gives").into()) }
+    }
+
     /// What is global: variables of the file, and members that constructors set.
     fn set_up(&mut self) {
         let mut env = Env::default();
@@ -214,7 +227,7 @@ impl<'m> Analysis<'m> {
             let last = name.rsplit('.').next().unwrap_or_default();
             self.mentioned.insert(last.to_owned());
             let Some(target) = self.lookup(name, &Env::default()).path else { continue };
-            let value = Value::sent(&input_of(handler));
+            let value = self.sent(handler);
             all.push(Outgoing { at: 0, target, args: vec![(Some("*".to_owned()), value)] });
         }
         all
@@ -251,7 +264,7 @@ impl<'m> Analysis<'m> {
         for (index, param) in function.params.iter().enumerate() {
             let mut value = match function.handler {
                 _ if param.harmless => Value::default(),
-                Some(handler) => Value::sent(&input_of(handler)),
+                Some(handler) => self.sent(handler),
                 None => Value { params: bit(index), leads: true, ..Value::default() },
             };
             if let (Some(kind), false) = (self.kind_of(&param.kind), function.handler.is_some()) {
@@ -290,7 +303,7 @@ impl<'m> Analysis<'m> {
         if self.frame.params.is_empty() {
             return;
         }
-        let now: Vec<u16> = self
+        let now: Vec<u64> = self
             .frame
             .params
             .iter()
@@ -332,7 +345,7 @@ impl<'m> Analysis<'m> {
                 }
                 if value.params != 0 && words::is_protocol(rest) {
                     // whoever is given a request of the protocol and looks into it
-                    return Value::sent(&input_of("tool"));
+                    return self.sent("tool");
                 }
                 return self.member(value, rest.trim_start_matches('.'));
             }
@@ -347,7 +360,11 @@ impl<'m> Analysis<'m> {
             None => path.to_owned(),
         };
         if words::is_request(&whole) {
-            return Value::sent(&input_of("route"));
+            return self.sent("route");
+        }
+        let begins = if self.own.is_empty() { 0 } else { self.own.begins(&whole) };
+        if begins != 0 {
+            return self.begun(begins, &whole);
         }
         let whole = if whole.contains(".default") { whole.replace(".default", "") } else { whole };
         Value { path: Some(whole.into()), ..Value::default() }
@@ -397,7 +414,7 @@ impl<'m> Analysis<'m> {
     }
 
     /// Keeps what somebody has made sure of variables, and of what these were made from.
-    pub(super) fn apply(&self, env: &mut Env, guards: Vec<(String, u16)>) {
+    pub(super) fn apply(&self, env: &mut Env, guards: Vec<(String, u64)>) {
         for (name, checks) in guards.into_iter().filter(|(_, checks)| *checks != 0) {
             let mut name: Arc<str> = name.as_str().into();
             let mut checks = checks;

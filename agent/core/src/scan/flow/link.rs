@@ -100,7 +100,7 @@ struct Tree<'a> {
     functions: HashMap<&'a str, Vec<(usize, usize)>>,
 }
 
-pub(super) fn join(files: &[(&str, &Facts)]) -> Vec<Found> {
+pub(super) fn join(files: &[(&str, &Facts)], clients: u64) -> Vec<Found> {
     let tree = Tree::of(files);
     let mut all = Vec::new();
     let mut reached: HashSet<(usize, usize)> = HashSet::new();
@@ -157,7 +157,7 @@ pub(super) fn join(files: &[(&str, &Facts)]) -> Vec<Found> {
     follow(&mut waiting, &mut all, &mut reached);
 
     // answers of tools that are registered in a way that is not understood here
-    let tool = Value::sent(&input_of("tool"));
+    let tool = Value { checks: clients, ..Value::sent(&input_of("tool")) };
     for (file, (_, facts)) in files.iter().enumerate() {
         for (at, open) in facts.open.iter().enumerate() {
             if !open.answers || open.called || reached.contains(&(file, at)) {

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::engine::{Analysis, DEEP, STEPS, input_of};
+use super::engine::{Analysis, DEEP, STEPS};
 use super::ir::{Expr, Function, Kind, Pattern, Stmt};
 use super::value::{Changes, Env, LONG, Value, joined};
 
@@ -16,7 +16,7 @@ impl Analysis<'_> {
     }
 
     /// Runs statements that may not run; what they change, and whether they leave.
-    fn branch(&mut self, body: &[Stmt], guards: Vec<(String, u16)>, env: &mut Env) -> (Changes, bool) {
+    fn branch(&mut self, body: &[Stmt], guards: Vec<(String, u64)>, env: &mut Env) -> (Changes, bool) {
         let mark = env.mark();
         self.apply(env, guards);
         let leaves = self.run(body, env);
@@ -34,6 +34,8 @@ impl Analysis<'_> {
                 if let Kind::Call(call) = &expr.kind {
                     let made_sure = self.made_sure(call, env, false);
                     self.apply(env, made_sure);
+                    let cleaned = self.cleaned(call, env);
+                    self.apply(env, cleaned);
                     let path = call.callee.path().unwrap_or_default();
                     return matches!(
                         path.as_str(),
@@ -271,7 +273,7 @@ impl Analysis<'_> {
         for param in &function.params {
             let value = match function.handler {
                 _ if param.harmless => Value::default(),
-                Some(handler) => Value::sent(&input_of(handler)),
+                Some(handler) => self.sent(handler),
                 None => given.carried(),
             };
             self.bind(env, &param.pattern, value);

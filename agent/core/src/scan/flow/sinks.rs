@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Language;
 use super::value::{Value, check};
+use crate::scan::own;
 
 /// What happens there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -23,17 +24,20 @@ pub(super) enum Class {
     Template,
     /// A list that somebody else makes is run as a command: who makes it knows which.
     List,
+    /// What a rule of the owner's says, by its place.
+    Own(usize),
 }
 
 impl Class {
     /// What has to be made sure of against it.
-    pub(super) fn check(self) -> u16 {
+    pub(super) fn check(self) -> u64 {
         match self {
             Self::Command | Self::List => check::SHELL,
             Self::Argument => check::DASH,
             Self::Path => check::PATH,
             Self::Ssrf => check::HOST,
             Self::Sql => check::SQL,
+            Self::Own(at) => own::bit(at),
             Self::Code | Self::NoSql | Self::Deserialise | Self::Template => check::CODE,
         }
     }

@@ -10,27 +10,29 @@ use super::shared;
 /// What has been made sure of a value, a bit each.
 pub(super) mod check {
     /// A shell takes it as one word.
-    pub(in super::super) const SHELL: u16 = 1;
+    pub(in super::super) const SHELL: u64 = 1;
     /// It does not begin with a dash.
-    pub(in super::super) const DASH: u16 = 2;
+    pub(in super::super) const DASH: u64 = 2;
     /// It is a path within a folder.
-    pub(in super::super) const PATH: u16 = 4;
+    pub(in super::super) const PATH: u64 = 4;
     /// Its host is one of a few, or a public one.
-    pub(in super::super) const HOST: u16 = 8;
+    pub(in super::super) const HOST: u64 = 8;
     /// It stays the name or the text that it is in a query.
-    pub(in super::super) const SQL: u16 = 16;
+    pub(in super::super) const SQL: u64 = 16;
     /// No `..` is left in it, because it has been resolved.
-    pub(in super::super) const NORMAL: u16 = 32;
+    pub(in super::super) const NORMAL: u64 = 32;
     /// Nobody has written `..` into it.
-    pub(in super::super) const DOTS: u16 = 64;
+    pub(in super::super) const DOTS: u64 = 64;
     /// It is no absolute path.
-    pub(in super::super) const RELATIVE: u16 = 128;
+    pub(in super::super) const RELATIVE: u64 = 128;
     /// Nothing of it is a program, or a template.
-    pub(in super::super) const CODE: u16 = 256;
+    pub(in super::super) const CODE: u64 = 256;
     /// Names were resolved to addresses on the way to it.
-    pub(in super::super) const RESOLVED: u16 = 512;
+    pub(in super::super) const RESOLVED: u64 = 512;
     /// It is one of a few words, or a number.
-    pub(in super::super) const ALL: u16 = SHELL | DASH | PATH | HOST | SQL | DOTS | RELATIVE | CODE;
+    pub(in super::super) const ALL: u64 = SHELL | DASH | PATH | HOST | SQL | DOTS | RELATIVE | CODE;
+    /// What the owner's own rules ask, a bit each.
+    pub(in super::super) const OWN: u64 = !0 << 16;
 }
 use check::{DOTS, HOST, NORMAL, PATH, RELATIVE};
 
@@ -51,7 +53,7 @@ pub(super) struct Value {
     /// The one member of the parameter that it is.
     #[serde(with = "shared::maybe_text", skip_serializing_if = "Option::is_none")]
     pub(super) part: Option<Arc<str>>,
-    pub(super) checks: u16,
+    pub(super) checks: u64,
     /// Text of the source and something else were put together.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub(super) built: bool,
@@ -79,7 +81,7 @@ pub(super) struct Value {
     pub(super) of: Option<Arc<str>>,
     /// What is sure of variables when it is true.
     #[serde(with = "shared::maybe", skip_serializing_if = "Option::is_none")]
-    pub(super) proves: Option<Arc<Vec<(String, u16)>>>,
+    pub(super) proves: Option<Arc<Vec<(String, u64)>>>,
 }
 
 impl Value {
@@ -97,7 +99,7 @@ impl Value {
     }
 
     /// Whether it is foreign, and nobody has looked at it for this.
-    pub(super) fn unchecked(&self, check: u16) -> bool {
+    pub(super) fn unchecked(&self, check: u64) -> bool {
         self.foreign() && self.checks & check == 0
     }
 

@@ -166,7 +166,7 @@ fn class_of(pattern: &str) -> Option<(&str, bool)> {
 }
 
 /// What is sure of a text where this is not found in it.
-pub(super) fn refuses(pattern: &str) -> u16 {
+pub(super) fn refuses(pattern: &str) -> u64 {
     if pattern.starts_with("^-") || pattern.starts_with("^\\s*-") {
         return DASH;
     }
@@ -183,7 +183,7 @@ pub(super) fn refuses(pattern: &str) -> u16 {
 }
 
 /// What is sure of a text of these characters alone.
-fn allows(class: &str) -> u16 {
+fn allows(class: &str) -> u64 {
     let class = class.replace("\\w", "").replace("\\d", "").replace("a-z", "").replace("A-Z", "").replace("0-9", "");
     let class = class.replace("\\-", "-").replace("\\.", ".").replace("\\/", "/").replace("\\_", "_");
     let any = |chars: &str| class.chars().any(|c| chars.contains(c)) || class.contains("\\s") && chars.contains(' ');
@@ -208,7 +208,7 @@ fn allows(class: &str) -> u16 {
 }
 
 /// What is sure of a text where whatever this matches has been replaced.
-pub(super) fn replaces(pattern: &str) -> u16 {
+pub(super) fn replaces(pattern: &str) -> u64 {
     match class_of(pattern) {
         Some((class, true)) => allows(class),
         Some((class, false)) => {
@@ -346,7 +346,7 @@ pub(super) fn resolves_names(path: &str, method: &str) -> bool {
 }
 
 /// What a function makes sure of in what it gives back.
-pub(super) fn made_sure_by(path: &str, method: &str) -> u16 {
+pub(super) fn made_sure_by(path: &str, method: &str) -> u64 {
     match path {
         "shlex.quote" | "pipes.quote" | "shell-quote.quote" | "shlex.join" | "shell-escape" | "shellescape"
         | "shellescape.Quote" | "shescape.quote" => SHELL,
@@ -377,7 +377,7 @@ fn of_identifiers(name: &str) -> bool {
 }
 
 /// A function of somebody else's that is named for looking at what it is given: what is sure then.
-pub(super) fn makes_sure(name: &str) -> u16 {
+pub(super) fn makes_sure(name: &str) -> u64 {
     let name = name.to_lowercase();
     if matches!(name.as_str(), "model_validate" | "validate_python" | "validate_call" | "model_validate_json") {
         return 0;
