@@ -23,7 +23,7 @@ use crate::engine::docker::Docker;
 use crate::engine::{Engine, RegistryLogin, label};
 use crate::gateway::Gateway;
 use crate::initlink::{InitLinks, Mark};
-use crate::inspect::{self, Inspect, Scanner};
+use crate::inspect::{self, Drift, DriftDeps, Inspect, Scanner};
 use crate::operate::{self, Operate};
 use crate::reconcile::{self, Reconcile};
 use crate::secrets::Secrets;
@@ -126,6 +126,18 @@ impl App {
                 .await?;
         let (inspect, changes) = Inspect::spawn(store.clone(), tail.clone(), stops.loops.clone());
         gateway.tell_changes(changes);
+        let scanner = Scanner::new(data_dir, own.clone());
+        let drift = Drift::spawn(
+            DriftDeps {
+                store: store.clone(),
+                sources: sources.clone(),
+                scanner: scanner.clone(),
+                audit: audit.clone(),
+                tail: tail.clone(),
+                config: config.clone(),
+            },
+            stops.loops.clone(),
+        );
         // before any container is let out
         links.set_agent_ports(agent_ports(gateway.address(), &now.grpc.listen));
         tell_refusals(links.marks(), tail.clone(), stops.floor.clone());
@@ -137,6 +149,7 @@ impl App {
                 links: links.clone(),
                 secrets: secrets.clone(),
                 inspect: inspect.clone(),
+                drift,
                 audit: audit.clone(),
                 tail: tail.clone(),
                 in_flight: Arc::new(move |instance| load.in_flight(instance)),
@@ -161,7 +174,7 @@ impl App {
                 config: config.clone(),
                 access: access.clone(),
                 audit: audit.clone(),
-                scanner: Scanner::new(data_dir, own.clone()),
+                scanner,
                 data_dir: data_dir.to_owned(),
                 gateway_url: gateway.url(),
             },
@@ -276,8 +289,8 @@ fn notes(
         loop {
             tokio::select! {
                 () = stop.cancelled() => break,
-                changed = status.changed() => if changed.is_err() { break },
-                changed = own.changed() => if changed.is_err() { break },
+                Ok(()) = status.changed() => {}
+                Ok(()) = own.changed() => {}
             }
             let now = lines(&status.borrow_and_update(), &own.borrow_and_update());
             tx.send_replace(now);

@@ -1,5 +1,6 @@
-//! Owns: the scanner's runs and what it keeps of files; tool pins; who is told of tools that changed.
-//! May touch: of the store the pins, of the tail marks, `<data>/scan`, trees that others have fetched.
+//! Owns: the scanner's runs and what it keeps of files and sources; whether what runs would pass today; tool pins; who is
+//! told of tools that changed.
+//! May touch: of the store the pins, of the tail marks, `<data>/scan`, trees of sources.
 //! Never: decides what a request may do (the gateway does, by the pins that reconcile hands it), or what a finding stops
 //! (deploy does, in `operate`).
 //! Tested by: units in `inspect/`; `tests/trust` (real engine); the comparison of pins in `sigil_core::pins` and
@@ -8,8 +9,10 @@
 //! A release's tools are pinned when it first passes its gate. What each later gate sees, and what the gateway sees in lists
 //! that pass it, is compared with that.
 
+mod drift;
 mod looks;
 mod scanner;
+mod verdicts;
 
 use std::collections::BTreeMap;
 
@@ -22,6 +25,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::store::{Store, StoreError};
 use crate::tail::Tail;
+pub use drift::{Current, Drift, DriftDeps};
 pub use scanner::{Scanned, Scanner, examine};
 
 /// Changed tools that wait to be written down; the gateway tells again what found no place.

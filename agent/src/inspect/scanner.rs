@@ -2,15 +2,17 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Instant;
 
+use jiff::Timestamp;
 use sigil_config::flaw::Flaw;
 use sigil_config::rules::{Followed, Rule};
 use sigil_core::scan::{self, Look, Own, Report};
 use tokio::sync::watch;
 
 use super::looks::Looks;
+use super::verdicts::Verdicts;
 
 /// Bytes of looks that are kept on disk.
 const KEPT: u64 = 64 << 20;
@@ -29,6 +31,7 @@ struct Shared {
     /// The owner's rules as they are read, and the last of them ready to run.
     rules: watch::Receiver<Followed>,
     ready: Mutex<(Arc<Vec<Rule>>, Arc<Own>)>,
+    verdicts: Mutex<Verdicts>,
 }
 
 /// What is wrong with rules that can be read: their examples are run.
@@ -52,7 +55,23 @@ impl Scanner {
     /// A scanner that keeps its looks in `<data>/scan`, with the owner's rules of the moment.
     pub fn new(data_dir: &Path, rules: watch::Receiver<Followed>) -> Self {
         let (dir, looks, ready) = (data_dir.join("scan"), Mutex::default(), Mutex::default());
-        Self { shared: Arc::new(Shared { dir, looks, rules, ready }) }
+        let verdicts = Mutex::new(Verdicts::open(&dir));
+        Self { shared: Arc::new(Shared { dir, looks, rules, ready, verdicts }) }
+    }
+
+    /// What scans have said of sources.
+    pub(super) fn verdicts(&self) -> MutexGuard<'_, Verdicts> {
+        self.shared.verdicts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The owner's rules, as they change.
+    pub(super) fn rules(&self) -> watch::Receiver<Followed> {
+        self.shared.rules.clone()
+    }
+
+    /// Which scanner this is, with which rules: another one may say something else.
+    pub fn stamp(&self) -> String {
+        stamp(&self.own())
     }
 
     /// The owner's rules that are in force.
@@ -69,16 +88,28 @@ impl Scanner {
         ready.1.clone()
     }
 
-    /// Scans the files below a directory. Blocks.
+    /// Scans the files below a directory, and remembers what is said of the source with this digest. Blocks.
     ///
     /// # Errors
     /// The first file or directory that cannot be read.
-    pub fn scan(&self, root: &Path) -> std::io::Result<Scanned> {
+    pub fn scan(&self, root: &Path, digest: &str) -> std::io::Result<Scanned> {
+        self.run(root, digest, std::thread::available_parallelism().map_or(1, usize::from))
+    }
+
+    /// The same on one processor, while others have work to do.
+    ///
+    /// # Errors
+    /// As [`Scanner::scan`].
+    pub fn scan_quietly(&self, root: &Path, digest: &str) -> std::io::Result<Scanned> {
+        self.run(root, digest, 1)
+    }
+
+    fn run(&self, root: &Path, digest: &str, threads: usize) -> std::io::Result<Scanned> {
         let began = Instant::now();
         let files = read(root)?;
         let (looks, own) = (self.looks(), self.own());
         let known = AtomicUsize::new(0);
-        let threads = std::thread::available_parallelism().map_or(1, usize::from).min(files.len().max(1));
+        let threads = threads.min(files.len().max(1));
         let next = AtomicUsize::new(0);
         let work = || {
             let file = || files.get(next.fetch_add(1, Ordering::Relaxed));
@@ -100,6 +131,7 @@ impl Scanner {
         });
         let mut report = scan::join_with(all, &own);
         report.elapsed_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.verdicts().put(digest, &stamp(&own), &report, Timestamp::now());
         Ok(Scanned { report, known: known.into_inner() })
     }
 
@@ -120,6 +152,10 @@ impl Scanner {
             }
         }
     }
+}
+
+fn stamp(own: &Own) -> String {
+    format!("{}+{}", scan::ENGINE, hex::encode(own.digest()))
 }
 
 /// Looks at one file, or takes what was seen of it before.
@@ -173,18 +209,18 @@ mod tests {
         std::fs::write(tree.path().join("a.py"), "legacy()\n").unwrap();
         let (set, rules) = watch::channel(Followed::default());
         let scanner = Scanner::new(data.path(), rules);
-        assert!(scanner.scan(tree.path()).unwrap().report.findings.is_empty());
+        assert!(scanner.scan(tree.path(), "sha256:t").unwrap().report.findings.is_empty());
         let text =
             "[[rule]]\nid='own'\nclass='c'\nseverity='block'\ncall=['legacy']\nmessage='m'\nimpact='i'\nfix='f'\n";
         let (own, flaws) = sigil_config::rules::parse("r.toml", text, false);
         assert_eq!((flaws, examine(&own)), (vec![], vec![]));
         set.send_replace(Followed { rules: Arc::new(own), refused: None });
         for known in [0, 1] {
-            let scanned = scanner.scan(tree.path()).unwrap();
+            let scanned = scanner.scan(tree.path(), "sha256:t").unwrap();
             assert_eq!((scanned.known, scanned.report.findings[0].rule.as_str()), (known, "own"));
         }
         set.send_replace(Followed::default());
-        let scanned = scanner.scan(tree.path()).unwrap();
+        let scanned = scanner.scan(tree.path(), "sha256:t").unwrap();
         assert_eq!((scanned.known, scanned.report.findings.len()), (1, 0));
     }
 
@@ -195,13 +231,13 @@ mod tests {
         put("Dockerfile", "FROM x\n");
         put("a.py", "d = 'x\u{e0041}'\n");
         let scanner = scanner(data.path());
-        let first = scanner.scan(tree.path()).unwrap();
-        let second = scanner.scan(tree.path()).unwrap();
+        let first = scanner.scan(tree.path(), "sha256:t").unwrap();
+        let second = scanner.scan(tree.path(), "sha256:t").unwrap();
         assert_eq!((first.known, second.known), (0, 2));
         assert_eq!(first.report.findings, second.report.findings);
         assert_eq!(second.report.files, 2);
         put("a.py", "d = 'x'\n");
-        let third = scanner.clone().scan(tree.path()).unwrap();
+        let third = scanner.clone().scan(tree.path(), "sha256:t").unwrap();
         assert_eq!(third.known, 1);
         assert!(third.report.findings.iter().all(|f| f.path == "Dockerfile"), "{third:?}");
     }
@@ -213,7 +249,7 @@ mod tests {
         std::fs::write(tree.path().join("Dockerfile"), "FROM x\n").unwrap();
         let scanner = scanner(data.path());
         for _ in 0..2 {
-            let scanned = scanner.scan(tree.path()).unwrap();
+            let scanned = scanner.scan(tree.path(), "sha256:t").unwrap();
             assert_eq!((scanned.known, scanned.report.findings.is_empty()), (0, false));
         }
     }

@@ -236,8 +236,8 @@ impl Run {
         let config = self.deps().config.borrow().clone();
         let least = gate::Least::of(source, &config.scan.block, &config.scan.trust);
         let least = least.map_err(|e| Failure::new("CONFIG", 1, format!("scan.trust: {e}"), e.hint()))?;
-        let scanner = self.deps().scanner.clone();
-        let Scanned { mut report, known } = blocking(move || scanner.scan(&tree))
+        let (scanner, digest) = (self.deps().scanner.clone(), fetched.digest.clone());
+        let Scanned { mut report, known } = blocking(move || scanner.scan(&tree, &digest))
             .await?
             .map_err(|e| Failure::new("SOURCE", 1, format!("the source cannot be read: {e}"), "fetch it again"))?;
         report.verdict = gate::verdict(&report, least);

@@ -77,10 +77,8 @@ impl Task {
         loop {
             tokio::select! {
                 () = stop.cancelled() => return,
-                changed = config.changed() => {
-                    if changed.is_err() {
-                        return;
-                    }
+                // without a configuration file it never changes
+                Ok(()) = config.changed() => {
                     let path = config.borrow_and_update().scan.rules.clone();
                     if path != self.path {
                         self.path = path;
