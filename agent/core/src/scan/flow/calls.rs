@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use super::engine::{Analysis, DEEP, Hit, Outgoing, bit};
+use super::go::MADE;
 use super::ir::{Arg, Call, Expr, Function, Kind, Param};
 use super::sinks::{self, Class};
 use super::value::{Env, Value, check, joined, joined_path};
@@ -17,6 +18,11 @@ impl Analysis<'_> {
     pub(super) fn call(&mut self, at: usize, call: &Call, env: &mut Env) -> Value {
         let mut of = None;
         let receiver = match &call.callee.kind {
+            // an object of a type of this package
+            Kind::Name(name) if name.ends_with(MADE) => {
+                let of = call.args.first().map(|arg| self.eval(&arg.value, env)).unwrap_or_default();
+                return Value { path: Some(name.replace(MADE, "()").into()), ..of };
+            }
             Kind::Name(path) => path.rfind('.').map(|dot| self.lookup(path.get(..dot).unwrap_or_default(), env)),
             Kind::Member(of, _) => Some(self.eval(of, env)),
             Kind::Function(function) => return self.applied(function, call, env),
@@ -82,6 +88,7 @@ impl Analysis<'_> {
         for (class, value) in &reached {
             self.hit(*class, at, value, &sink);
         }
+        let mut answer = None;
         if reached.is_empty() && args.iter().any(|(_, value)| value.foreign()) {
             let target = match &call.callee.kind {
                 Kind::Name(_) | Kind::Member(..) if path.starts_with('?') || words::is_own(&path) => {
@@ -99,10 +106,18 @@ impl Analysis<'_> {
                 });
                 Value { fields, items, text: value.text.clone(), ..value.carried() }
             };
-            let args = args.iter().map(|(name, value)| (name.clone(), lite(value))).collect();
+            let args: Vec<(Option<String>, Value)> =
+                args.iter().map(|(name, value)| (name.clone(), lite(value))).collect();
+            if words::of_tree(&path, self.language) {
+                answer = self.answer(&path, &args);
+            }
             self.send(Outgoing { at, target: target.into(), args });
         }
         let result = self.result(&path, &method, receiver.as_ref(), &args);
+        let result = match answer.filter(|_| !result.foreign() && result.checks == 0) {
+            Some(answer) => Value { params: answer.params, leads: true, ..result },
+            None => result,
+        };
         self.own_result(&meaning, &spelled, result)
     }
 
@@ -325,6 +340,11 @@ impl Analysis<'_> {
         if words::harmless_result(path, method) {
             return Value::default();
         }
+        if matches!(path, "JSON.parse" | "json.loads") {
+            // what is read of a text may be anything
+            let value = all().unwrap_or_default();
+            return Value { checks: value.checks & !check::FLAT, built: false, ..value };
+        }
         if let Some(replaced) = replaced(path, method, receiver, args) {
             return replaced;
         }
@@ -542,6 +562,8 @@ pub(super) fn substituted(value: &Value, given: &[Value], deep: usize) -> Value 
 pub(super) fn given(params: &[Param], args: &[(Option<String>, Value)], language: Language) -> Vec<Value> {
     let mut all = vec![Value::default(); params.len()];
     let mut next = 0;
+    let rest = params.iter().position(|param| param.rest);
+    let mut more: Vec<Value> = Vec::new();
     for (name, value) in args {
         let place = match name.as_deref() {
             // all that has no place of its own
@@ -557,6 +579,10 @@ pub(super) fn given(params: &[Param], args: &[(Option<String>, Value)], language
             Some(name) => params.iter().position(|param| param.name() == Some(name)),
             None => {
                 next += 1;
+                if rest.is_some_and(|rest| next > rest) {
+                    more.push(value.clone());
+                    continue;
+                }
                 Some(next - 1)
             }
         };
@@ -566,6 +592,9 @@ pub(super) fn given(params: &[Param], args: &[(Option<String>, Value)], language
         if let Some(slot) = place.and_then(|place| all.get_mut(place)) {
             *slot = if slot.foreign() { std::mem::take(slot).or(value.clone()) } else { value.clone() };
         }
+    }
+    if let Some(slot) = rest.filter(|_| !more.is_empty()).and_then(|rest| all.get_mut(rest)) {
+        *slot = Value::list(more);
     }
     for (slot, param) in all.iter_mut().zip(params) {
         if param.harmless {

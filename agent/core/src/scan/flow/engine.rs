@@ -49,6 +49,24 @@ pub(super) struct Outgoing {
     pub(super) args: Vec<(Option<String>, Value)>,
 }
 
+/// What a function of another file gives back, of what it is given.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) struct Answer {
+    #[serde(with = "shared::text")]
+    pub(super) target: Arc<str>,
+    pub(super) args: Vec<(Option<String>, Value)>,
+}
+
+/// Answers of other files that are followed in one file: each is a bit of what is in a value, like a parameter.
+const ANSWERS: usize = 20;
+/// The first of their bits.
+const FIRST_ANSWER: usize = 44;
+
+/// The answers that are in a value.
+pub(super) fn answers_in(params: u64) -> impl Iterator<Item = usize> {
+    (0..ANSWERS).filter(move |at| params & (1 << (FIRST_ANSWER + at)) != 0)
+}
+
 /// What happens in a function under way.
 #[derive(Debug, Default)]
 pub(super) struct Frame {
@@ -91,6 +109,8 @@ pub(super) struct Analysis<'m> {
     /// Names that are called somewhere, and functions of this file that are.
     pub(super) mentioned: BTreeSet<String>,
     pub(super) called: HashSet<usize>,
+    /// What other files give back.
+    pub(super) answers: Vec<Answer>,
     pub(super) steps: usize,
     pub(super) deep: usize,
     /// A case or a turn of a loop has ended early.
@@ -106,6 +126,9 @@ pub(super) struct Outcome {
     pub(super) open: BTreeMap<usize, Arc<Summary>>,
     pub(super) called: HashSet<usize>,
     pub(super) mentioned: BTreeSet<String>,
+    pub(super) answers: Vec<Answer>,
+    /// What happens if these answers are what somebody else sends.
+    pub(super) waiting: Vec<Hit>,
 }
 
 pub(super) fn analyse(module: &Module, language: Language, own: &About<'_>) -> Outcome {
@@ -125,6 +148,7 @@ pub(super) fn analyse(module: &Module, language: Language, own: &About<'_>) -> O
         frame: Frame::default(),
         mentioned: BTreeSet::new(),
         called: HashSet::new(),
+        answers: Vec::new(),
         steps: 0,
         deep: 0,
         broke: false,
@@ -143,13 +167,17 @@ pub(super) fn analyse(module: &Module, language: Language, own: &About<'_>) -> O
         outcome.hits.extend(summary.hits.iter().filter(|hit| hit.params == 0).cloned());
         let sent = |outgoing: &&Outgoing| outgoing.args.iter().any(|(_, value)| value.input.is_some());
         outcome.outgoing.extend(summary.outgoing.iter().filter(sent).cloned());
-        if summary.hits.iter().any(|hit| hit.params != 0)
+        outcome.waiting.extend(summary.hits.iter().filter(|hit| answers_in(hit.params).next().is_some()).cloned());
+        if summary.returns.params != 0
+            || summary.hits.iter().any(|hit| hit.params != 0)
             || summary.outgoing.iter().any(|out| out.args.iter().any(|(_, value)| value.params != 0))
         {
             outcome.open.insert(at, summary);
         }
     }
+    outcome.waiting.extend(outcome.hits.iter().filter(|hit| answers_in(hit.params).next().is_some()).cloned());
     outcome.hits.retain(|hit| hit.params == 0);
+    outcome.answers = std::mem::take(&mut analysis.answers);
     outcome.called = analysis.called;
     outcome.mentioned = analysis.mentioned;
     outcome
@@ -204,6 +232,7 @@ impl<'m> Analysis<'m> {
         self.frame = Frame::default();
         self.summaries.clear();
         self.called.clear();
+        self.answers.clear();
     }
 
     /// What an instance of a type is called on its way.
@@ -238,6 +267,18 @@ impl<'m> Analysis<'m> {
         if self.frame.outgoing.len() < KEPT {
             self.frame.outgoing.push(outgoing);
         }
+    }
+
+    /// What a function of another file gives back: nobody knows here whether it is what it was given.
+    pub(super) fn answer(&mut self, target: &str, args: &[(Option<String>, Value)]) -> Option<Value> {
+        let sent = args.iter().any(|(_, value)| value.input.is_some());
+        if !sent || self.answers.len() >= ANSWERS {
+            return None;
+        }
+        let answer = Answer { target: target.into(), args: args.to_vec() };
+        self.answers.push(answer);
+        let params = 1 << (FIRST_ANSWER + self.answers.len() - 1);
+        Some(Value { params, leads: true, ..Value::default() })
     }
 
     pub(super) fn arrive(&mut self, hit: Hit) {
@@ -383,7 +424,11 @@ impl<'m> Analysis<'m> {
             // of a parameter, its own member; a member of that is no longer told apart
             let part = if of.params != 0 && of.part.is_none() { Some(Arc::from(name)) } else { of.part.clone() };
             let path = of.path.as_ref().map(|path| format!("{path}.{rest}").into());
-            return Value { leads: true, part, path, ..of.carried() };
+            // a request's path begins with a slash, and names no host
+            let slash = matches!(name, "path" | "originalUrl" | "pathname")
+                && of.input.as_deref() == Some("a part of an HTTP request");
+            let checks = if slash { of.checks | check::HOST } else { of.checks };
+            return Value { leads: true, part, path, checks, ..of.carried() };
         }
         Value { path: of.path.as_ref().map(|path| format!("{path}.{rest}").into()), ..Value::default() }
     }

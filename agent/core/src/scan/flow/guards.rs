@@ -4,7 +4,7 @@ use super::calls::decides;
 use super::engine::Analysis;
 use super::ir::{Call, Expr, Kind};
 use super::value::{Env, Value, check, has_host};
-use super::words;
+use super::{Language, words};
 use crate::scan::own::Called;
 use check::{DASH, DOTS, HOST, NORMAL, PATH, RELATIVE, SHELL};
 
@@ -97,6 +97,8 @@ impl Analysis<'_> {
                 let proves = self.lookup(path, env).proves;
                 proves.map(|proves| proves.as_ref().clone()).unwrap_or_default()
             }
+            // one of a map's keys
+            Kind::Index(of, index) if holds && !self.lookup_expr(of, env).foreign() => about(Some(index), ALL),
             Kind::Assign(_, value) => self.guards(value, holds, env),
             _ => Vec::new(),
         }
@@ -119,6 +121,11 @@ impl Analysis<'_> {
         {
             let inner = inner.as_ref().clone();
             return self.within(&Some(inner), env);
+        }
+        // which protocol an address has says nothing of where it leads
+        let of_address = |path: &str| matches!(last(path), "scheme" | "protocol" | "port" | "Scheme");
+        if value.path().as_deref().is_some_and(of_address) {
+            return Vec::new();
         }
         about(Some(value), ALL)
     }
@@ -144,6 +151,11 @@ impl Analysis<'_> {
                     if is && self.lookup(name, env).foreign() && !self.lookup_expr(other, env).foreign() =>
                 {
                     all.push((name.clone(), PATH | HOST));
+                }
+                // Go's error, which is none
+                (Kind::Name(name), Kind::No) if is && self.language == Language::Go => {
+                    let proves = self.lookup(name, env).proves;
+                    all.extend(proves.iter().flat_map(|proves| proves.iter().cloned()));
                 }
                 (Kind::Member(..), Kind::Text(_)) if is => all.extend(about(Some(one), ALL)),
                 _ => {}

@@ -64,11 +64,13 @@ pub(super) struct Param {
     pub(super) of_server: bool,
     /// Its type, where that is a name.
     pub(super) kind: String,
+    /// It is given all arguments from its place on.
+    pub(super) rest: bool,
 }
 
 impl Param {
     pub(super) fn of(pattern: Pattern) -> Self {
-        Self { pattern, harmless: false, of_server: false, kind: String::new() }
+        Self { pattern, harmless: false, of_server: false, kind: String::new(), rest: false }
     }
 
     pub(super) fn name(&self) -> Option<&str> {

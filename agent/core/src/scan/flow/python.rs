@@ -318,7 +318,11 @@ impl Reader<'_> {
             let harmless = self.harmless(&kind) || handler.is_some() && (context || of_server && !text);
             let plain = kind.chars().all(|c| c.is_alphanumeric() || c == '.' || c == '_');
             let kind = if plain && kind.contains(char::is_uppercase) { kind } else { String::new() };
-            params.push(Param { pattern: Pattern::Name(name), harmless, of_server, kind });
+            let rest = child.kind() == "list_splat_pattern"
+                || child.kind() == "typed_parameter"
+                    && self.text(child).starts_with('*')
+                    && !self.text(child).starts_with("**");
+            params.push(Param { pattern: Pattern::Name(name), harmless, of_server, kind, rest });
         }
         let nested = self.within > 0;
         self.within += 1;

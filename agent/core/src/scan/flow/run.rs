@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::Language;
 use super::engine::{Analysis, DEEP, STEPS};
 use super::ir::{Expr, Function, Kind, Pattern, Stmt};
 use super::value::{Changes, Env, LONG, Value, joined};
@@ -149,6 +150,34 @@ impl Analysis<'_> {
             _ => {}
         }
         self.bind(env, to, new);
+        if self.language == Language::Go {
+            self.answered(to, value, env);
+        }
+    }
+
+    /// What Go's second value says of the first: `err` that nothing is wrong, `ok` that a map has the key.
+    fn answered(&mut self, to: &Pattern, value: &Expr, env: &mut Env) {
+        let name = match to {
+            Pattern::Name(name) => name,
+            Pattern::Parts(parts) => match parts.last() {
+                Some(Pattern::Name(name)) => name,
+                _ => return,
+            },
+            _ => return,
+        };
+        let sure = match &value.kind {
+            Kind::Call(call) if name.to_lowercase().starts_with("err") => self.made_sure(call, env, false),
+            Kind::Index(of, index) if matches!(to, Pattern::Parts(_)) => {
+                let probe = Expr::new(value.at, Kind::Index(of.clone(), index.clone()));
+                self.guards(&probe, true, env)
+            }
+            _ => return,
+        };
+        let sure: Vec<(String, u64)> = sure.into_iter().filter(|(_, checks)| *checks != 0).collect();
+        if !sure.is_empty() && sure.len() <= TRUTHS {
+            let answer = Value { proves: Some(Arc::new(sure)), ..self.lookup(name, env) };
+            env.set(name, answer);
+        }
     }
 
     fn proof(&mut self, value: &Expr, new: &mut Value, env: &Env) {

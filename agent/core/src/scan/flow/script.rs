@@ -298,7 +298,9 @@ impl Reader<'_> {
                 _ => of_server("", kind),
             };
             let kind = if is_type(kind) { kind.to_owned() } else { String::new() };
-            params.push(Param { pattern, harmless, of_server, kind });
+            let inner = child.child_by_field_name("pattern").unwrap_or(child);
+            let rest = inner.kind() == "rest_pattern";
+            params.push(Param { pattern, harmless, of_server, kind, rest });
         }
         let gives = is_answer(self.source.field(node, "return_type"));
         let first = node.child_by_field_name("parameters").and_then(|params| children(params).first().copied());

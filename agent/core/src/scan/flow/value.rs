@@ -29,8 +29,10 @@ pub(super) mod check {
     pub(in super::super) const CODE: u64 = 256;
     /// Names were resolved to addresses on the way to it.
     pub(in super::super) const RESOLVED: u64 = 512;
+    /// It is a text, and no record.
+    pub(in super::super) const FLAT: u64 = 1024;
     /// It is one of a few words, or a number.
-    pub(in super::super) const ALL: u64 = SHELL | DASH | PATH | HOST | SQL | DOTS | RELATIVE | CODE;
+    pub(in super::super) const ALL: u64 = SHELL | DASH | PATH | HOST | SQL | DOTS | RELATIVE | CODE | FLAT;
     /// What the owner's own rules ask, a bit each.
     pub(in super::super) const OWN: u64 = !0 << 16;
 }
@@ -132,6 +134,13 @@ impl Value {
         if !self.foreign() {
             return other.or(self);
         }
+        // what cannot do harm, whoever asks, takes nothing from what is sure of the other
+        let clean = |value: &Self| value.checks & (check::ALL | check::OWN) == check::ALL | check::OWN;
+        match (clean(&self), clean(&other)) {
+            (true, false) => return Self { path: other.path.or(self.path), ..other },
+            (false, true) => return Self { path: self.path.or(other.path), ..self },
+            _ => {}
+        }
         Self {
             part: if self.part == other.part { self.part } else { None },
             input: self.input.or(other.input),
@@ -170,6 +179,11 @@ impl Value {
 
     /// A list.
     pub(super) fn list(mut items: Vec<Self>) -> Self {
+        // behind `--` nothing is an option
+        let ends = |item: &Self| matches!(item.text.as_deref(), Some("--" | "--end-of-options"));
+        if let Some(at) = items.iter().position(ends) {
+            items.iter_mut().skip(at).for_each(|item| item.checks |= check::DASH);
+        }
         let whole = items.iter().map(Self::carried).reduce(Self::or).unwrap_or_default();
         items.truncate(LONG);
         Self { items: Some(Arc::new(items)), ..whole }
@@ -253,7 +267,8 @@ fn joined_with(parts: Vec<Value>, kept: bool) -> Value {
     }
     let whole = whole.unwrap_or_default();
     let built = whole.foreign() && (fixed || parts.iter().any(|part| part.built));
-    Value { built, leads: begins.unwrap_or(false), text: Some(text.into()), ..whole }
+    let checks = if parts.len() > 1 { whole.checks | check::FLAT } else { whole.checks };
+    Value { built, leads: begins.unwrap_or(false), text: Some(text.into()), checks, ..whole }
 }
 
 /// A path of parts. A rooted part further back begins anew where `roots` says so.

@@ -1,6 +1,7 @@
 //! Names by which servers and libraries say what something is for.
 
-use super::value::check::{ALL, CODE, DASH, DOTS, HOST, PATH, SHELL, SQL};
+use super::Language;
+use super::value::check::{ALL, CODE, DASH, DOTS, FLAT, HOST, PATH, SHELL, SQL};
 
 /// What a function is that is registered or marked with this word.
 pub(super) fn handler_word(word: &str) -> Option<&'static str> {
@@ -362,7 +363,9 @@ pub(super) fn made_sure_by(path: &str, method: &str) -> u64 {
         | "net/url.PathEscape"
         | "net/url.QueryEscape" => PATH | HOST,
         "ast.literal_eval" => CODE,
+        "str" | "String" | "fmt.Sprint" => FLAT,
         _ if path.ends_with("sql.Identifier") || path.ends_with("sql.Literal") => SQL,
+        _ if method == "toString" => FLAT,
         _ if matches!(method, "secure_filename" | "basename") => PATH | DOTS,
         _ if of_identifiers(method) => SQL,
         _ if method == "quote" || method.to_lowercase().contains("escape") => SHELL | SQL,
@@ -640,6 +643,18 @@ pub(super) fn builds(name: &str) -> bool {
     let makes = ["build", "make", "create", "construct", "compose", "generate", "format"];
     let what = ["command", "cmd", "query", "sql", "script"];
     makes.iter().any(|word| name.starts_with(word)) && what.iter().any(|word| name.ends_with(word))
+}
+
+/// Whether a path names something of another file of the same tree.
+pub(super) fn of_tree(path: &str, language: Language) -> bool {
+    match language {
+        Language::Script => ["./", "../", "@/", "~/", "src/", "#"].iter().any(|begin| path.starts_with(begin)),
+        Language::Python => {
+            path.starts_with('.') || !path.starts_with('?') && path.contains('.') && !path.contains('(')
+        }
+        // a function of the same package has no path
+        Language::Go => !path.contains('.') && !path.is_empty() && !path.starts_with('?') || path.contains('/'),
+    }
 }
 
 /// What is called on the object itself.
