@@ -356,7 +356,7 @@ pub fn join_with(mut looks: Vec<Look<'_>>, own: &Own) -> Report {
     let guarded: Vec<&str> = looks.iter().filter(|look| look.guards).map(|look| look.path).collect();
     let read: Vec<File<'_>> = looks.into_iter().filter_map(|look| look.file).collect();
     dependencies::check_tree(&read, &paths, &mut findings);
-    bind::settle(&paths, &guarded, &mut findings.list);
+    bind::settle(&paths, &read, &guarded, &mut findings.list);
 
     let mut list = findings.list;
     list.sort_by(|a, b| {

@@ -163,7 +163,12 @@ impl Analysis<'_> {
             what,
             sink: sink.clone(),
             built: value.built,
-            params: if value.input.is_some() { 0 } else { value.params },
+            params: match class {
+                _ if value.input.is_some() => 0,
+                // what stands behind the host leads nowhere else
+                Class::Ssrf => value.heads(),
+                _ => value.params,
+            },
             part: value.part.clone(),
         });
     }
@@ -540,13 +545,16 @@ pub(super) fn substituted(value: &Value, given: &[Value], deep: usize) -> Value 
         Arc::new(list.iter().map(|(key, value)| (key.clone(), substituted(value, given, deep - 1))).collect())
     };
     let foreign = found.foreign();
+    // whether it begins with somebody else's text is said by the one that it begins with
+    let leads = if value.head == 0 { found.leads } else { through(value.head, None, given).leads };
     Value {
         input: found.input.or_else(|| value.input.clone()),
         params: found.params,
+        head: found.head,
         part: found.part,
         checks: if foreign { found.checks | value.checks } else { value.checks },
         built: found.built || value.built,
-        leads: if foreign { found.leads && value.leads } else { value.leads },
+        leads: if foreign { leads && value.leads } else { value.leads },
         path: value.path.clone().or(found.path),
         items: value.items.as_ref().filter(|_| deep > 0).map(inner).or(found.items),
         fields: value.fields.as_ref().filter(|_| deep > 0).map(fields).or(found.fields),

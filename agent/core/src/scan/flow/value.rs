@@ -52,6 +52,8 @@ pub(super) struct Value {
     pub(super) input: Option<Arc<str>>,
     /// Parameters of the function under way that are in it.
     pub(super) params: u64,
+    /// Of these, the ones that it begins with; none where that is not told apart.
+    pub(super) head: u64,
     /// The one member of the parameter that it is.
     #[serde(with = "shared::maybe_text", skip_serializing_if = "Option::is_none")]
     pub(super) part: Option<Arc<str>>,
@@ -110,6 +112,7 @@ impl Value {
         Self {
             input: self.input.clone(),
             params: self.params,
+            head: self.head,
             part: self.part.clone(),
             checks: self.checks,
             built: self.built,
@@ -141,10 +144,12 @@ impl Value {
             (false, true) => return Self { path: self.path.or(other.path), ..self },
             _ => {}
         }
+        let head = if self.head | other.head == 0 { 0 } else { self.heads() | other.heads() };
         Self {
             part: if self.part == other.part { self.part } else { None },
             input: self.input.or(other.input),
             params: self.params | other.params,
+            head,
             checks: self.checks & other.checks,
             built: self.built || other.built,
             leads: self.leads || other.leads,
@@ -157,6 +162,11 @@ impl Value {
             of: self.of.or(other.of),
             proves: None,
         }
+    }
+
+    /// Parameters that it may begin with.
+    pub(super) fn heads(&self) -> u64 {
+        if self.head == 0 { self.params } else { self.head }
     }
 
     /// A path into this value, where its parts are known.
@@ -230,6 +240,7 @@ fn joined_with(parts: Vec<Value>, kept: bool) -> Value {
     let mut begins: Option<bool> = None;
     let (mut fixed, mut host) = (false, false);
     let mut whole: Option<Value> = None;
+    let mut head = 0;
     for part in &parts {
         let leading = text.is_empty();
         match &part.text {
@@ -248,6 +259,9 @@ fn joined_with(parts: Vec<Value>, kept: bool) -> Value {
         host |= has_host(&text) || (!text.is_empty() && !text.contains("://") && !text.starts_with('\u{1}'));
         if part.foreign() && part.checks & HOST == 0 {
             // what comes behind a whole host is a path of it
+            if begins.is_none() {
+                head = part.heads();
+            }
             begins.get_or_insert(part.leads && !host);
         } else if !part.foreign() && part.text.as_ref().is_none_or(|text| unknown_host(text)) {
             // somebody else's text, an address most likely
@@ -268,7 +282,7 @@ fn joined_with(parts: Vec<Value>, kept: bool) -> Value {
     let whole = whole.unwrap_or_default();
     let built = whole.foreign() && (fixed || parts.iter().any(|part| part.built));
     let checks = if parts.len() > 1 { whole.checks | check::FLAT } else { whole.checks };
-    Value { built, leads: begins.unwrap_or(false), text: Some(text.into()), checks, ..whole }
+    Value { built, leads: begins.unwrap_or(false), text: Some(text.into()), checks, head, ..whole }
 }
 
 /// A path of parts. A rooted part further back begins anew where `roots` says so.
