@@ -3,7 +3,7 @@
 use tree_sitter::Node;
 
 use super::ir::{Arg, Call, DEPTH, Expr, Function, Kind, Module, Param, Pattern, Stmt};
-use super::source::{Source, children};
+use super::source::{Reads, Source, children};
 use super::words::of_server;
 
 struct Reader<'a> {
@@ -58,6 +58,16 @@ fn is_plain(kind: &str) -> bool {
         "error",
     ];
     plain.contains(&kind)
+}
+
+impl Reads for Reader<'_> {
+    fn depth(&mut self) -> &mut usize {
+        &mut self.depth
+    }
+
+    fn kind(&mut self, node: Node<'_>) -> Kind {
+        self.kind_of(node)
+    }
 }
 
 impl Reader<'_> {
@@ -313,29 +323,7 @@ impl Reader<'_> {
         }
     }
 
-    fn exprs(&mut self, node: Node<'_>) -> Vec<Expr> {
-        children(node).into_iter().map(|child| self.expr(child)).collect()
-    }
-
-    fn expr(&mut self, node: Node<'_>) -> Expr {
-        let at = node.start_byte();
-        if self.depth > DEPTH {
-            return Expr::new(at, Kind::Const);
-        }
-        self.depth += 1;
-        let kind = self.kind(node);
-        self.depth -= 1;
-        Expr::new(at, kind)
-    }
-
-    fn of(&mut self, node: Node<'_>, field: &str) -> Expr {
-        match node.child_by_field_name(field) {
-            Some(child) => self.expr(child),
-            None => Expr::new(node.start_byte(), Kind::Const),
-        }
-    }
-
-    fn kind(&mut self, node: Node<'_>) -> Kind {
+    fn kind_of(&mut self, node: Node<'_>) -> Kind {
         match node.kind() {
             "identifier" => Kind::Name(self.text(node).to_owned()),
             "selector_expression" => {
