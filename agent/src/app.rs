@@ -9,6 +9,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use jiff::Timestamp;
 use sigil_config::reload::Reload;
+use sigil_config::rules::{self, Followed};
 use sigil_core::model::InstanceId;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
@@ -22,7 +23,7 @@ use crate::engine::docker::Docker;
 use crate::engine::{Engine, RegistryLogin, label};
 use crate::gateway::Gateway;
 use crate::initlink::{InitLinks, Mark};
-use crate::inspect::Inspect;
+use crate::inspect::{self, Drift, DriftDeps, Inspect, Scanner};
 use crate::operate::{self, Operate};
 use crate::reconcile::{self, Reconcile};
 use crate::secrets::Secrets;
@@ -116,6 +117,8 @@ impl App {
         let logins = secrets.clone();
         builds.set_logins(Arc::new(move |host| registry_login(&logins, host)));
 
+        let taken = sigil_core::scan::rules().into_iter().map(|rule| rule.id).collect();
+        let own = rules::follow(config.clone(), taken, Arc::new(inspect::examine), stops.loops.clone());
         let access = Access::new(data_dir).with_people(store.clone());
         let (routes, routes_seen) = watch::channel(Arc::new(RouteTable::default()));
         let gateway =
@@ -123,6 +126,18 @@ impl App {
                 .await?;
         let (inspect, changes) = Inspect::spawn(store.clone(), tail.clone(), stops.loops.clone());
         gateway.tell_changes(changes);
+        let scanner = Scanner::new(data_dir, own.clone());
+        let drift = Drift::spawn(
+            DriftDeps {
+                store: store.clone(),
+                sources: sources.clone(),
+                scanner: scanner.clone(),
+                audit: audit.clone(),
+                tail: tail.clone(),
+                config: config.clone(),
+            },
+            stops.loops.clone(),
+        );
         // before any container is let out
         links.set_agent_ports(agent_ports(gateway.address(), &now.grpc.listen));
         tell_refusals(links.marks(), tail.clone(), stops.floor.clone());
@@ -134,6 +149,7 @@ impl App {
                 links: links.clone(),
                 secrets: secrets.clone(),
                 inspect: inspect.clone(),
+                drift,
                 audit: audit.clone(),
                 tail: tail.clone(),
                 in_flight: Arc::new(move |instance| load.in_flight(instance)),
@@ -158,6 +174,7 @@ impl App {
                 config: config.clone(),
                 access: access.clone(),
                 audit: audit.clone(),
+                scanner,
                 data_dir: data_dir.to_owned(),
                 gateway_url: gateway.url(),
             },
@@ -182,7 +199,7 @@ impl App {
                 access,
                 audit: audit.clone(),
                 started_at: Timestamp::now(),
-                notes: notes(report.alarms, reload, stops.loops.clone()),
+                notes: notes(report.alarms, reload, own, stops.loops.clone()),
             },
             stops.edge.clone(),
         )
@@ -250,23 +267,32 @@ fn registry_login(secrets: &Secrets, host: &str) -> Option<RegistryLogin> {
     }
 }
 
-/// What `sigil info` warns about: the state's alarms, and a configuration that waits or was refused.
-fn notes(alarms: Vec<String>, reload: &Reload, stop: CancellationToken) -> watch::Receiver<Vec<String>> {
+/// What `sigil info` warns about: the state's alarms, a configuration that waits or was refused, rules that were refused.
+fn notes(
+    alarms: Vec<String>,
+    reload: &Reload,
+    mut own: watch::Receiver<Followed>,
+    stop: CancellationToken,
+) -> watch::Receiver<Vec<String>> {
     let mut status = reload.watch_status();
-    let lines = move |status: &sigil_config::reload::ReloadStatus| {
+    let lines = move |status: &sigil_config::reload::ReloadStatus, own: &Followed| {
         let mut lines = alarms.clone();
         lines.extend(status.last_error.as_ref().map(|e| format!("the configuration file was not taken: {e}")));
+        lines.extend(
+            own.refused.as_ref().map(|e| format!("the scanner's rules were not taken, the old ones count: {e}")),
+        );
         lines.extend(status.needs_restart.iter().map(|key| format!("{key} changes with the next start")));
         lines
     };
-    let (tx, rx) = watch::channel(lines(&status.borrow()));
+    let (tx, rx) = watch::channel(lines(&status.borrow(), &own.borrow()));
     tokio::spawn(async move {
         loop {
             tokio::select! {
                 () = stop.cancelled() => break,
-                changed = status.changed() => if changed.is_err() { break },
+                Ok(()) = status.changed() => {}
+                Ok(()) = own.changed() => {}
             }
-            let now = lines(&status.borrow_and_update());
+            let now = lines(&status.borrow_and_update(), &own.borrow_and_update());
             tx.send_replace(now);
         }
     });

@@ -1,11 +1,18 @@
-//! Owns: tool pins; who is told of tools that changed.
-//! May touch: of the store the pins, of the tail marks.
-//! Never: decides what a request may do (the gateway does, by the pins that reconcile hands it), or reads a source (deploy
-//! does, in `operate`).
-//! Tested by: `tests/trust` (real engine); the comparison itself in `sigil_core::pins` and `gateway/pins.rs`.
+//! Owns: the scanner's runs and what it keeps of files and sources; whether what runs would pass today; tool pins; who is
+//! told of tools that changed.
+//! May touch: of the store the pins, of the tail marks, `<data>/scan`, trees of sources.
+//! Never: decides what a request may do (the gateway does, by the pins that reconcile hands it), or what a finding stops
+//! (deploy does, in `operate`).
+//! Tested by: units in `inspect/`; `tests/trust` (real engine); the comparison of pins in `sigil_core::pins` and
+//! `gateway/pins.rs`.
 //!
 //! A release's tools are pinned when it first passes its gate. What each later gate sees, and what the gateway sees in lists
 //! that pass it, is compared with that.
+
+mod drift;
+mod looks;
+mod scanner;
+mod verdicts;
 
 use std::collections::BTreeMap;
 
@@ -18,6 +25,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::store::{Store, StoreError};
 use crate::tail::Tail;
+pub use drift::{Current, Drift, DriftDeps};
+pub use scanner::{Scanned, Scanner, examine};
 
 /// Changed tools that wait to be written down; the gateway tells again what found no place.
 const WAITING: usize = 64;

@@ -33,6 +33,7 @@ use crate::access::Access;
 use crate::audit::{Audit, by_agent};
 use crate::build::Builds;
 use crate::engine::Engine;
+use crate::inspect::Scanner;
 use crate::reconcile::Reconcile;
 use crate::secrets::Secrets;
 use crate::source::Sources;
@@ -281,6 +282,8 @@ pub struct Deps {
     pub tail: Tail,
     /// How it went.
     pub reconcile: Reconcile,
+    /// Reads sources for flaws.
+    pub scanner: Scanner,
     /// The owner's limits.
     pub config: watch::Receiver<Arc<AgentConfig>>,
     /// Event files live in `operations` below it.

@@ -27,7 +27,7 @@ use tokio_util::task::TaskTracker;
 use crate::audit::Audit;
 use crate::engine::Engine;
 use crate::initlink::InitLinks;
-use crate::inspect::Inspect;
+use crate::inspect::{Drift, Inspect};
 use crate::secrets::Secrets;
 use crate::store::Store;
 use crate::tail::Tail;
@@ -116,6 +116,8 @@ pub struct Deps {
     pub secrets: Secrets,
     /// Who pins tools.
     pub inspect: Inspect,
+    /// What the scanner of today says of what runs.
+    pub drift: Drift,
     /// What is changed without anybody asking.
     pub audit: Audit,
     /// Who prints what.

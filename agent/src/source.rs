@@ -309,6 +309,14 @@ impl Sources {
         }
     }
 
+    /// A tree that was fetched before, by its digest (`sha256:…`), while it is kept.
+    ///
+    /// # Errors
+    /// [`SourceError::Failed`] when the cache cannot be read.
+    pub async fn kept(&self, digest: &str) -> Result<Option<(PathBuf, Arc<TreeGuard>)>, SourceError> {
+        self.cache.tree(digest).await
+    }
+
     /// What recognition reads of a tree: every path, and the bodies it wants (up to 1 MiB each). Blocks; callers in
     /// async code use the blocking pool.
     ///

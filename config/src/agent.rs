@@ -335,11 +335,13 @@ pub struct ScanConfig {
     pub block: String,
     /// The same for sources that a pattern fits (`npm:@own/*`, `folder`); the longest one counts. Live.
     pub trust: BTreeMap<String, String>,
+    /// The owner's own rules: a file, or a directory of files (`.toml`, `.yaml`); unset: none. Live, and so are the files.
+    pub rules: Option<PathBuf>,
 }
 
 impl Default for ScanConfig {
     fn default() -> Self {
-        Self { block: "block".into(), trust: BTreeMap::new() }
+        Self { block: "block".into(), trust: BTreeMap::new(), rules: None }
     }
 }
 

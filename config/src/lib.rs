@@ -10,5 +10,6 @@ pub mod flaw;
 pub mod manifest;
 pub mod node;
 pub mod reload;
+pub mod rules;
 pub mod size;
 pub mod smithery;

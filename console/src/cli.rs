@@ -31,6 +31,7 @@ mod restart;
 mod rm;
 mod role;
 mod rollback;
+mod rules;
 mod run;
 mod sbom;
 mod scale;
@@ -123,6 +124,7 @@ pub enum Verb {
     Pins(pins::Args),
     Waiver(waiver::Args),
     Sbom(sbom::Args),
+    Rules(rules::Args),
     Tap(tap::Args),
     Audit(audit::Args),
     Context(context::Args),
@@ -315,6 +317,7 @@ async fn dispatch(ctx: &Ctx, verb: Verb) -> Outcome {
         Verb::Pins(args) => pins::run(ctx, args).await,
         Verb::Waiver(args) => waiver::run(ctx, args).await,
         Verb::Sbom(args) => sbom::run(ctx, args).await,
+        Verb::Rules(args) => rules::run(ctx, args),
         Verb::Tap(args) => tap::run(ctx, args).await,
         Verb::Audit(args) => audit::run(ctx, args).await,
         Verb::Context(args) => context::run(ctx, args).await,

@@ -5,6 +5,8 @@
 mod container;
 #[path = "sim/crash.rs"]
 mod crash;
+#[path = "sim/drift.rs"]
+mod drift;
 #[path = "sim/faults.rs"]
 mod faults;
 #[path = "sim/scale.rs"]

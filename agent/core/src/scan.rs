@@ -14,7 +14,9 @@ mod exposure;
 mod flow;
 mod hidden;
 mod http;
+mod kept;
 mod literal;
+mod own;
 mod poison;
 mod rugpull;
 mod secrets;
@@ -29,8 +31,12 @@ use std::cmp::Ordering;
 use serde::{Deserialize, Serialize};
 
 pub use hidden::is_hidden;
+pub use kept::key;
+pub use own::{Own, examine};
 pub use poison::tools;
 
+/// Which scanner this is: another one may find other things.
+pub const ENGINE: &str = concat!(env!("CARGO_PKG_VERSION"), "-", env!("SIGIL_SCAN_ENGINE"));
 /// Files longer than this (in bytes) are not read: they are data or bundles that a person did not write.
 pub const MAX_FILE: usize = 1 << 20;
 /// Findings of one rule in one file; more say nothing new.
@@ -199,6 +205,16 @@ impl Findings {
         }
     }
 
+    /// Adds a finding that has all but its place, where its rule has not fired on the line before.
+    fn add_whole(&mut self, file: &File<'_>, at: usize, finding: Finding) {
+        let (line, column) = place(file, at);
+        let mut seen = self.list.iter().rev().take_while(|f| f.path == file.path).filter(|f| f.rule == finding.rule);
+        let many = seen.clone().count() >= MAX_PER_FILE;
+        if !many && !seen.any(|f| f.line == line) {
+            self.list.push(Finding { line, column, ..finding });
+        }
+    }
+
     fn add_as(
         &mut self,
         rule: &Rule,
@@ -212,15 +228,14 @@ impl Findings {
         if seen >= MAX_PER_FILE {
             return;
         }
-        let before = file.text.get(..at).unwrap_or_default();
-        let line_start = before.rfind('\n').map_or(0, |i| i + 1);
+        let (line, column) = place(file, at);
         self.list.push(Finding {
             rule: rule.id.to_owned(),
             class: rule.class.to_owned(),
             severity,
             path: file.path.to_owned(),
-            line: u32::try_from(before.bytes().filter(|b| *b == b'\n').count() + 1).unwrap_or(u32::MAX),
-            column: u32::try_from(before[line_start..].chars().count() + 1).unwrap_or(u32::MAX),
+            line,
+            column,
             message,
             impact: rule.impact.to_owned(),
             fix: rule.fix.to_owned(),
@@ -228,6 +243,15 @@ impl Findings {
             snippet,
         });
     }
+}
+
+/// Line and column of a byte offset.
+fn place(file: &File<'_>, at: usize) -> (u32, u32) {
+    let before = file.text.get(..at).unwrap_or_default();
+    let line_start = before.rfind('\n').map_or(0, |i| i + 1);
+    let line = before.bytes().filter(|b| *b == b'\n').count() + 1;
+    let column = before[line_start..].chars().count() + 1;
+    (u32::try_from(line).unwrap_or(u32::MAX), u32::try_from(column).unwrap_or(u32::MAX))
 }
 
 /// The line around a byte offset, trimmed and cut, control characters shown as escapes.
@@ -261,37 +285,65 @@ pub struct Look<'a> {
     guards: bool,
 }
 
+fn text(bytes: &[u8]) -> Option<&str> {
+    if bytes.len() > MAX_FILE || bytes.iter().take(8192).any(|b| *b == 0) {
+        return None;
+    }
+    std::str::from_utf8(bytes).ok()
+}
+
+/// Whether a file's content is read at all.
+pub fn is_text(bytes: &[u8]) -> bool {
+    text(bytes).is_some()
+}
+
 /// Looks at one file of a tree: its path relative with '/', its bytes. Files over [`MAX_FILE`] and binaries (a NUL in
 /// the first 8 KiB, or not UTF-8) are skipped by content rules, but count as present. Files can be looked at in any
 /// order, and at once on several threads.
 pub fn look<'a>(path: &'a str, bytes: &'a [u8]) -> Look<'a> {
+    look_with(path, bytes, Own::none())
+}
+
+/// The same, with the owner's rules.
+pub fn look_with<'a>(path: &'a str, bytes: &'a [u8], own: &Own) -> Look<'a> {
     let mut look = Look { path, file: None, findings: Findings::default(), facts: None, guards: false };
-    if bytes.len() > MAX_FILE || bytes.iter().take(8192).any(|b| *b == 0) {
-        return look;
-    }
-    let Ok(text) = std::str::from_utf8(bytes) else { return look };
+    let Some(text) = text(bytes) else { return look };
     let file = File { path, text };
     let findings = &mut look.findings;
     secrets::check(&file, findings);
     docker::check(&file, findings);
     hidden::check(&file, findings);
     dependencies::check_file(&file, findings);
-    look.facts = flow::check(&file, findings);
     poison::check_data(&file, findings);
     access::check_data(&file, findings);
     squat::check(&file, findings);
-    look.guards = check_code(&file, findings);
+    let parsed = code::parse(&file);
+    own.check(&file, parsed.as_ref().map(|(lang, _)| *lang), findings);
+    if let Some((lang, tree)) = parsed {
+        look.facts = Some(flow::check(&file, lang, &tree, own, findings));
+        look.guards = check_code(&file, lang, &tree, findings);
+    }
     look.file = Some(file);
     look
 }
 
 /// Scans a tree given as `(path, bytes)`: [`look`] at each, then [`join`].
 pub fn scan<P: AsRef<str>, B: AsRef<[u8]>>(files: &[(P, B)]) -> Report {
-    join(files.iter().map(|(path, bytes)| look(path.as_ref(), bytes.as_ref())).collect())
+    scan_with(files, Own::none())
+}
+
+/// The same, with the owner's rules.
+pub fn scan_with<P: AsRef<str>, B: AsRef<[u8]>>(files: &[(P, B)], own: &Own) -> Report {
+    join_with(files.iter().map(|(path, bytes)| look_with(path.as_ref(), bytes.as_ref(), own)).collect(), own)
 }
 
 /// What a tree says, of what its files say.
-pub fn join(mut looks: Vec<Look<'_>>) -> Report {
+pub fn join(looks: Vec<Look<'_>>) -> Report {
+    join_with(looks, Own::none())
+}
+
+/// The same, with the owner's rules that the files were looked at with.
+pub fn join_with(mut looks: Vec<Look<'_>>, own: &Own) -> Report {
     looks.sort_by(|a, b| a.path.cmp(b.path));
     let mut findings = Findings::default();
     for look in &mut looks {
@@ -299,12 +351,12 @@ pub fn join(mut looks: Vec<Look<'_>>) -> Report {
     }
     let facts: Vec<(&File<'_>, &flow::Facts)> =
         looks.iter().filter_map(|look| Some((look.file.as_ref()?, look.facts.as_ref()?))).collect();
-    flow::join(&facts, &mut findings);
+    flow::join(&facts, own, &mut findings);
     let paths: Vec<&str> = looks.iter().map(|look| look.path).collect();
     let guarded: Vec<&str> = looks.iter().filter(|look| look.guards).map(|look| look.path).collect();
     let read: Vec<File<'_>> = looks.into_iter().filter_map(|look| look.file).collect();
     dependencies::check_tree(&read, &paths, &mut findings);
-    bind::settle(&paths, &guarded, &mut findings.list);
+    bind::settle(&paths, &read, &guarded, &mut findings.list);
 
     let mut list = findings.list;
     list.sort_by(|a, b| {
@@ -324,9 +376,8 @@ pub fn join(mut looks: Vec<Look<'_>>) -> Report {
 }
 
 /// Rules that need the syntax of a file, and no data flow. Whether the file asks callers for a credential.
-fn check_code(file: &File<'_>, findings: &mut Findings) -> bool {
-    let Some((lang, tree)) = code::parse(file) else { return false };
-    let code = code::Code::read(file, lang, &tree);
+fn check_code(file: &File<'_>, lang: code::Lang, tree: &tree_sitter::Tree, findings: &mut Findings) -> bool {
+    let code = code::Code::read(file, lang, tree);
     session::check(&code, findings);
     token::check(&code, findings);
     deputy::check(&code, findings);

@@ -59,6 +59,18 @@ pub(super) async fn house_with(configure: impl FnOnce(&Path, &mut AgentConfig)) 
     let load = gateway.clone();
     let (inspect, changes) = crate::inspect::Inspect::spawn(store.clone(), tail.clone(), stop.clone());
     gateway.tell_changes(changes);
+    let scanner = crate::inspect::Scanner::new(dir.path(), watch::channel(Default::default()).1);
+    let drift = crate::inspect::Drift::spawn(
+        crate::inspect::DriftDeps {
+            store: store.clone(),
+            sources: sources.clone(),
+            scanner: scanner.clone(),
+            audit: audit.clone(),
+            tail: tail.clone(),
+            config: config.clone(),
+        },
+        stop.clone(),
+    );
     let reconcile = Reconcile::spawn(
         reconcile::Deps {
             store: store.clone(),
@@ -66,6 +78,7 @@ pub(super) async fn house_with(configure: impl FnOnce(&Path, &mut AgentConfig)) 
             links: links.clone(),
             secrets: secrets.clone(),
             inspect: inspect.clone(),
+            drift,
             audit: audit.clone(),
             tail: tail.clone(),
             in_flight: Arc::new(move |instance| load.in_flight(instance)),
@@ -89,6 +102,7 @@ pub(super) async fn house_with(configure: impl FnOnce(&Path, &mut AgentConfig)) 
             tail: tail.clone(),
             reconcile: reconcile.clone(),
             config: config.clone(),
+            scanner,
             data_dir: dir.path().to_owned(),
             gateway_url: format!("http://{}", gateway.address()),
         },

@@ -1,8 +1,5 @@
 //! Source to running: fetch, recognise, scan, build, release, start.
 
-use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicUsize, Ordering};
-
 use jiff::Timestamp;
 use sigil_core::gate::{self, Waiver};
 use sigil_core::model::{
@@ -17,12 +14,11 @@ use sigil_core::source::Source;
 use super::{DeployRequest, Failure, ManifestText, Outcome, Run, SourceRef, WaiverRequest, bill, compose};
 use crate::build::{BuildError, Built};
 use crate::engine::EngineError;
+use crate::inspect::Scanned;
 use crate::source::{Fetched, SourceError, Sources};
 
 /// Releases kept for rollback.
 const KEPT_RELEASES: usize = 20;
-/// Bytes of a file that the scanner reads.
-const SCAN_LIMIT: u64 = 1 << 20;
 
 /// Parses a source as a caller wrote it.
 pub(super) fn source(reference: &SourceRef) -> Result<Source, Failure> {
@@ -265,11 +261,10 @@ impl Run {
         let config = self.deps().config.borrow().clone();
         let least = gate::Least::of(source, &config.scan.block, &config.scan.trust);
         let least = least.map_err(|e| Failure::new("CONFIG", 1, format!("scan.trust: {e}"), e.hint()))?;
-        let began = std::time::Instant::now();
-        let mut report = blocking(move || read_files(&tree).map(|files| scanned(&files)))
+        let (scanner, digest) = (self.deps().scanner.clone(), fetched.digest.clone());
+        let Scanned { mut report, known } = blocking(move || scanner.scan(&tree, &digest))
             .await?
             .map_err(|e| Failure::new("SOURCE", 1, format!("the source cannot be read: {e}"), "fetch it again"))?;
-        report.elapsed_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
         report.verdict = gate::verdict(&report, least);
         for finding in report.findings.iter().filter(|f| f.severity != scan::Severity::Info) {
             self.note(format!(
@@ -306,7 +301,8 @@ impl Run {
                 exit_code: 6,
             });
         }
-        self.end(&format!("{} ({} findings, {} files)", report.verdict, report.findings.len(), report.files));
+        let (verdict, findings, files) = (report.verdict, report.findings.len(), report.files);
+        self.end(&format!("{verdict} ({findings} findings, {files} files, {known} of them known)"));
         Ok(report)
     }
 
@@ -577,49 +573,6 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) 
     tokio::task::spawn_blocking(work)
         .await
         .map_err(|e| Failure::new("INTERNAL", 1, format!("a task ended early: {e}"), "look at the agent's log"))
-}
-
-fn read_files(root: &Path) -> std::io::Result<Vec<(String, Vec<u8>)>> {
-    let mut files = Vec::new();
-    let mut stack: Vec<PathBuf> = vec![root.to_owned()];
-    while let Some(dir) = stack.pop() {
-        for entry in std::fs::read_dir(&dir)? {
-            let entry = entry?;
-            let kind = entry.file_type()?;
-            let path = entry.path();
-            if kind.is_dir() {
-                stack.push(path);
-            } else if kind.is_file() && entry.metadata()?.len() <= SCAN_LIMIT {
-                let name = path.strip_prefix(root).unwrap_or(&path).to_string_lossy().into_owned();
-                files.push((name, std::fs::read(&path)?));
-            }
-        }
-    }
-    files.sort();
-    Ok(files)
-}
-
-/// Scans the files of a tree, on every processor there is.
-fn scanned(files: &[(String, Vec<u8>)]) -> scan::Report {
-    let threads = std::thread::available_parallelism().map_or(1, usize::from).min(files.len().max(1));
-    let next = AtomicUsize::new(0);
-    let work = || {
-        let file = || files.get(next.fetch_add(1, Ordering::Relaxed));
-        std::iter::from_fn(file).map(|(path, bytes)| scan::look(path, bytes)).collect::<Vec<_>>()
-    };
-    let looks = std::thread::scope(|scope| {
-        let others: Vec<_> = (1..threads).map(|_| scope.spawn(work)).collect();
-        let mut looks = work();
-        for other in others {
-            match other.join() {
-                Ok(more) => looks.extend(more),
-                // a file that is not looked at must not pass as clean
-                Err(panic) => std::panic::resume_unwind(panic),
-            }
-        }
-        looks
-    });
-    scan::join(looks)
 }
 
 fn source_failure(error: SourceError) -> Failure {

@@ -141,6 +141,7 @@ impl Room {
         let mut store = self.deps.store.changes();
         let mut events = self.deps.engine.events();
         let mut links = self.deps.links.changes();
+        let mut drift = self.deps.drift.changes();
         let mut look = true;
         let mut usage_tick = tokio::time::interval(status::USAGE_EVERY);
         usage_tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -173,6 +174,7 @@ impl Room {
             tokio::select! {
                 () = self.stop.cancelled() => break,
                 Ok(()) = store.changed() => {}
+                Ok(()) = drift.changed() => {}
                 Ok(()) = events.changed() => resync = true,
                 Ok(()) = links.changed() => resync = true,
                 Some(done) = self.done_rx.recv() => { resync = done.ends(); self.take(done).await; }

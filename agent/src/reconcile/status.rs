@@ -212,6 +212,11 @@ fn one(
             message = format!("release {} is being rolled out", desired.release);
         }
     }
+    let drift = room.deps.drift.of(deployment.id).filter(|_| desired.run == Run::Running);
+    if let Some(drift) = drift.as_ref().filter(|drift| drift.stopped > 0 && message.is_empty()) {
+        let findings = if drift.stopped == 1 { "finding" } else { "findings" };
+        message = format!("{} new {findings} of the scanner: sigil get {}", drift.stopped, deployment.name);
+    }
     if let Some(trouble) = trouble {
         message = format!("the engine cannot be seen: {trouble}");
     }
@@ -250,6 +255,9 @@ fn one(
             n => format!("{n} held: sigil pins diff {}", deployment.name),
         };
         conditions.push(condition("ToolsAsPinned", pins.held.is_empty(), reason));
+    }
+    if let Some(drift) = drift {
+        conditions.push(condition("ScanCurrent", drift.ok, drift.reason.clone()));
     }
     let (cpu_percent, memory_bytes) = room.usage.now.get(&deployment.id).copied().unwrap_or_default();
     Status {

@@ -100,6 +100,16 @@ impl Cache {
         .await
     }
 
+    /// A tree by its digest.
+    pub(super) async fn tree(&self, digest: &str) -> Result<Option<(PathBuf, Arc<TreeGuard>)>, SourceError> {
+        let cache = self.clone();
+        let hex = digest.trim_start_matches("sha256:").to_owned();
+        if hex.len() != 64 || !hex.bytes().all(|b| b.is_ascii_hexdigit()) {
+            return Ok(None);
+        }
+        blocking(move || cache.take(&hex)).await
+    }
+
     /// A tree by digest, compared with its name once after each start: a power cut may have left it half written.
     fn take(&self, hex: &str) -> Result<Option<(PathBuf, Arc<TreeGuard>)>, SourceError> {
         let path = self.inner.dir.join(hex);

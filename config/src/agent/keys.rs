@@ -145,6 +145,7 @@ pub const KEYS: &[Key] = &[
     key("sources.cache_bytes", Kind::Bytes(0, 1 << 50), LIVE),
     key("scan.block", Kind::Word(&LEAST), LIVE),
     key("scan.trust", Kind::NamedWord(&LEAST), LIVE),
+    key("scan.rules", Kind::Path, LIVE),
     key("limits.host_paths", Kind::Paths, LIVE),
     key("limits.allow_bridge", Kind::Bool, LIVE),
     key("limits.max_replicas", Kind::Int(1, 10_000), LIVE),

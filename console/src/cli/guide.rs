@@ -41,6 +41,7 @@ const PAGES: &[Page] = &[
     page!("access", "users, teams, roles, keys, certificates", false),
     page!("clients", "addresses, keys, clients that start a process", false),
     page!("scan", "the scanner, severities, waivers", false),
+    page!("own-rules", "rules of your own for the scanner", false),
     page!("injection", "commands, arguments, code, templates, queries", true),
     page!("files", "paths and addresses that callers choose", true),
     page!("session-hijacking", "ids that can be guessed, sessions of nobody", true),
@@ -201,6 +202,18 @@ mod tests {
                 assert!(page.text.contains(word), "{word} in {}", page.topic);
             }
         }
+    }
+
+    #[test]
+    fn the_example_of_own_rules_is_good() {
+        let text = find("own-rules").unwrap();
+        let blocks: Vec<&str> =
+            text.split("```").skip(1).step_by(2).filter(|block| block.contains("[[rule]]")).collect();
+        assert_eq!(blocks.len(), 1);
+        let (rules, flaws) = sigil_config::rules::parse("own-rules.md", blocks[0], false);
+        assert_eq!(flaws, []);
+        assert_eq!(sigil_core::scan::examine(&rules), []);
+        assert!(rules.iter().filter(|rule| !rule.tests.is_empty()).count() >= 3, "{rules:?}");
     }
 
     #[test]

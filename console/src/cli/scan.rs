@@ -1,27 +1,32 @@
 //! `sigil scan`.
 
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
+use sigil_core::scan::{Own, join_with, look_with};
 
 use super::args::WaitArgs;
 use super::fail::{BLOCKED, DONE, FAILED, Failure, Outcome};
 use super::folder::{self, Folder, Kind, Purpose};
 use super::output::{self, Format, Paint, paint, state_paint};
 use super::source::{self, Given};
-use super::{Ctx, text, time, wait};
+use super::{Ctx, rules, text, time, wait};
 use crate::link::{Change, SourceRef};
 
 /// Look for flaws in a source; nothing is built. Exit code 6 when it is blocked
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Example:\n  sigil scan ./server\n  sigil scan npm:@scope/name -o json | jq .verdict\n  sigil scan . -o sarif > findings.sarif"
+    after_help = "Example:\n  sigil scan ./server\n  sigil scan npm:@scope/name -o json | jq .verdict\n  sigil scan . -o sarif > findings.sarif\n  sigil scan . --rules ./rules.toml"
 )]
 pub struct Args {
     /// ./dir, git+https://host/org/repo[@ref][#subdir], npm:name[@version], pypi:name[==version] or image:ref
     source: String,
+    /// Rules of your own, for a folder: a file, or a directory of files. An agent has its owner's
+    #[arg(long, value_name = "PATH")]
+    rules: Option<PathBuf>,
     #[command(flatten)]
     wait: WaitArgs,
 }
@@ -60,8 +65,13 @@ const FILE_MAX: u64 = sigil_core::scan::MAX_FILE as u64;
 pub async fn run(ctx: &Ctx, args: Args) -> Outcome {
     let report = match source::parse(&args.source)? {
         Given::Folder { root, .. } => {
-            let scanned = tokio::task::spawn_blocking(move || folder(&folder::walk(&root, Purpose::Scan)?)).await;
+            let own = args.rules.as_deref().map_or_else(|| Ok(Own::default()), rules::ready)?;
+            let scanned = tokio::task::spawn_blocking(move || folder(&folder::walk(&root, Purpose::Scan)?, &own)).await;
             scanned.map_err(|e| Failure::new(FAILED, "SCAN_FAILED", e.to_string(), ""))??
+        }
+        Given::Remote(_) if args.rules.is_some() => {
+            let hint = "the agent scans this source, with the rules of its owner; leave --rules out, or name a folder";
+            return Err(Failure::usage("--rules is for folders", hint));
         }
         Given::Remote(text) => {
             let link = ctx.link().await?;
@@ -81,7 +91,7 @@ pub async fn run(ctx: &Ctx, args: Args) -> Outcome {
     Ok(if report.verdict == "blocked" { BLOCKED } else { DONE })
 }
 
-fn folder(folder: &Folder) -> Result<Report, Failure> {
+fn folder(folder: &Folder, own: &Own) -> Result<Report, Failure> {
     let started = Instant::now();
     let mut files = Vec::new();
     for entry in &folder.entries {
@@ -89,7 +99,7 @@ fn folder(folder: &Folder) -> Result<Report, Failure> {
             files.push((entry.path.clone(), folder.read(entry)?));
         }
     }
-    let report = scanned(&files);
+    let report = scanned(&files, own);
     let odd = |e: serde_json::Error| Failure::new(FAILED, "SCAN_FAILED", e.to_string(), "");
     let mut report: Report = serde_json::to_value(&report).and_then(serde_json::from_value).map_err(odd)?;
     report.elapsed_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
@@ -97,12 +107,12 @@ fn folder(folder: &Folder) -> Result<Report, Failure> {
 }
 
 /// Scans the files of a tree, on every processor there is.
-fn scanned(files: &[(String, Vec<u8>)]) -> sigil_core::scan::Report {
+fn scanned(files: &[(String, Vec<u8>)], own: &Own) -> sigil_core::scan::Report {
     let threads = std::thread::available_parallelism().map_or(1, usize::from).min(files.len().max(1));
     let next = AtomicUsize::new(0);
     let work = || {
         let file = || files.get(next.fetch_add(1, Ordering::Relaxed));
-        std::iter::from_fn(file).map(|(path, bytes)| sigil_core::scan::look(path, bytes)).collect::<Vec<_>>()
+        std::iter::from_fn(file).map(|(path, bytes)| look_with(path, bytes, own)).collect::<Vec<_>>()
     };
     let looks = std::thread::scope(|scope| {
         let others: Vec<_> = (1..threads).map(|_| scope.spawn(work)).collect();
@@ -116,7 +126,7 @@ fn scanned(files: &[(String, Vec<u8>)]) -> sigil_core::scan::Report {
         }
         looks
     });
-    sigil_core::scan::join(looks)
+    join_with(looks, own)
 }
 
 fn page(ctx: &Ctx, report: &Report) -> String {

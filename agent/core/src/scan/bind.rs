@@ -1,10 +1,12 @@
 //! Who can reach the server: all interfaces without a login, web pages through DNS rebinding, WebSockets and CORS.
 
+mod sdk;
+
 use tree_sitter::Node;
 
 use super::code::{Call, Code, Lang, Through, last};
 use super::http;
-use super::{Findings, Rule, Severity};
+use super::{File, Findings, Rule, Severity};
 
 const ALL: Rule = Rule {
     id: "bind-all-interfaces",
@@ -35,6 +37,10 @@ const CORS: Rule = Rule {
     fix: "list the origins that are meant, or leave credentials off",
 };
 
+/// Said of servers whose SDK looks at Host and Origin by itself from some version on; kept where the tree has an older one.
+const PYTHON: &str = "mcp below 1.23 takes requests whatever their Host and Origin headers say";
+const GO: &str = "go-sdk below 1.4 takes requests whatever their Host and Origin headers say";
+
 pub(super) const RULES: &[&Rule] = &[&ALL, &ORIGIN, &SOCKET, &CORS];
 
 pub(super) fn check(code: &Code<'_>, findings: &mut Findings) {
@@ -50,7 +56,7 @@ pub(super) fn check(code: &Code<'_>, findings: &mut Findings) {
 }
 
 /// Takes back what another file of the same package answers: the one that listens need not be the one that asks.
-pub(super) fn settle(paths: &[&str], guarded: &[&str], findings: &mut Vec<super::Finding>) {
+pub(super) fn settle(paths: &[&str], read: &[File<'_>], guarded: &[&str], findings: &mut Vec<super::Finding>) {
     let manifests = ["package.json", "pyproject.toml", "go.mod", "setup.py", "requirements.txt"];
     // the nearest folder above with a manifest
     let package = |path: &str| {
@@ -64,6 +70,9 @@ pub(super) fn settle(paths: &[&str], guarded: &[&str], findings: &mut Vec<super:
         String::new()
     };
     let guarded: std::collections::BTreeSet<String> = guarded.iter().map(|path| package(path)).collect();
+    let old = [(PYTHON, sdk::python(read)), (GO, sdk::go(read))];
+    let unless_old = |message: &str| old.iter().all(|(told, old)| *told != message || *old);
+    findings.retain(|finding| finding.rule != ORIGIN.id || unless_old(&finding.message));
     let rules = [ALL.id, ORIGIN.id, SOCKET.id];
     findings.retain(|finding| !rules.contains(&finding.rule.as_str()) || !guarded.contains(&package(&finding.path)));
 }
@@ -348,6 +357,21 @@ fn transports(code: &Code<'_>, findings: &mut Findings) {
     let mut told = 0;
     for call in &code.calls {
         let name = last(&call.path).trim_start_matches("new ");
+        let over_http = |call: &Call<'_>| {
+            let word = code.option(call, "transport").or_else(|| call.args.first().copied());
+            word.and_then(|word| code.literal(word))
+                .is_some_and(|word| matches!(word.as_str(), "sse" | "streamable-http"))
+        };
+        let fast = code.lang == Lang::Python
+            && code.mentions(&["mcp.server.fastmcp"])
+            && (name == "run" && over_http(call) || matches!(name, "sse_app" | "streamable_http_app"));
+        let go = code.lang == Lang::Go
+            && code.mentions(&["modelcontextprotocol/go-sdk"])
+            && matches!(name, "newstreamablehttphandler" | "newssehandler");
+        if fast || go {
+            code.add(findings, &ORIGIN, call.node, if go { GO } else { PYTHON });
+            return;
+        }
         let script = code.lang == Lang::Script
             && call.path.starts_with("new ")
             && matches!(

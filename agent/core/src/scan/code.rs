@@ -8,12 +8,13 @@ mod walk;
 use std::cell::OnceCell;
 use std::collections::{HashMap, HashSet};
 
+use serde::{Deserialize, Serialize};
 use tree_sitter::{Node, Parser, Tree};
 
 use super::{File, Findings, Rule, Severity, line_at};
 
 /// Languages that are read.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum Lang {
     Python,
     Script,

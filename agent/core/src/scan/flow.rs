@@ -12,6 +12,7 @@ mod link;
 mod python;
 mod run;
 mod script;
+mod shared;
 mod sinks;
 mod source;
 #[cfg(test)]
@@ -19,20 +20,14 @@ mod tests;
 mod value;
 mod words;
 
-use tree_sitter::Parser;
+use tree_sitter::Tree;
 
+use super::code::Lang as Language;
+use super::own::Own;
 use super::{File, Findings, Rule, Severity, line_at};
 use engine::Hit;
 pub(super) use link::Facts;
 use sinks::Class;
-
-/// Languages whose flow is followed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Language {
-    Python,
-    Script,
-    Go,
-}
 
 const COMMAND: Rule = Rule {
     id: "command-injection",
@@ -98,8 +93,9 @@ const TEMPLATE: Rule = Rule {
     fix: "keep templates in the source, and give values to them as variables",
 };
 
-fn rule(class: Class) -> &'static Rule {
-    match class {
+/// The rule of a class; the owner's own have none here.
+fn rule(class: Class) -> Option<&'static Rule> {
+    Some(match class {
         Class::Command | Class::List => &COMMAND,
         Class::Argument => &ARGUMENT,
         Class::Code => &CODE,
@@ -109,56 +105,42 @@ fn rule(class: Class) -> &'static Rule {
         Class::NoSql => &NOSQL,
         Class::Deserialise => &DESERIALISE,
         Class::Template => &TEMPLATE,
-    }
-}
-
-fn language(file: &File<'_>) -> Option<(Language, tree_sitter::Language)> {
-    let script = |language: tree_sitter_language::LanguageFn| Some((Language::Script, language.into()));
-    match file.name().rsplit_once('.')?.1 {
-        "py" => Some((Language::Python, tree_sitter_python::LANGUAGE.into())),
-        "js" | "mjs" | "cjs" | "jsx" => script(tree_sitter_javascript::LANGUAGE),
-        "ts" | "mts" | "cts" => script(tree_sitter_typescript::LANGUAGE_TYPESCRIPT),
-        "tsx" => script(tree_sitter_typescript::LANGUAGE_TSX),
-        "go" => Some((Language::Go, tree_sitter_go::LANGUAGE.into())),
-        _ => None,
-    }
+        Class::Own(_) => return None,
+    })
 }
 
 /// Looks at one file: what it does is found at once, what it would do with what other files give it is for [`join`].
-pub(super) fn check(file: &File<'_>, findings: &mut Findings) -> Option<Facts> {
-    let (language, grammar) = language(file)?;
-    let other = |part: &str| matches!(part, "node_modules" | "vendor" | ".venv" | "site-packages");
-    if file.is_test() || file.path.split('/').any(other) || file.name().ends_with(".d.ts") {
-        return None;
-    }
-    let mut parser = Parser::new();
-    parser.set_language(&grammar).ok()?;
-    let tree = parser.parse(file.text, None)?;
+pub(super) fn check(file: &File<'_>, language: Language, tree: &Tree, own: &Own, findings: &mut Findings) -> Facts {
     let module = match language {
         Language::Python => python::read(tree.root_node(), file.text),
         Language::Script => script::read(tree.root_node(), file.text),
         Language::Go => go::read(tree.root_node(), file.text),
     };
-    let mut outcome = engine::analyse(&module, language);
+    let mut outcome = engine::analyse(&module, language, &own.about(file.path, language));
     let mut hits = std::mem::take(&mut outcome.hits);
     hits.sort_by_key(|hit| (hit.at, hit.class, !hit.built));
     hits.dedup_by_key(|hit| (hit.at, hit.class));
-    hits.iter().for_each(|hit| add(findings, file, hit, true));
-    Some(Facts::of(language, &module, outcome))
+    hits.iter().for_each(|hit| add(findings, file, hit, true, own));
+    Facts::of(language, &module, outcome)
 }
 
 /// Looks at what the files of a tree do with each other's values.
-pub(super) fn join(files: &[(&File<'_>, &Facts)], findings: &mut Findings) {
+pub(super) fn join(files: &[(&File<'_>, &Facts)], own: &Own, findings: &mut Findings) {
     let facts: Vec<(&str, &Facts)> = files.iter().map(|(file, facts)| (file.path, *facts)).collect();
-    for found in link::join(&facts) {
+    for found in link::join(&facts, own.clients()) {
         if let Some((file, _)) = files.get(found.file) {
-            add(findings, file, &found.hit, found.certain);
+            add(findings, file, &found.hit, found.certain, own);
         }
     }
 }
 
-fn add(findings: &mut Findings, file: &File<'_>, hit: &Hit, certain: bool) {
-    let rule = rule(hit.class);
+fn add(findings: &mut Findings, file: &File<'_>, hit: &Hit, certain: bool, own: &Own) {
+    let Some(rule) = rule(hit.class) else {
+        let Class::Own(at) = hit.class else { return };
+        // of a call that is not wanted at all there is no more to say
+        let how = (!hit.what.is_empty()).then(|| format!("{} reaches {}", hit.what, hit.sink));
+        return own.add(at, findings, file, hit.at, how, certain);
+    };
     // a text that is put together is an attack away; a tool that runs whole commands or queries says so to everybody
     let severity = match hit.class {
         _ if !certain => Severity::Warning,

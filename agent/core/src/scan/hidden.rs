@@ -97,7 +97,23 @@ fn between_text(text: &str, at: usize, c: char) -> bool {
     let script = |c: Option<char>| {
         c.is_some_and(|c| matches!(c, '\u{0e00}'..='\u{0eff}' | '\u{1000}'..='\u{109f}' | '\u{1780}'..='\u{17ff}'))
     };
-    !(script(before) || script(after))
+    // a list of such characters, for a function that takes them out, hides nothing
+    let mark = |c: Option<char>| c.is_none_or(|c| matches!(c, '"' | '\'' | '`' | '[' | ']') || is_list_of(c));
+    let line = |c: char| c == '\n';
+    let start = text[..at].trim_end_matches(is_list_of).chars().next_back();
+    let end = text[at..].trim_start_matches(is_list_of).chars().next();
+    let alone = mark(start) && mark(end) && start.is_some() && !start.is_some_and(line);
+    let run = text[..at].chars().rev().take_while(|c| is_list_of(*c)).count();
+    let run = run + text[at..].chars().take_while(|c| is_list_of(*c)).count();
+    !(script(before) || script(after) || alone && run <= LIST)
+}
+
+/// More of them in a row may spell something.
+const LIST: usize = 12;
+
+/// Characters that a list of invisible ones is made of.
+fn is_list_of(c: char) -> bool {
+    is_zero_width(c) || matches!(c, '\u{200c}'..='\u{200f}' | '\u{feff}' | '\u{ad}' | '|' | '-')
 }
 
 #[cfg(test)]
@@ -141,6 +157,8 @@ mod tests {
             "می\u{200c}خواهم",
             "ไทย\u{200b}ไทย",
             "'\\u200b'",
+            "BAD = \"\u{200b}\u{200c}\u{2060}\u{feff}\"",
+            "x = x.replace(/[\u{200b}-\u{200d}]/g, '')",
             "\u{5d0}\u{200f}!",
         ] {
             assert_eq!(rules(text), Vec::<String>::new(), "{text:?}");

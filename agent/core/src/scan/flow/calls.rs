@@ -4,10 +4,12 @@
 use std::sync::Arc;
 
 use super::engine::{Analysis, DEEP, Hit, Outgoing, bit};
+use super::go::MADE;
 use super::ir::{Arg, Call, Expr, Function, Kind, Param};
 use super::sinks::{self, Class};
 use super::value::{Env, Value, check, joined, joined_path};
 use super::{Language, words};
+use crate::scan::own::{Called, Meaning};
 
 /// Candidates of one call.
 const CANDIDATES: usize = 24;
@@ -16,6 +18,11 @@ impl Analysis<'_> {
     pub(super) fn call(&mut self, at: usize, call: &Call, env: &mut Env) -> Value {
         let mut of = None;
         let receiver = match &call.callee.kind {
+            // an object of a type of this package
+            Kind::Name(name) if name.ends_with(MADE) => {
+                let of = call.args.first().map(|arg| self.eval(&arg.value, env)).unwrap_or_default();
+                return Value { path: Some(name.replace(MADE, "()").into()), ..of };
+            }
             Kind::Name(path) => path.rfind('.').map(|dot| self.lookup(path.get(..dot).unwrap_or_default(), env)),
             Kind::Member(of, _) => Some(self.eval(of, env)),
             Kind::Function(function) => return self.applied(function, call, env),
@@ -62,12 +69,18 @@ impl Analysis<'_> {
             _ => method,
         };
         self.frame.resolves |= words::resolves_names(&path, &method);
+        let spelled = call.callee.path().unwrap_or_default();
+        let meaning = if self.own.is_empty() {
+            Meaning::default()
+        } else {
+            self.own.meaning(&Called { path: &path, spelled: &spelled, method: &method })
+        };
+        self.own_hits(at, &meaning, &args, &spelled);
         let local = self.local(call, &path, receiver.as_ref(), callee.as_ref());
         if !local.is_empty() {
             let results: Vec<Value> = local.into_iter().map(|function| self.local_call(at, function, &args)).collect();
-            return results.into_iter().reduce(Value::or).unwrap_or_default();
+            return self.own_result(&meaning, &spelled, results.into_iter().reduce(Value::or).unwrap_or_default());
         }
-        let spelled = call.callee.path().unwrap_or_default();
         let given = sinks::Given { receiver: receiver.as_ref(), method: &method, spelled: &spelled, args: &args };
         let reached = sinks::reached(self.language, &path, &given);
         let sink: Arc<str> =
@@ -75,6 +88,7 @@ impl Analysis<'_> {
         for (class, value) in &reached {
             self.hit(*class, at, value, &sink);
         }
+        let mut answer = None;
         if reached.is_empty() && args.iter().any(|(_, value)| value.foreign()) {
             let target = match &call.callee.kind {
                 Kind::Name(_) | Kind::Member(..) if path.starts_with('?') || words::is_own(&path) => {
@@ -92,10 +106,53 @@ impl Analysis<'_> {
                 });
                 Value { fields, items, text: value.text.clone(), ..value.carried() }
             };
-            let args = args.iter().map(|(name, value)| (name.clone(), lite(value))).collect();
+            let args: Vec<(Option<String>, Value)> =
+                args.iter().map(|(name, value)| (name.clone(), lite(value))).collect();
+            if words::of_tree(&path, self.language) {
+                answer = self.answer(&path, &args);
+            }
             self.send(Outgoing { at, target: target.into(), args });
         }
-        self.result(&path, &method, receiver.as_ref(), &args)
+        let result = self.result(&path, &method, receiver.as_ref(), &args);
+        let result = match answer.filter(|_| !result.foreign() && result.checks == 0) {
+            Some(answer) => Value { params: answer.params, leads: true, ..result },
+            None => result,
+        };
+        self.own_result(&meaning, &spelled, result)
+    }
+
+    /// What the owner's rules say of a call.
+    fn own_hits(&mut self, at: usize, meaning: &Meaning, args: &[(Option<String>, Value)], spelled: &str) {
+        for (rule, argument) in &meaning.sinks {
+            let class = Class::Own(*rule);
+            let place = argument.as_ref().and_then(|argument| argument.parse::<usize>().ok());
+            let mut by_place = 0;
+            for (name, value) in args {
+                let fits = match (argument, place) {
+                    (None, _) => true,
+                    (Some(_), Some(place)) => name.is_none() && by_place == place,
+                    (Some(argument), None) => name.as_ref() == Some(argument),
+                };
+                by_place += usize::from(name.is_none());
+                // an argument by its name may be a field of an object that is given
+                let field = argument.as_ref().filter(|_| place.is_none()).and_then(|argument| value.field(argument));
+                let value = if fits { Some(value) } else { field };
+                if let Some(value) = value.filter(|value| value.unchecked(class.check())) {
+                    self.hit(class, at, value, &spelled.into());
+                    break;
+                }
+            }
+        }
+        for rule in &meaning.calls {
+            let (what, sink) = ("".into(), spelled.into());
+            self.arrive(Hit { class: Class::Own(*rule), at, what, sink, built: false, params: 0, part: None });
+        }
+    }
+
+    fn own_result(&self, meaning: &Meaning, spelled: &str, result: Value) -> Value {
+        let mut result = result;
+        result.checks |= meaning.cleans;
+        if meaning.begins != 0 { self.begun(meaning.begins, spelled).or(result) } else { result }
     }
 
     pub(super) fn hit(&mut self, class: Class, at: usize, value: &Value, sink: &Arc<str>) {
@@ -106,7 +163,12 @@ impl Analysis<'_> {
             what,
             sink: sink.clone(),
             built: value.built,
-            params: if value.input.is_some() { 0 } else { value.params },
+            params: match class {
+                _ if value.input.is_some() => 0,
+                // what stands behind the host leads nowhere else
+                Class::Ssrf => value.heads(),
+                _ => value.params,
+            },
             part: value.part.clone(),
         });
     }
@@ -282,6 +344,11 @@ impl Analysis<'_> {
         let all = || args.iter().map(|(_, v)| v.carried()).chain(receiver.map(Value::carried)).reduce(Value::or);
         if words::harmless_result(path, method) {
             return Value::default();
+        }
+        if matches!(path, "JSON.parse" | "json.loads") {
+            // what is read of a text may be anything
+            let value = all().unwrap_or_default();
+            return Value { checks: value.checks & !check::FLAT, built: false, ..value };
         }
         if let Some(replaced) = replaced(path, method, receiver, args) {
             return replaced;
@@ -478,13 +545,16 @@ pub(super) fn substituted(value: &Value, given: &[Value], deep: usize) -> Value 
         Arc::new(list.iter().map(|(key, value)| (key.clone(), substituted(value, given, deep - 1))).collect())
     };
     let foreign = found.foreign();
+    // whether it begins with somebody else's text is said by the one that it begins with
+    let leads = if value.head == 0 { found.leads } else { through(value.head, None, given).leads };
     Value {
         input: found.input.or_else(|| value.input.clone()),
         params: found.params,
+        head: found.head,
         part: found.part,
         checks: if foreign { found.checks | value.checks } else { value.checks },
         built: found.built || value.built,
-        leads: if foreign { found.leads && value.leads } else { value.leads },
+        leads: if foreign { leads && value.leads } else { value.leads },
         path: value.path.clone().or(found.path),
         items: value.items.as_ref().filter(|_| deep > 0).map(inner).or(found.items),
         fields: value.fields.as_ref().filter(|_| deep > 0).map(fields).or(found.fields),
@@ -500,6 +570,8 @@ pub(super) fn substituted(value: &Value, given: &[Value], deep: usize) -> Value 
 pub(super) fn given(params: &[Param], args: &[(Option<String>, Value)], language: Language) -> Vec<Value> {
     let mut all = vec![Value::default(); params.len()];
     let mut next = 0;
+    let rest = params.iter().position(|param| param.rest);
+    let mut more: Vec<Value> = Vec::new();
     for (name, value) in args {
         let place = match name.as_deref() {
             // all that has no place of its own
@@ -515,6 +587,10 @@ pub(super) fn given(params: &[Param], args: &[(Option<String>, Value)], language
             Some(name) => params.iter().position(|param| param.name() == Some(name)),
             None => {
                 next += 1;
+                if rest.is_some_and(|rest| next > rest) {
+                    more.push(value.clone());
+                    continue;
+                }
                 Some(next - 1)
             }
         };
@@ -524,6 +600,9 @@ pub(super) fn given(params: &[Param], args: &[(Option<String>, Value)], language
         if let Some(slot) = place.and_then(|place| all.get_mut(place)) {
             *slot = if slot.foreign() { std::mem::take(slot).or(value.clone()) } else { value.clone() };
         }
+    }
+    if let Some(slot) = rest.filter(|_| !more.is_empty()).and_then(|rest| all.get_mut(rest)) {
+        *slot = Value::list(more);
     }
     for (slot, param) in all.iter_mut().zip(params) {
         if param.harmless {

@@ -4,11 +4,15 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
+
 use super::Language;
 use super::ir::{Module, Pattern};
+use super::shared;
 use super::sinks::Class;
 use super::value::{Env, Value, check};
 use super::words;
+use crate::scan::own::About;
 
 /// Expressions that are looked at in one file; more is nobody's own work.
 pub(super) const STEPS: usize = 400_000;
@@ -18,27 +22,49 @@ pub(super) const DEEP: usize = 12;
 const KEPT: usize = 400;
 
 /// Something foreign has arrived where it does harm.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct Hit {
     pub(super) class: Class,
     pub(super) at: usize,
     /// What arrives, in words.
+    #[serde(with = "shared::text")]
     pub(super) what: Arc<str>,
     /// Where.
+    #[serde(with = "shared::text")]
     pub(super) sink: Arc<str>,
     pub(super) built: bool,
     /// The parameters that arrive, where no input does.
     pub(super) params: u64,
+    #[serde(with = "shared::maybe_text", default, skip_serializing_if = "Option::is_none")]
     pub(super) part: Option<Arc<str>>,
 }
 
 /// A call of a function that may be in another file, with foreign arguments.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct Outgoing {
     pub(super) at: usize,
     /// What is called, as its module names it; begins with `?` where only the last name is known.
+    #[serde(with = "shared::text")]
     pub(super) target: Arc<str>,
     pub(super) args: Vec<(Option<String>, Value)>,
+}
+
+/// What a function of another file gives back, of what it is given.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) struct Answer {
+    #[serde(with = "shared::text")]
+    pub(super) target: Arc<str>,
+    pub(super) args: Vec<(Option<String>, Value)>,
+}
+
+/// Answers of other files that are followed in one file: each is a bit of what is in a value, like a parameter.
+const ANSWERS: usize = 20;
+/// The first of their bits.
+const FIRST_ANSWER: usize = 44;
+
+/// The answers that are in a value.
+pub(super) fn answers_in(params: u64) -> impl Iterator<Item = usize> {
+    (0..ANSWERS).filter(move |at| params & (1 << (FIRST_ANSWER + at)) != 0)
 }
 
 /// What happens in a function under way.
@@ -50,29 +76,30 @@ pub(super) struct Frame {
     /// Names of its parameters.
     pub(super) params: Vec<Option<Arc<str>>>,
     /// What is sure of each parameter wherever it ends well.
-    pub(super) sure: Option<Vec<u16>>,
+    pub(super) sure: Option<Vec<u64>>,
     /// What is sure of variables when it has answered yes.
-    pub(super) tests: HashMap<String, u16>,
+    pub(super) tests: HashMap<String, u64>,
     /// Names are resolved to addresses in it.
     pub(super) resolves: bool,
 }
 
 /// What a function does with its parameters.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Serialize, Deserialize)]
 pub(super) struct Summary {
     pub(super) hits: Vec<Hit>,
     pub(super) outgoing: Vec<Outgoing>,
     pub(super) returns: Value,
     /// What is sure of each parameter once it has returned.
-    pub(super) sure: Vec<u16>,
+    pub(super) sure: Vec<u64>,
     /// What is sure of each when it has answered yes.
-    pub(super) tests: Vec<u16>,
+    pub(super) tests: Vec<u64>,
     pub(super) resolves: bool,
 }
 
 pub(super) struct Analysis<'m> {
     pub(super) module: &'m Module,
     pub(super) language: Language,
+    pub(super) own: &'m About<'m>,
     pub(super) imports: HashMap<&'m str, &'m str>,
     by_name: HashMap<&'m str, Vec<usize>>,
     harmless: HashSet<&'m str>,
@@ -82,6 +109,8 @@ pub(super) struct Analysis<'m> {
     /// Names that are called somewhere, and functions of this file that are.
     pub(super) mentioned: BTreeSet<String>,
     pub(super) called: HashSet<usize>,
+    /// What other files give back.
+    pub(super) answers: Vec<Answer>,
     pub(super) steps: usize,
     pub(super) deep: usize,
     /// A case or a turn of a loop has ended early.
@@ -97,9 +126,12 @@ pub(super) struct Outcome {
     pub(super) open: BTreeMap<usize, Arc<Summary>>,
     pub(super) called: HashSet<usize>,
     pub(super) mentioned: BTreeSet<String>,
+    pub(super) answers: Vec<Answer>,
+    /// What happens if these answers are what somebody else sends.
+    pub(super) waiting: Vec<Hit>,
 }
 
-pub(super) fn analyse(module: &Module, language: Language) -> Outcome {
+pub(super) fn analyse(module: &Module, language: Language, own: &About<'_>) -> Outcome {
     let mut by_name: HashMap<&str, Vec<usize>> = HashMap::new();
     for (at, function) in module.functions.iter().enumerate() {
         by_name.entry(function.name.as_str()).or_default().push(at);
@@ -107,6 +139,7 @@ pub(super) fn analyse(module: &Module, language: Language) -> Outcome {
     let mut analysis = Analysis {
         module,
         language,
+        own,
         imports: module.imports.iter().map(|(name, path)| (name.as_str(), path.as_str())).collect(),
         by_name,
         harmless: module.declared.harmless(),
@@ -115,6 +148,7 @@ pub(super) fn analyse(module: &Module, language: Language) -> Outcome {
         frame: Frame::default(),
         mentioned: BTreeSet::new(),
         called: HashSet::new(),
+        answers: Vec::new(),
         steps: 0,
         deep: 0,
         broke: false,
@@ -133,13 +167,17 @@ pub(super) fn analyse(module: &Module, language: Language) -> Outcome {
         outcome.hits.extend(summary.hits.iter().filter(|hit| hit.params == 0).cloned());
         let sent = |outgoing: &&Outgoing| outgoing.args.iter().any(|(_, value)| value.input.is_some());
         outcome.outgoing.extend(summary.outgoing.iter().filter(sent).cloned());
-        if summary.hits.iter().any(|hit| hit.params != 0)
+        outcome.waiting.extend(summary.hits.iter().filter(|hit| answers_in(hit.params).next().is_some()).cloned());
+        if summary.returns.params != 0
+            || summary.hits.iter().any(|hit| hit.params != 0)
             || summary.outgoing.iter().any(|out| out.args.iter().any(|(_, value)| value.params != 0))
         {
             outcome.open.insert(at, summary);
         }
     }
+    outcome.waiting.extend(outcome.hits.iter().filter(|hit| answers_in(hit.params).next().is_some()).cloned());
     outcome.hits.retain(|hit| hit.params == 0);
+    outcome.answers = std::mem::take(&mut analysis.answers);
     outcome.called = analysis.called;
     outcome.mentioned = analysis.mentioned;
     outcome
@@ -160,6 +198,16 @@ pub(super) fn input_of(handler: &str) -> Arc<str> {
 }
 
 impl<'m> Analysis<'m> {
+    /// What a client sends to a handler.
+    pub(super) fn sent(&self, handler: &str) -> Value {
+        Value { checks: self.own.clients(), ..Value::sent(&input_of(handler)) }
+    }
+
+    /// What comes from a source of the owner's: the rules that name it look at it, and no others.
+    pub(super) fn begun(&self, bits: u64, name: &str) -> Value {
+        Value { checks: !bits, path: Some(name.into()), ..Value::sent(&format!("what {name} gives").into()) }
+    }
+
     /// What is global: variables of the file, and members that constructors set.
     fn set_up(&mut self) {
         let mut env = Env::default();
@@ -184,6 +232,7 @@ impl<'m> Analysis<'m> {
         self.frame = Frame::default();
         self.summaries.clear();
         self.called.clear();
+        self.answers.clear();
     }
 
     /// What an instance of a type is called on its way.
@@ -207,7 +256,7 @@ impl<'m> Analysis<'m> {
             let last = name.rsplit('.').next().unwrap_or_default();
             self.mentioned.insert(last.to_owned());
             let Some(target) = self.lookup(name, &Env::default()).path else { continue };
-            let value = Value::sent(&input_of(handler));
+            let value = self.sent(handler);
             all.push(Outgoing { at: 0, target, args: vec![(Some("*".to_owned()), value)] });
         }
         all
@@ -218,6 +267,18 @@ impl<'m> Analysis<'m> {
         if self.frame.outgoing.len() < KEPT {
             self.frame.outgoing.push(outgoing);
         }
+    }
+
+    /// What a function of another file gives back: nobody knows here whether it is what it was given.
+    pub(super) fn answer(&mut self, target: &str, args: &[(Option<String>, Value)]) -> Option<Value> {
+        let sent = args.iter().any(|(_, value)| value.input.is_some());
+        if !sent || self.answers.len() >= ANSWERS {
+            return None;
+        }
+        let answer = Answer { target: target.into(), args: args.to_vec() };
+        self.answers.push(answer);
+        let params = 1 << (FIRST_ANSWER + self.answers.len() - 1);
+        Some(Value { params, leads: true, ..Value::default() })
     }
 
     pub(super) fn arrive(&mut self, hit: Hit) {
@@ -244,7 +305,7 @@ impl<'m> Analysis<'m> {
         for (index, param) in function.params.iter().enumerate() {
             let mut value = match function.handler {
                 _ if param.harmless => Value::default(),
-                Some(handler) => Value::sent(&input_of(handler)),
+                Some(handler) => self.sent(handler),
                 None => Value { params: bit(index), leads: true, ..Value::default() },
             };
             if let (Some(kind), false) = (self.kind_of(&param.kind), function.handler.is_some()) {
@@ -283,7 +344,7 @@ impl<'m> Analysis<'m> {
         if self.frame.params.is_empty() {
             return;
         }
-        let now: Vec<u16> = self
+        let now: Vec<u64> = self
             .frame
             .params
             .iter()
@@ -325,7 +386,7 @@ impl<'m> Analysis<'m> {
                 }
                 if value.params != 0 && words::is_protocol(rest) {
                     // whoever is given a request of the protocol and looks into it
-                    return Value::sent(&input_of("tool"));
+                    return self.sent("tool");
                 }
                 return self.member(value, rest.trim_start_matches('.'));
             }
@@ -340,7 +401,11 @@ impl<'m> Analysis<'m> {
             None => path.to_owned(),
         };
         if words::is_request(&whole) {
-            return Value::sent(&input_of("route"));
+            return self.sent("route");
+        }
+        let begins = if self.own.is_empty() { 0 } else { self.own.begins(&whole) };
+        if begins != 0 {
+            return self.begun(begins, &whole);
         }
         let whole = if whole.contains(".default") { whole.replace(".default", "") } else { whole };
         Value { path: Some(whole.into()), ..Value::default() }
@@ -359,7 +424,11 @@ impl<'m> Analysis<'m> {
             // of a parameter, its own member; a member of that is no longer told apart
             let part = if of.params != 0 && of.part.is_none() { Some(Arc::from(name)) } else { of.part.clone() };
             let path = of.path.as_ref().map(|path| format!("{path}.{rest}").into());
-            return Value { leads: true, part, path, ..of.carried() };
+            // a request's path begins with a slash, and names no host
+            let slash = matches!(name, "path" | "originalUrl" | "pathname")
+                && of.input.as_deref() == Some("a part of an HTTP request");
+            let checks = if slash { of.checks | check::HOST } else { of.checks };
+            return Value { leads: true, part, path, checks, ..of.carried() };
         }
         Value { path: of.path.as_ref().map(|path| format!("{path}.{rest}").into()), ..Value::default() }
     }
@@ -390,7 +459,7 @@ impl<'m> Analysis<'m> {
     }
 
     /// Keeps what somebody has made sure of variables, and of what these were made from.
-    pub(super) fn apply(&self, env: &mut Env, guards: Vec<(String, u16)>) {
+    pub(super) fn apply(&self, env: &mut Env, guards: Vec<(String, u64)>) {
         for (name, checks) in guards.into_iter().filter(|(_, checks)| *checks != 0) {
             let mut name: Arc<str> = name.as_str().into();
             let mut checks = checks;

@@ -3,7 +3,7 @@
 use tree_sitter::Node;
 
 use super::ir::{Arg, Call, DEPTH, Expr, Function, Kind, Module, Param, Pattern, Stmt};
-use super::source::{Source, children};
+use super::source::{Reads, Source, children};
 use super::words::of_server;
 
 struct Reader<'a> {
@@ -17,6 +17,24 @@ pub(super) fn read(root: Node<'_>, text: &str) -> Module {
     let body = reader.block(root);
     reader.module.body = body;
     reader.module
+}
+
+/// How an object of a type of this package is called on its way.
+pub(super) const MADE: &str = "{}";
+
+/// Whether it is an error that something has gone wrong with.
+fn fails(value: &Expr) -> bool {
+    let makes =
+        ["errors.New", "fmt.Errorf", "errors.Wrap", "errors.Wrapf", "errors.Errorf", "status.Error", "status.Errorf"];
+    match &value.kind {
+        Kind::Name(name) => name == "err" || name.starts_with("err") && name.len() > 3 || name.starts_with("Err"),
+        Kind::Call(call) => call.callee.path().is_some_and(|path| makes.contains(&path.as_str())),
+        _ => false,
+    }
+}
+
+fn is_nothing(value: &Expr) -> bool {
+    matches!(&value.kind, Kind::No | Kind::Const) || matches!(&value.kind, Kind::Text(text) if text.is_empty())
 }
 
 /// Types that cannot carry an attack.
@@ -40,6 +58,16 @@ fn is_plain(kind: &str) -> bool {
         "error",
     ];
     plain.contains(&kind)
+}
+
+impl Reads for Reader<'_> {
+    fn depth(&mut self) -> &mut usize {
+        &mut self.depth
+    }
+
+    fn kind(&mut self, node: Node<'_>) -> Kind {
+        self.kind_of(node)
+    }
 }
 
 impl Reader<'_> {
@@ -127,14 +155,23 @@ impl Reader<'_> {
                 };
                 Stmt::Assign { to, value, adds: false }
             }
-            "return_statement" => Stmt::Return(children(node).first().map(|value| {
-                let value = self.expr(*value);
+            "return_statement" => {
+                let Some(value) = children(node).first().map(|value| self.expr(*value)) else {
+                    return Some(Stmt::Return(None));
+                };
                 match value.kind {
-                    // the error behind it says nothing of the value
-                    Kind::List(mut items) if items.len() > 1 => items.swap_remove(0),
-                    kind => Expr::new(value.at, kind),
+                    Kind::List(mut items) if items.len() > 1 => {
+                        let fails = items.last().is_some_and(fails) && items.first().is_some_and(is_nothing);
+                        // the error behind it says nothing of the value
+                        let value = items.swap_remove(0);
+                        if fails { Stmt::Leave } else { Stmt::Return(Some(value)) }
+                    }
+                    kind => {
+                        let value = Expr::new(value.at, kind);
+                        if fails(&value) { Stmt::Leave } else { Stmt::Return(Some(value)) }
+                    }
                 }
-            })),
+            }
             "continue_statement" | "break_statement" | "goto_statement" => Stmt::Break,
             "if_statement" => {
                 let mut all = Vec::new();
@@ -261,7 +298,8 @@ impl Reader<'_> {
                 let plain =
                     kind.chars().all(|c| c.is_alphanumeric() || "._".contains(c)) && kind.contains(char::is_uppercase);
                 let kind = if plain { kind.clone() } else { String::new() };
-                params.push(Param { pattern: Pattern::Name(name), harmless, of_server, kind });
+                let rest = list.kind() == "variadic_parameter_declaration";
+                params.push(Param { pattern: Pattern::Name(name), harmless, of_server, kind, rest });
             }
         }
         if handler.is_some() {
@@ -285,29 +323,7 @@ impl Reader<'_> {
         }
     }
 
-    fn exprs(&mut self, node: Node<'_>) -> Vec<Expr> {
-        children(node).into_iter().map(|child| self.expr(child)).collect()
-    }
-
-    fn expr(&mut self, node: Node<'_>) -> Expr {
-        let at = node.start_byte();
-        if self.depth > DEPTH {
-            return Expr::new(at, Kind::Const);
-        }
-        self.depth += 1;
-        let kind = self.kind(node);
-        self.depth -= 1;
-        Expr::new(at, kind)
-    }
-
-    fn of(&mut self, node: Node<'_>, field: &str) -> Expr {
-        match node.child_by_field_name(field) {
-            Some(child) => self.expr(child),
-            None => Expr::new(node.start_byte(), Kind::Const),
-        }
-    }
-
-    fn kind(&mut self, node: Node<'_>) -> Kind {
+    fn kind_of(&mut self, node: Node<'_>) -> Kind {
         match node.kind() {
             "identifier" => Kind::Name(self.text(node).to_owned()),
             "selector_expression" => {
@@ -393,9 +409,12 @@ impl Reader<'_> {
             Some(body) => self.literal(body),
             None => Kind::Const,
         };
+        let at = node.start_byte();
+        if !kind.is_empty() && kind.chars().all(|c| c.is_alphanumeric() || c == '_') {
+            return Expr::new(at, Kind::Name(format!("{kind}{MADE}"))).call(vec![Expr::new(at, value)]).kind;
+        }
         // one of another package is known by its name
         if kind.contains('.') && !kind.contains(['[', ' ']) {
-            let at = node.start_byte();
             return Expr::new(at, Kind::Name(kind)).call(vec![Expr::new(at, value)]).kind;
         }
         value

@@ -4,13 +4,17 @@ use super::calls::decides;
 use super::engine::Analysis;
 use super::ir::{Call, Expr, Kind};
 use super::value::{Env, Value, check, has_host};
-use super::words;
-use check::{ALL, DASH, DOTS, HOST, NORMAL, PATH, RELATIVE, SHELL};
+use super::{Language, words};
+use crate::scan::own::Called;
+use check::{DASH, DOTS, HOST, NORMAL, PATH, RELATIVE, SHELL};
+
+/// It is one of a few, whoever asks.
+const ALL: u64 = check::ALL | check::OWN;
 
 /// What is sure of variables.
-type Sure = Vec<(String, u16)>;
+type Sure = Vec<(String, u64)>;
 
-fn about(expr: Option<&Expr>, checks: u16) -> Sure {
+fn about(expr: Option<&Expr>, checks: u64) -> Sure {
     expr.map(names).unwrap_or_default().into_iter().map(|name| (name, checks)).collect()
 }
 
@@ -66,7 +70,7 @@ impl Analysis<'_> {
                 let mut parts = parts.iter().map(|part| self.guards(part, true, env));
                 let first = parts.next().unwrap_or_default();
                 let rest: Vec<Sure> = parts.collect();
-                let in_all = |name: &str, checks: u16| {
+                let in_all = |name: &str, checks: u64| {
                     rest.iter().fold(checks, |checks, more| {
                         checks & more.iter().filter(|(n, _)| n == name).fold(0, |all, (_, checks)| all | checks)
                     })
@@ -93,6 +97,8 @@ impl Analysis<'_> {
                 let proves = self.lookup(path, env).proves;
                 proves.map(|proves| proves.as_ref().clone()).unwrap_or_default()
             }
+            // one of a map's keys
+            Kind::Index(of, index) if holds && !self.lookup_expr(of, env).foreign() => about(Some(index), ALL),
             Kind::Assign(_, value) => self.guards(value, holds, env),
             _ => Vec::new(),
         }
@@ -115,6 +121,11 @@ impl Analysis<'_> {
         {
             let inner = inner.as_ref().clone();
             return self.within(&Some(inner), env);
+        }
+        // which protocol an address has says nothing of where it leads
+        let of_address = |path: &str| matches!(last(path), "scheme" | "protocol" | "port" | "Scheme");
+        if value.path().as_deref().is_some_and(of_address) {
+            return Vec::new();
         }
         about(Some(value), ALL)
     }
@@ -140,6 +151,11 @@ impl Analysis<'_> {
                     if is && self.lookup(name, env).foreign() && !self.lookup_expr(other, env).foreign() =>
                 {
                     all.push((name.clone(), PATH | HOST));
+                }
+                // Go's error, which is none
+                (Kind::Name(name), Kind::No) if is && self.language == Language::Go => {
+                    let proves = self.lookup(name, env).proves;
+                    all.extend(proves.iter().flat_map(|proves| proves.iter().cloned()));
                 }
                 (Kind::Member(..), Kind::Text(_)) if is => all.extend(about(Some(one), ALL)),
                 _ => {}
@@ -278,8 +294,26 @@ impl Analysis<'_> {
                 let of = call.args.iter().map(|arg| &arg.value).chain(receiver.as_ref()).flat_map(names);
                 of.filter(resolved).map(|name| (name, HOST)).collect()
             }
-            _ => self.made_sure(call, env, holds),
+            _ => {
+                let mut sure = self.made_sure(call, env, holds);
+                if holds {
+                    sure.extend(self.cleaned(call, env));
+                }
+                sure
+            }
         }
+    }
+
+    /// What a call makes sure of for the owner's own rules.
+    pub(super) fn cleaned(&self, call: &Call, env: &Env) -> Sure {
+        if self.own.is_empty() {
+            return Vec::new();
+        }
+        let Some(spelled) = call.callee.path() else { return Vec::new() };
+        let path = self.lookup(&spelled, env).path.unwrap_or_default();
+        let called = Called { path: &path, spelled: &spelled, method: last(&spelled) };
+        let bits = self.own.meaning(&called).cleans;
+        call.args.iter().flat_map(|arg| names(&arg.value)).filter(|_| bits != 0).map(|name| (name, bits)).collect()
     }
 
     fn prefix(&mut self, of: &Option<Expr>, with: Option<&Expr>, holds: bool, env: &Env) -> Sure {
@@ -391,7 +425,7 @@ fn receiver_is(call: &Call, name: &str) -> bool {
 }
 
 /// What is sure of a text without this in it.
-fn lacks(text: &str) -> u16 {
+fn lacks(text: &str) -> u64 {
     match text {
         ".." | "../" => DOTS,
         "/" => PATH | DOTS,

@@ -3,6 +3,8 @@
 
 use std::collections::{HashMap, HashSet};
 
+use serde::{Deserialize, Serialize};
+
 /// A file.
 #[derive(Debug, Default)]
 pub(super) struct Module {
@@ -53,7 +55,7 @@ pub(super) struct Function {
     pub(super) answers: bool,
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct Param {
     pub(super) pattern: Pattern,
     /// Its type cannot carry an attack: a number, a truth value, one of a few words.
@@ -62,11 +64,13 @@ pub(super) struct Param {
     pub(super) of_server: bool,
     /// Its type, where that is a name.
     pub(super) kind: String,
+    /// It is given all arguments from its place on.
+    pub(super) rest: bool,
 }
 
 impl Param {
     pub(super) fn of(pattern: Pattern) -> Self {
-        Self { pattern, harmless: false, of_server: false, kind: String::new() }
+        Self { pattern, harmless: false, of_server: false, kind: String::new(), rest: false }
     }
 
     pub(super) fn name(&self) -> Option<&str> {
@@ -78,7 +82,7 @@ impl Param {
 }
 
 /// What a value is bound to.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) enum Pattern {
     /// A variable, or a member of one (`a.b`).
     Name(String),

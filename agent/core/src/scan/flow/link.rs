@@ -4,10 +4,13 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
+
 use super::Language;
 use super::calls::{arrives, given, run_as, substituted, through};
-use super::engine::{Hit, Outcome, Outgoing, Summary, input_of};
+use super::engine::{Answer, Hit, Outcome, Outgoing, Summary, answers_in, input_of};
 use super::ir::{Module, Param};
+use super::shared;
 use super::sinks::Class;
 use super::value::Value;
 use super::words;
@@ -18,11 +21,14 @@ const STEPS: usize = 20_000;
 const PASSED: usize = 4;
 
 /// What one file tells the others.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub(in crate::scan) struct Facts {
     language: Language,
     open: Vec<Open>,
     outgoing: Vec<Outgoing>,
+    /// What other files give back, and what happens if that is what somebody else sends.
+    answers: Vec<Answer>,
+    waiting: Vec<Hit>,
     mentioned: BTreeSet<String>,
     passed_on: Vec<(Option<String>, String)>,
     /// Clients reach it without other files.
@@ -30,7 +36,7 @@ pub(in crate::scan) struct Facts {
 }
 
 /// A function that does something with its parameters.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 struct Open {
     name: String,
     owner: String,
@@ -39,7 +45,16 @@ struct Open {
     exported: bool,
     /// Something in its own file calls it, and has been told.
     called: bool,
+    #[serde(with = "shared::one")]
     summary: Arc<Summary>,
+}
+
+impl Open {
+    /// Whether it does something with what it is given, beside giving it back.
+    fn acts(&self) -> bool {
+        self.summary.hits.iter().any(|hit| hit.params != 0)
+            || self.summary.outgoing.iter().any(|out| out.args.iter().any(|(_, value)| value.params != 0))
+    }
 }
 
 /// Something that has been found by looking at more than one file.
@@ -80,6 +95,8 @@ impl Facts {
             language,
             open: open.collect(),
             outgoing: outcome.outgoing,
+            answers: outcome.answers,
+            waiting: outcome.waiting,
             mentioned: outcome.mentioned,
             passed_on,
         }
@@ -96,7 +113,7 @@ struct Tree<'a> {
     functions: HashMap<&'a str, Vec<(usize, usize)>>,
 }
 
-pub(super) fn join(files: &[(&str, &Facts)]) -> Vec<Found> {
+pub(super) fn join(files: &[(&str, &Facts)], clients: u64) -> Vec<Found> {
     let tree = Tree::of(files);
     let mut all = Vec::new();
     let mut reached: HashSet<(usize, usize)> = HashSet::new();
@@ -153,7 +170,7 @@ pub(super) fn join(files: &[(&str, &Facts)]) -> Vec<Found> {
     follow(&mut waiting, &mut all, &mut reached);
 
     // answers of tools that are registered in a way that is not understood here
-    let tool = Value::sent(&input_of("tool"));
+    let tool = Value { checks: clients, ..Value::sent(&input_of("tool")) };
     for (file, (_, facts)) in files.iter().enumerate() {
         for (at, open) in facts.open.iter().enumerate() {
             if !open.answers || open.called || reached.contains(&(file, at)) {
@@ -181,6 +198,16 @@ pub(super) fn join(files: &[(&str, &Facts)]) -> Vec<Found> {
         }
     }
     follow(&mut waiting, &mut all, &mut reached);
+
+    for (file, (_, facts)) in files.iter().enumerate() {
+        for hit in &facts.waiting {
+            let answers = answers_in(hit.params).filter_map(|at| facts.answers.get(at));
+            let Some(what) = answers.filter_map(|answer| tree.given_back(file, answer, hit.class)).next() else {
+                continue;
+            };
+            all.push(Found { file, hit: Hit { what, params: 0, ..hit.clone() }, certain: true });
+        }
+    }
 
     let mut mentions: BTreeMap<&str, usize> = BTreeMap::new();
     for (_, facts) in files {
@@ -225,7 +252,9 @@ impl<'a> Tree<'a> {
             let name = path.rsplit('/').next().unwrap_or(path);
             let name = name.split('.').next().unwrap_or(name);
             tree.by_name.entry(name).or_default().push(at);
-            for (function, open) in facts.open.iter().enumerate() {
+            for (function, open) in
+                facts.open.iter().enumerate().filter(|(_, open)| open.acts() || facts.language == Language::Go)
+            {
                 tree.functions.entry(open.name.as_str()).or_default().push((at, function));
             }
         }
@@ -248,6 +277,21 @@ impl<'a> Tree<'a> {
         }
     }
 
+    /// What a client sends that another file's function gives back, with nothing made sure of it.
+    fn given_back(&self, from: usize, answer: &Answer, class: Class) -> Option<Arc<str>> {
+        self.resolve(from, &answer.target, 0).into_iter().find_map(|(file, function)| {
+            let facts = self.files[file].1;
+            let open = facts.open.get(function)?;
+            let returns = &open.summary.returns;
+            // an object that was made of it is not it
+            if returns.path.is_some() || !returns.foreign() {
+                return None;
+            }
+            let value = substituted(returns, &given(&open.params, &answer.args, facts.language), 1);
+            value.input.clone().filter(|_| arrives(class, &value))
+        })
+    }
+
     /// The only function of the tree by a name that is not everybody's.
     fn by_method(&self, from: usize, method: &str) -> Vec<(usize, usize)> {
         if method.len() <= 5 || words::is_common(method) {
@@ -258,7 +302,9 @@ impl<'a> Tree<'a> {
         // what is called on something is a method
         let is = |file: usize, at: usize| {
             let facts = self.files[file].1;
-            facts.language == language && file != from && facts.open.get(at).is_some_and(|open| !open.owner.is_empty())
+            facts.language == language
+                && file != from
+                && facts.open.get(at).is_some_and(|open| !open.owner.is_empty() && open.acts())
         };
         let mut all = all.into_iter().filter(|(file, at)| is(*file, *at));
         match (all.next(), all.next()) {
@@ -326,7 +372,8 @@ impl<'a> Tree<'a> {
         let Some(file) = file else { return Vec::new() };
         if name.is_empty() {
             // its only function
-            let mut exported = self.files[file].1.open.iter().enumerate().filter(|(_, open)| open.exported);
+            let mut exported =
+                self.files[file].1.open.iter().enumerate().filter(|(_, open)| open.exported && open.acts());
             return match (exported.next(), exported.next()) {
                 (Some((only, _)), None) => vec![(file, only)],
                 _ => Vec::new(),

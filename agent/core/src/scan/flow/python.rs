@@ -3,7 +3,7 @@
 use tree_sitter::Node;
 
 use super::ir::{Arg, Call, DEPTH, Expr, Function, Kind, Module, Param, Pattern, Stmt};
-use super::source::{Source, children};
+use super::source::{Reads, Source, children};
 use super::words::{anchored, handler_word, is_answer, of_clients, of_server, route_word, runs_tool};
 
 struct Reader<'a> {
@@ -48,6 +48,16 @@ pub(super) fn read(root: Node<'_>, text: &str) -> Module {
         }
     }
     reader.module
+}
+
+impl Reads for Reader<'_> {
+    fn depth(&mut self) -> &mut usize {
+        &mut self.depth
+    }
+
+    fn kind(&mut self, node: Node<'_>) -> Kind {
+        self.kind_of(node)
+    }
 }
 
 impl Reader<'_> {
@@ -318,7 +328,11 @@ impl Reader<'_> {
             let harmless = self.harmless(&kind) || handler.is_some() && (context || of_server && !text);
             let plain = kind.chars().all(|c| c.is_alphanumeric() || c == '.' || c == '_');
             let kind = if plain && kind.contains(char::is_uppercase) { kind } else { String::new() };
-            params.push(Param { pattern: Pattern::Name(name), harmless, of_server, kind });
+            let rest = child.kind() == "list_splat_pattern"
+                || child.kind() == "typed_parameter"
+                    && self.text(child).starts_with('*')
+                    && !self.text(child).starts_with("**");
+            params.push(Param { pattern: Pattern::Name(name), harmless, of_server, kind, rest });
         }
         let nested = self.within > 0;
         self.within += 1;
@@ -364,29 +378,7 @@ impl Reader<'_> {
         !kind.is_empty() && (kind.starts_with("Literal[") || kind.trim_end_matches(']').split('|').all(one))
     }
 
-    fn exprs(&mut self, node: Node<'_>) -> Vec<Expr> {
-        children(node).into_iter().map(|child| self.expr(child)).collect()
-    }
-
-    fn expr(&mut self, node: Node<'_>) -> Expr {
-        let at = node.start_byte();
-        if self.depth > DEPTH {
-            return Expr::new(at, Kind::Const);
-        }
-        self.depth += 1;
-        let kind = self.kind(node);
-        self.depth -= 1;
-        Expr::new(at, kind)
-    }
-
-    fn of(&mut self, node: Node<'_>, field: &str) -> Expr {
-        match node.child_by_field_name(field) {
-            Some(child) => self.expr(child),
-            None => Expr::new(node.start_byte(), Kind::Const),
-        }
-    }
-
-    fn kind(&mut self, node: Node<'_>) -> Kind {
+    fn kind_of(&mut self, node: Node<'_>) -> Kind {
         match node.kind() {
             "identifier" => Kind::Name(self.text(node).to_owned()),
             "attribute" => {

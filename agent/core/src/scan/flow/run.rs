@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use super::engine::{Analysis, DEEP, STEPS, input_of};
+use super::Language;
+use super::engine::{Analysis, DEEP, STEPS};
 use super::ir::{Expr, Function, Kind, Pattern, Stmt};
 use super::value::{Changes, Env, LONG, Value, joined};
 
@@ -16,7 +17,7 @@ impl Analysis<'_> {
     }
 
     /// Runs statements that may not run; what they change, and whether they leave.
-    fn branch(&mut self, body: &[Stmt], guards: Vec<(String, u16)>, env: &mut Env) -> (Changes, bool) {
+    fn branch(&mut self, body: &[Stmt], guards: Vec<(String, u64)>, env: &mut Env) -> (Changes, bool) {
         let mark = env.mark();
         self.apply(env, guards);
         let leaves = self.run(body, env);
@@ -34,6 +35,8 @@ impl Analysis<'_> {
                 if let Kind::Call(call) = &expr.kind {
                     let made_sure = self.made_sure(call, env, false);
                     self.apply(env, made_sure);
+                    let cleaned = self.cleaned(call, env);
+                    self.apply(env, cleaned);
                     let path = call.callee.path().unwrap_or_default();
                     return matches!(
                         path.as_str(),
@@ -147,6 +150,34 @@ impl Analysis<'_> {
             _ => {}
         }
         self.bind(env, to, new);
+        if self.language == Language::Go {
+            self.answered(to, value, env);
+        }
+    }
+
+    /// What Go's second value says of the first: `err` that nothing is wrong, `ok` that a map has the key.
+    fn answered(&mut self, to: &Pattern, value: &Expr, env: &mut Env) {
+        let name = match to {
+            Pattern::Name(name) => name,
+            Pattern::Parts(parts) => match parts.last() {
+                Some(Pattern::Name(name)) => name,
+                _ => return,
+            },
+            _ => return,
+        };
+        let sure = match &value.kind {
+            Kind::Call(call) if name.to_lowercase().starts_with("err") => self.made_sure(call, env, false),
+            Kind::Index(of, index) if matches!(to, Pattern::Parts(_)) => {
+                let probe = Expr::new(value.at, Kind::Index(of.clone(), index.clone()));
+                self.guards(&probe, true, env)
+            }
+            _ => return,
+        };
+        let sure: Vec<(String, u64)> = sure.into_iter().filter(|(_, checks)| *checks != 0).collect();
+        if !sure.is_empty() && sure.len() <= TRUTHS {
+            let answer = Value { proves: Some(Arc::new(sure)), ..self.lookup(name, env) };
+            env.set(name, answer);
+        }
     }
 
     fn proof(&mut self, value: &Expr, new: &mut Value, env: &Env) {
@@ -271,7 +302,7 @@ impl Analysis<'_> {
         for param in &function.params {
             let value = match function.handler {
                 _ if param.harmless => Value::default(),
-                Some(handler) => Value::sent(&input_of(handler)),
+                Some(handler) => self.sent(handler),
                 None => given.carried(),
             };
             self.bind(env, &param.pattern, value);

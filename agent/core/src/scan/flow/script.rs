@@ -9,7 +9,7 @@ use std::collections::HashSet;
 use tree_sitter::Node;
 
 use super::ir::{Arg, Call, DEPTH, Expr, Function, Kind, Module, Param, Pattern, Stmt};
-use super::source::{Source, children, is_minified};
+use super::source::{Reads, Source, children, is_minified};
 use super::words::{handler_word, is_answer, of_clients, of_server, route_word};
 use modules::required;
 use schema::{chain, harmless, plain, register};
@@ -65,6 +65,16 @@ pub(super) fn read(root: Node<'_>, text: &str) -> Module {
         function.exported |= reader.exported.contains(name);
     }
     reader.module
+}
+
+impl Reads for Reader<'_> {
+    fn depth(&mut self) -> &mut usize {
+        &mut self.depth
+    }
+
+    fn kind(&mut self, node: Node<'_>) -> Kind {
+        self.kind_of(node)
+    }
 }
 
 impl Reader<'_> {
@@ -298,7 +308,9 @@ impl Reader<'_> {
                 _ => of_server("", kind),
             };
             let kind = if is_type(kind) { kind.to_owned() } else { String::new() };
-            params.push(Param { pattern, harmless, of_server, kind });
+            let inner = child.child_by_field_name("pattern").unwrap_or(child);
+            let rest = inner.kind() == "rest_pattern";
+            params.push(Param { pattern, harmless, of_server, kind, rest });
         }
         let gives = is_answer(self.source.field(node, "return_type"));
         let first = node.child_by_field_name("parameters").and_then(|params| children(params).first().copied());
@@ -318,29 +330,7 @@ impl Reader<'_> {
         Function { name, params, body, answers, ..Function::default() }
     }
 
-    fn exprs(&mut self, node: Node<'_>) -> Vec<Expr> {
-        children(node).into_iter().map(|child| self.expr(child)).collect()
-    }
-
-    fn expr(&mut self, node: Node<'_>) -> Expr {
-        let at = node.start_byte();
-        if self.depth > DEPTH {
-            return Expr::new(at, Kind::Const);
-        }
-        self.depth += 1;
-        let kind = self.kind(node);
-        self.depth -= 1;
-        Expr::new(at, kind)
-    }
-
-    fn of(&mut self, node: Node<'_>, field: &str) -> Expr {
-        match node.child_by_field_name(field) {
-            Some(child) => self.expr(child),
-            None => Expr::new(node.start_byte(), Kind::Const),
-        }
-    }
-
-    fn kind(&mut self, node: Node<'_>) -> Kind {
+    fn kind_of(&mut self, node: Node<'_>) -> Kind {
         match node.kind() {
             // what `import("…")` gives is what `require` does
             "import" => Kind::Name("require".to_owned()),

@@ -4,11 +4,14 @@ mod go;
 mod python;
 mod script;
 
+use serde::{Deserialize, Serialize};
+
 use super::Language;
 use super::value::{Value, check};
+use crate::scan::own;
 
 /// What happens there.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub(super) enum Class {
     Command,
     Argument,
@@ -21,18 +24,22 @@ pub(super) enum Class {
     Template,
     /// A list that somebody else makes is run as a command: who makes it knows which.
     List,
+    /// What a rule of the owner's says, by its place.
+    Own(usize),
 }
 
 impl Class {
     /// What has to be made sure of against it.
-    pub(super) fn check(self) -> u16 {
+    pub(super) fn check(self) -> u64 {
         match self {
             Self::Command | Self::List => check::SHELL,
             Self::Argument => check::DASH,
             Self::Path => check::PATH,
             Self::Ssrf => check::HOST,
             Self::Sql => check::SQL,
-            Self::Code | Self::NoSql | Self::Deserialise | Self::Template => check::CODE,
+            Self::Own(at) => own::bit(at),
+            Self::NoSql => check::FLAT,
+            Self::Code | Self::Deserialise | Self::Template => check::CODE,
         }
     }
 }
@@ -200,6 +207,11 @@ fn takes(program: &str, word: &str) -> bool {
     }
 }
 
+/// A word behind which nothing is an option.
+pub(super) fn ends_options(word: &str) -> bool {
+    matches!(word, "--" | "--end-of-options")
+}
+
 /// A command as a list.
 pub(super) fn argv(all: &mut Found, items: &[Value]) {
     let Some((program, rest)) = items.split_first() else { return };
@@ -242,7 +254,7 @@ pub(super) fn argv(all: &mut Found, items: &[Value]) {
     let mut before = "";
     for item in rest {
         let word = item.text.as_deref().unwrap_or_default();
-        if word == "--" {
+        if ends_options(word) {
             return;
         }
         if item.foreign() && item.leads && item.unchecked(check::DASH) && !takes(&name, before) {
@@ -279,6 +291,24 @@ pub(super) fn split_line(all: &mut Found, value: &Value) {
     if !text.contains(" -- ") && (RISKY.contains(&first) || text.is_empty()) {
         add(all, Class::Argument, Some(value));
     }
+}
+
+/// A filter of documents: somebody else's as a whole, an operator that runs code, or a value of a request that may be a
+/// record with operators in it.
+pub(super) fn operators(all: &mut Found, filter: Option<&Value>) {
+    let Some(filter) = filter else { return };
+    let Some(fields) = &filter.fields else {
+        add(all, Class::NoSql, Some(filter).filter(|filter| filter.items.is_none()));
+        return;
+    };
+    let runs = |key: &str| matches!(key, "$where" | "$function" | "$accumulator" | "$expr");
+    if let Some((_, code)) = fields.iter().find(|(key, value)| runs(key) && value.unchecked(check::CODE)) {
+        // that it is a text says nothing of what it does
+        add(all, Class::NoSql, Some(&Value { checks: code.checks & !check::FLAT, ..code.clone() }));
+        return;
+    }
+    let of_request = |value: &Value| value.input.as_deref() == Some("a part of an HTTP request");
+    add(all, Class::NoSql, fields.iter().map(|(_, value)| value).find(|value| of_request(value)));
 }
 
 pub(super) fn ssrf(all: &mut Found, url: Option<&Value>) {

@@ -3,30 +3,38 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
+
+use super::shared;
+
 /// What has been made sure of a value, a bit each.
 pub(super) mod check {
     /// A shell takes it as one word.
-    pub(in super::super) const SHELL: u16 = 1;
+    pub(in super::super) const SHELL: u64 = 1;
     /// It does not begin with a dash.
-    pub(in super::super) const DASH: u16 = 2;
+    pub(in super::super) const DASH: u64 = 2;
     /// It is a path within a folder.
-    pub(in super::super) const PATH: u16 = 4;
+    pub(in super::super) const PATH: u64 = 4;
     /// Its host is one of a few, or a public one.
-    pub(in super::super) const HOST: u16 = 8;
+    pub(in super::super) const HOST: u64 = 8;
     /// It stays the name or the text that it is in a query.
-    pub(in super::super) const SQL: u16 = 16;
+    pub(in super::super) const SQL: u64 = 16;
     /// No `..` is left in it, because it has been resolved.
-    pub(in super::super) const NORMAL: u16 = 32;
+    pub(in super::super) const NORMAL: u64 = 32;
     /// Nobody has written `..` into it.
-    pub(in super::super) const DOTS: u16 = 64;
+    pub(in super::super) const DOTS: u64 = 64;
     /// It is no absolute path.
-    pub(in super::super) const RELATIVE: u16 = 128;
+    pub(in super::super) const RELATIVE: u64 = 128;
     /// Nothing of it is a program, or a template.
-    pub(in super::super) const CODE: u16 = 256;
+    pub(in super::super) const CODE: u64 = 256;
     /// Names were resolved to addresses on the way to it.
-    pub(in super::super) const RESOLVED: u16 = 512;
+    pub(in super::super) const RESOLVED: u64 = 512;
+    /// It is a text, and no record.
+    pub(in super::super) const FLAT: u64 = 1024;
     /// It is one of a few words, or a number.
-    pub(in super::super) const ALL: u16 = SHELL | DASH | PATH | HOST | SQL | DOTS | RELATIVE | CODE;
+    pub(in super::super) const ALL: u64 = SHELL | DASH | PATH | HOST | SQL | DOTS | RELATIVE | CODE | FLAT;
+    /// What the owner's own rules ask, a bit each.
+    pub(in super::super) const OWN: u64 = !0 << 16;
 }
 use check::{DOTS, HOST, NORMAL, PATH, RELATIVE};
 
@@ -36,33 +44,48 @@ pub(super) const LONG: usize = 256;
 const TEXT: usize = 4096;
 
 /// What is known of a value.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default)]
 pub(super) struct Value {
     /// What clients send that is in it, in words.
+    #[serde(with = "shared::maybe_text", skip_serializing_if = "Option::is_none")]
     pub(super) input: Option<Arc<str>>,
     /// Parameters of the function under way that are in it.
     pub(super) params: u64,
+    /// Of these, the ones that it begins with; none where that is not told apart.
+    pub(super) head: u64,
     /// The one member of the parameter that it is.
+    #[serde(with = "shared::maybe_text", skip_serializing_if = "Option::is_none")]
     pub(super) part: Option<Arc<str>>,
-    pub(super) checks: u16,
+    pub(super) checks: u64,
     /// Text of the source and something else were put together.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub(super) built: bool,
     /// What is foreign in it may be how it begins.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub(super) leads: bool,
     /// What it stands for: `child_process.exec`.
+    #[serde(with = "shared::maybe_text", skip_serializing_if = "Option::is_none")]
     pub(super) path: Option<Arc<str>>,
+    #[serde(with = "shared::maybe", skip_serializing_if = "Option::is_none")]
     pub(super) items: Option<Arc<Vec<Value>>>,
+    #[serde(with = "shared::maybe", skip_serializing_if = "Option::is_none")]
     pub(super) fields: Option<Arc<Vec<(String, Value)>>>,
     /// It is false, or nothing.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub(super) no: bool,
     /// Text of the source in it.
+    #[serde(with = "shared::maybe_text", skip_serializing_if = "Option::is_none")]
     pub(super) text: Option<Arc<str>>,
     /// The text is a regular expression.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub(super) regex: bool,
     /// The variable that it was made from.
+    #[serde(with = "shared::maybe_text", skip_serializing_if = "Option::is_none")]
     pub(super) of: Option<Arc<str>>,
     /// What is sure of variables when it is true.
-    pub(super) proves: Option<Arc<Vec<(String, u16)>>>,
+    #[serde(with = "shared::maybe", skip_serializing_if = "Option::is_none")]
+    pub(super) proves: Option<Arc<Vec<(String, u64)>>>,
 }
 
 impl Value {
@@ -80,7 +103,7 @@ impl Value {
     }
 
     /// Whether it is foreign, and nobody has looked at it for this.
-    pub(super) fn unchecked(&self, check: u16) -> bool {
+    pub(super) fn unchecked(&self, check: u64) -> bool {
         self.foreign() && self.checks & check == 0
     }
 
@@ -89,6 +112,7 @@ impl Value {
         Self {
             input: self.input.clone(),
             params: self.params,
+            head: self.head,
             part: self.part.clone(),
             checks: self.checks,
             built: self.built,
@@ -113,10 +137,19 @@ impl Value {
         if !self.foreign() {
             return other.or(self);
         }
+        // what cannot do harm, whoever asks, takes nothing from what is sure of the other
+        let clean = |value: &Self| value.checks & (check::ALL | check::OWN) == check::ALL | check::OWN;
+        match (clean(&self), clean(&other)) {
+            (true, false) => return Self { path: other.path.or(self.path), ..other },
+            (false, true) => return Self { path: self.path.or(other.path), ..self },
+            _ => {}
+        }
+        let head = if self.head | other.head == 0 { 0 } else { self.heads() | other.heads() };
         Self {
             part: if self.part == other.part { self.part } else { None },
             input: self.input.or(other.input),
             params: self.params | other.params,
+            head,
             checks: self.checks & other.checks,
             built: self.built || other.built,
             leads: self.leads || other.leads,
@@ -129,6 +162,11 @@ impl Value {
             of: self.of.or(other.of),
             proves: None,
         }
+    }
+
+    /// Parameters that it may begin with.
+    pub(super) fn heads(&self) -> u64 {
+        if self.head == 0 { self.params } else { self.head }
     }
 
     /// A path into this value, where its parts are known.
@@ -151,6 +189,11 @@ impl Value {
 
     /// A list.
     pub(super) fn list(mut items: Vec<Self>) -> Self {
+        // behind `--` nothing is an option
+        let ends = |item: &Self| matches!(item.text.as_deref(), Some("--" | "--end-of-options"));
+        if let Some(at) = items.iter().position(ends) {
+            items.iter_mut().skip(at).for_each(|item| item.checks |= check::DASH);
+        }
         let whole = items.iter().map(Self::carried).reduce(Self::or).unwrap_or_default();
         items.truncate(LONG);
         Self { items: Some(Arc::new(items)), ..whole }
@@ -197,6 +240,7 @@ fn joined_with(parts: Vec<Value>, kept: bool) -> Value {
     let mut begins: Option<bool> = None;
     let (mut fixed, mut host) = (false, false);
     let mut whole: Option<Value> = None;
+    let mut head = 0;
     for part in &parts {
         let leading = text.is_empty();
         match &part.text {
@@ -215,6 +259,9 @@ fn joined_with(parts: Vec<Value>, kept: bool) -> Value {
         host |= has_host(&text) || (!text.is_empty() && !text.contains("://") && !text.starts_with('\u{1}'));
         if part.foreign() && part.checks & HOST == 0 {
             // what comes behind a whole host is a path of it
+            if begins.is_none() {
+                head = part.heads();
+            }
             begins.get_or_insert(part.leads && !host);
         } else if !part.foreign() && part.text.as_ref().is_none_or(|text| unknown_host(text)) {
             // somebody else's text, an address most likely
@@ -234,7 +281,8 @@ fn joined_with(parts: Vec<Value>, kept: bool) -> Value {
     }
     let whole = whole.unwrap_or_default();
     let built = whole.foreign() && (fixed || parts.iter().any(|part| part.built));
-    Value { built, leads: begins.unwrap_or(false), text: Some(text.into()), ..whole }
+    let checks = if parts.len() > 1 { whole.checks | check::FLAT } else { whole.checks };
+    Value { built, leads: begins.unwrap_or(false), text: Some(text.into()), checks, head, ..whole }
 }
 
 /// A path of parts. A rooted part further back begins anew where `roots` says so.

@@ -1,6 +1,7 @@
 //! Names by which servers and libraries say what something is for.
 
-use super::value::check::{ALL, CODE, DASH, DOTS, HOST, PATH, SHELL, SQL};
+use super::Language;
+use super::value::check::{ALL, CODE, DASH, DOTS, FLAT, HOST, PATH, SHELL, SQL};
 
 /// What a function is that is registered or marked with this word.
 pub(super) fn handler_word(word: &str) -> Option<&'static str> {
@@ -166,7 +167,7 @@ fn class_of(pattern: &str) -> Option<(&str, bool)> {
 }
 
 /// What is sure of a text where this is not found in it.
-pub(super) fn refuses(pattern: &str) -> u16 {
+pub(super) fn refuses(pattern: &str) -> u64 {
     if pattern.starts_with("^-") || pattern.starts_with("^\\s*-") {
         return DASH;
     }
@@ -183,7 +184,7 @@ pub(super) fn refuses(pattern: &str) -> u16 {
 }
 
 /// What is sure of a text of these characters alone.
-fn allows(class: &str) -> u16 {
+fn allows(class: &str) -> u64 {
     let class = class.replace("\\w", "").replace("\\d", "").replace("a-z", "").replace("A-Z", "").replace("0-9", "");
     let class = class.replace("\\-", "-").replace("\\.", ".").replace("\\/", "/").replace("\\_", "_");
     let any = |chars: &str| class.chars().any(|c| chars.contains(c)) || class.contains("\\s") && chars.contains(' ');
@@ -208,7 +209,7 @@ fn allows(class: &str) -> u16 {
 }
 
 /// What is sure of a text where whatever this matches has been replaced.
-pub(super) fn replaces(pattern: &str) -> u16 {
+pub(super) fn replaces(pattern: &str) -> u64 {
     match class_of(pattern) {
         Some((class, true)) => allows(class),
         Some((class, false)) => {
@@ -346,7 +347,7 @@ pub(super) fn resolves_names(path: &str, method: &str) -> bool {
 }
 
 /// What a function makes sure of in what it gives back.
-pub(super) fn made_sure_by(path: &str, method: &str) -> u16 {
+pub(super) fn made_sure_by(path: &str, method: &str) -> u64 {
     match path {
         "shlex.quote" | "pipes.quote" | "shell-quote.quote" | "shlex.join" | "shell-escape" | "shellescape"
         | "shellescape.Quote" | "shescape.quote" => SHELL,
@@ -362,7 +363,9 @@ pub(super) fn made_sure_by(path: &str, method: &str) -> u16 {
         | "net/url.PathEscape"
         | "net/url.QueryEscape" => PATH | HOST,
         "ast.literal_eval" => CODE,
+        "str" | "String" | "fmt.Sprint" => FLAT,
         _ if path.ends_with("sql.Identifier") || path.ends_with("sql.Literal") => SQL,
+        _ if method == "toString" => FLAT,
         _ if matches!(method, "secure_filename" | "basename") => PATH | DOTS,
         _ if of_identifiers(method) => SQL,
         _ if method == "quote" || method.to_lowercase().contains("escape") => SHELL | SQL,
@@ -377,7 +380,7 @@ fn of_identifiers(name: &str) -> bool {
 }
 
 /// A function of somebody else's that is named for looking at what it is given: what is sure then.
-pub(super) fn makes_sure(name: &str) -> u16 {
+pub(super) fn makes_sure(name: &str) -> u64 {
     let name = name.to_lowercase();
     if matches!(name.as_str(), "model_validate" | "validate_python" | "validate_call" | "model_validate_json") {
         return 0;
@@ -640,6 +643,18 @@ pub(super) fn builds(name: &str) -> bool {
     let makes = ["build", "make", "create", "construct", "compose", "generate", "format"];
     let what = ["command", "cmd", "query", "sql", "script"];
     makes.iter().any(|word| name.starts_with(word)) && what.iter().any(|word| name.ends_with(word))
+}
+
+/// Whether a path names something of another file of the same tree.
+pub(super) fn of_tree(path: &str, language: Language) -> bool {
+    match language {
+        Language::Script => ["./", "../", "@/", "~/", "src/", "#"].iter().any(|begin| path.starts_with(begin)),
+        Language::Python => {
+            path.starts_with('.') || !path.starts_with('?') && path.contains('.') && !path.contains('(')
+        }
+        // a function of the same package has no path
+        Language::Go => !path.contains('.') && !path.is_empty() && !path.starts_with('?') || path.contains('/'),
+    }
 }
 
 /// What is called on the object itself.

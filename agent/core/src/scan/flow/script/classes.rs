@@ -5,7 +5,7 @@ use tree_sitter::Node;
 use super::schema::register;
 use super::{Reader, is_type};
 use crate::scan::flow::ir::{Expr, Function, Kind, Pattern, Stmt};
-use crate::scan::flow::source::children;
+use crate::scan::flow::source::{Reads, children};
 use crate::scan::flow::words::runs_tool;
 
 impl Reader<'_> {

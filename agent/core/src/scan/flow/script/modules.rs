@@ -4,7 +4,7 @@ use tree_sitter::Node;
 
 use super::Reader;
 use crate::scan::flow::ir::{Expr, Function, Kind, Stmt};
-use crate::scan::flow::source::children;
+use crate::scan::flow::source::{Reads, children};
 
 /// How a file of the same tree is called on its way: without its ending, and with no dots but those that lead.
 pub(super) fn module_name(from: &str) -> String {

@@ -86,7 +86,10 @@ pub(super) fn plain(words: &[String], patterns: &[String]) -> Option<bool> {
         "nanoid",
         "guid",
     ];
-    let builds = words.first().is_some_and(|word| matches!(word.as_str(), "z" | "zod" | "Type" | "Joi" | "v" | "t"));
+    // bundlers and compilers number names
+    let bare = |word: &str| word.trim_end_matches(|c: char| c.is_ascii_digit()).trim_end_matches('_').to_owned();
+    let libraries = ["z", "zod", "Type", "Joi", "v", "t", "external_exports"];
+    let builds = words.first().is_some_and(|word| libraries.contains(&bare(word).as_str()));
     if !builds || words.len() < 2 {
         return None;
     }

@@ -1,6 +1,6 @@
 //! What Go and its libraries call them.
 
-use super::{Class, Found, Given, add, argv, ssrf};
+use super::{Class, Found, Given, add, argv, operators, ssrf};
 
 pub(super) fn reached(path: &str, given: &Given<'_>, all: &mut Found) {
     let first = given.at(0);
@@ -34,6 +34,7 @@ pub(super) fn reached(path: &str, given: &Given<'_>, all: &mut Found) {
         "net/http.NewRequestWithContext" => ssrf(all, given.at(2)),
         "net/http.DefaultClient.Get" | "net/http.DefaultClient.Post" => ssrf(all, first),
         "plugin.Open" => add(all, Class::Code, first),
+        "encoding/gob.NewDecoder" => add(all, Class::Deserialise, first),
         _ => {}
     }
     let client = path.starts_with("net/http.Client()") || given.spelled.to_lowercase().contains("httpclient.");
@@ -53,6 +54,6 @@ pub(super) fn reached(path: &str, given: &Given<'_>, all: &mut Found) {
         ["Find", "FindOne", "Aggregate", "DeleteMany", "DeleteOne", "UpdateMany", "UpdateOne", "CountDocuments"];
     let spelled = given.spelled.to_lowercase();
     if finds.contains(&given.method) && (spelled.contains("coll") || path.contains("mongo")) {
-        add(all, Class::NoSql, given.at(1).filter(|filter| filter.fields.is_none() && filter.items.is_none()));
+        operators(all, given.at(1));
     }
 }

@@ -1,6 +1,6 @@
 //! What Python and its libraries call them.
 
-use super::{Class, Found, Given, add, argv, split_line, ssrf};
+use super::{Class, Found, Given, add, argv, ends_options, operators, split_line, ssrf};
 use crate::scan::flow::value::Value;
 
 /// Clients over HTTP, and what opens one.
@@ -208,7 +208,7 @@ fn git_python(path: &str, given: &Given<'_>, all: &mut Found) {
             continue;
         }
         for value in value.elements() {
-            if value.text.as_deref() == Some("--") {
+            if value.text.as_deref().is_some_and(ends_options) {
                 return;
             }
             if value.leads && name.as_deref().is_none_or(|name| name == "*") {
@@ -238,6 +238,6 @@ fn mongo(path: &str, given: &Given<'_>, all: &mut Found) {
     let collection =
         ["collection", "mongo", "db[", "coll."].iter().any(|word| of.contains(word) || spelled.contains(word));
     if finds.contains(&given.method) && collection {
-        add(all, Class::NoSql, given.at(0).filter(|filter| filter.fields.is_none() && filter.items.is_none()));
+        operators(all, given.at(0));
     }
 }

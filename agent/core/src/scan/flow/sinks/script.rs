@@ -1,6 +1,6 @@
 //! What JavaScript and its libraries call them.
 
-use super::{Class, Found, Given, add, argv, split_line, ssrf};
+use super::{Class, Found, Given, add, argv, operators, split_line, ssrf};
 use crate::scan::flow::value::Value;
 
 pub(super) fn reached(path: &str, given: &Given<'_>, all: &mut Found) {
@@ -284,6 +284,6 @@ fn mongo(path: &str, given: &Given<'_>, all: &mut Found) {
     let collection = ["collection", "mongo", "coll."].iter().any(|word| of.contains(word) || spelled.contains(word))
         || given.receiver.and_then(|of| of.path.as_deref()).is_some_and(|path| path.ends_with("collection()"));
     if collection {
-        add(all, Class::NoSql, given.at(0).filter(|filter| filter.fields.is_none() && filter.items.is_none()));
+        operators(all, given.at(0));
     }
 }

@@ -101,3 +101,27 @@ fn who_runs_whole_commands_by_design_is_not_blocked() {
         ],
     );
 }
+
+#[test]
+fn what_other_files_give_back_is_followed() {
+    let helper = "export function commandFor(name) {\n  return `convert ${name} out.png`;\n}\n\
+        export function plain(name) {\n  if (!/^[a-z]+$/.test(name)) { throw new Error('no'); }\n  return name;\n}\n\
+        export function fixed(name) {\n  return 'ls';\n}\nexport const place = (name) => path.join('/srv', name);\n";
+    let server = "import { execSync } from 'child_process';\nimport fs from 'fs';\n\
+        import { commandFor, plain, fixed, place } from './helper.js';\n\
+        server.tool('x', {}, async ({ a }) => {\n  execSync(commandFor(a));\n  execSync(plain(a));\n  execSync(fixed(a));\n  \
+        fs.readFileSync(place(a));\n});\n";
+    let all = found(&[("src/server.ts", server), ("src/helper.ts", helper)]);
+    let lines: Vec<(u32, &str)> = all.iter().map(|(_, line, class, _)| (*line, class.as_str())).collect();
+    assert_eq!(lines, [(5, "command-injection"), (8, "path-traversal")]);
+
+    let server = "from mcp.server.fastmcp import FastMCP\nimport os\nfrom .paths import locate, inside\nmcp = FastMCP('x')\n\n\
+        @mcp.tool()\ndef read(name: str):\n    return open(locate(name)).read()\n\n\
+        @mcp.tool()\ndef fine(name: str):\n    return open(inside(name)).read()\n";
+    let paths = "import os\n\ndef locate(name):\n    return os.path.join('/srv', name)\n\n\
+        def inside(name):\n    full = os.path.realpath(os.path.join('/srv', name))\n    \
+        if os.path.commonpath([full, '/srv']) != '/srv':\n        raise ValueError('outside')\n    return full\n";
+    let all = found(&[("pkg/server.py", server), ("pkg/paths.py", paths)]);
+    let lines: Vec<(u32, &str)> = all.iter().map(|(_, line, class, _)| (*line, class.as_str())).collect();
+    assert_eq!(lines, [(8, "path-traversal")]);
+}
