@@ -85,6 +85,13 @@ pub struct Principal {
     pub holder: Option<Arc<Holder>>,
 }
 
+impl Principal {
+    /// Whose own things (secrets of a user) are this caller's: the user that its key belongs to, else who it is.
+    pub fn user_id(&self) -> &str {
+        self.holder.as_ref().map_or(self.who.as_str(), |holder| holder.user.as_str())
+    }
+}
+
 /// A key's bearer as the gateway knows it.
 #[derive(Clone, Debug)]
 pub struct Holder {

@@ -103,9 +103,10 @@ impl App {
         let agent = store.agent_id();
         let audit = Audit::open(data_dir)?;
         audit.set_max_bytes(now.audit.max_bytes);
-        let secrets = Secrets::open(data_dir, store.clone(), audit.clone())?;
+        let secrets = Secrets::open(data_dir, &now.secrets, store.clone(), audit.clone(), true)?;
         let masks = secrets.redactor();
         audit.set_redactor(move |text| masks.redact(text).into_owned());
+        secrets.reseal_in_background(stops.loops.clone());
         let begun = by_agent("agent.start").target(agent.to_string(), "").after("version", env!("CARGO_PKG_VERSION"));
         audit.record(vec![begun]).await?;
         let (links, output) = InitLinks::spawn(data_dir, now.outbound.clone(), stops.floor.clone()).await?;

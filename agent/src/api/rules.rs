@@ -68,6 +68,14 @@ pub(super) const RULES: &[Rule] = &[
     rule("/sigil.v1.Secrets/Set", Role::Admin).audited("secret.set"),
     rule("/sigil.v1.Secrets/List", Role::Reader),
     rule("/sigil.v1.Secrets/Remove", Role::Admin).audited("secret.remove"),
+    rule("/sigil.v1.Secrets/SetOwn", Role::Reader).callers().audited("secret.set-own"),
+    rule("/sigil.v1.Secrets/ListOwn", Role::Reader).callers(),
+    rule("/sigil.v1.Secrets/RemoveOwn", Role::Reader).callers().audited("secret.remove-own"),
+    rule("/sigil.v1.Secrets/Rotate", Role::Admin).audited("secret.rotate"),
+    rule("/sigil.v1.Secrets/Reveal", Role::Admin).audited("secret.reveal"),
+    rule("/sigil.v1.Secrets/Import", Role::Admin).audited("secret.import"),
+    rule("/sigil.v1.Secrets/Keyring", Role::Reader),
+    rule("/sigil.v1.Secrets/RotateKeys", Role::Admin).audited("keys.rotate"),
     rule("/sigil.v1.Keys/Create", Role::Admin).audited("key.create"),
     rule("/sigil.v1.Keys/List", Role::Reader),
     rule("/sigil.v1.Keys/Revoke", Role::Admin).audited("key.revoke"),
@@ -273,7 +281,8 @@ mod tests {
     fn whatever_takes_an_admin_has_a_word_for_the_audit_log() {
         let mut words = BTreeSet::new();
         for rule in RULES {
-            let expected = rule.role == Role::Admin && !NO_CHANGE.contains(&rule.path);
+            let own = ["/sigil.v1.Secrets/SetOwn", "/sigil.v1.Secrets/RemoveOwn"].contains(&rule.path);
+            let expected = own || rule.role == Role::Admin && !NO_CHANGE.contains(&rule.path);
             assert_eq!(rule.audit.is_some(), expected, "{}: .audited(\"…\")", rule.path);
             assert!(rule.audit.is_none_or(|word| words.insert(word)), "{} has another's word", rule.path);
         }

@@ -16,6 +16,7 @@ use sigil_core::source::Source;
 use super::{DeployRequest, Failure, ManifestText, Outcome, Run, SourceRef, WaiverRequest, compose};
 use crate::build::{BuildError, Built};
 use crate::engine::EngineError;
+use crate::secrets::SecretError;
 use crate::source::{Fetched, SourceError, Sources};
 
 /// Releases kept for rollback.
@@ -354,9 +355,17 @@ impl Run {
         existing: Option<&Deployment>,
     ) -> Result<(), Failure> {
         let uses = compose::secrets(request, recipe)?;
-        let missing = self.deps().secrets.missing(existing.map(|d| d.id), "default", &uses);
+        let id = existing.map(|d| d.id);
+        let missing = self.deps().secrets.missing(id, "default", &uses);
         if missing.is_empty() {
-            return Ok(());
+            let typed = self.deps().secrets.check_types(id, "default", &uses, "this deploy");
+            return typed.map_err(|error| match error {
+                SecretError::Mistyped(_) => {
+                    let hint = "set it anew, or change its `type` in the manifest";
+                    Failure::new("INVALID_SECRETS", 2, error.to_string(), hint)
+                }
+                other => Failure::new("SECRETS", 1, other.to_string(), other.hint()),
+            });
         }
         let first = &missing[0];
         Err(Failure::new(

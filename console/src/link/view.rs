@@ -365,7 +365,7 @@ pub struct AuditBatch {
 pub struct Secret {
     /// Its name.
     pub name: String,
-    /// `team`, `deployment:<name>` or `source`.
+    /// `team`, `deployment:<name>`, `user:<id>` or `source`.
     pub scope: String,
     /// Counts its values.
     pub version: u32,
