@@ -124,6 +124,7 @@ impl App {
                 .await?;
         let (inspect, changes) = Inspect::spawn(store.clone(), tail.clone(), stops.loops.clone());
         gateway.tell_changes(changes);
+        gateway.tell_secrets(secrets.clone());
         // before any container is let out
         links.set_agent_ports(agent_ports(gateway.address(), &now.grpc.listen));
         tell_refusals(links.marks(), tail.clone(), stops.floor.clone());

@@ -22,6 +22,8 @@ pub(crate) struct Caller {
     pub(crate) principal: Arc<str>,
     /// For logs and people.
     pub(crate) name: String,
+    /// Whose own secrets go with its calls; nobody's for whoever shows nothing.
+    pub(crate) user: Option<Arc<str>>,
     pub(crate) scope: Scope,
     rate: Option<Rate>,
     concurrency: Option<u32>,
@@ -60,12 +62,24 @@ impl Caller {
 
     fn of(principal: Arc<str>, name: String) -> Self {
         let scope = Scope::default();
-        Self { principal, name, scope, rate: None, concurrency: None, unlimited: false, lists_only: false, load: None }
+        Self {
+            principal,
+            name,
+            user: None,
+            scope,
+            rate: None,
+            concurrency: None,
+            unlimited: false,
+            lists_only: false,
+            load: None,
+        }
     }
 
     /// A token of the identity provider.
     pub(crate) fn user(issuer: &str, subject: &str, name: &str, scope: Scope) -> Self {
-        Self { scope, ..Self::of(format!("oauth:{issuer} {subject}").into(), name.to_owned()) }
+        // users of this agent are other people, however the provider names its own
+        let user = Some(format!("oauth:{name}").into());
+        Self { scope, user, ..Self::of(format!("oauth:{issuer} {subject}").into(), name.to_owned()) }
     }
 
     /// Counted there.
@@ -77,14 +91,18 @@ impl Caller {
     pub(crate) fn link(principal: &Principal, counters: &Counters) -> Self {
         match &principal.holder {
             Some(holder) if holder.role == Role::Caller => Self::holder(holder, counters),
-            _ => Self { unlimited: true, ..Self::of(format!("link:{}", principal.who).into(), principal.who.clone()) }
-                .counted(counters.key(LINKS)),
+            _ => Self {
+                unlimited: true,
+                user: Some(principal.user_id().into()),
+                ..Self::of(format!("link:{}", principal.who).into(), principal.who.clone())
+            }
+            .counted(counters.key(LINKS)),
         }
     }
 
     /// A caller of a bundle: its members hold it to its limits and count it, each for itself.
     pub(crate) fn whole(of: &Self) -> Self {
-        Self::of(of.principal.clone(), of.name.clone())
+        Self { user: of.user.clone(), ..Self::of(of.principal.clone(), of.name.clone()) }
     }
 
     /// It showed nothing, where lists need nothing.
@@ -95,6 +113,7 @@ impl Caller {
     fn holder(holder: &crate::access::Holder, counters: &Counters) -> Self {
         Self {
             load: Some(counters.key(&holder.label)),
+            user: Some(holder.user.as_str().into()),
             scope: holder.scope.clone(),
             rate: holder.rate,
             concurrency: holder.concurrency,
@@ -214,6 +233,13 @@ impl Shared {
         }
         if head.kind == Kind::Response {
             return Ok(None);
+        }
+        // what a server offers is no secret; using it needs the caller's own
+        if let Some(lacks) = entry.personal.as_ref().and_then(|personal| personal.lacks.as_ref())
+            && head.kind == Kind::Request
+            && !DISCOVERY.contains(&head.method.as_ref())
+        {
+            return Err(lacks.clone());
         }
         let policy = entry.rules.policy();
         // a stream that only listens is no load, and would hold its place for ever
