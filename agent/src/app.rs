@@ -111,6 +111,8 @@ impl App {
         audit.record(vec![begun]).await?;
         let (links, output) = InitLinks::spawn(data_dir, now.outbound.clone(), stops.floor.clone()).await?;
         let tail = Tail::spawn(data_dir, now.logs.clone(), output, stops.floor.clone()).await?;
+        let masks = secrets.redactor();
+        tail.set_masks(move |line| masks.redact_bytes(line));
         tail.set_gap_source(Arc::new(EngineLog { engine: engine.clone() }));
         let sources = Sources::spawn(data_dir, config.clone(), secrets.clone(), engine.clone(), stops.loops.clone())?;
         let builds = Builds::spawn(config.clone(), engine.clone(), links.clone(), agent, data_dir, stops.loops.clone());
