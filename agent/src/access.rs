@@ -334,6 +334,11 @@ impl Access {
         }
     }
 
+    /// Whose own things (secrets of a user) a key's holder has: the id of the user, else the name that the key has.
+    pub fn owner(&self, holder: &Holder) -> Arc<str> {
+        self.directory().user(&holder.user).map_or(holder.user.as_str(), |(user, _)| &user.id).into()
+    }
+
     /// Whether a key's holder may look at what concerns the whole agent.
     pub fn looks(&self, holder: &Holder) -> bool {
         let directory = self.directory();

@@ -31,6 +31,8 @@ mod tests_audit;
 mod tests_house;
 #[cfg(test)]
 mod tests_rights;
+#[cfg(test)]
+mod tests_secrets;
 pub mod tls;
 mod users;
 mod waivers;
@@ -217,7 +219,7 @@ pub async fn spawn(deps: ApiDeps, stop: CancellationToken) -> Result<ApiHandle, 
         operations::OperationsService { operate: deps.operate.clone(), store: deps.store.clone(), stop: stop.clone() };
     let deployments = deployments::DeploymentsService {
         store: deps.store.clone(),
-        operate: deps.operate,
+        operate: deps.operate.clone(),
         reconcile: deps.reconcile,
         gateway: deps.gateway.clone(),
         gateway_url: url.clone(),
@@ -253,8 +255,12 @@ pub async fn spawn(deps: ApiDeps, stop: CancellationToken) -> Result<ApiHandle, 
     let pins = pins::PinsService { store: deps.store.clone(), inspect: deps.inspect };
     let taps = taps::TapsService { gateway: gateway.clone(), store: deps.store.clone(), stop: stop.clone() };
     let audit = audit::AuditService { audit: deps.audit.clone(), stop: stop.clone() };
-    let secrets =
-        secrets::SecretsService { secrets: deps.secrets, store: deps.store, turn: tokio::sync::Mutex::default() };
+    let secrets = secrets::SecretsService {
+        secrets: deps.secrets,
+        store: deps.store,
+        operate: deps.operate,
+        turn: tokio::sync::Mutex::default(),
+    };
     let sources = sources::SourcesService { sources: deps.sources };
 
     // a tool call may be as long through the link as through the gateway

@@ -104,13 +104,16 @@ impl App {
         let agent = store.agent_id();
         let audit = Audit::open(data_dir)?;
         audit.set_max_bytes(now.audit.max_bytes);
-        let secrets = Secrets::open(data_dir, store.clone(), audit.clone())?;
+        let secrets = Secrets::open(data_dir, &now.secrets, store.clone(), audit.clone(), true)?;
         let masks = secrets.redactor();
         audit.set_redactor(move |text| masks.redact(text).into_owned());
+        secrets.reseal_in_background(stops.loops.clone());
         let begun = by_agent("agent.start").target(agent.to_string(), "").after("version", env!("CARGO_PKG_VERSION"));
         audit.record(vec![begun]).await?;
         let (links, output) = InitLinks::spawn(data_dir, now.outbound.clone(), stops.floor.clone()).await?;
         let tail = Tail::spawn(data_dir, now.logs.clone(), output, stops.floor.clone()).await?;
+        let masks = secrets.redactor();
+        tail.set_masks(move |line| masks.redact_bytes(line));
         tail.set_gap_source(Arc::new(EngineLog { engine: engine.clone() }));
         let sources = Sources::spawn(data_dir, config.clone(), secrets.clone(), engine.clone(), stops.loops.clone())?;
         let builds = Builds::spawn(config.clone(), engine.clone(), links.clone(), agent, data_dir, stops.loops.clone());
@@ -138,6 +141,7 @@ impl App {
             },
             stops.loops.clone(),
         );
+        gateway.tell_secrets(secrets.clone());
         // before any container is let out
         links.set_agent_ports(agent_ports(gateway.address(), &now.grpc.listen));
         tell_refusals(links.marks(), tail.clone(), stops.floor.clone());

@@ -1,5 +1,6 @@
-//! The daemon's own command line (`cli.md`): `run`, `init`, `token`, `export`, `restore`, `config`, `version`.
+//! The daemon's own command line (`cli.md`): `run`, `init`, `token`, `keys`, `export`, `restore`, `config`, `version`.
 
+mod keys;
 mod state;
 
 use std::io::IsTerminal;
@@ -13,6 +14,7 @@ use sigil_agent::api::{self, ApiError, tls};
 use sigil_agent::app::App;
 use sigil_agent::audit::Audit;
 use sigil_agent::gateway::GatewayError;
+use sigil_agent::secrets::SecretError;
 use sigil_agent::store::StoreError;
 use sigil_config::agent::{self, Loaded, Override};
 use sigil_config::reload;
@@ -47,6 +49,14 @@ enum Command {
         places: Places,
         #[command(subcommand)]
         what: Token,
+    },
+    /// Changes what secrets are sealed with.
+    #[command(after_help = "Example: sigil-agent keys rotate")]
+    Keys {
+        #[command(flatten)]
+        places: Places,
+        #[command(subcommand)]
+        what: keys::Keys,
     },
     /// Writes the state (deployments, sealed secrets, operations; not the keys) into one checksummed file.
     #[command(after_help = "Example: sigil-agent export --out /backup/sigil.jsonl.zst")]
@@ -130,6 +140,7 @@ pub fn main(cli: Cli) -> ExitCode {
         Command::Run(places) => run(&places),
         Command::Init(places) => init(&places),
         Command::Token { places, what } => token(&places, what),
+        Command::Keys { places, what } => keys::keys(&places, &what),
         Command::Export { places, out } => state::export(&places, out.as_deref()),
         Command::Restore { places, file, adopt } => state::restore(&places, &file, adopt),
         Command::Config { places, what } => config(&places, &what),
@@ -147,15 +158,18 @@ pub fn main(cli: Cli) -> ExitCode {
     })
 }
 
-fn hint(error: &anyhow::Error) -> Option<&'static str> {
+fn hint(error: &anyhow::Error) -> Option<String> {
     if let Some(StoreError::Locked(_)) = error.downcast_ref::<StoreError>() {
-        return Some("stop that agent, or give this one another --data-dir");
+        return Some("stop that agent, or give this one another --data-dir".into());
     }
     if let Some(error) = error.downcast_ref::<ApiError>() {
-        return Some(error.hint());
+        return Some(error.hint().into());
     }
     if let Some(GatewayError::Listen(..)) = error.downcast_ref::<GatewayError>() {
-        return Some("set [gateway] listen (or SIGIL_GATEWAY_LISTEN) to a free address");
+        return Some("set [gateway] listen (or SIGIL_GATEWAY_LISTEN) to a free address".into());
+    }
+    if let Some(error) = error.downcast_ref::<SecretError>() {
+        return Some(error.hint());
     }
     None
 }
@@ -186,6 +200,7 @@ fn run(places: &Places) -> anyhow::Result<ExitCode> {
         tracing::debug!("a TLS provider was there already");
     }
     let data_dir = agent::data_dir(&loaded.config);
+    no_dumps();
     raise_files();
     let runtime = Builder::new_multi_thread().enable_all().build()?;
     // half of the cores: a call then wakes fewer threads, and the servers themselves need the others (`scripts/bench gateway`)
@@ -206,6 +221,18 @@ fn raise_files() {
     let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
     if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }) {
         tracing::warn!(%error, "the limit of open files stays as it is");
+    }
+}
+
+/// Memory holds secrets: no core of it is written, and no other process of this user reads it or the environment.
+fn no_dumps() {
+    use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit};
+    let none = Rlimit { current: Some(0), maximum: Some(0) };
+    if let Err(error) = setrlimit(Resource::Core, none) {
+        tracing::warn!(%error, "a crash may leave a core file that holds secrets");
+    }
+    if let Err(error) = set_dumpable_behavior(DumpableBehavior::NotDumpable) {
+        tracing::warn!(%error, "other processes of this user can read the agent's memory");
     }
 }
 

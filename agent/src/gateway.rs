@@ -28,6 +28,7 @@ pub(crate) mod load;
 pub(crate) mod mask;
 pub(crate) mod modern;
 pub(crate) mod oauth;
+mod own;
 mod pins;
 pub(crate) mod plain;
 pub(crate) mod proxy;
@@ -131,6 +132,7 @@ pub(crate) struct Shared {
     pub(crate) limits: limits::Limits,
     pub(crate) bundles: bundle::Bundles,
     pub(crate) kept: settings::Kept,
+    pub(crate) own: own::OwnSecrets,
     pub(crate) oauth: oauth::Oauth,
     /// Whoever shows nothing where nothing is asked for.
     pub(crate) anonymous: Arc<caller::Caller>,
@@ -275,6 +277,7 @@ impl Gateway {
             limits: limits::Limits::default(),
             bundles: bundle::Bundles::default(),
             kept: settings::Kept::default(),
+            own: own::OwnSecrets::default(),
             oauth,
             anonymous: Arc::new(anonymous),
             status: OnceLock::new(),
@@ -317,6 +320,11 @@ impl Gateway {
     /// Tells of tools that are not as they were pinned, each form once. Only the first call counts.
     pub fn tell_changes(&self, to: mpsc::Sender<ChangedTool>) {
         self.shared.registry.teller.set(to).ok();
+    }
+
+    /// Where callers' own secrets are looked up; until then nobody has any. Only the first call counts.
+    pub fn tell_secrets(&self, vault: crate::secrets::Secrets) {
+        self.shared.own.look_in(vault);
     }
 
     /// A deployment's last minute.

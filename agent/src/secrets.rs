@@ -1,33 +1,48 @@
 //! Owns: secret plaintext and the keyring.
-//! May touch: the store's sealed records, `<data>/keyring`, `<data>/keyring.key`.
+//! May touch: the store's sealed records, `<data>/keyring`, the key file, the kernel's keyring, a terminal (for a passphrase).
 //! Never: logs a value, writes one anywhere in clear, or hands one out that the audit log does not tell of.
-//! Tested by: unit tests.
+//! Tested by: unit tests, kills in `secrets/tests_kill.rs`, a canary on a real engine in `tests/tests/canary.rs`.
 
+mod files;
+mod key;
 mod keyring;
+mod master;
+mod prompt;
 mod redact;
+mod rotate;
+mod scope;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use async_trait::async_trait;
 use jiff::Timestamp;
 use secrecy::{ExposeSecret, SecretString};
+use sigil_config::agent::SecretsConfig;
+use sigil_config::manifest::SecretKind;
 use sigil_core::audit::Record;
 use sigil_core::model::{DeploymentId, Inject, ReleaseSpec, SecretUse};
 use zeroize::Zeroizing;
 
 use crate::audit::{Audit, AuditError, by_agent};
 use crate::store::{SealedRecord, Store, StoreError};
-use keyring::Keyring;
+pub use keyring::DataKeyInfo;
+use keyring::{Keyring, With};
+use master::Given;
+pub use master::{Trouble, ask_new_passphrase};
 pub use redact::Redactor;
+pub use rotate::{KeyringInfo, Resealed};
+pub use scope::Scope;
+use scope::{candidates, checked_name, parts};
 
 /// Why a secret could not be kept or read.
 #[derive(Debug, thiserror::Error)]
 pub enum SecretError {
     /// The keyring's files: missing, readable by others, or not openable with this key.
     #[error("keyring: {0}")]
-    Keyring(String),
+    Keyring(#[from] Trouble),
     /// The store refused.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -43,6 +58,9 @@ pub enum SecretError {
     /// Empty, too long, or with a NUL in it.
     #[error("the value of '{0}' {1}")]
     BadValue(String, &'static str),
+    /// Not what those who use it ask for: name, what it has to be, who asks.
+    #[error("{}", mistyped(.0))]
+    Mistyped(Vec<(String, SecretKind, String)>),
     /// Required by a release and nowhere.
     #[error("missing secrets: {}", .0.join(", "))]
     Missing(Vec<String>),
@@ -55,10 +73,7 @@ impl SecretError {
     /// What to do about it.
     pub fn hint(&self) -> String {
         match self {
-            Self::Keyring(_) => {
-                "restore <data>/keyring and its key from the same backup; both belong to the agent's user, mode 0600"
-                    .into()
-            }
+            Self::Keyring(trouble) => trouble.hint().into(),
             Self::Store(_) => "see the agent's log".into(),
             Self::Broken(name) => {
                 format!("set '{name}' again, or restore the data directory and the keyring from one backup")
@@ -66,6 +81,7 @@ impl SecretError {
             Self::BadName(_) => "letters, digits and '_', not beginning with a digit, at most 128: API_KEY".into(),
             Self::BadHost(_) => "write the host alone, with a port if it is not the usual one: git.example.org".into(),
             Self::BadValue(..) => "a value is 1 byte to 64 KiB of text".into(),
+            Self::Mistyped(_) => "look at `type` in the manifest's `secrets`; nothing was changed".into(),
             Self::Missing(names) => match names.first() {
                 Some(name) => format!("set each one: sigil secret set {name}"),
                 None => "set them with sigil secret set".into(),
@@ -75,56 +91,15 @@ impl SecretError {
     }
 }
 
+fn mistyped(flaws: &[(String, SecretKind, String)]) -> String {
+    let one = |(name, kind, by): &(String, SecretKind, String)| {
+        format!("the value of {name} is not {} ({by} asks for one)", kind.words())
+    };
+    flaws.iter().map(one).collect::<Vec<_>>().join("; ")
+}
+
 /// Result of a call to this room.
 pub type Result<T> = std::result::Result<T, SecretError>;
-
-/// Whose a secret is.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Scope {
-    /// Shared by all deployments of a team.
-    Team(String),
-    /// One deployment's own; wins over its team's.
-    Deployment(DeploymentId),
-    /// A login for fetching sources; its name is the host.
-    Source,
-}
-
-impl Scope {
-    /// What the secret is for, as bound into the seal.
-    fn purpose(&self) -> &'static str {
-        match self {
-            Self::Source => "source",
-            Self::Team(_) | Self::Deployment(_) => "server",
-        }
-    }
-
-    fn prefix(&self) -> String {
-        match self {
-            Self::Team(team) => format!("team/{team}/"),
-            Self::Deployment(id) => format!("deployment/{id}/"),
-            Self::Source => "source/".to_owned(),
-        }
-    }
-
-    /// The key of a secret of this scope, unique in the agent: `team/default/NAME`, `deployment/<id>/NAME`, `source/<host>`.
-    pub fn key(&self, name: &str) -> String {
-        format!("{}{name}", self.prefix())
-    }
-
-    /// Scope and name of a store key.
-    fn of_key(key: &str) -> Option<(Self, String)> {
-        let (kind, rest) = key.split_once('/')?;
-        match kind {
-            "source" => Some((Self::Source, rest.to_owned())),
-            "team" => rest.split_once('/').map(|(team, name)| (Self::Team(team.to_owned()), name.to_owned())),
-            "deployment" => {
-                let (id, name) = rest.split_once('/')?;
-                Some((Self::Deployment(id.parse().ok()?), name.to_owned()))
-            }
-            _ => None,
-        }
-    }
-}
 
 /// A login for fetching sources from a host.
 #[derive(Debug, Clone)]
@@ -154,24 +129,27 @@ pub struct SecretMeta {
     pub changed_by: String,
 }
 
+/// Values masked after they were replaced or removed.
+const FORMER_MAX: usize = 256;
 /// Longest value, in bytes.
 const VALUE_MAX: usize = 64 << 10;
-/// Longest name, in bytes.
-const NAME_MAX: usize = 128;
 
 /// Where sealed records are kept: the store, or a map in tests.
 #[async_trait]
 trait Records: Send + Sync {
-    async fn put(&self, record: SealedRecord) -> std::result::Result<(), StoreError>;
+    /// All of them, or none.
+    async fn put(&self, records: Vec<SealedRecord>) -> std::result::Result<(), StoreError>;
     fn get(&self, key: &str) -> Option<Arc<SealedRecord>>;
     fn all(&self, prefix: &str) -> Vec<Arc<SealedRecord>>;
     async fn remove(&self, key: &str) -> std::result::Result<bool, StoreError>;
+    /// Writes down what a lost store is restored from.
+    async fn back_up(&self) -> std::result::Result<(), StoreError>;
 }
 
 #[async_trait]
 impl Records for Store {
-    async fn put(&self, record: SealedRecord) -> std::result::Result<(), StoreError> {
-        self.put_sealed(record).await
+    async fn put(&self, records: Vec<SealedRecord>) -> std::result::Result<(), StoreError> {
+        self.put_sealed_all(records).await
     }
     fn get(&self, key: &str) -> Option<Arc<SealedRecord>> {
         self.sealed(key)
@@ -182,6 +160,9 @@ impl Records for Store {
     async fn remove(&self, key: &str) -> std::result::Result<bool, StoreError> {
         self.remove_sealed(key).await
     }
+    async fn back_up(&self) -> std::result::Result<(), StoreError> {
+        self.export().await.map(drop)
+    }
 }
 
 struct Inner {
@@ -189,8 +170,14 @@ struct Inner {
     keyring: Mutex<Keyring>,
     /// One change at a time: a version is read, raised and written as one step.
     changing: tokio::sync::Mutex<()>,
+    /// Something is sealed with a former data key.
+    stale: tokio::sync::Notify,
     redactor: RwLock<Option<Redactor>>,
     audit: Audit,
+    /// Values that were replaced or removed: servers that were not restarted since still have them, and may print them.
+    former: Mutex<VecDeque<SecretString>>,
+    /// Counts changes of values.
+    generation: AtomicU64,
     /// What the gateway was given since the start: deployment, key, version.
     given: Mutex<BTreeSet<(DeploymentId, String, u32)>>,
 }
@@ -201,6 +188,15 @@ struct Found {
     value: SecretString,
     key: String,
     version: u32,
+}
+
+/// What one caller has of its own.
+#[derive(Debug)]
+pub struct Own {
+    /// Where each goes, and what it is.
+    pub values: Vec<(Inject, SecretString)>,
+    /// Why that is not enough.
+    pub lacks: Option<SecretError>,
 }
 
 /// The secrets of this agent. Clones share one keyring.
@@ -220,20 +216,34 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Secrets {
-    /// Opens the keyring of a data directory, or makes it. The key that wraps it is the systemd credential `sigil-kek`
-    /// when the unit passes one, else `<data>/keyring.key`.
+    /// Opens the keyring of a data directory, or makes it. The key that wraps it comes from where `config` says; with `ask`
+    /// a passphrase may be asked for at the terminal.
     ///
     /// # Errors
     /// [`SecretError::Keyring`] when a file belongs to another user, can be read by others, is a link, or does not
-    /// open with the key. A missing keyring beside existing records is no error: each record then answers
-    /// [`SecretError::Broken`], so that it can be set again.
-    pub fn open(data_dir: &Path, store: Store, audit: Audit) -> Result<Self> {
-        let credential = std::env::var_os("CREDENTIALS_DIRECTORY").map(|dir| Path::new(&dir).join("sigil-kek"));
-        Self::open_with(data_dir, Box::new(store), audit, credential.filter(|path| path.exists()).as_deref())
+    /// open with the key; nothing is touched then. A missing keyring beside existing records is no error: each record then
+    /// answers [`SecretError::Broken`], so that it can be set again.
+    pub fn open(data_dir: &Path, config: &SecretsConfig, store: Store, audit: Audit, ask: bool) -> Result<Self> {
+        Self::open_with(data_dir, Box::new(store), audit, &With::Config(config), &Given::here(ask))
     }
 
-    fn open_with(data_dir: &Path, records: Box<dyn Records>, audit: Audit, credential: Option<&Path>) -> Result<Self> {
-        let (keyring, made) = Keyring::open(data_dir, credential).map_err(SecretError::Keyring)?;
+    /// The same whatever `config` says of where the master key comes from: the keyring itself says it. For
+    /// [`Secrets::rewrap`].
+    ///
+    /// # Errors
+    /// As [`Secrets::open`].
+    pub fn open_as_it_is(data_dir: &Path, config: &SecretsConfig, store: Store, audit: Audit) -> Result<Self> {
+        Self::open_with(data_dir, Box::new(store), audit, &With::Itself(config), &Given::here(true))
+    }
+
+    fn open_with(
+        data_dir: &Path,
+        records: Box<dyn Records>,
+        audit: Audit,
+        with: &With<'_>,
+        given: &Given,
+    ) -> Result<Self> {
+        let (keyring, made) = Keyring::open(data_dir, with, given)?;
         if made {
             let orphans = records.all("").len();
             if orphans > 0 {
@@ -247,8 +257,11 @@ impl Secrets {
             records,
             keyring: Mutex::new(keyring),
             changing: tokio::sync::Mutex::new(()),
+            stale: tokio::sync::Notify::new(),
             redactor: RwLock::new(None),
             audit,
+            former: Mutex::default(),
+            generation: AtomicU64::new(0),
             given: Mutex::default(),
         };
         Ok(Self { inner: Arc::new(inner) })
@@ -266,43 +279,81 @@ impl Secrets {
         username: &str,
         who: &str,
     ) -> Result<SecretMeta> {
-        let name = checked_name(scope, name)?;
-        let text = value.expose_secret();
-        if text.is_empty() {
-            return Err(SecretError::BadValue(name, "is empty"));
-        }
-        if text.len() + username.len() > VALUE_MAX {
-            return Err(SecretError::BadValue(name, "is longer than 64 KiB"));
-        }
-        if text.contains('\0') || username.contains(['\0', '\n']) {
-            return Err(SecretError::BadValue(name, "has a NUL or a line break where none can be"));
-        }
+        let mut kept = self.set_all(scope, vec![(name.to_owned(), value)], username, who).await?;
+        kept.pop().ok_or_else(|| SecretError::BadName(name.to_owned()))
+    }
+
+    /// Keeps several values of one scope: all of them, or none.
+    ///
+    /// # Errors
+    /// As [`Secrets::set`].
+    pub async fn set_all(
+        &self,
+        scope: &Scope,
+        values: Vec<(String, SecretString)>,
+        username: &str,
+        who: &str,
+    ) -> Result<Vec<SecretMeta>> {
+        let checked = Self::checked(scope, values, username)?;
         let _one = self.inner.changing.lock().await;
-        let key = format!("{}{name}", scope.prefix());
-        let version = {
-            let known = self.inner.records.get(&key).map_or(0, |r| r.version);
+        let newest = lock(&self.inner.keyring).newest();
+        let (mut records, mut floors, mut metas) = (Vec::new(), Vec::new(), Vec::new());
+        for (name, value) in &checked {
+            let key = scope.key(name);
             // continues after a removal, so that a removed record cannot come back as the current one
-            known.max(lock(&self.inner.keyring).floor(&key)) + 1
-        };
-        let mut plain = Zeroizing::new(Vec::with_capacity(4 + username.len() + text.len()));
-        plain.extend_from_slice(&u32::try_from(username.len()).unwrap_or(u32::MAX).to_be_bytes());
-        plain.extend_from_slice(username.as_bytes());
-        plain.extend_from_slice(text.as_bytes());
-        let sealed =
-            lock(&self.inner.keyring).seal(&parts(scope, &name, version), &plain).map_err(SecretError::Keyring)?;
-        let record = SealedRecord {
-            key: key.clone(),
-            version,
-            changed_at: Timestamp::now(),
-            changed_by: who.to_owned(),
-            sealed,
-        };
-        let meta = meta(&record).ok_or_else(|| SecretError::BadName(name.clone()))?;
-        // the record first: a floor above every record there is would make the old value unreadable
-        self.inner.records.put(record).await?;
-        lock(&self.inner.keyring).raise_floor(&key, version).map_err(SecretError::Keyring)?;
+            let known = self.inner.records.get(&key).map_or(0, |r| r.version);
+            let version = known.max(lock(&self.inner.keyring).floor(&key)) + 1;
+            let text = value.expose_secret();
+            let mut plain = Zeroizing::new(Vec::with_capacity(4 + username.len() + text.len()));
+            plain.extend_from_slice(&u32::try_from(username.len()).unwrap_or(u32::MAX).to_be_bytes());
+            plain.extend_from_slice(username.as_bytes());
+            plain.extend_from_slice(text.as_bytes());
+            let sealed = lock(&self.inner.keyring).seal(&parts(scope, name, version), &plain)?;
+            let (changed_at, changed_by) = (Timestamp::now(), who.to_owned());
+            let record = SealedRecord { key: key.clone(), version, changed_at, changed_by, sealed };
+            metas.push(meta(&record).ok_or_else(|| SecretError::BadName(name.clone()))?);
+            records.push(record);
+            floors.push((key, version));
+        }
+        for name in checked.keys() {
+            self.keep_masked(scope, name);
+        }
+        // the records first: a floor above every record there is would make the old value unreadable
+        self.inner.records.put(records).await?;
+        lock(&self.inner.keyring).raise_floors(&floors)?;
         self.refresh_redactor();
-        Ok(meta)
+        if lock(&self.inner.keyring).newest() != newest {
+            // a data key that was used up has been replaced
+            self.inner.stale.notify_one();
+        }
+        Ok(metas)
+    }
+
+    /// Names as they are kept, and values that can be kept.
+    ///
+    /// # Errors
+    /// As [`Secrets::set`].
+    pub fn checked(
+        scope: &Scope,
+        values: Vec<(String, SecretString)>,
+        username: &str,
+    ) -> Result<BTreeMap<String, SecretString>> {
+        let mut checked = BTreeMap::new();
+        for (name, value) in values {
+            let name = checked_name(scope, &name)?;
+            let text = value.expose_secret();
+            if text.is_empty() {
+                return Err(SecretError::BadValue(name, "is empty"));
+            }
+            if text.len() + username.len() > VALUE_MAX {
+                return Err(SecretError::BadValue(name, "is longer than 64 KiB"));
+            }
+            if text.contains('\0') || username.contains(['\0', '\n']) {
+                return Err(SecretError::BadValue(name, "has a NUL or a line break where none can be"));
+            }
+            checked.insert(name, value);
+        }
+        Ok(checked)
     }
 
     /// Everything that is kept, by key; never a value.
@@ -322,9 +373,10 @@ impl Secrets {
         let _one = self.inner.changing.lock().await;
         let key = format!("{}{name}", scope.prefix());
         let version = self.inner.records.get(&key).map(|r| r.version);
+        self.keep_masked(scope, &name);
         let removed = self.inner.records.remove(&key).await?;
         if let Some(version) = version {
-            lock(&self.inner.keyring).raise_floor(&key, version + 1).map_err(SecretError::Keyring)?;
+            lock(&self.inner.keyring).raise_floors(&[(key, version + 1)])?;
         }
         self.refresh_redactor();
         Ok(removed)
@@ -342,12 +394,85 @@ impl Secrets {
     /// Names that a release requires and that are nowhere, in the release's order.
     pub fn missing(&self, id: Option<DeploymentId>, team: &str, uses: &[SecretUse]) -> Vec<String> {
         let there = |scope: &Scope, name: &str| self.inner.records.get(&format!("{}{name}", scope.prefix())).is_some();
-        let required = uses.iter().filter(|s| s.required);
+        // each caller's own is looked for at the call
+        let required = uses.iter().filter(|s| s.required && !s.per_user);
         let nowhere = required.filter(|s| {
             !(id.is_some_and(|id| there(&Scope::Deployment(id), &s.name))
                 || there(&Scope::Team(team.to_owned()), &s.name))
         });
         nowhere.map(|s| s.name.clone()).collect()
+    }
+
+    /// Checks the values of a release's secrets against what it says that they are, `by` being who asks.
+    ///
+    /// # Errors
+    /// [`SecretError::Mistyped`] names all; [`SecretError::Broken`].
+    pub fn check_types(&self, id: Option<DeploymentId>, team: &str, uses: &[SecretUse], by: &str) -> Result<()> {
+        let mut flaws = Vec::new();
+        for secret in uses.iter().filter(|s| s.kind != SecretKind::String && !s.per_user) {
+            for scope in id.map(Scope::Deployment).into_iter().chain([Scope::Team(team.to_owned())]) {
+                if let Some((_, value, _)) = self.open_record(&scope, &secret.name)? {
+                    if !secret.kind.fits(value.expose_secret()) {
+                        flaws.push((secret.name.clone(), secret.kind, by.to_owned()));
+                    }
+                    break;
+                }
+            }
+        }
+        if flaws.is_empty() { Ok(()) } else { Err(SecretError::Mistyped(flaws)) }
+    }
+
+    /// A caller's own values for a release that asks for them, and why these are not enough for a call: some are missing, or
+    /// not what the release says that they are. Recorded once for each deployment, user and version.
+    ///
+    /// # Errors
+    /// [`SecretError::Broken`], [`SecretError::Audit`].
+    pub fn own(&self, id: DeploymentId, user: &str, uses: &[SecretUse]) -> Result<Own> {
+        let (mut values, mut missing, mut flaws) = (Vec::new(), Vec::new(), Vec::new());
+        let scope = Scope::User(user.to_owned());
+        for secret in uses.iter().filter(|s| s.per_user) {
+            match self.open_record(&scope, &secret.name)? {
+                Some((_, value, _)) if !secret.kind.fits(value.expose_secret()) => {
+                    flaws.push((secret.name.clone(), secret.kind, "this deployment".to_owned()));
+                }
+                Some((_, value, version)) => {
+                    self.given(id, &scope.key(&secret.name), version)?;
+                    values.push((secret.inject.clone(), value));
+                }
+                None if secret.required => missing.push(secret.name.clone()),
+                None => {}
+            }
+        }
+        let lacks = match (missing.is_empty(), flaws.is_empty()) {
+            (false, _) => Some(SecretError::Missing(missing)),
+            (true, false) => Some(SecretError::Mistyped(flaws)),
+            (true, true) => None,
+        };
+        Ok(Own { values, lacks })
+    }
+
+    /// Changes with every value that is set or removed.
+    pub fn generation(&self) -> u64 {
+        self.inner.generation.load(Ordering::Acquire)
+    }
+
+    fn given(&self, id: DeploymentId, key: &str, version: u32) -> Result<()> {
+        let given = (id, key.to_owned(), version);
+        if lock(&self.inner.given).contains(&given) {
+            return Ok(());
+        }
+        // the reconciler, or a call, must not stand while the disk is slow
+        self.inner.audit.note(read(key, version, "gateway").after("deployment id", id))?;
+        lock(&self.inner.given).insert(given);
+        Ok(())
+    }
+
+    /// A value that somebody is to see, with its version and login name. That it is seen is for the caller to record.
+    ///
+    /// # Errors
+    /// [`SecretError::Broken`].
+    pub fn reveal(&self, scope: &Scope, name: &str) -> Result<Option<(String, SecretString, u32)>> {
+        self.open_record(scope, &checked_name(scope, name)?)
     }
 
     /// Environment secrets of a release for one of its instances: (variable, value), looked up in the deployment, then its
@@ -397,13 +522,7 @@ impl Secrets {
         let mut found = self.of_release(id, team, spec)?;
         found.retain(|f| !matches!(f.inject, Inject::Environment(_)));
         for secret in &found {
-            let given = (id, secret.key.clone(), secret.version);
-            if lock(&self.inner.given).contains(&given) {
-                continue;
-            }
-            // the reconciler, which asks, must not stand while the disk is slow
-            self.inner.audit.note(read(&secret.key, secret.version, "gateway").after("deployment id", id))?;
-            lock(&self.inner.given).insert(given);
+            self.given(id, &secret.key, secret.version)?;
         }
         Ok(found.into_iter().map(|f| (f.inject, f.value)).collect())
     }
@@ -414,7 +533,7 @@ impl Secrets {
             return Err(SecretError::Missing(missing));
         }
         let mut found = Vec::new();
-        for secret in &spec.secrets {
+        for secret in spec.secrets.iter().filter(|s| !s.per_user) {
             for scope in [Scope::Deployment(id), Scope::Team(team.to_owned())] {
                 if let Some((_, value, version)) = self.open_record(&scope, &secret.name)? {
                     let (inject, key) = (secret.inject.clone(), scope.key(&secret.name));
@@ -466,7 +585,18 @@ impl Secrets {
         redactor
     }
 
+    /// Goes on masking a value that is about to go.
+    fn keep_masked(&self, scope: &Scope, name: &str) {
+        let Ok(Some((_, value, _))) = self.open_record(scope, name) else { return };
+        let mut former = lock(&self.inner.former);
+        former.push_back(value);
+        if former.len() > FORMER_MAX {
+            former.pop_front();
+        }
+    }
+
     fn refresh_redactor(&self) {
+        self.inner.generation.fetch_add(1, Ordering::Release);
         let redactor = self.inner.redactor.read().unwrap_or_else(PoisonError::into_inner).clone();
         let Some(redactor) = redactor else { return };
         let mut values = BTreeMap::new();
@@ -477,7 +607,7 @@ impl Secrets {
                 values.insert(record.key.clone(), value);
             }
         }
-        redactor.replace(values.values());
+        redactor.replace(values.values().chain(lock(&self.inner.former).iter()));
     }
 
     /// Username, value and version.
@@ -485,18 +615,27 @@ impl Secrets {
         let key = scope.key(name);
         let Some(record) = self.inner.records.get(&key) else { return Ok(None) };
         let broken = || SecretError::Broken(key.clone());
-        let keyring = lock(&self.inner.keyring);
-        // a record of another place under this key, or an older one than was acknowledged
-        if record.key != key || record.version < keyring.floor(&key) {
-            return Err(broken());
-        }
-        let plain = keyring.open_sealed(&parts(scope, name, record.version), &record.sealed).ok_or_else(broken)?;
+        let plain = open_sealed(&lock(&self.inner.keyring), &key, scope, name, &record).ok_or_else(broken)?;
         let (length, rest) = plain.split_first_chunk::<4>().ok_or_else(broken)?;
         let length = usize::try_from(u32::from_be_bytes(*length)).map_err(|_| broken())?;
         let (username, value) = rest.split_at_checked(length).ok_or_else(broken)?;
         let text = |bytes: &[u8]| std::str::from_utf8(bytes).map(str::to_owned).map_err(|_| broken());
         Ok(Some((text(username)?, SecretString::from(text(value)?), record.version)))
     }
+}
+
+/// What a record holds; `None` when it is another one's, or an older one than was acknowledged, or was changed.
+fn open_sealed(
+    keyring: &Keyring,
+    key: &str,
+    scope: &Scope,
+    name: &str,
+    record: &SealedRecord,
+) -> Option<Zeroizing<Vec<u8>>> {
+    if record.key != key || record.version < keyring.floor(key) {
+        return None;
+    }
+    keyring.open_sealed(&parts(scope, name, record.version), &record.sealed)
 }
 
 /// The record of a value that leaves this room.
@@ -510,72 +649,6 @@ fn meta(record: &SealedRecord) -> Option<SecretMeta> {
     Some(SecretMeta { name, scope, version, changed_at, changed_by: changed_by.clone() })
 }
 
-/// What a seal is bound to, besides the data key.
-fn parts(scope: &Scope, name: &str, version: u32) -> Vec<Vec<u8>> {
-    let (team, kind, id) = match scope {
-        Scope::Team(team) => (team.clone(), "team", team.clone()),
-        // a deployment's team can change, its identity cannot
-        Scope::Deployment(id) => (String::new(), "deployment", id.to_string()),
-        Scope::Source => (String::new(), "source", String::new()),
-    };
-    let texts = [scope.purpose(), &team, kind, &id, name].map(|text| text.as_bytes().to_vec());
-    texts.into_iter().chain([version.to_be_bytes().to_vec()]).collect()
-}
-
-/// The name as kept: hosts in lower case.
-fn checked_name(scope: &Scope, name: &str) -> Result<String> {
-    if let Scope::Source = scope {
-        let lower = name.to_ascii_lowercase();
-        let fine = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || ".-:[]".contains(c);
-        let ends = |c: char| c.is_ascii_alphanumeric() || c == '[' || c == ']';
-        if lower.is_empty()
-            || lower.len() > 260
-            || !lower.chars().all(fine)
-            || !lower.starts_with(ends)
-            || !lower.ends_with(ends)
-        {
-            return Err(SecretError::BadHost(name.to_owned()));
-        }
-        return Ok(lower);
-    }
-    if let Scope::Team(team) = scope
-        && (team.is_empty() || team.contains('/') || team.len() > NAME_MAX)
-    {
-        return Err(SecretError::BadName(format!("{team}/{name}")));
-    }
-    let fine = |c: char| c.is_ascii_alphanumeric() || c == '_';
-    if name.is_empty()
-        || name.len() > NAME_MAX
-        || !name.chars().all(fine)
-        || name.starts_with(|c: char| c.is_ascii_digit())
-    {
-        return Err(SecretError::BadName(name.to_owned()));
-    }
-    Ok(name.to_owned())
-}
-
-/// Keys to try for a host, best first.
-fn candidates(host: &str) -> Vec<String> {
-    let mut found = vec![host.to_owned()];
-    let bare = if host.starts_with('[') {
-        host.split_inclusive(']').next().unwrap_or(host)
-    } else if host.matches(':').count() == 1 {
-        host.split(':').next().unwrap_or(host)
-    } else {
-        host
-    };
-    if bare != host {
-        found.push(bare.to_owned());
-    }
-    let address = bare.starts_with('[') || bare.parse::<std::net::IpAddr>().is_ok();
-    let mut rest = bare;
-    while let Some((_, parent)) = rest.split_once('.').filter(|(_, parent)| !address && parent.contains('.')) {
-        found.push(parent.to_owned());
-        rest = parent;
-    }
-    found
-}
-
 #[cfg(test)]
 impl Secrets {
     /// A vault whose records live in memory, for tests of other rooms.
@@ -583,7 +656,8 @@ impl Secrets {
     pub(crate) fn in_memory(data_dir: &Path) -> Self {
         std::fs::create_dir_all(data_dir).unwrap();
         let audit = Audit::open(data_dir).unwrap();
-        Self::open_with(data_dir, Box::new(tests::Map::default()), audit, None).unwrap()
+        let (config, given) = (SecretsConfig::default(), Given::default());
+        Self::open_with(data_dir, Box::new(tests::Map::default()), audit, &With::Config(&config), &given).unwrap()
     }
 }
 

@@ -86,7 +86,7 @@ pub struct OperationRecord {
 /// A sealed secret: opaque here.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct SealedRecord {
-    /// `team/default/NAME`, `deployment/<id>/NAME`, `source/<host>`
+    /// `team/default/NAME`, `deployment/<id>/NAME`, `user/<id>/NAME`, `source/<host>`
     pub key: String,
     /// Counts its values, from 1.
     pub version: u32,
@@ -532,6 +532,14 @@ impl Store {
     /// Disk errors only.
     pub async fn put_sealed(&self, record: SealedRecord) -> Result<()> {
         self.change(move |c| c.put_sealed(record)).await
+    }
+
+    /// Adds or replaces sealed records: all of them, or none.
+    ///
+    /// # Errors
+    /// Disk errors only.
+    pub async fn put_sealed_all(&self, records: Vec<SealedRecord>) -> Result<()> {
+        self.change(move |c| records.into_iter().try_for_each(|record| c.put_sealed(record))).await
     }
 
     /// A sealed record.

@@ -226,8 +226,12 @@ impl Tail {
     ) -> Result<Self> {
         let root = data_dir.join("logs");
         tokio::fs::create_dir_all(&root).await.map_err(|e| TailError::Io(format!("{}: {e}", root.display())))?;
-        let common =
-            Arc::new(Common { config: RwLock::new(config), gap_source: RwLock::new(None), stop: stop.clone() });
+        let common = Arc::new(Common {
+            config: RwLock::new(config),
+            gap_source: RwLock::new(None),
+            masks: Arc::default(),
+            stop: stop.clone(),
+        });
         let workers = tokio_util::task::TaskTracker::new();
         let inner = Inner {
             root,
@@ -278,6 +282,11 @@ impl Tail {
     /// Where to ask for output that went to the engine's log while no agent ran. Set it before instances are named.
     pub fn set_gap_source(&self, source: Arc<dyn GapSource>) {
         *self.inner.common.gap_source.write().unwrap_or_else(PoisonError::into_inner) = Some(source);
+    }
+
+    /// What takes secret values out of lines before they are kept; `None`: there is none in it. The first one counts.
+    pub fn set_masks(&self, masks: impl Fn(&[u8]) -> Option<Vec<u8>> + Send + Sync + 'static) {
+        let _ = self.inner.common.masks.set(frame::Masks(Arc::new(masks)));
     }
 
     /// New limits, from the next line on.

@@ -69,6 +69,8 @@ pub struct Route {
     pub message: String,
     /// Header, query and body secrets.
     pub injected: Arc<Vec<(sigil_core::model::Inject, secrecy::SecretString)>>,
+    /// Secrets that each caller has of its own, as the desired release asks for them.
+    pub own: Arc<Vec<sigil_core::model::SecretUse>>,
     /// The release that is to serve.
     pub release: ReleaseNo,
     /// The release of which instances are on their way: those of another are about to go.

@@ -48,6 +48,8 @@ pub struct AgentConfig {
     pub limits: LimitsConfig,
     /// Container and build output.
     pub logs: LogsConfig,
+    /// What keeps the secrets' keys.
+    pub secrets: SecretsConfig,
     /// Who did what.
     pub audit: AuditConfig,
     /// How containers reach the world.
@@ -342,6 +344,24 @@ pub struct ScanConfig {
 impl Default for ScanConfig {
     fn default() -> Self {
         Self { block: "block".into(), trust: BTreeMap::new(), rules: None }
+    }
+}
+
+/// What keeps the secrets' keys: the master key, under which the ring of data keys lies.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct SecretsConfig {
+    /// Where the master key comes from: `auto`, `credential`, `file`, `passphrase` or `kernel`. Needs a restart.
+    pub master_key: String,
+    /// The key file, made at the first run; empty: `keyring.key` in the data directory. Needs a restart.
+    pub key_file: Option<PathBuf>,
+    /// A file with the passphrase; empty: the systemd credential `sigil-passphrase`, else the terminal. Needs a restart.
+    pub passphrase_file: Option<PathBuf>,
+}
+
+impl Default for SecretsConfig {
+    fn default() -> Self {
+        Self { master_key: "auto".into(), key_file: None, passphrase_file: None }
     }
 }
 

@@ -174,6 +174,26 @@ pub enum SecretKind {
     Boolean,
 }
 
+impl SecretKind {
+    /// Whether a value is one.
+    pub fn fits(self, value: &str) -> bool {
+        match self {
+            Self::String => true,
+            Self::Number => value.parse::<f64>().is_ok_and(f64::is_finite),
+            Self::Boolean => matches!(value, "true" | "false"),
+        }
+    }
+
+    /// What it has to be, in words.
+    pub fn words(self) -> &'static str {
+        match self {
+            Self::String => "a text",
+            Self::Number => "a number",
+            Self::Boolean => "true or false",
+        }
+    }
+}
+
 /// Where a secret's value goes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -20,6 +20,7 @@ use std::time::Duration;
 use futures::stream::{self, StreamExt as _};
 use hyper_util::rt::TokioIo;
 use jiff::Timestamp;
+use serde::Serialize;
 use sigil_protocol::v1;
 use tokio::sync::mpsc;
 use tonic::metadata::{Ascii, MetadataValue};
@@ -220,6 +221,32 @@ pub struct Deploy {
     pub timeout_ms: u64,
     /// Team of a new deployment; empty: the caller's only one, else the first.
     pub team: String,
+}
+
+/// Whose a secret is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SecretPlace {
+    /// A team's, by its name; empty: the caller's only one, else the first.
+    Team(String),
+    /// One deployment's.
+    Deployment(String),
+    /// A login for fetching sources from a host.
+    Source,
+    /// The caller's own.
+    Own,
+    /// Another user's.
+    User(String),
+}
+
+/// A deployment that uses a secret whose value changed.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Rolled {
+    /// Its name.
+    pub deployment: String,
+    /// Its restart; empty: it is not restarted.
+    pub operation: String,
+    /// Why not.
+    pub note: String,
 }
 
 /// A change that the agent is asked for.
@@ -490,24 +517,59 @@ impl Link {
         McpSession::open(self.clone(), deployment, config, first).await
     }
 
-    /// Sets a secret. `source` makes it a credential for a host.
+    /// Sets a secret.
     pub async fn set_secret(
         &self,
         name: &str,
         value: Vec<u8>,
-        deployment: &str,
-        source: bool,
+        place: &SecretPlace,
         username: &str,
     ) -> Result<Secret, LinkError> {
-        let request = v1::SetSecretRequest {
-            request_id: request_id(),
-            name: name.to_owned(),
-            value,
-            deployment: deployment.to_owned(),
-            purpose: purpose(source),
-            username: username.to_owned(),
+        let request = setting(name, value, place, username);
+        let mut client = self.secrets_client();
+        let set = match place {
+            SecretPlace::Own => self.ask("secret set", client.set_own(request)).await?,
+            _ => self.ask("secret set", client.set(request)).await?,
         };
-        Ok(convert::secret(self.ask("secret set", self.secrets_client().set(request)).await?))
+        Ok(convert::secret(set))
+    }
+
+    /// Sets a new value and asks for new containers of whoever uses it, unless told not to.
+    pub async fn rotate_secret(
+        &self,
+        name: &str,
+        value: Vec<u8>,
+        place: &SecretPlace,
+        username: &str,
+        no_roll: bool,
+    ) -> Result<(Secret, Vec<Rolled>), LinkError> {
+        let request = v1::RotateSecretRequest { secret: Some(setting(name, value, place, username)), no_roll };
+        let reply = self.ask("secret rotate", self.secrets_client().rotate(request)).await?;
+        let rolled = |r: v1::Rolled| Rolled { deployment: r.deployment, operation: r.operation, note: r.note };
+        let secret = convert::secret(reply.secret.unwrap_or_default());
+        Ok((secret, reply.rolled.into_iter().map(rolled).collect()))
+    }
+
+    /// A secret's value, and its login name.
+    pub async fn reveal_secret(&self, name: &str, place: &SecretPlace) -> Result<(Vec<u8>, String), LinkError> {
+        let v1::SetSecretRequest { name, deployment, purpose, user, team, .. } = setting(name, Vec::new(), place, "");
+        let request = v1::RevealSecretRequest { name, deployment, purpose, user, team };
+        let reply = self.ask("secret reveal", self.secrets_client().reveal(request)).await?;
+        Ok((reply.value, reply.username))
+    }
+
+    /// Sets many: all of them, or none.
+    pub async fn import_secrets(
+        &self,
+        secrets: Vec<(String, Vec<u8>)>,
+        place: &SecretPlace,
+        dry_run: bool,
+    ) -> Result<Vec<Secret>, LinkError> {
+        let secrets = secrets.into_iter().map(|(name, value)| v1::ImportedSecret { name, value }).collect();
+        let v1::SetSecretRequest { request_id, deployment, team, .. } = setting("", Vec::new(), place, "");
+        let request = v1::ImportSecretsRequest { request_id, secrets, deployment, dry_run, team };
+        let reply = self.ask("secret import", self.secrets_client().import(request)).await?;
+        Ok(reply.secrets.into_iter().map(convert::secret).collect())
     }
 
     /// Secrets without values; of one deployment when a name is given.
@@ -517,15 +579,23 @@ impl Link {
         Ok(reply.secrets.into_iter().map(convert::secret).collect())
     }
 
+    /// The caller's own secrets, without values.
+    pub async fn own_secrets(&self) -> Result<Vec<Secret>, LinkError> {
+        let request = v1::ListSecretsRequest::default();
+        let reply = self.ask("secret ls", self.secrets_client().list_own(request)).await?;
+        Ok(reply.secrets.into_iter().map(convert::secret).collect())
+    }
+
     /// Deletes a secret.
-    pub async fn remove_secret(&self, name: &str, deployment: &str, source: bool) -> Result<(), LinkError> {
-        let request = v1::RemoveSecretRequest {
-            request_id: request_id(),
-            name: name.to_owned(),
-            deployment: deployment.to_owned(),
-            purpose: purpose(source),
-        };
-        self.ask("secret rm", self.secrets_client().remove(request)).await.map(|_| ())
+    pub async fn remove_secret(&self, name: &str, place: &SecretPlace) -> Result<(), LinkError> {
+        let v1::SetSecretRequest { request_id, name, deployment, purpose, user, team, .. } =
+            setting(name, Vec::new(), place, "");
+        let request = v1::RemoveSecretRequest { request_id, name, deployment, purpose, user, team };
+        let mut client = self.secrets_client();
+        match place {
+            SecretPlace::Own => self.ask("secret rm", client.remove_own(request)).await.map(drop),
+            _ => self.ask("secret rm", client.remove(request)).await.map(drop),
+        }
     }
 
     /// Who may call a deployment, and what.
@@ -612,8 +682,22 @@ fn request_id() -> String {
     ulid::Ulid::generate().to_string()
 }
 
-fn purpose(source: bool) -> String {
-    if source { "source".to_owned() } else { String::new() }
+fn setting(name: &str, value: Vec<u8>, place: &SecretPlace, username: &str) -> v1::SetSecretRequest {
+    let mut request = v1::SetSecretRequest {
+        request_id: request_id(),
+        name: name.to_owned(),
+        value,
+        username: username.to_owned(),
+        ..v1::SetSecretRequest::default()
+    };
+    match place {
+        SecretPlace::Team(name) => request.team.clone_from(name),
+        SecretPlace::Own => {}
+        SecretPlace::Deployment(name) => request.deployment.clone_from(name),
+        SecretPlace::Source => request.purpose = "source".to_owned(),
+        SecretPlace::User(id) => request.user.clone_from(id),
+    }
+    request
 }
 
 fn wire_source(source: SourceRef) -> v1::SourceRef {

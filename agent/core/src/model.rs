@@ -9,6 +9,7 @@ use std::str::FromStr;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+use sigil_config::manifest::SecretKind;
 
 use crate::gate::Waiver;
 use crate::policy::{Access, Policy};
@@ -269,6 +270,19 @@ pub struct SecretUse {
     pub required: bool,
     /// Where the value goes.
     pub inject: Inject,
+    /// What the value has to be.
+    #[serde(default, rename = "type")]
+    pub kind: SecretKind,
+    /// Each caller's own, looked up at the call.
+    #[serde(default)]
+    pub per_user: bool,
+}
+
+impl SecretUse {
+    /// One of any text, the same for all callers.
+    pub fn new(name: impl Into<String>, required: bool, inject: Inject) -> Self {
+        Self { name: name.into(), required, inject, kind: SecretKind::String, per_user: false }
+    }
 }
 
 /// Configuration that callers give with a session.

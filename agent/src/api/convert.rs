@@ -371,6 +371,7 @@ pub(super) fn secret(
         scope: match &meta.scope {
             Scope::Team(_) => "team".into(),
             Scope::Deployment(id) => format!("deployment:{}", name_of(*id)),
+            Scope::User(id) => format!("user:{id}"),
             Scope::Source => "source".into(),
         },
         version: meta.version,

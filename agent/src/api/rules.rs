@@ -86,6 +86,14 @@ pub(super) const RULES: &[Rule] = &[
     target("/sigil.v1.Secrets/Set", Role::Deployer).audited("secret.set"),
     target("/sigil.v1.Secrets/List", Role::Viewer),
     target("/sigil.v1.Secrets/Remove", Role::Deployer).audited("secret.remove"),
+    anyone("/sigil.v1.Secrets/SetOwn").audited("secret.set-own"),
+    anyone("/sigil.v1.Secrets/ListOwn"),
+    anyone("/sigil.v1.Secrets/RemoveOwn").audited("secret.remove-own"),
+    target("/sigil.v1.Secrets/Rotate", Role::Deployer).audited("secret.rotate"),
+    target("/sigil.v1.Secrets/Reveal", Role::Admin).audited("secret.reveal"),
+    target("/sigil.v1.Secrets/Import", Role::Deployer).audited("secret.import"),
+    agent("/sigil.v1.Secrets/Keyring", Role::Viewer),
+    agent("/sigil.v1.Secrets/RotateKeys", Role::Admin).audited("keys.rotate"),
     anyone("/sigil.v1.Keys/Create").audited("key.create"),
     anyone("/sigil.v1.Keys/List"),
     anyone("/sigil.v1.Keys/Revoke").audited("key.revoke"),
@@ -122,7 +130,7 @@ pub(super) struct Guard {
 struct Refused {
     status: tonic::Status,
     /// The rule that it fell under, and who asked for it as far as that is known.
-    of: Option<(&'static Rule, Option<Principal>)>,
+    of: Option<Box<(&'static Rule, Option<Principal>)>>,
 }
 
 impl From<tonic::Status> for Refused {
@@ -155,7 +163,7 @@ impl Guard {
             .map(|(_, token)| token.trim());
         let principal = self.access.principal(peer, bearer).map_err(|e| {
             tracing::info!(?peer, path, why = %e, "call refused");
-            Refused { status: status::access(&e), of: Some((rule, None)) }
+            Refused { status: status::access(&e), of: Some(Box::new((rule, None))) }
         })?;
         let held = match rule.reach {
             Reach::Anyone => None,
@@ -166,14 +174,14 @@ impl Guard {
             tracing::info!(who = principal.who, role = held.as_str(), path, "call refused");
             let on = if rule.reach == Reach::Agent { "the whole agent" } else { "anything" };
             let status = forbidden(&principal.who, rule.role, on);
-            return Err(Refused { status, of: Some((rule, Some(principal))) });
+            return Err(Refused { status, of: Some(Box::new((rule, Some(principal)))) });
         }
         Ok((principal, rule))
     }
 
     /// What is written down of a refusal, if anything: a change that somebody tried who may not.
     fn refusal(&self, refused: &Refused, peer: Option<&Peer>) -> Option<sigil_core::audit::Record> {
-        let (rule, principal) = refused.of.as_ref()?;
+        let (rule, principal) = &**refused.of.as_ref()?;
         let mut record = noted::record(rule.audit?, principal.as_ref(), peer);
         record.outcome = noted::code(&refused.status);
         self.refusals.counted(record, principal.is_some())
@@ -299,7 +307,7 @@ mod tests {
         // whatever is shown to everybody is called so
         let looks = |rule: &Rule| {
             let word = rule.path.rsplit('/').next().unwrap();
-            rule.role == Role::Viewer || (rule.reach == Reach::Anyone && ["Info", "List"].contains(&word))
+            rule.role == Role::Viewer || (rule.reach == Reach::Anyone && ["Info", "List", "ListOwn"].contains(&word))
         };
         let mut words = BTreeSet::new();
         for rule in RULES {

@@ -124,7 +124,9 @@ pub(super) fn store(e: &StoreError) -> Status {
 pub(super) fn secret(e: &SecretError) -> Status {
     let (code, exit) = match e {
         SecretError::Store(e) => return store(e),
-        SecretError::BadName(_) | SecretError::BadHost(_) | SecretError::BadValue(..) => ("INVALID", USAGE),
+        SecretError::BadName(_) | SecretError::BadHost(_) | SecretError::BadValue(..) | SecretError::Mistyped(_) => {
+            ("INVALID", USAGE)
+        }
         SecretError::Missing(_) => ("MISSING_SECRET", USAGE),
         SecretError::Keyring(_) | SecretError::Broken(_) => ("INTERNAL", 1),
         SecretError::Audit(e) => return audit(e),

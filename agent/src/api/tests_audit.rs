@@ -55,6 +55,8 @@ async fn every_call_that_changes_something_leaves_a_record() {
         name: "API_KEY".into(),
         deployment: "one".into(),
         purpose: String::new(),
+        user: String::new(),
+        team: String::new(),
     };
     secrets.remove(remove.clone()).await.unwrap();
     let missing = secrets.remove(v1::RemoveSecretRequest { request_id: "s4".into(), ..remove }).await.unwrap_err();

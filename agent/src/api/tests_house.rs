@@ -46,7 +46,7 @@ pub(super) async fn house_with(configure: impl FnOnce(&Path, &mut AgentConfig)) 
     let agent = store.agent_id();
     let engine: Arc<dyn Engine> = Arc::new(Fake::new(agent));
     let audit = Audit::open(dir.path()).unwrap();
-    let secrets = Secrets::open(dir.path(), store.clone(), audit.clone()).unwrap();
+    let secrets = Secrets::open(dir.path(), &Default::default(), store.clone(), audit.clone(), false).unwrap();
     let (links, output) = InitLinks::spawn(dir.path(), now.outbound.clone(), stop.clone()).await.unwrap();
     let tail = Tail::spawn(dir.path(), now.logs.clone(), output, stop.clone()).await.unwrap();
     let sources = Sources::spawn(dir.path(), config.clone(), secrets.clone(), engine.clone(), stop.clone()).unwrap();
@@ -329,6 +329,8 @@ async fn changes_need_an_id_and_a_repeat_gets_the_first_answer() {
         name: "API_KEY".into(),
         deployment: one.name.to_string(),
         purpose: String::new(),
+        user: String::new(),
+        team: String::new(),
     };
     secrets.remove(remove("d1")).await.unwrap();
     secrets.remove(remove("d1")).await.unwrap();

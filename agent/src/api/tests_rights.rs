@@ -28,7 +28,7 @@ enum Of {
 
 use Of::{All, Any, It, Nothing};
 
-const MATRIX: [(&str, Role, Of); 35] = [
+const MATRIX: [(&str, Role, Of); 42] = [
     ("Agent/Info", Role::Caller, Nothing),
     ("Sources/Upload", Role::Deployer, Any),
     ("Operations/Start", Role::Operator, It),
@@ -44,6 +44,13 @@ const MATRIX: [(&str, Role, Of); 35] = [
     ("Secrets/Set", Role::Deployer, It),
     ("Secrets/List", Role::Viewer, It),
     ("Secrets/Remove", Role::Deployer, It),
+    ("Secrets/SetOwn", Role::Caller, Nothing),
+    ("Secrets/ListOwn", Role::Caller, Nothing),
+    ("Secrets/RemoveOwn", Role::Caller, Nothing),
+    ("Secrets/Rotate", Role::Deployer, It),
+    ("Secrets/Reveal", Role::Admin, It),
+    ("Secrets/Import", Role::Deployer, It),
+    ("Secrets/Keyring", Role::Viewer, All),
     ("Keys/Create", Role::Caller, Nothing),
     ("Keys/List", Role::Caller, Nothing),
     ("Users/List", Role::Caller, Nothing),
@@ -65,8 +72,8 @@ const MATRIX: [(&str, Role, Of); 35] = [
     ("Pins/Answer", Role::Deployer, It),
     ("Taps/Follow", Role::Operator, It),
 ];
-/// Judged by whose key it is, and on no deployment: in tests of their own.
-const ELSEWHERE: [&str; 2] = ["Keys/Revoke", "Audit/Query"];
+/// Judged by whose key it is, on no deployment, or from this host only: in tests of their own.
+const ELSEWHERE: [&str; 3] = ["Keys/Revoke", "Audit/Query", "Secrets/RotateKeys"];
 
 type Wire = InterceptedService<Channel, Bearer>;
 
@@ -170,17 +177,51 @@ async fn call(rpc: &str, wire: Wire, on: &str, operation: &str) -> Result<(), St
             };
             secrets_client::SecretsClient::new(wire).set(asked).await.map(drop)
         }
+        "Secrets/SetOwn" => {
+            let asked = SetSecretRequest {
+                request_id: fresh(),
+                name: "OWN".into(),
+                value: b"x".to_vec(),
+                ..Default::default()
+            };
+            secrets_client::SecretsClient::new(wire).set_own(asked).await.map(drop)
+        }
+        "Secrets/ListOwn" => {
+            secrets_client::SecretsClient::new(wire).list_own(ListSecretsRequest::default()).await.map(drop)
+        }
+        "Secrets/RemoveOwn" => {
+            let asked = RemoveSecretRequest { request_id: fresh(), name: "OWN".into(), ..Default::default() };
+            secrets_client::SecretsClient::new(wire).remove_own(asked).await.map(drop)
+        }
+        "Secrets/Rotate" => {
+            let secret = SetSecretRequest {
+                request_id: fresh(),
+                name: "TOKEN".into(),
+                value: b"x".to_vec(),
+                deployment: of,
+                ..Default::default()
+            };
+            let asked = RotateSecretRequest { secret: Some(secret), no_roll: true };
+            secrets_client::SecretsClient::new(wire).rotate(asked).await.map(drop)
+        }
+        "Secrets/Reveal" => {
+            let asked = RevealSecretRequest { name: "TOKEN".into(), deployment: of, ..Default::default() };
+            secrets_client::SecretsClient::new(wire).reveal(asked).await.map(drop)
+        }
+        "Secrets/Import" => {
+            let one = ImportedSecret { name: "MORE".into(), value: b"x".to_vec() };
+            let asked =
+                ImportSecretsRequest { request_id: fresh(), secrets: vec![one], deployment: of, ..Default::default() };
+            secrets_client::SecretsClient::new(wire).import(asked).await.map(drop)
+        }
+        "Secrets/Keyring" => secrets_client::SecretsClient::new(wire).keyring(KeyringRequest {}).await.map(drop),
         "Secrets/List" => {
             let asked = ListSecretsRequest { deployment: of };
             secrets_client::SecretsClient::new(wire).list(asked).await.map(drop)
         }
         "Secrets/Remove" => {
-            let asked = RemoveSecretRequest {
-                request_id: fresh(),
-                name: "TOKEN".into(),
-                deployment: of,
-                purpose: String::new(),
-            };
+            let asked =
+                RemoveSecretRequest { request_id: fresh(), name: "TOKEN".into(), deployment: of, ..Default::default() };
             secrets_client::SecretsClient::new(wire).remove(asked).await.map(drop)
         }
         "Keys/Create" => {
@@ -537,6 +578,11 @@ async fn keys_are_their_users_own_and_end_with_them() {
     let revoke = |key: &str| v1::RevokeKeyRequest { request_id: fresh(), key: key.into() };
     assert_eq!(code(&hers.revoke(revoke("laptop")).await.unwrap_err()).0, "NOT_FOUND");
     his.revoke(revoke("laptop")).await.unwrap();
+    // keys of this host are changed on this host, whoever asks from elsewhere
+    let carol = user(&house, "carol", &[(Role::Admin, "all")]).await;
+    let mut secrets = v1::secrets_client::SecretsClient::new(far(&house, &carol).await);
+    let rotate = v1::RotateKeysRequest { request_id: fresh(), ..Default::default() };
+    assert_eq!(code(&secrets.rotate_keys(rotate).await.unwrap_err()).0, "FORBIDDEN");
     // and an operator of everything reads no audit log
     let mut audit = v1::audit_client::AuditClient::new(far(&house, &ada).await);
     assert_eq!(code(&audit.query(v1::AuditQuery::default()).await.unwrap_err()).0, "FORBIDDEN");

@@ -184,6 +184,7 @@ async fn initialize(
     message: Bytes,
 ) -> Result<Response<Out>, Refusal> {
     let entry = shared.ready_as(asked.name, asked.settings.as_ref()).await?;
+    let entry = shared.personal(entry, asked.caller)?;
     if cross::translates(shared) && shared.remembered.no_handshake(&entry) {
         return cross::greet(shared, asked, &entry, head, message).await;
     }

@@ -246,6 +246,8 @@ impl Shared {
             returning: Some(Vec::new()),
             message: String::new(),
             injected: Arc::default(),
+            own: Arc::default(),
+            personal: None,
             release: None,
             coming: None,
             access: sigil_core::policy::Access::Key,

@@ -22,6 +22,8 @@ pub(crate) struct Caller {
     pub(crate) principal: Arc<str>,
     /// For logs and people.
     pub(crate) name: String,
+    /// Whose own secrets go with its calls; nobody's for whoever shows nothing.
+    pub(crate) user: Option<Arc<str>>,
     pub(crate) scope: Scope,
     rate: Option<Rate>,
     concurrency: Option<u32>,
@@ -60,12 +62,24 @@ impl Caller {
 
     fn of(principal: Arc<str>, name: String) -> Self {
         let scope = Scope::default();
-        Self { principal, name, scope, rate: None, concurrency: None, unlimited: false, lists_only: false, load: None }
+        Self {
+            principal,
+            name,
+            user: None,
+            scope,
+            rate: None,
+            concurrency: None,
+            unlimited: false,
+            lists_only: false,
+            load: None,
+        }
     }
 
     /// A token of the identity provider.
     pub(crate) fn user(issuer: &str, subject: &str, name: &str, scope: Scope) -> Self {
-        Self { scope, ..Self::of(format!("oauth:{issuer} {subject}").into(), name.to_owned()) }
+        // users of this agent are other people, however the provider names its own
+        let user = Some(format!("oauth:{name}").into());
+        Self { scope, user, ..Self::of(format!("oauth:{issuer} {subject}").into(), name.to_owned()) }
     }
 
     /// Counted there.
@@ -76,15 +90,19 @@ impl Caller {
     /// Somebody on the gRPC link.
     pub(crate) fn link(principal: &Principal, counters: &Counters) -> Self {
         match &principal.holder {
-            Some(holder) if holder.role == Role::Caller => Self::holder(holder, counters),
-            _ => Self { unlimited: true, ..Self::of(format!("link:{}", principal.who).into(), principal.who.clone()) }
-                .counted(counters.key(LINKS)),
+            Some(holder) if holder.role == Role::Caller => Self::holder(holder, principal.user_id().into(), counters),
+            _ => Self {
+                unlimited: true,
+                user: Some(principal.user_id().into()),
+                ..Self::of(format!("link:{}", principal.who).into(), principal.who.clone())
+            }
+            .counted(counters.key(LINKS)),
         }
     }
 
     /// A caller of a bundle: its members hold it to its limits and count it, each for itself.
     pub(crate) fn whole(of: &Self) -> Self {
-        Self::of(of.principal.clone(), of.name.clone())
+        Self { user: of.user.clone(), ..Self::of(of.principal.clone(), of.name.clone()) }
     }
 
     /// It showed nothing, where lists need nothing.
@@ -92,9 +110,10 @@ impl Caller {
         self.lists_only
     }
 
-    fn holder(holder: &crate::access::Holder, counters: &Counters) -> Self {
+    fn holder(holder: &crate::access::Holder, user: Arc<str>, counters: &Counters) -> Self {
         Self {
             load: Some(counters.key(&holder.label)),
+            user: Some(user),
             scope: holder.scope.clone(),
             rate: holder.rate,
             concurrency: holder.concurrency,
@@ -157,7 +176,7 @@ impl Shared {
                         return Err(Refusal::forbidden(error.to_string(), hint));
                     }
                 }
-                Arc::new(Caller::holder(&holder, &self.counters))
+                Arc::new(Caller::holder(&holder, self.keys.owner(&holder), &self.counters))
             }
             Some(token) if entry.access == Access::Oauth => {
                 let config = self.config.borrow().clone();
@@ -226,6 +245,13 @@ impl Shared {
         }
         if head.kind == Kind::Response {
             return Ok(None);
+        }
+        // what a server offers is no secret; using it needs the caller's own
+        if let Some(lacks) = entry.personal.as_ref().and_then(|personal| personal.lacks.as_ref())
+            && head.kind == Kind::Request
+            && !DISCOVERY.contains(&head.method.as_ref())
+        {
+            return Err(lacks.clone());
         }
         let policy = entry.rules.policy();
         // a stream that only listens is no load, and would hold its place for ever

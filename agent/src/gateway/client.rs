@@ -42,6 +42,8 @@ pub(crate) struct Client {
     query: Option<String>,
     headers: HeaderMap,
     injected: Arc<Vec<(Inject, SecretString)>>,
+    /// Some of that is its own.
+    personal: bool,
     pub(crate) settings: Option<Arc<Settings>>,
 }
 
@@ -65,6 +67,7 @@ impl Client {
             query: asked.query.map(str::to_owned),
             headers,
             injected: entry.injected.clone(),
+            personal: entry.personal.is_some(),
             settings: asked.settings.clone(),
         }
     }
@@ -75,7 +78,7 @@ impl Client {
 
     /// Whether the server sees nothing of it but its messages.
     pub(crate) fn carries_nothing(&self) -> bool {
-        self.headers.is_empty() && self.query.as_deref().unwrap_or_default().is_empty()
+        !self.personal && self.headers.is_empty() && self.query.as_deref().unwrap_or_default().is_empty()
     }
 
     /// The same for callers that may share a conversation with a server. Only over HTTP a server sees more of its
@@ -124,7 +127,14 @@ mod tests {
             .map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_str(value).unwrap()))
             .collect();
         let injected = Arc::new(vec![(Inject::Header("x-secret".into()), SecretString::from(secret))]);
-        Client { principal: principal.into(), query: Some(query.to_owned()), headers, injected, settings: None }
+        Client {
+            principal: principal.into(),
+            query: Some(query.to_owned()),
+            headers,
+            injected,
+            personal: false,
+            settings: None,
+        }
     }
 
     #[test]

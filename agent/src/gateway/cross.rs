@@ -219,6 +219,7 @@ pub(crate) async fn session(shared: &Arc<Shared>, asked: &Asked<'_>, ticket: &Ti
         return Err(gone());
     }
     let entry = shared.ready_as(asked.name, asked.settings.as_ref()).await?;
+    let entry = shared.personal(entry, asked.caller)?;
     let live = entry.instance(ticket.instance).or(entry.ready.first()).ok_or_else(gone)?;
     make_room(shared);
     let conversation = conversation(shared, asked, &entry, live.endpoint.instance, &guest, true);

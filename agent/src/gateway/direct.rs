@@ -53,7 +53,7 @@ pub(crate) async fn run(
     }
     tracing::debug!(deployment = name, caller = caller.name, "a direct conversation begins");
     let (settings, incomplete) = shared.given(&entry, config)?;
-    let entry = shared.ready_as(name, settings.as_ref()).await?;
+    let entry = shared.personal(shared.ready_as(name, settings.as_ref()).await?, caller)?;
     let ((from_client, to_client), guard) =
         guard::between(shared.clone(), entry.id, caller.clone(), from_client, to_client);
     let mut headers = HeaderMap::new();

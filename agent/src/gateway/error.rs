@@ -263,6 +263,32 @@ impl Refusal {
         Self::new(StatusCode::OK, "GATEWAY_FORBIDDEN", -31403, message, hint)
     }
 
+    /// Secrets that each caller has of its own, and a caller that is nobody.
+    pub(crate) fn secrets_of_nobody(name: &str, missing: &[String]) -> Self {
+        let missing = missing.join(", ");
+        let message = format!("'{name}' needs each caller's own {missing}, and this call says nothing of who calls");
+        let hint = "call with a key: `sigil key create NAME` makes one, its user sets the secrets";
+        Self::new(StatusCode::FORBIDDEN, "GATEWAY_MISSING_SECRETS", -31424, message, hint)
+    }
+
+    pub(crate) fn lacks_own(name: &str, caller: &str, missing: &[String]) -> Self {
+        let message = format!("'{name}' needs secrets that {caller} has not set: {}", missing.join(", "));
+        let hint = format!("set each one: sigil secret set {} --user", missing.first().map_or("NAME", String::as_str));
+        Self::new(StatusCode::FORBIDDEN, "GATEWAY_MISSING_SECRETS", -31424, message, hint)
+    }
+
+    pub(crate) fn wrong_own(error: &crate::secrets::SecretError) -> Self {
+        let hint = "set it anew: sigil secret set NAME --user";
+        Self::new(StatusCode::FORBIDDEN, "GATEWAY_INVALID_SECRETS", -31425, error.to_string(), hint)
+    }
+
+    /// They cannot be read, or that they are handed out cannot be recorded.
+    pub(crate) fn no_own(error: &crate::secrets::SecretError) -> Self {
+        tracing::error!(%error, "a caller's own secrets cannot be used");
+        let message = "your own secrets for this server cannot be used now";
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, "GATEWAY_INVALID_SECRETS", -31425, message, error.hint())
+    }
+
     pub(crate) fn forbidden(message: impl Into<String>, hint: impl Into<String>) -> Self {
         Self::new(StatusCode::FORBIDDEN, "GATEWAY_FORBIDDEN", -31403, message, hint)
     }

@@ -107,6 +107,11 @@ impl Shared {
         self.table.borrow().by_id.get(&id).cloned()
     }
 
+    /// The same as this caller calls it.
+    fn currently(&self, id: DeploymentId, caller: &Caller) -> Option<Result<Arc<Entry>, Refusal>> {
+        self.current(id).map(|entry| self.personal(entry, caller))
+    }
+
     /// What of a client's message goes on (`None`: all of it), or the answer that it gets instead.
     fn judge(
         &self,
@@ -116,7 +121,11 @@ impl Shared {
         held: &mut Held,
     ) -> Result<Option<Bytes>, Option<Bytes>> {
         // what is no message is answered further in
-        let (Some(entry), Ok(head)) = (self.current(id), jsonrpc::parse_one(frame)) else { return Ok(None) };
+        let (Some(entry), Ok(head)) = (self.currently(id, caller), jsonrpc::parse_one(frame)) else { return Ok(None) };
+        let entry = entry.map_err(|refusal| {
+            let request = head.id.as_ref().filter(|_| head.kind == Kind::Request);
+            request.map(|id| refusal.to_json(Some(id)))
+        })?;
         Flow::new(&entry.recorder, caller).received(frame.len());
         let mut permits = Permits::new();
         let request = head.id.as_ref().filter(|_| head.kind == Kind::Request);
@@ -164,7 +173,8 @@ impl Shared {
         {
             held.permits.remove(id);
         }
-        let entry = self.current(id)?;
+        // what cannot be searched for the caller's own secrets was refused on its way in
+        let entry = self.currently(id, caller)?.ok()?;
         Flow::new(&entry.recorder, caller).sent(message.len());
         let text = std::str::from_utf8(message).ok()?;
         if let Some(tapping) = Tapping::begin(&entry, &caller.name, "link") {

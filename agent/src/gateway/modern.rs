@@ -51,6 +51,7 @@ pub(crate) async fn post(
         return Err(Refusal::not_acceptable());
     }
     let entry = shared.ready_as(asked.name, asked.settings.as_ref()).await?;
+    let entry = shared.personal(entry, asked.caller)?;
     let caller = (!is_stdio(&entry)).then(|| Client::of(asked, &entry));
     let Some(speaker) = speaker(shared, &entry, asked.name, caller.as_ref(), None).await? else {
         return Err(fall_back());

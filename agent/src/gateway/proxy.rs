@@ -51,7 +51,11 @@ pub(crate) async fn without_body(shared: &Arc<Shared>, asked: Asked<'_>) -> Resu
         Err(refusal) if refusal.unsent => {
             let (asked, session) = (&asked, asked.ticket.as_ref().map(|(_, ticket)| ticket));
             let again = |entry: Arc<Entry>| {
-                async move { exchange(shared, &asked.of(&entry), None, Bytes::new(), None).await }.boxed()
+                async move {
+                    let entry = shared.personal(entry, asked.caller)?;
+                    exchange(shared, &asked.of(&entry), None, Bytes::new(), None).await
+                }
+                .boxed()
             };
             shared.again(asked.name, session, refusal, again).await?
         }
@@ -93,7 +97,7 @@ async fn exchange(
         Some(_) => asked.entry,
         None if !asked.entry.ready.is_empty() => asked.entry,
         None => {
-            waited = shared.ready(asked.name).await?;
+            waited = shared.personal(shared.ready(asked.name).await?, asked.caller)?;
             &waited
         }
     };

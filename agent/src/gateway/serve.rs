@@ -279,7 +279,7 @@ async fn mcp(
     } else {
         let entry = shared.entry(name).await.map_err(plain)?;
         let caller = shared.caller(&entry, &parts.headers, peer.ip, address).await.map_err(plain)?;
-        (entry, caller)
+        (shared.personal(entry, &caller).map_err(plain)?, caller)
     };
     // a bundle's entry has a name of its own for each caller
     let own_name = entry.name.clone();
@@ -306,7 +306,8 @@ async fn mcp(
         && entry.instance(ticket.instance).is_none()
         && entry.may_return(ticket.instance)
     {
-        entry = Box::pin(shared.returned(name, ticket.instance)).await.map_err(plain)?;
+        let found = Box::pin(shared.returned(name, ticket.instance)).await.map_err(plain)?;
+        entry = shared.personal(found, &caller).map_err(plain)?;
     }
     // what is wrong with it is told when the message's id is known
     let settings = shared.settle(&entry, &caller, &parts, ticket.as_ref().map(|(_, ticket)| ticket), address);
@@ -316,7 +317,8 @@ async fn mcp(
         }
         let session = ticket.as_ref().map(|(_, ticket)| ticket);
         if entry.is_away(session) {
-            entry = Box::pin(shared.reached(name, session)).await.map_err(plain)?;
+            let found = Box::pin(shared.reached(name, session)).await.map_err(plain)?;
+            entry = shared.personal(found, &caller).map_err(plain)?;
         }
         // without sessions there is nothing to listen to or to end
         if header_era == Some(Era::Modern) && cross::sessionless(shared, &entry) {
@@ -404,7 +406,8 @@ async fn mcp(
     };
     let session = ticket.as_ref().filter(|_| !is_modern).map(|(_, ticket)| ticket);
     if entry.is_away(session) {
-        entry = match Box::pin(shared.reached(name, session)).await {
+        let found = Box::pin(shared.reached(name, session)).await;
+        entry = match found.and_then(|found| shared.personal(found, &caller)) {
             Ok(entry) => entry,
             Err(refusal) => return Err((refusal, id)),
         };
@@ -532,8 +535,9 @@ pub(crate) async fn pass_on(
     body: &Bytes,
     is_modern: bool,
 ) -> Result<Response<Out>, Refusal> {
-    // what a server lists may depend on its configuration
-    match first.filter(|head| is_modern && asked.settings.is_none() && remembered::is_list(head)) {
+    // what a server lists may depend on its configuration, and on who asks where it is told that
+    let alike = asked.settings.is_none() && asked.entry.personal.is_none();
+    match first.filter(|head| is_modern && alike && remembered::is_list(head)) {
         None => send(shared, &asked, first, heads, body, is_modern).await,
         Some(head) => match remembered::recall(shared, &asked, head) {
             Some(recalled) => recalled,
@@ -590,7 +594,7 @@ fn send_late<'a>(
     is_modern: bool,
 ) -> BoxFuture<'a, Result<Response<Out>, Refusal>> {
     Box::pin(async move {
-        let entry = shared.ready(asked.name).await?;
+        let entry = shared.personal(shared.ready(asked.name).await?, asked.caller)?;
         send(shared, &asked.of(&entry), first, heads, body, is_modern).await
     })
 }
@@ -607,7 +611,10 @@ fn send_again<'a>(
 ) -> BoxFuture<'a, Result<Response<Out>, Refusal>> {
     let session = asked.ticket.as_ref().map(|(_, ticket)| ticket);
     Box::pin(shared.again(asked.name, session, refusal, move |entry| {
-        Box::pin(async move { send_now(shared, &asked.of(&entry), first, heads, body, is_modern).await })
+        Box::pin(async move {
+            let entry = shared.personal(entry, asked.caller)?;
+            send_now(shared, &asked.of(&entry), first, heads, body, is_modern).await
+        })
     }))
 }
 

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use secrecy::SecretString;
-use sigil_core::model::{DeploymentId, Inject, InstanceId, ReleaseNo, Transport};
+use sigil_core::model::{DeploymentId, Inject, InstanceId, ReleaseNo, SecretUse, Transport};
 use sigil_core::pins::View;
 use sigil_core::policy::{Access, Rules};
 use sigil_core::rights::Subject;
@@ -15,6 +15,7 @@ use tokio_util::task::TaskTracker;
 use super::common::Common;
 use super::load::{Recorder, Stats};
 use super::mask::Masks;
+use super::own::Personal;
 use super::pins::{Teller, Watched};
 use super::settings::{self, Terms};
 use crate::tail::Tail;
@@ -51,6 +52,10 @@ pub(crate) struct Entry {
     pub(crate) returning: Option<Vec<InstanceId>>,
     pub(crate) message: String,
     pub(crate) injected: Arc<Vec<(Inject, SecretString)>>,
+    /// What each caller has of its own for it.
+    pub(crate) own: Arc<Vec<SecretUse>>,
+    /// One caller's, with its own secrets among those.
+    pub(crate) personal: Option<Arc<Personal>>,
     /// The release that serves or is to serve.
     pub(crate) release: Option<ReleaseNo>,
     /// See [`crate::upstream::Route::coming`].
@@ -182,6 +187,16 @@ pub(crate) fn carrying(mut endpoint: Endpoint, injected: &[(Inject, SecretString
     endpoint
 }
 
+/// What each caller has of its own for whoever serves, or is to.
+fn own(route: &crate::upstream::Route) -> Arc<Vec<SecretUse>> {
+    let Some(replica) = route.ready.first() else { return route.own.clone() };
+    let own = |secret: &&SecretUse| secret.per_user;
+    if replica.spec.secrets.iter().filter(own).eq(route.own.iter()) {
+        return route.own.clone();
+    }
+    Arc::new(replica.spec.secrets.iter().filter(own).cloned().collect())
+}
+
 /// The next table; replicas that stay keep their connections.
 pub(crate) fn build(new: &RouteTable, old: &Table, registry: &Registry, tail: &Tail, tasks: &TaskTracker) -> Table {
     let mut known: HashMap<InstanceId, Live> = HashMap::new();
@@ -212,6 +227,8 @@ pub(crate) fn build(new: &RouteTable, old: &Table, registry: &Registry, tail: &T
         returning: route.returning.clone(),
         message: route.message.clone(),
         injected: route.injected.clone(),
+        own: own(route),
+        personal: None,
         release: Some(route.release),
         coming: route.coming,
         access: route.access,
@@ -248,6 +265,8 @@ pub(crate) mod tests {
             returning: None,
             message: String::new(),
             injected: Arc::default(),
+            own: Arc::default(),
+            personal: None,
             release: None,
             coming: None,
             access: Access::Anonymous,

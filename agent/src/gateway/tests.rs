@@ -10,6 +10,7 @@ mod link;
 mod matrix;
 mod metrics;
 mod oauth;
+mod own;
 mod recalled;
 mod scripts;
 mod servers;

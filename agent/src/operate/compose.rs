@@ -346,7 +346,32 @@ pub(super) fn secrets(request: &DeployRequest, recipe: &Recipe) -> Result<Vec<Se
                 }
             },
         };
-        uses.push(SecretUse { name: secret.name.clone(), required: secret.required, inject });
+        let per_user = secret.per.as_deref() == Some("user");
+        if per_user && matches!(inject, Inject::Environment(_)) {
+            return Err(Failure::invalid(
+                format!(
+                    "secret {} is each user's own, and one process serves all of them: it has one environment",
+                    secret.name
+                ),
+                "inject it as a header, a query parameter or a body key of an HTTP server, or leave out `per: user`",
+            ));
+        }
+        if per_user && transport(request, recipe, None)? == Transport::Sse {
+            return Err(Failure::invalid(
+                format!(
+                    "secret {} is each user's own, and callers share a legacy SSE server's one stream",
+                    secret.name
+                ),
+                "serve streamable HTTP, or leave out `per: user`",
+            ));
+        }
+        uses.push(SecretUse {
+            name: secret.name.clone(),
+            required: secret.required,
+            inject,
+            kind: secret.kind,
+            per_user,
+        });
     }
     for (name, variable) in &request.secrets {
         let variable = if variable.is_empty() { name } else { variable };
@@ -359,7 +384,7 @@ pub(super) fn secrets(request: &DeployRequest, recipe: &Recipe) -> Result<Vec<Se
             }
         }
         uses.retain(|u| u.name != *name);
-        uses.push(SecretUse { name: name.clone(), required: true, inject: Inject::Environment(variable.clone()) });
+        uses.push(SecretUse::new(name.as_str(), true, Inject::Environment(variable.clone())));
     }
     Ok(uses)
 }

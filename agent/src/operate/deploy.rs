@@ -15,6 +15,7 @@ use super::{DeployRequest, Failure, ManifestText, Outcome, Run, SourceRef, Waive
 use crate::build::{BuildError, Built};
 use crate::engine::EngineError;
 use crate::inspect::Scanned;
+use crate::secrets::SecretError;
 use crate::source::{Fetched, SourceError, Sources};
 
 /// Releases kept for rollback.
@@ -376,9 +377,17 @@ impl Run {
         team: &str,
     ) -> Result<(), Failure> {
         let uses = compose::secrets(request, recipe)?;
-        let missing = self.deps().secrets.missing(existing.map(|d| d.id), existing.map_or(team, |d| &d.team), &uses);
+        let (id, team) = (existing.map(|d| d.id), existing.map_or(team, |d| &d.team));
+        let missing = self.deps().secrets.missing(id, team, &uses);
         if missing.is_empty() {
-            return Ok(());
+            let typed = self.deps().secrets.check_types(id, team, &uses, "this deploy");
+            return typed.map_err(|error| match error {
+                SecretError::Mistyped(_) => {
+                    let hint = "set it anew, or change its `type` in the manifest";
+                    Failure::new("INVALID_SECRETS", 2, error.to_string(), hint)
+                }
+                other => Failure::new("SECRETS", 1, other.to_string(), other.hint()),
+            });
         }
         let first = &missing[0];
         Err(Failure::new(

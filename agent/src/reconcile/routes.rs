@@ -34,6 +34,8 @@ impl Room {
             .first()
             .and_then(|r| self.deps.secrets.injected(deployment.id, &deployment.team, &r.spec).ok())
             .unwrap_or_default();
+        let wanted = deployment.release(deployment.desired.release).map_or(&[][..], |r| &r.spec.secrets);
+        let own = wanted.iter().filter(|secret| secret.per_user).cloned().collect();
         let returning = self.seen_engine.then(|| {
             let coming = |id: &&InstanceId| self.slots.get(id).is_some_and(|s| s.returning);
             instances.iter().filter(coming).copied().collect()
@@ -50,6 +52,7 @@ impl Room {
             draining,
             message,
             injected: Arc::new(injected),
+            own: Arc::new(own),
             release: deployment.desired.release,
             coming: instances
                 .iter()

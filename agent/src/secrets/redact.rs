@@ -1,11 +1,12 @@
 //! Masks live secret values in text: raw, base64 (any alignment), URL and JSON forms.
 
+use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::sync::{Arc, PoisonError, RwLock};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE};
-use regex::{Regex, RegexBuilder};
+use regex::bytes::{Regex, RegexBuilder};
 use secrecy::{ExposeSecret, SecretString};
 
 /// Shorter values would mask ordinary words.
@@ -27,14 +28,20 @@ impl std::fmt::Debug for Redactor {
 
 impl Redactor {
     /// The line with every known value masked; borrowed when there is none in it.
-    pub fn redact<'a>(&self, line: &'a str) -> std::borrow::Cow<'a, str> {
-        let pattern = self.pattern.read().unwrap_or_else(PoisonError::into_inner).clone();
-        match pattern {
-            Some(pattern) => match pattern.replace_all(line, MASK) {
-                std::borrow::Cow::Borrowed(_) => std::borrow::Cow::Borrowed(line),
-                std::borrow::Cow::Owned(masked) => std::borrow::Cow::Owned(masked),
-            },
-            None => std::borrow::Cow::Borrowed(line),
+    pub fn redact<'a>(&self, line: &'a str) -> Cow<'a, str> {
+        match self.redact_bytes(line.as_bytes()) {
+            None => Cow::Borrowed(line),
+            // values are texts: what is left around them is one, too
+            Some(masked) => Cow::Owned(String::from_utf8_lossy(&masked).into_owned()),
+        }
+    }
+
+    /// The same of whatever bytes; `None` when there is none in it.
+    pub fn redact_bytes(&self, line: &[u8]) -> Option<Vec<u8>> {
+        let pattern = self.pattern.read().unwrap_or_else(PoisonError::into_inner).clone()?;
+        match pattern.replace_all(line, MASK.as_bytes()) {
+            Cow::Borrowed(_) => None,
+            Cow::Owned(masked) => Some(masked),
         }
     }
 
@@ -151,8 +158,17 @@ mod tests {
     fn short_values_and_other_text_are_left_alone() {
         let redactor = redactor(&["abc", "hunter2-long"]);
         assert_eq!(redactor.redact("abc and hunter2 are words"), "abc and hunter2 are words");
-        assert!(matches!(redactor.redact("nothing"), std::borrow::Cow::Borrowed(_)));
+        assert!(matches!(redactor.redact("nothing"), Cow::Borrowed(_)));
         assert_eq!(redactor.redact("<hunter2-long>"), format!("<{MASK}>"));
+    }
+
+    #[test]
+    fn values_are_found_among_bytes_that_are_no_text() {
+        let redactor = redactor(&["hunter2-löng"]);
+        let line = [b"\xff\xfe ".as_slice(), "hunter2-löng".as_bytes(), b"\xc3"].concat();
+        let masked = redactor.redact_bytes(&line).unwrap();
+        assert_eq!(masked, [b"\xff\xfe ".as_slice(), MASK.as_bytes(), b"\xc3"].concat());
+        assert_eq!(redactor.redact_bytes(b"\xff nothing"), None);
     }
 
     #[test]

@@ -1,5 +1,8 @@
 //! The vault as an attacker with write access to the store sees it, and as the other rooms use it.
 
+mod keys;
+mod kill;
+
 use std::os::unix::fs::PermissionsExt;
 
 use sigil_core::model::{NetworkMode, Resources, SecretUse, Transport};
@@ -11,8 +14,8 @@ pub(super) struct Map(Arc<Mutex<BTreeMap<String, Arc<SealedRecord>>>>);
 
 #[async_trait]
 impl Records for Map {
-    async fn put(&self, record: SealedRecord) -> std::result::Result<(), StoreError> {
-        lock(&self.0).insert(record.key.clone(), Arc::new(record));
+    async fn put(&self, records: Vec<SealedRecord>) -> std::result::Result<(), StoreError> {
+        lock(&self.0).extend(records.into_iter().map(|record| (record.key.clone(), Arc::new(record))));
         Ok(())
     }
     fn get(&self, key: &str) -> Option<Arc<SealedRecord>> {
@@ -24,26 +27,43 @@ impl Records for Map {
     async fn remove(&self, key: &str) -> std::result::Result<bool, StoreError> {
         Ok(lock(&self.0).remove(key).is_some())
     }
+    async fn back_up(&self) -> std::result::Result<(), StoreError> {
+        Ok(())
+    }
+}
+
+/// A directory's one audit log, however often its vault is opened.
+fn audit(dir: &Path) -> Audit {
+    static ALL: Mutex<BTreeMap<std::path::PathBuf, Audit>> = Mutex::new(BTreeMap::new());
+    lock(&ALL).entry(dir.to_owned()).or_insert_with(|| Audit::open(dir).unwrap()).clone()
+}
+
+/// Opens a vault on a directory.
+fn open_on(dir: &Path, map: &Map, config: &SecretsConfig, given: &Given) -> Result<Secrets> {
+    Secrets::open_with(dir, Box::new(map.clone()), audit(dir), &With::Config(config), given)
 }
 
 struct Vault {
     dir: tempfile::TempDir,
     map: Map,
+    audit: Audit,
     secrets: Secrets,
 }
 
 fn vault() -> Vault {
     let dir = tempfile::tempdir().unwrap();
-    let map = Map::default();
-    let audit = Audit::open(dir.path()).unwrap();
-    let secrets = Secrets::open_with(dir.path(), Box::new(map.clone()), audit, None).unwrap();
-    Vault { dir, map, secrets }
+    let (map, audit) = (Map::default(), Audit::open(dir.path()).unwrap());
+    let (config, given) = (SecretsConfig::default(), Given::default());
+    let records = Box::new(map.clone());
+    let secrets = Secrets::open_with(dir.path(), records, audit.clone(), &With::Config(&config), &given).unwrap();
+    Vault { dir, map, audit, secrets }
 }
 
 impl Vault {
     fn reopen(&self) -> Result<Secrets> {
-        let audit = Audit::open(self.dir.path()).unwrap();
-        Secrets::open_with(self.dir.path(), Box::new(self.map.clone()), audit, None)
+        let (config, given) = (SecretsConfig::default(), Given::default());
+        let records = Box::new(self.map.clone());
+        Secrets::open_with(self.dir.path(), records, self.audit.clone(), &With::Config(&config), &given)
     }
     async fn set(&self, name: &str, value: &str) -> SecretMeta {
         self.secrets.set(&team(), name, value.to_owned().into(), "", "ada").await.unwrap()
@@ -107,7 +127,7 @@ fn spec(secrets: Vec<SecretUse>) -> ReleaseSpec {
 }
 
 fn wants(name: &str, required: bool, inject: Inject) -> SecretUse {
-    SecretUse { name: name.into(), required, inject }
+    SecretUse::new(name, required, inject)
 }
 
 #[tokio::test]
@@ -256,38 +276,6 @@ async fn a_lost_or_changed_key_is_told_and_never_replaced() {
 }
 
 #[tokio::test]
-async fn a_flipped_byte_of_the_ring_is_noticed() {
-    let vault = vault();
-    vault.set("A", "value").await;
-    let path = vault.dir.path().join("keyring");
-    let good = std::fs::read(&path).unwrap();
-    for at in (0..good.len()).step_by(7) {
-        let mut bad = good.clone();
-        bad[at] ^= 1;
-        std::fs::write(&path, bad).unwrap();
-        assert!(matches!(vault.reopen(), Err(SecretError::Keyring(_))), "byte {at}");
-    }
-}
-
-#[tokio::test]
-async fn a_systemd_credential_wraps_the_ring() {
-    let dir = tempfile::tempdir().unwrap();
-    let credential = dir.path().join("credential");
-    std::fs::write(&credential, "0123456789abcdef0123456789abcdef").unwrap();
-    let data = tempfile::tempdir().unwrap();
-    let map = Map::default();
-    let audit = Audit::open(data.path()).unwrap();
-    let open = |file: Option<&Path>| Secrets::open_with(data.path(), Box::new(map.clone()), audit.clone(), file);
-    let secrets = open(Some(&credential)).unwrap();
-    secrets.set(&team(), "A", "value".to_owned().into(), "", "ada").await.unwrap();
-    assert!(!data.path().join("keyring.key").exists());
-    assert_eq!(shown(open(Some(&credential)).unwrap().get(&team(), "A").unwrap()).as_deref(), Some("value"));
-    assert!(matches!(open(None), Err(SecretError::Keyring(_))));
-    std::fs::write(&credential, "short").unwrap();
-    assert!(open(Some(&credential)).unwrap_err().to_string().contains("shorter than 32 bytes"));
-}
-
-#[tokio::test]
 async fn names_and_values_are_checked() {
     let vault = vault();
     for name in ["", "1A", "A-B", "A B", "A/B", "../A", "Ä", &"A".repeat(129)] {
@@ -362,10 +350,16 @@ async fn the_redactor_follows_changes() {
     let redactor = vault.secrets.redactor();
     assert!(!redactor.redact("<first-value>").contains("first-value"));
     vault.set("A", "second-value").await;
-    assert_eq!(redactor.redact("first-value"), "first-value");
+    // a server that was not restarted still has it
+    assert!(!redactor.redact("first-value").contains("first-value"));
     assert!(!redactor.redact("second-value").contains("second-value"));
     vault.secrets.remove(&team(), "A").await.unwrap();
-    assert_eq!(redactor.redact("second-value"), "second-value");
+    assert!(!redactor.redact("second-value").contains("second-value"));
+    for n in 0..FORMER_MAX + 1 {
+        vault.set("B", &format!("value-number-{n}")).await;
+    }
+    assert_eq!(redactor.redact("first-value"), "first-value", "so many are remembered, and no more");
+    assert!(!redactor.redact("value-number-7").contains("value-number-7"));
 }
 
 proptest::proptest! {
@@ -424,4 +418,63 @@ async fn every_value_that_leaves_is_on_record_and_none_is_in_it() {
             row("source/git.example.org", "fetch", "1"),
         ]
     );
+}
+
+#[tokio::test]
+async fn values_are_checked_against_what_a_release_says_that_they_are() {
+    let vault = vault();
+    let id = deployment();
+    let typed = |name: &str, kind| SecretUse { kind, ..wants(name, true, Inject::Environment(name.into())) };
+    let uses =
+        [typed("PORT", SecretKind::Number), typed("DEBUG", SecretKind::Boolean), typed("TEXT", SecretKind::String)];
+    for (name, value) in [("PORT", "hunter2"), ("DEBUG", "yes"), ("TEXT", "anything")] {
+        vault.set(name, value).await;
+    }
+    let error = vault.secrets.check_types(Some(id), "default", &uses, "this deploy").unwrap_err();
+    let expected = "the value of PORT is not a number (this deploy asks for one); \
+                    the value of DEBUG is not true or false (this deploy asks for one)";
+    assert_eq!(error.to_string(), expected);
+    // the deployment's own goes before its team's
+    for (name, value) in [("PORT", "8080"), ("DEBUG", "false")] {
+        vault.secrets.set(&Scope::Deployment(id), name, value.to_owned().into(), "", "ada").await.unwrap();
+    }
+    vault.secrets.check_types(Some(id), "default", &uses, "this deploy").unwrap();
+    assert!(vault.secrets.check_types(None, "default", &uses, "this deploy").is_err());
+}
+
+#[tokio::test]
+async fn a_users_own_are_found_for_that_user_alone() {
+    let vault = vault();
+    let id = deployment();
+    let uses = [
+        SecretUse { per_user: true, ..wants("TOKEN", true, Inject::Header("X-T".into())) },
+        wants("TOKEN", true, Inject::Environment("TOKEN".into())),
+    ];
+    vault.set("TOKEN", "of the team").await;
+    for user in ["ada", "ada/x", "ada%2fx", "Ädä@example.org"] {
+        let value = format!("of {user}").into();
+        vault.secrets.set(&Scope::User(user.into()), "TOKEN", value, "", "ada").await.unwrap();
+    }
+    for user in ["ada", "ada/x", "ada%2fx", "Ädä@example.org"] {
+        let own = vault.secrets.own(id, user, &uses).unwrap();
+        assert!(own.lacks.is_none());
+        assert_eq!(own.values.len(), 1);
+        assert_eq!(own.values[0].1.expose_secret(), format!("of {user}"));
+    }
+    let own = vault.secrets.own(id, "eve", &uses).unwrap();
+    assert!(own.values.is_empty() && matches!(own.lacks, Some(SecretError::Missing(names)) if names == ["TOKEN"]));
+    // a release gets the team's, and nobody's own
+    let spec = spec(uses.to_vec());
+    assert!(vault.secrets.injected(id, "default", &spec).unwrap().is_empty());
+    let found = vault.secrets.hand_over(id, "default", &spec, &[("instance", "01I".to_owned())]).await.unwrap();
+    assert_eq!(found[0].1.expose_secret(), "of the team");
+    let users: Vec<Scope> = vault.secrets.list().into_iter().map(|m| m.scope).collect();
+    assert!(
+        users.contains(&Scope::User("ada/x".into())) && users.contains(&Scope::User("ada%2fx".into())),
+        "{users:?}"
+    );
+    // one user's record under another's key
+    let ada = (*vault.map.get("user/ada/TOKEN").unwrap()).clone();
+    vault.place("user/eve/TOKEN", SealedRecord { key: "user/eve/TOKEN".into(), ..ada });
+    assert!(matches!(vault.secrets.own(id, "eve", &uses), Err(SecretError::Broken(n)) if n == "user/eve/TOKEN"));
 }

@@ -97,9 +97,23 @@ pub(super) struct Frame {
     pub(super) bytes: Bytes,
 }
 
+/// What takes secret values out of lines; `None`: there is none in it.
+type Mask = dyn Fn(&[u8]) -> Option<Vec<u8>> + Send + Sync;
+
+/// Takes values out of lines before they are kept.
+#[derive(Clone)]
+pub(super) struct Masks(pub(super) std::sync::Arc<Mask>);
+
+impl std::fmt::Debug for Masks {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Masks")
+    }
+}
+
 /// Encodes one frame.
 #[derive(Debug)]
 pub(super) struct Builder {
+    masks: Option<Masks>,
     buf: BytesMut,
     sources: Vec<Source>,
     meta: Meta,
@@ -113,7 +127,7 @@ impl Builder {
         let mut buf = BytesMut::with_capacity(HEADER + capacity);
         buf.put_bytes(0, HEADER);
         let meta = Meta { first, count: 0, min: i64::MAX, max: i64::MIN };
-        Self { buf, sources: Vec::new(), meta, base: 0, last: 0, records: false }
+        Self { masks: None, buf, sources: Vec::new(), meta, base: 0, last: 0, records: false }
     }
 
     /// Bytes so far.
@@ -130,7 +144,14 @@ impl Builder {
         self.meta.count
     }
 
+    /// The same that masks its lines.
+    pub(super) fn masked(self, masks: Option<Masks>) -> Self {
+        Self { masks, ..self }
+    }
+
     pub(super) fn line(&mut self, source: Source, stream: Stream, time: i64, bytes: &[u8], cut: bool) {
+        let masked = self.masks.as_ref().and_then(|masks| masks.0(bytes));
+        let bytes = masked.as_deref().unwrap_or(bytes);
         if self.meta.count == 0 {
             (self.base, self.last) = (time, time);
         }

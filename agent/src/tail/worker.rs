@@ -1,7 +1,7 @@
 //! The task in front of a deployment's writer: waits for output, asks for what is missing, writes on a blocking thread.
 //! Each deployment has its own, so that a flood or a slow disk in one holds up no other.
 
-use std::sync::{Arc, RwLock};
+use std::sync::{Arc, OnceLock, RwLock};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -10,6 +10,7 @@ use sigil_config::agent::LogsConfig;
 use tokio_util::sync::CancellationToken;
 
 use super::GapSource;
+use super::frame::Masks;
 use super::late::{self, Logged, Sorted};
 use super::store::{Dep, Msg};
 use super::writer::{Item, Writer};
@@ -32,6 +33,7 @@ const RETRY: Duration = Duration::from_secs(5);
 pub(super) struct Common {
     pub(super) config: RwLock<LogsConfig>,
     pub(super) gap_source: RwLock<Option<Arc<dyn GapSource>>>,
+    pub(super) masks: Arc<OnceLock<Masks>>,
     pub(super) stop: CancellationToken,
 }
 
@@ -140,7 +142,7 @@ async fn open(dep: &Arc<Dep>, common: &Arc<Common>) -> Option<Writer> {
         match result {
             Ok(()) => {
                 let seed = dep.seed()?;
-                return Some(Writer::new(Arc::clone(dep), *seed, config));
+                return Some(Writer::new(Arc::clone(dep), *seed, config, Arc::clone(&common.masks)));
             }
             Err(e) => {
                 tracing::error!(deployment = %dep.id, error = %e, "kept log lines cannot be read; trying again");

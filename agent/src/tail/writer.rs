@@ -2,7 +2,7 @@
 //! acknowledgement. Runs on a blocking thread; a reader's lock is held only while a finished frame is published.
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -12,7 +12,7 @@ use sigil_core::model::{InstanceId, ReleaseNo, Stream};
 use sigil_core::ring::Entry;
 
 use super::disk::Disk;
-use super::frame::{Builder, Frame, Key, Note, Reader, Record, Source};
+use super::frame::{Builder, Frame, Key, Masks, Note, Reader, Record, Source};
 use super::late::Logged;
 use super::split::Splitter;
 use super::store::{Dep, Seed};
@@ -89,6 +89,7 @@ pub(super) struct Writer {
     /// Bytes of the engine's log that were brought in beyond the gap that asked: other processes' gaps.
     surplus: HashMap<(InstanceId, Stream), u64>,
     config: LogsConfig,
+    masks: Arc<OnceLock<Masks>>,
     failing: bool,
 }
 
@@ -99,7 +100,7 @@ struct Open {
 }
 
 impl Writer {
-    pub(super) fn new(dep: Arc<Dep>, seed: Seed, config: LogsConfig) -> Self {
+    pub(super) fn new(dep: Arc<Dep>, seed: Seed, config: LogsConfig, masks: Arc<OnceLock<Masks>>) -> Self {
         let Seed { disk, notes, next, gaps } = seed;
         let feeds = notes
             .iter()
@@ -125,6 +126,7 @@ impl Writer {
             gaps,
             surplus: HashMap::new(),
             config,
+            masks,
             failing: false,
         }
     }
@@ -201,7 +203,11 @@ impl Writer {
     }
 
     fn open(&self) -> Open {
-        Open { builder: Builder::new(self.next, 4096), touched: Vec::new(), chunks: Vec::new() }
+        Open {
+            builder: Builder::new(self.next, 4096).masked(self.masks.get().cloned()),
+            touched: Vec::new(),
+            chunks: Vec::new(),
+        }
     }
 
     fn chunk(
@@ -431,7 +437,9 @@ impl Writer {
     /// A stream's position, with only what is new of its unfinished line.
     fn note(&self, key: Key) -> Option<Note> {
         let feed = self.feeds.get(&key)?;
-        let partial = feed.splitter.partial();
+        // an unfinished line is kept on the disk, too
+        let masked = self.masks.get().and_then(|masks| masks.0(feed.splitter.partial()));
+        let partial = masked.as_deref().unwrap_or(feed.splitter.partial());
         let old = self.noted.get(&key).map(|n| n.partial.as_slice());
         let suffix = old.and_then(|old| partial.strip_prefix(old));
         Some(Note {

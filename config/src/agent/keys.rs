@@ -157,6 +157,9 @@ pub const KEYS: &[Key] = &[
     key("logs.max_line", Kind::Bytes(256, 1 << 24), LIVE),
     key("logs.level", Kind::Level, LIVE),
     key("logs.format", Kind::Word(&["text", "json"]), RESTART),
+    key("secrets.master_key", Kind::Word(&["auto", "credential", "file", "passphrase", "kernel"]), RESTART),
+    key("secrets.key_file", Kind::Path, RESTART),
+    key("secrets.passphrase_file", Kind::Path, RESTART),
     key("audit.max_bytes", Kind::Bytes(1 << 20, 1 << 40), LIVE),
     key("outbound.proxy", Kind::Url, LIVE),
     key("outbound.no_proxy", Kind::Texts, LIVE),
@@ -198,6 +201,7 @@ pub fn with_live(old: &AgentConfig, new: &AgentConfig) -> (AgentConfig, Vec<&'st
     kept.gateway.certificate.clone_from(&old.gateway.certificate);
     kept.gateway.key.clone_from(&old.gateway.key);
     kept.logs.format.clone_from(&old.logs.format);
+    kept.secrets = old.secrets.clone();
     let waiting = diff(old, new).into_iter().filter(|c| !c.live).map(|c| c.path).collect();
     (kept, waiting)
 }

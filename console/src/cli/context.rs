@@ -78,7 +78,7 @@ pub async fn run(ctx: &Ctx, args: Args) -> Outcome {
             // a context is used from any directory
             let whole = |file: Option<PathBuf>| {
                 let read = |file: PathBuf| {
-                    std::fs::canonicalize(&file).map_err(|e| Failure::io(&file.display().to_string(), &e))
+                    std::fs::canonicalize(&file).map_err(|e| Failure::io(file.display().to_string(), &e))
                 };
                 file.map(read).transpose()
             };

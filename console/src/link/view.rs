@@ -367,7 +367,7 @@ pub struct AuditBatch {
 pub struct Secret {
     /// Its name.
     pub name: String,
-    /// `team` (the first one), `team:<name>`, `deployment:<name>` or `source`.
+    /// `team` (the first one), `team:<name>`, `deployment:<name>`, `user:<name>` or `source`.
     pub scope: String,
     /// Counts its values.
     pub version: u32,

@@ -510,6 +510,87 @@ impl v1::secrets_server::Secrets for Fake {
             Err(Status::not_found(format!("no secret {name}")))
         }
     }
+
+    async fn set_own(&self, request: Request<v1::SetSecretRequest>) -> Result<Response<v1::SecretInfo>, Status> {
+        let mut request = request.into_inner();
+        request.user = "me".into();
+        let info = v1::SecretInfo {
+            name: request.name.clone(),
+            scope: "user:me".into(),
+            version: 1,
+            ..v1::SecretInfo::default()
+        };
+        self.with(|s| s.secrets.push(request));
+        Ok(Response::new(info))
+    }
+
+    async fn list_own(&self, _: Request<v1::ListSecretsRequest>) -> Result<Response<v1::ListSecretsReply>, Status> {
+        let own = |r: &&v1::SetSecretRequest| r.user == "me";
+        let names = self.with(|s| s.secrets.iter().filter(own).map(|r| r.name.clone()).collect::<Vec<_>>());
+        let info = |name| v1::SecretInfo { name, scope: "user:me".into(), ..v1::SecretInfo::default() };
+        Ok(Response::new(v1::ListSecretsReply { secrets: names.into_iter().map(info).collect() }))
+    }
+
+    async fn remove_own(
+        &self,
+        request: Request<v1::RemoveSecretRequest>,
+    ) -> Result<Response<v1::RemoveSecretReply>, Status> {
+        self.remove(request).await
+    }
+
+    async fn rotate(
+        &self,
+        request: Request<v1::RotateSecretRequest>,
+    ) -> Result<Response<v1::RotateSecretReply>, Status> {
+        let v1::RotateSecretRequest { secret, no_roll } = request.into_inner();
+        let secret = secret.unwrap_or_default();
+        if !self.with(|s| s.secrets.iter().any(|r| r.name == secret.name)) {
+            return Err(Status::not_found(format!("no secret {}", secret.name)));
+        }
+        let info = v1::SecretInfo { name: secret.name.clone(), scope: "team".into(), version: 2, ..Default::default() };
+        self.with(|s| s.secrets.push(secret));
+        let note = if no_roll { "uses the former value until its next restart" } else { "does not run" };
+        let rolled = vec![v1::Rolled { deployment: "clock".into(), operation: String::new(), note: note.into() }];
+        Ok(Response::new(v1::RotateSecretReply { secret: Some(info), rolled }))
+    }
+
+    async fn reveal(
+        &self,
+        request: Request<v1::RevealSecretRequest>,
+    ) -> Result<Response<v1::RevealSecretReply>, Status> {
+        let name = request.into_inner().name;
+        let value = self.with(|s| s.secrets.iter().rev().find(|r| r.name == name).map(|r| r.value.clone()));
+        let value = value.ok_or_else(|| Status::not_found(format!("no secret {name}")))?;
+        Ok(Response::new(v1::RevealSecretReply { value, version: 1, username: String::new() }))
+    }
+
+    async fn import(
+        &self,
+        request: Request<v1::ImportSecretsRequest>,
+    ) -> Result<Response<v1::ImportSecretsReply>, Status> {
+        let v1::ImportSecretsRequest { secrets, deployment, dry_run, .. } = request.into_inner();
+        let info =
+            |s: &v1::ImportedSecret| v1::SecretInfo { name: s.name.clone(), version: 1, ..v1::SecretInfo::default() };
+        let infos = secrets.iter().map(info).collect();
+        if !dry_run {
+            let set = |s: v1::ImportedSecret| v1::SetSecretRequest {
+                name: s.name,
+                value: s.value,
+                deployment: deployment.clone(),
+                ..v1::SetSecretRequest::default()
+            };
+            self.with(|state| state.secrets.extend(secrets.into_iter().map(set)));
+        }
+        Ok(Response::new(v1::ImportSecretsReply { secrets: infos }))
+    }
+
+    async fn keyring(&self, _: Request<v1::KeyringRequest>) -> Result<Response<v1::KeyringReply>, Status> {
+        Ok(Response::new(v1::KeyringReply::default()))
+    }
+
+    async fn rotate_keys(&self, _: Request<v1::RotateKeysRequest>) -> Result<Response<v1::KeyringReply>, Status> {
+        Err(Status::permission_denied("keys are changed on the agent's host only"))
+    }
 }
 
 #[tonic::async_trait]

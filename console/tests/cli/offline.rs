@@ -43,7 +43,7 @@ async fn help_names_every_verb_and_each_has_an_example() {
         assert_eq!(long.count(), 0, "{verb} --help is too wide:\n{own}");
     }
     for (group, verbs) in [
-        ("secret", &["set", "ls", "rm"][..]),
+        ("secret", &["set", "ls", "rm", "rotate", "reveal", "import", "template"][..]),
         ("audit", &["export", "verify"]),
         ("context", &["ls", "add", "use", "rm"]),
     ] {

@@ -306,3 +306,49 @@ async fn secrets_come_from_stdin_and_never_from_an_argument() {
     let ran = home.run(&["secret", "rm", "API_KYE", "--yes"]).await.exits(3);
     assert!(ran.err.contains("did you mean 'API_KEY'?"), "{}", ran.err);
 }
+
+#[tokio::test]
+async fn secrets_are_rotated_imported_and_revealed() {
+    let home = Home::with_agent();
+    home.run_stdin(&["secret", "rotate", "API_KEY"], b"hunter3\n").await.exits(3);
+    home.run_stdin(&["secret", "set", "API_KEY"], b"hunter2\n").await.exits(0);
+    let ran = home.run_stdin(&["secret", "rotate", "API_KEY", "--no-roll"], b"hunter3\n").await.exits(0);
+    let expected = "API_KEY rotated (team, version 2)\nclock: uses the former value until its next restart\n";
+    assert_eq!(ran.out, expected);
+    // nobody's eyes by accident: it asks
+    let ran = home.run(&["secret", "reveal", "API_KEY"]).await.exits(2);
+    assert!(!ran.out.contains("hunter") && !ran.err.contains("hunter"));
+    assert_eq!(home.run(&["secret", "reveal", "API_KEY", "--yes"]).await.exits(0).out, "hunter3");
+
+    home.put("good.env", "A=one\nexport B='two two'\n");
+    let good = home.path("good.env").display().to_string();
+    let ran = home.run(&["secret", "import", &good, "--dry-run"]).await.exits(0);
+    assert_eq!(ran.out, "A would be set (version 1)\nB would be set (version 1)\n");
+    assert_eq!(home.fake.with(|s| s.secrets.len()), 2);
+    home.run(&["secret", "import", &good, "--deployment", "clock"]).await.exits(0);
+    let kept = home.fake.with(|s| s.secrets.clone());
+    assert_eq!(
+        (kept[3].name.as_str(), kept[3].value.as_slice(), kept[3].deployment.as_str()),
+        ("B", &b"two two"[..], "clock")
+    );
+    home.put("bad.env", "C=fine\nD\nE=$F\n");
+    let ran = home.run(&["secret", "import", &home.path("bad.env").display().to_string()]).await.exits(2);
+    assert!(ran.err.contains("bad.env:2:") && ran.err.contains("bad.env:3:"), "{}", ran.err);
+    assert_eq!(home.fake.with(|s| s.secrets.len()), 4);
+
+    home.run_stdin(&["secret", "set", "MINE", "--user"], b"own").await.exits(0);
+    home.run_stdin(&["secret", "set", "THEIRS", "--user=ada"], b"own").await.exits(0);
+    let kept = home.fake.with(|s| s.secrets.clone());
+    assert_eq!((kept[4].user.as_str(), kept[5].user.as_str()), ("me", "ada"));
+    let ran = home.run(&["secret", "ls", "--user"]).await.exits(0);
+    assert!(ran.out.contains("MINE") && !ran.out.contains("THEIRS"));
+    let ran = home.run_stdin(&["secret", "set", "GITHUB_TOKEN"], b"hunter2").await.exits(0);
+    assert!(ran.err.contains("does not look like a personal access token of GitHub"), "{}", ran.err);
+    assert!(!ran.err.contains("hunter2"));
+    let ran = home.run(&["secret", "template", "githup"]).await.exits(3);
+    assert!(ran.err.contains("did you mean 'github'?"), "{}", ran.err);
+    assert!(
+        home.run(&["secret", "template", "github"]).await.exits(0).out.contains("https://github.com/settings/tokens")
+    );
+    assert!(home.run(&["secret", "template", "ls"]).await.exits(0).out.contains("openai"));
+}

@@ -285,6 +285,8 @@ impl Front {
             returning: Some(Vec::new()),
             message: String::new(),
             injected: Arc::default(),
+            own: Arc::default(),
+            personal: None,
             release: Some(ready.first().map_or(1, |e| e.release)),
             coming: None,
             access: sigil_core::policy::Access::Anonymous,

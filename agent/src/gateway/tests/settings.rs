@@ -293,7 +293,7 @@ async fn a_session_has_a_process_of_its_own_configuration() {
     assert_eq!(started.env.keys().collect::<Vec<_>>(), ["KEY", "SIGIL_CONFIG"]);
     let mut spec = spec.as_ref().clone();
     let inject = Inject::Environment("KEY".into());
-    spec.secrets = vec![sigil_core::model::SecretUse { name: "KEY".into(), required: true, inject }];
+    spec.secrets = vec![sigil_core::model::SecretUse::new("KEY", true, inject)];
     let started = spec.started_with(spec.session.as_ref().unwrap(), &json!({"root": SHOWS, "apiKey": "k"})).unwrap();
     assert_eq!((started.env.contains_key("KEY"), started.remove.len()), (false, 0));
 }
