@@ -306,6 +306,8 @@ struct Inner {
     leases: Mutex<HashMap<String, OperationId>>,
     stop: CancellationToken,
     tasks: TaskTracker,
+    /// One image is read through at a time.
+    reading: tokio::sync::Mutex<()>,
 }
 
 #[derive(Debug, Clone)]
@@ -324,6 +326,7 @@ impl Operate {
             leases: Mutex::default(),
             stop,
             tasks: TaskTracker::new(),
+            reading: tokio::sync::Mutex::default(),
         });
         let this = Self { inner };
         events::clean(&this.inner.deps.data_dir, &this.inner.deps.store);

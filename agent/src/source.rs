@@ -5,6 +5,7 @@
 
 mod archive;
 mod cache;
+mod cosign;
 mod git;
 mod http;
 mod near;
@@ -377,6 +378,29 @@ impl Sources {
         })
     }
 
+    /// That an image is signed where the owner asks for it.
+    async fn signed(
+        &self,
+        job: &Job<'_>,
+        reference: &str,
+        registry: &str,
+        exact: Option<&str>,
+    ) -> Result<(), SourceError> {
+        let Some(key) = key_for(&job.config.limits.signatures, reference, registry) else { return Ok(()) };
+        let Some((repository, digest)) = exact.and_then(|exact| exact.split_once('@')) else {
+            return Err(SourceError::refused(
+                format!("'{reference}' is not from a registry, where its signature would be"),
+                "[limits] signatures asks for one; push the image and deploy it from there",
+            ));
+        };
+        let repository = repository.strip_prefix(&format!("{registry}/")).unwrap_or(repository);
+        let login = self.secrets.credential(registry).map_err(|e| SourceError::failed(e.to_string(), e.hint()))?;
+        if let Some(login) = &login {
+            job.uses(login).await?;
+        }
+        cosign::verify(job, registry, repository, digest, key, login.as_ref()).await
+    }
+
     async fn image(&self, job: &Job<'_>, reference: &str) -> Result<Fetched, SourceError> {
         let registry = registry_of(reference);
         let names_registry = reference.split('/').next().is_some_and(|first| first == registry);
@@ -428,6 +452,7 @@ impl Sources {
         };
         let repository = repository_of(reference);
         let exact = image.digests.iter().find(|d| d.split('@').next().is_some_and(|r| same_repository(r, &repository)));
+        self.signed(job, reference, &registry, exact.map(String::as_str)).await?;
         Ok(Fetched {
             pinned: format!("image:{}", exact.map_or(reference, String::as_str)),
             digest: image.id.clone(),
@@ -456,6 +481,16 @@ fn registry_of(reference: &str) -> String {
         Some((first, _)) if first.contains(['.', ':']) || first == "localhost" => first.to_owned(),
         _ => "docker.io".to_owned(),
     }
+}
+
+/// The longest entry that fits an image counts.
+fn key_for<'a>(
+    signatures: &'a std::collections::BTreeMap<String, PathBuf>,
+    reference: &str,
+    registry: &str,
+) -> Option<&'a PathBuf> {
+    let fits = signatures.iter().filter(|(entry, _)| permits(entry, reference, registry));
+    fits.max_by_key(|(entry, _)| entry.len()).map(|(_, key)| key)
 }
 
 /// The reference without tag and digest.

@@ -286,6 +286,9 @@ pub struct LimitsConfig {
     pub min_free_disk: u64,
     /// Registries images may come from; empty: any. Live.
     pub registries: Vec<String>,
+    /// Of registries, or of paths in them: the public key (PEM) by which images from there have to be signed with cosign;
+    /// the longest entry that fits counts. Live.
+    pub signatures: BTreeMap<String, PathBuf>,
 }
 
 impl Default for LimitsConfig {
@@ -297,6 +300,7 @@ impl Default for LimitsConfig {
             max_deployments: 1000,
             min_free_disk: 0,
             registries: Vec::new(),
+            signatures: BTreeMap::new(),
         }
     }
 }

@@ -353,11 +353,15 @@ impl Agent {
         Session { child }
     }
 
-    /// Containers with this agent's label, running or not.
+    /// Containers with this agent's label, running or not; without those that are made to look into an image, and never
+    /// started.
     pub fn containers(&self) -> Vec<String> {
         let filter = format!("label=sigil.agent={}", self.id());
-        let args = ["ps", "-aq", "--no-trunc", "--filter", &filter];
-        docker_at(self.engine.as_deref(), &args).lines().map(str::to_owned).collect()
+        let format = "{{.ID}} {{.Label \"sigil.role\"}}";
+        let args = ["ps", "-a", "--no-trunc", "--filter", &filter, "--format", format];
+        let all = docker_at(self.engine.as_deref(), &args);
+        let ours = all.lines().filter_map(|line| line.split_once(' ')).filter(|(_, role)| *role != "look");
+        ours.map(|(id, _)| id.to_owned()).collect()
     }
 
     /// The gateway's URL of a deployment.

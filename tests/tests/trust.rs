@@ -1,6 +1,8 @@
 //! What is found in a source stops it unless somebody answers for it; and a server that changes its tools without a new
 //! release has them held out of lists and refused on call until somebody has looked.
 
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use serde_json::Value;
@@ -210,4 +212,148 @@ fn a_process_of_a_session_is_compared_with_the_release_as_well() {
     assert!(
         agent.sigil(&["logs", "app", "--tail", "50"]).ok().out.contains("tools of release 2 against release 1: ~add")
     );
+}
+
+/// A registry of this host, gone with its directory.
+struct Registry {
+    child: Child,
+    address: String,
+    _dir: tempfile::TempDir,
+}
+
+impl Registry {
+    fn start() -> Self {
+        let dir = tempfile::tempdir().expect("a directory");
+        let socket = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+        let address = socket.local_addr().expect("an address").to_string();
+        drop(socket);
+        let config = format!(
+            "version: 0.1\nlog: {{level: error}}\nstorage: {{filesystem: {{rootdirectory: {0}/data}}}}\nhttp: {{addr: {address}}}\n",
+            dir.path().display()
+        );
+        std::fs::write(dir.path().join("config.yml"), config).expect("a file");
+        let child = Command::new("docker-registry")
+            .arg("serve")
+            .arg(dir.path().join("config.yml"))
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("docker-registry is not installed; scripts/test installs it");
+        eventually("the registry listens", SOON, || std::net::TcpStream::connect(&address).ok());
+        Self { child, address, _dir: dir }
+    }
+
+    fn curl(&self, args: &[&str]) -> String {
+        let out = Command::new("curl").args(["-sS", "--fail", "-i"]).args(args).output().expect("curl");
+        assert!(out.status.success(), "{args:?}: {}", String::from_utf8_lossy(&out.stderr));
+        String::from_utf8_lossy(&out.stdout).into_owned()
+    }
+
+    /// Puts bytes under their digest.
+    fn blob(&self, file: &Path) -> String {
+        let digest =
+            format!("sha256:{}", shell(&format!("sha256sum {}", file.display())).split(' ').next().unwrap_or(""));
+        let begun = self.curl(&["-X", "POST", &format!("http://{}/v2/app/blobs/uploads/", self.address)]);
+        let place = begun.lines().find_map(|line| line.strip_prefix("Location: ")).expect("a place").trim().to_owned();
+        let place = format!("{place}&digest={}", digest.replace(':', "%3A"));
+        let data = format!("@{}", file.display());
+        self.curl(&["-X", "PUT", "-H", "content-type: application/octet-stream", "--data-binary", &data, &place]);
+        digest
+    }
+
+    /// What `cosign sign` leaves beside an image, made with openssl.
+    fn sign(&self, dir: &Path, key: &str, image: &str, says: &str) {
+        let payload = format!(
+            r#"{{"critical":{{"identity":{{"docker-reference":"{0}/app"}},"image":{{"docker-manifest-digest":"{says}"}},"type":"cosign container image signature"}},"optional":null}}"#,
+            self.address
+        );
+        std::fs::write(dir.join("payload"), payload).expect("a file");
+        let signed = shell(&format!("cd {} && openssl dgst -sha256 -sign {key} payload | base64 -w0", dir.display()));
+        let (config, layer) = (dir.join("config"), self.blob(&dir.join("payload")));
+        std::fs::write(&config, "{}").expect("a file");
+        let config = self.blob(&config);
+        let oci = "application/vnd.oci.image";
+        let manifest = serde_json::json!({
+            "schemaVersion": 2, "mediaType": format!("{oci}.manifest.v1+json"),
+            "config": {"mediaType": format!("{oci}.config.v1+json"), "size": 2, "digest": config},
+            "layers": [{"mediaType": "application/vnd.dev.cosign.simplesigning.v1+json", "digest": layer,
+                "size": std::fs::metadata(dir.join("payload")).expect("a file").len(),
+                "annotations": {"dev.cosignproject.cosign/signature": signed.trim()}}],
+        });
+        std::fs::write(dir.join("manifest"), manifest.to_string()).expect("a file");
+        let tag = format!("http://{}/v2/app/manifests/{}.sig", self.address, image.replace(':', "-"));
+        let (data, kind) =
+            (format!("@{}", dir.join("manifest").display()), format!("content-type: {oci}.manifest.v1+json"));
+        self.curl(&["-X", "PUT", "-H", &kind, "--data-binary", &data, &tag]);
+    }
+}
+
+impl Drop for Registry {
+    fn drop(&mut self) {
+        self.child.kill().ok();
+        self.child.wait().ok();
+    }
+}
+
+fn shell(script: &str) -> String {
+    let out = Command::new("sh").args(["-ec", script]).output().expect("sh");
+    assert!(out.status.success(), "{script}: {}", String::from_utf8_lossy(&out.stderr));
+    String::from_utf8_lossy(&out.stdout).into_owned()
+}
+
+#[test]
+fn an_image_needs_the_signature_that_its_owner_asks_for() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let at = dir.path().display().to_string();
+    for key in ["ours", "theirs"] {
+        shell(&format!(
+            "cd {at} && openssl ecparam -genkey -name prime256v1 -noout -out {key}.pem && openssl ec -in {key}.pem -pubout -out {key}.pub"
+        ));
+    }
+    let registry = Registry::start();
+    let reference = format!("{}/app:1", registry.address);
+    std::fs::write(dir.path().join("main.py"), STDIO).expect("a file");
+    std::fs::write(
+        dir.path().join("Dockerfile"),
+        "FROM sigil-base/python\nCOPY main.py /main.py\nUSER 1000\nCMD [\"python3\", \"/main.py\"]\n",
+    )
+    .expect("a file");
+    docker(&["build", "-q", "-t", &reference, &at]);
+    docker(&["push", &reference]);
+    let exact = docker(&["inspect", "-f", "{{index .RepoDigests 0}}", &reference]);
+    let digest = exact.trim().split_once('@').expect("a digest").1.to_owned();
+
+    let ours = format!("SIGIL_LIMITS_SIGNATURES__{}/app", registry.address);
+    let theirs = format!("SIGIL_LIMITS_SIGNATURES__{}", registry.address);
+    let agent = Agent::start_with(&[(&ours, &format!("{at}/ours.pub")), (&theirs, &format!("{at}/theirs.pub"))]);
+    let deploy = || agent.sigil(&["deploy", &format!("image:{reference}"), "--name", "signed", "--transport", "stdio"]);
+    let refused = |said: &str| {
+        let ran = deploy();
+        assert!(ran.code != 0 && ran.err.contains(said), "{}: {}", ran.code, ran.err);
+    };
+    refused("is not signed");
+    registry.sign(dir.path(), "theirs.pem", &digest, &digest);
+    refused("no signature by the key");
+    registry.sign(dir.path(), "ours.pem", &digest, &format!("sha256:{}", "0".repeat(64)));
+    refused("no signature by the key");
+    registry.sign(dir.path(), "ours.pem", &digest, &digest);
+    let ran = deploy().ok();
+    assert!(ran.err.contains("signed by"), "{}", ran.err);
+    let bill = agent.sigil(&["sbom", "signed", "-o", "json"]).ok().json();
+    assert!(
+        bill["components"]
+            .as_array()
+            .is_some_and(|all| all.iter().any(|c| c["purl"].as_str().is_some_and(|p| p.starts_with("pkg:deb/")))),
+        "{bill}"
+    );
+    let provenance = agent.sigil(&["sbom", "signed", "--provenance"]).ok().json();
+    assert_eq!(
+        provenance["predicate"]["buildDefinition"]["externalParameters"]["source"],
+        format!("image:{}", exact.trim())
+    );
+    // nothing that cannot be asked is taken to be good
+    drop(registry);
+    refused("signature cannot be read");
+    agent.sigil(&["rm", "signed", "--yes"]).ok();
+    docker(&["rmi", "-f", &reference]);
 }

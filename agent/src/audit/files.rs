@@ -319,7 +319,12 @@ pub(super) fn orphans(dir: &Path) -> Result<Vec<(PathBuf, Vec<Record>)>> {
         if !path.file_name().and_then(|n| n.to_str()).is_some_and(|n| n.starts_with("attempts-")) {
             continue;
         }
-        let mut file = private(&path, None, OpenOptions::new().read(true))?;
+        let mut file = match private(&path, None, OpenOptions::new().read(true)) {
+            Ok(file) => file,
+            // its process ended, and took it along, since the folder was read
+            Err(_) if path.symlink_metadata().is_err() => continue,
+            Err(error) => return Err(error),
+        };
         if flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
             continue;
         }

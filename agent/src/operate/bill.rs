@@ -113,6 +113,10 @@ impl Operate {
         }
         let (this, release) = (self.clone(), release.clone());
         self.inner.tasks.spawn(async move {
+            let _turn = this.inner.reading.lock().await;
+            if place(&data_dir, &release.spec.image).exists() {
+                return;
+            }
             let made = tokio::select! {
                 made = make(&this.inner.deps.engine, &release, Some(locks)) => made,
                 () = this.inner.stop.cancelled() => return,
@@ -143,6 +147,11 @@ impl Operate {
     /// When there is none and the image cannot be read.
     pub async fn bill(&self, release: &Release) -> Result<String, Failure> {
         let path = place(&self.inner.deps.data_dir, &release.spec.image);
+        if let Ok(text) = tokio::fs::read_to_string(&path).await {
+            return Ok(text);
+        }
+        let _turn = self.inner.reading.lock().await;
+        // it may have been under way
         if let Ok(text) = tokio::fs::read_to_string(&path).await {
             return Ok(text);
         }
