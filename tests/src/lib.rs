@@ -155,6 +155,9 @@ impl Ran {
     }
 }
 
+/// An agent's configuration file, where a test gives one.
+const CONFIG: &str = "agent.toml";
+
 /// A running agent.
 #[derive(Debug)]
 pub struct Agent {
@@ -179,6 +182,17 @@ impl Agent {
     /// When it does not come up.
     pub fn start_with(env: &[(&str, &str)]) -> Self {
         let mut agent = Self::prepare(env, None);
+        agent.up();
+        agent
+    }
+
+    /// One whose configuration file says this.
+    ///
+    /// # Panics
+    /// When it does not come up.
+    pub fn start_from(config: &str) -> Self {
+        let mut agent = Self::prepare(&[], None);
+        std::fs::write(agent.dir.path().join(CONFIG), config).expect("a file");
         agent.up();
         agent
     }
@@ -216,6 +230,12 @@ impl Agent {
         command
             .args(["run", "--data-dir"])
             .arg(self.data())
+            .args(
+                Some(self.dir.path().join(CONFIG))
+                    .filter(|file| file.exists())
+                    .iter()
+                    .flat_map(|file| [std::ffi::OsStr::new("--config"), file.as_os_str()]),
+            )
             .env("SIGIL_GATEWAY_LISTEN", format!("127.0.0.1:{}", self.port))
             .env("SIGIL_LIMITS_MIN_FREE_DISK", "1000000")
             .envs(self.env.iter().map(|(k, v)| (k, v)))

@@ -323,9 +323,11 @@ fn an_image_needs_the_signature_that_its_owner_asks_for() {
     let exact = docker(&["inspect", "-f", "{{index .RepoDigests 0}}", &reference]);
     let digest = exact.trim().split_once('@').expect("a digest").1.to_owned();
 
-    let ours = format!("SIGIL_LIMITS_SIGNATURES__{}/app", registry.address);
-    let theirs = format!("SIGIL_LIMITS_SIGNATURES__{}", registry.address);
-    let agent = Agent::start_with(&[(&ours, &format!("{at}/ours.pub")), (&theirs, &format!("{at}/theirs.pub"))]);
+    // the longer entry counts
+    let agent = Agent::start_from(&format!(
+        "[limits.signatures]\n\"{0}\" = \"{at}/theirs.pub\"\n\"{0}/app\" = \"{at}/ours.pub\"\n",
+        registry.address
+    ));
     let deploy = || agent.sigil(&["deploy", &format!("image:{reference}"), "--name", "signed", "--transport", "stdio"]);
     let refused = |said: &str| {
         let ran = deploy();
@@ -349,7 +351,7 @@ fn an_image_needs_the_signature_that_its_owner_asks_for() {
     let provenance = agent.sigil(&["sbom", "signed", "--provenance"]).ok().json();
     assert_eq!(
         provenance["predicate"]["buildDefinition"]["externalParameters"]["source"],
-        format!("image:{}", exact.trim())
+        format!("image:{}/app@{digest}", registry.address)
     );
     // nothing that cannot be asked is taken to be good
     drop(registry);

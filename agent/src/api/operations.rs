@@ -111,8 +111,15 @@ impl v1::operations_server::Operations for OperationsService {
         note.what(asked.what);
         note.target(&asked.target, "");
         asked.facts.iter().for_each(|(key, value)| note.after(key, value));
-        let what = self.admitted(&caller, what)?;
-        let op = self.operate.start(what, &request_id, &caller.who).await.map_err(|f| status::failure(&f))?;
+        // a repeat is answered as it was the first time, also when what was asked for is done and gone
+        let first = self.store.operation_of_request(&request_id).filter(|op| op.created_by == caller.who);
+        let op = match first {
+            Some(first) => first,
+            None => {
+                let what = self.admitted(&caller, what)?;
+                self.operate.start(what, &request_id, &caller.who).await.map_err(|f| status::failure(&f))?
+            }
+        };
         note.target(&op.name, op.deployment.map(|id| id.to_string()).unwrap_or_default());
         note.operation(op.id);
         Ok(Response::new(convert::operation(&op)))

@@ -232,13 +232,14 @@ pub(super) async fn verify(
     let base = base_of(registry).map_err(|e| {
         SourceError::refused(format!("'{registry}' is no registry: {e}"), "name the image with its registry")
     })?;
+    let shown = format!("{registry}/{repository}@{digest}");
     let mut registry = Registry { client: http::client(&job.config)?, base, login, token: None };
     let library = registry.base.host_str() == Some("registry-1.docker.io") && !repository.contains('/');
     let repository = if library { format!("library/{repository}") } else { repository.to_owned() };
     let tag = format!("{}.sig", digest.replace(':', "-"));
     let unsigned = |what: &str| {
         SourceError::refused(
-            format!("the image {repository}@{digest} {what}"),
+            format!("the image {shown} {what}"),
             format!("[limits] signatures asks for one by {}; sign it with `cosign sign`", key_path.display()),
         )
     };
