@@ -308,6 +308,8 @@ struct Inner {
     tasks: TaskTracker,
     /// One image is read through at a time.
     reading: tokio::sync::Mutex<()>,
+    /// Images whose bill of materials is to be made.
+    bills: Mutex<HashMap<String, Vec<bill::Lock>>>,
 }
 
 #[derive(Debug, Clone)]
@@ -327,6 +329,7 @@ impl Operate {
             stop,
             tasks: TaskTracker::new(),
             reading: tokio::sync::Mutex::default(),
+            bills: Mutex::default(),
         });
         let this = Self { inner };
         events::clean(&this.inner.deps.data_dir, &this.inner.deps.store);

@@ -1,9 +1,10 @@
-//! Bills of materials: `<data>/sbom/<image>.json`, one for each image of a release that is kept. Made once a release has been
-//! deployed, from what its source locks and what its image has installed; or when it is asked for, from the image alone.
+//! Bills of materials: `<data>/sbom/<image>.json`, one for each image of a release that is kept. Made a while after a release
+//! has been deployed, or when it is asked for, from what its source locks and what its image has installed; by another agent
+//! process than the one that deployed it from the image alone.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use sigil_core::model::Release;
@@ -15,6 +16,10 @@ use crate::store::{Store, replace_file};
 
 /// Bills younger than this are kept whatever they are of: their release may be about to be made.
 const YOUNG: Duration = Duration::from_secs(3600);
+/// How long after a deploy the bill of its image is made at the earliest.
+const LATER: Duration = Duration::from_secs(60);
+/// Bills that wait to be made; of more images they are made when they are asked for.
+const PENDING: usize = 100;
 /// Said where the source was not at hand.
 const NO_LOCKS: &str = "made from the image alone: what its source locks is not in it";
 
@@ -105,40 +110,46 @@ fn tidy(data_dir: &Path, store: &Store) {
 }
 
 impl Operate {
-    /// Makes the bill of a release's image, beside everything else, where there is none.
+    /// Makes the bill of a release's image where there is none, some time later, when nothing else is going on: to read an
+    /// image through takes the engine seconds, and whoever deploys now may deploy again at once.
     pub(super) fn bill_later(&self, release: &Release, locks: Vec<Lock>) {
-        let data_dir = self.inner.deps.data_dir.clone();
-        if place(&data_dir, &release.spec.image).exists() {
+        let image = release.spec.image.clone();
+        if place(&self.inner.deps.data_dir, &image).exists() {
             return;
         }
+        let mut pending = self.pending_bills();
+        if pending.len() >= PENDING || pending.insert(image.clone(), locks).is_some() {
+            return;
+        }
+        drop(pending);
         let (this, release) = (self.clone(), release.clone());
         self.inner.tasks.spawn(async move {
-            let _turn = this.inner.reading.lock().await;
-            if place(&data_dir, &release.spec.image).exists() {
-                return;
+            loop {
+                tokio::select! {
+                    () = tokio::time::sleep(LATER) => {}
+                    () = this.inner.stop.cancelled() => return,
+                }
+                if this.inner.running.lock().is_ok_and(|running| running.is_empty()) {
+                    break;
+                }
             }
+            let (data_dir, store) = (this.inner.deps.data_dir.clone(), this.inner.deps.store.clone());
+            let _tidied = tokio::task::spawn_blocking(move || tidy(&data_dir, &store)).await;
             let made = tokio::select! {
-                made = make(&this.inner.deps.engine, &release, Some(locks)) => made,
+                made = this.bill(&release) => made,
                 () = this.inner.stop.cancelled() => return,
             };
-            let store = this.inner.deps.store.clone();
-            let kept = match made {
-                Ok(text) => {
-                    let image = release.spec.image.clone();
-                    tokio::task::spawn_blocking(move || {
-                        tidy(&data_dir, &store);
-                        keep(&data_dir, &image, &text)
-                    })
-                    .await
-                    .map_err(std::io::Error::other)
-                    .and_then(|kept| kept)
-                }
-                Err(failure) => Err(std::io::Error::other(failure.message)),
-            };
-            if let Err(error) = kept {
-                tracing::warn!(%error, image = release.spec.image, "no bill of materials was made; it is when it is asked for");
+            this.pending_bills().remove(&image);
+            if let Err(failure) = made {
+                let error = failure.message;
+                tracing::warn!(error, image, "no bill of materials was made; it is when it is asked for");
             }
         });
+    }
+
+    /// What is known of images whose bill is to be made: what their sources lock.
+    fn pending_bills(&self) -> MutexGuard<'_, HashMap<String, Vec<Lock>>> {
+        self.inner.bills.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The bill of materials of a release's image: CycloneDX as JSON.
@@ -155,7 +166,8 @@ impl Operate {
         if let Ok(text) = tokio::fs::read_to_string(&path).await {
             return Ok(text);
         }
-        let text = make(&self.inner.deps.engine, release, None).await?;
+        let locks = self.pending_bills().get(&release.spec.image).cloned();
+        let text = make(&self.inner.deps.engine, release, locks).await?;
         let (data_dir, image, kept) = (self.inner.deps.data_dir.clone(), release.spec.image.clone(), text.clone());
         let kept = tokio::task::spawn_blocking(move || keep(&data_dir, &image, &kept)).await;
         if let Err(error) = kept.map_err(std::io::Error::other).and_then(|kept| kept) {
