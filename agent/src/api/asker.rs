@@ -1,13 +1,14 @@
 //! Who calls, and whether that one may do to *this* what the call does: the one place where a role meets what it is held on.
 
 use std::ops::Deref;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use sha2::{Digest as _, Sha256};
 use sigil_core::model::Deployment;
 use sigil_core::rights::{DEFAULT_TEAM, Directory, Held, Role, Subject};
 use sigil_protocol::v1;
+use tokio::time::Instant;
 use tonic::Status;
 
 use super::status;
@@ -23,6 +24,9 @@ pub(super) struct Asker {
     pub principal: Principal,
     pub need: Role,
     pub access: Access,
+    /// When it is looked again whether a reader still may: kept over the calls of [`Asker::changes`], which a stream that is
+    /// never still begins again and again.
+    due: Arc<Mutex<Instant>>,
 }
 
 impl Deref for Asker {
@@ -39,6 +43,10 @@ pub(super) fn forbidden(who: &str, role: Role, on: &str) -> Status {
 }
 
 impl Asker {
+    pub fn new(principal: Principal, need: Role, access: Access) -> Self {
+        Self { principal, need, access, due: Arc::new(Mutex::new(Instant::now() + AGAIN)) }
+    }
+
     fn needs(&self, held: Held, role: Role, on: &str) -> Result<(), Status> {
         if held.may(role) { Ok(()) } else { Err(forbidden(&self.who, role, on)) }
     }
@@ -127,12 +135,42 @@ impl Asker {
     /// Ends when this one may no longer exactly what it may: whoever reads a stream then asks again. Answers what to say.
     pub async fn changes(&self) -> Status {
         loop {
-            tokio::time::sleep(AGAIN).await;
+            let due = *self.due.lock().unwrap_or_else(PoisonError::into_inner);
+            tokio::time::sleep_until(due).await;
             match self.access.again(&self.principal) {
-                Ok(now) if now.rights == self.rights => {}
+                Ok(now) if now.rights == self.rights => {
+                    *self.due.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now() + AGAIN;
+                }
                 Ok(_) => return status::refuse("RIGHTS_CHANGED", "your roles have changed", "connect again", 5),
                 Err(error) => return status::access(&error),
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::access::{NewToken, Peer, create_token, reveal, revoke_token};
+
+    #[tokio::test]
+    async fn a_stream_that_is_never_still_ends_too() {
+        let dir = tempfile::tempdir().unwrap();
+        let access = Access::new(dir.path());
+        let (token, info) = create_token(dir.path(), NewToken::new("a", Role::Viewer)).unwrap();
+        let peer = Peer::Tls { address: "192.0.2.1:1".parse().unwrap(), certificate: None };
+        let principal = access.principal(&peer, Some(reveal(&token))).unwrap();
+        let asker = Asker::new(principal, Role::Viewer, access);
+        revoke_token(dir.path(), &info.id).unwrap();
+        // each line of a busy log begins to wait anew
+        let busy = async {
+            loop {
+                if let Ok(status) = tokio::time::timeout(Duration::from_millis(50), asker.changes()).await {
+                    return status;
+                }
+            }
+        };
+        let ended = tokio::time::timeout(AGAIN * 3, busy).await.expect("a revoked key reads on");
+        assert_eq!(ended.code(), tonic::Code::Unauthenticated);
     }
 }

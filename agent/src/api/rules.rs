@@ -237,7 +237,7 @@ where
         request.headers_mut().remove(http::header::AUTHORIZATION);
         let note = rule.audit.map(|what| Note::new(noted::record(what, Some(&principal), request.extensions().get())));
         let access = self.guard.access.clone();
-        request.extensions_mut().insert(Asker { principal, need: rule.role, access });
+        request.extensions_mut().insert(Asker::new(principal, rule.role, access));
         if let Some(note) = &note {
             request.extensions_mut().insert(note.clone());
         }
