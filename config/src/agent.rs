@@ -46,6 +46,8 @@ pub struct AgentConfig {
     pub scan: ScanConfig,
     /// Limits that no console can widen.
     pub limits: LimitsConfig,
+    /// How deployments that say nothing about it are scaled.
+    pub scaling: ScalingConfig,
     /// Container and build output.
     pub logs: LogsConfig,
     /// What keeps the secrets' keys.
@@ -303,6 +305,15 @@ impl Default for LimitsConfig {
             signatures: BTreeMap::new(),
         }
     }
+}
+
+/// How deployments that say nothing about it are scaled.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, Default)]
+#[serde(default, deny_unknown_fields)]
+pub struct ScalingConfig {
+    /// Preset of new deployments that name no policy (`router`, `standard`, `processor`, `compute`); empty: they keep as
+    /// many replicas as were asked for. Live.
+    pub default: String,
 }
 
 /// Container and build output.

@@ -7,7 +7,7 @@ mod parse;
 pub mod session;
 mod values;
 
-pub use parse::{camel_keys, parse, safe_path, volume};
+pub use parse::{camel_keys, parse, safe_path, scaling_policy, volume};
 pub(crate) use parse::{schema, tree_path, words};
 pub use values::{BadConfig, check_config, check_fixed};
 
@@ -242,16 +242,66 @@ pub enum Scaling {
     Policy(ScalingPolicy),
 }
 
-/// Fields of a scaling policy that this version uses.
+/// Fields of a scaling policy; missing ones come from its preset (default `router`).
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, Default)]
 #[serde(default, rename_all = "camelCase", deny_unknown_fields)]
 pub struct ScalingPolicy {
     /// Where missing ones come from.
     pub preset: Option<String>,
-    /// Fewest replicas.
+    /// Fewest replicas (0: may sleep).
     pub min: Option<u32>,
     /// Most replicas.
     pub max: Option<u32>,
+    /// Target for CPU, percent of the replica's hard limit.
+    pub cpu: Option<f64>,
+    /// Target for memory above the replica's baseline, percent of the replica's limit.
+    pub memory: Option<f64>,
+    /// Target for the time within which 95 of 100 calls are answered, milliseconds.
+    pub response_time: Option<u64>,
+    /// Target for calls that fail, percent.
+    pub error_rate: Option<f64>,
+    /// Up above so many requests a minute a replica.
+    pub requests_up: Option<f64>,
+    /// Down below so many.
+    pub requests_down: Option<f64>,
+    /// Shortest time from a step to the next one up, seconds.
+    pub up_cooldown: Option<u64>,
+    /// Shortest time from a step to the next one down, seconds.
+    pub down_cooldown: Option<u64>,
+    /// Time between evaluations, seconds.
+    pub evaluate_every: Option<u64>,
+    /// A step down needs that so many seconds have asked for nothing more.
+    pub stabilisation: Option<u64>,
+    /// Most replicas that a step adds.
+    pub step_up: Option<u32>,
+    /// Most replicas that a step takes away.
+    pub step_down: Option<u32>,
+    /// `single` or `weighted`.
+    pub mode: Option<String>,
+    /// What counts how much in the score of `weighted`.
+    pub weights: Option<ScalingWeights>,
+    /// Whether the next hour's need is taken from the last seven days.
+    pub predictive: Option<bool>,
+    /// Most that a step may add to the cost of an hour, in the currency of the rates.
+    pub cost_cap: Option<f64>,
+    /// Idle time after which it sleeps, seconds; 0: never.
+    pub idle_timeout: Option<u64>,
+    /// How deep: `auto`, `paused` or `stopped`.
+    pub sleep: Option<String>,
+}
+
+/// What counts how much in the score of a weighted policy; missing ones count nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, Default)]
+#[serde(default, rename_all = "camelCase", deny_unknown_fields)]
+pub struct ScalingWeights {
+    /// CPU.
+    pub cpu: f64,
+    /// Memory.
+    pub memory: f64,
+    /// Response time.
+    pub response_time: f64,
+    /// Errors.
+    pub errors: f64,
 }
 
 /// How health is judged.
@@ -295,6 +345,8 @@ pub struct Sessions {
     pub max: Option<u32>,
     /// Whether callers give configuration values of their own with a session. What the deploy sets stays as it is.
     pub config: bool,
+    /// Whether a session may be opened again with what its client said when it began: nothing else of it counts.
+    pub replayable: bool,
     /// Values with which the server can be looked at where nobody has given any.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub example: Option<serde_json::Value>,

@@ -15,6 +15,7 @@ pub mod rights;
 pub mod ring;
 pub mod route;
 pub mod sbom;
+pub mod scale;
 pub mod scan;
 pub mod session;
 pub mod source;

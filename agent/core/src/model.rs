@@ -14,6 +14,7 @@ use sigil_config::manifest::SecretKind;
 use crate::gate::Waiver;
 use crate::policy::{Access, Policy};
 use crate::recipe::{self, RecipeError};
+use crate::scale;
 
 /// Makes an identifier type around a ULID, so that one kind can never be passed for another.
 macro_rules! id {
@@ -484,6 +485,9 @@ pub struct Deployment {
     /// Findings of its source that somebody answers for; they count for each deploy until they are over.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub waivers: Vec<Waiver>,
+    /// How it is scaled; `None`: it has as many replicas as were asked for, and never sleeps.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scaling: Option<Box<scale::Policy>>,
 }
 
 impl Deployment {

@@ -347,6 +347,7 @@ mod tests {
             serving: None,
             policy: crate::policy::Policy::default(),
             waivers: Vec::new(),
+            scaling: None,
             releases: outcomes
                 .iter()
                 .enumerate()

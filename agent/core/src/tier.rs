@@ -1,8 +1,8 @@
-//! Owns: the resource tiers and scaling presets of `product.md`, and what a manifest and flags make of them. May touch:
-//! nothing. Never: widens what the owner limits (callers clamp). Tested by: units here.
+//! Owns: the resource tiers of `product.md`, and what a manifest and flags make of them. May touch: nothing. Never:
+//! widens what the owner limits (callers clamp). Tested by: units here.
 
 use serde_json::Value as Json;
-use sigil_config::manifest::{Manifest, Resources as Asked, Scaling};
+use sigil_config::manifest::{Manifest, Resources as Asked};
 
 use crate::model::Resources;
 
@@ -16,33 +16,15 @@ pub const PROCESSES: u32 = 512;
 /// Open file descriptors of a process.
 pub const FILES: u32 = 1024;
 
-/// A name that is no tier or no preset.
+/// A name that is no tier.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum TierError {
-    /// No such tier.
-    #[error("there is no tier '{0}'")]
-    Tier(String),
-    /// No such preset.
-    #[error("there is no scaling preset '{0}'")]
-    Preset(String),
-    /// Bounds that exclude each other.
-    #[error("scaling: min ({min}) is above max ({max})")]
-    Bounds {
-        /// Fewest replicas.
-        min: u32,
-        /// Most replicas.
-        max: u32,
-    },
-}
+#[error("there is no tier '{0}'")]
+pub struct TierError(String);
 
 impl TierError {
     /// What to do about it.
     pub fn hint(&self) -> &'static str {
-        match self {
-            Self::Tier(_) => "tiers: micro, router, standard, processor, compute",
-            Self::Preset(_) => "presets: router, standard, processor, compute",
-            Self::Bounds { .. } => "give a preset and its bounds together, as in min: 1, max: 5",
-        }
+        "tiers: micro, router, standard, processor, compute"
     }
 }
 
@@ -57,7 +39,7 @@ pub fn tier(name: &str) -> Result<Resources, TierError> {
         "standard" => (0.5, 0.5, GIB, 5 * GIB),
         "processor" => (1.0, 1.0, 2 * GIB, 5 * GIB),
         "compute" => (4.0, 4.0, 8 * GIB, 20 * GIB),
-        _ => return Err(TierError::Tier(name.to_owned())),
+        _ => return Err(TierError(name.to_owned())),
     };
     Ok(Resources {
         tier: name.to_owned(),
@@ -107,59 +89,10 @@ fn bytes(value: &Json) -> Option<u64> {
     }
 }
 
-/// How many replicas a deployment may have. Other fields of a policy come with scaling itself.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Bounds {
-    /// Fewest (0: may sleep).
-    pub min: u32,
-    /// Most.
-    pub max: u32,
-}
-
-/// The bounds of a preset.
-///
-/// # Errors
-/// No such preset.
-pub fn preset(name: &str) -> Result<Bounds, TierError> {
-    let (min, max) = match name {
-        "router" => (0, 3),
-        "standard" => (1, 5),
-        "processor" => (1, 3),
-        "compute" => (2, 10),
-        _ => return Err(TierError::Preset(name.to_owned())),
-    };
-    Ok(Bounds { min, max })
-}
-
-/// The bounds of a deployment: `flag` (a preset's name) wins over the manifest. `None` when neither asks for scaling:
-/// then the number of replicas is what was asked for. A bound that is written alone moves the preset's other one with it.
-///
-/// # Errors
-/// No such preset, or `min` above `max`.
-pub fn scaling(manifest: &Manifest, flag: Option<&str>) -> Result<Option<Bounds>, TierError> {
-    let policy = match (flag, &manifest.scaling) {
-        (Some(name), _) => return preset(name).map(Some),
-        (None, Some(Scaling::Preset(name))) => return preset(name).map(Some),
-        (None, None) => return Ok(None),
-        (None, Some(Scaling::Policy(policy))) => policy,
-    };
-    let base = preset(policy.preset.as_deref().unwrap_or(DEFAULT))?;
-    let bounds = match (policy.min, policy.max) {
-        (Some(min), Some(max)) => Bounds { min, max },
-        (Some(min), None) => Bounds { min, max: base.max.max(min) },
-        (None, Some(max)) => Bounds { min: base.min.min(max), max },
-        (None, None) => base,
-    };
-    if bounds.min > bounds.max {
-        return Err(TierError::Bounds { min: bounds.min, max: bounds.max });
-    }
-    Ok(Some(bounds))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use sigil_config::manifest::{PRESETS, TIERS, parse};
+    use sigil_config::manifest::{TIERS, parse};
 
     fn manifest(text: &str) -> Manifest {
         parse("mcp.yaml", text).unwrap()
@@ -171,11 +104,7 @@ mod tests {
             let t = tier(name).unwrap();
             assert!(t.cpu_share <= t.cpu_limit && t.memory <= t.storage, "{name}");
         }
-        for name in PRESETS {
-            let b = preset(name).unwrap();
-            assert!(b.min <= b.max && b.max > 0);
-        }
-        assert!(tier("huge").is_err() && preset("micro").is_err());
+        assert!(tier("huge").is_err());
     }
 
     #[test]
@@ -188,16 +117,6 @@ mod tests {
         let r = resources(&manifest("resources: {cpu: 50m}"), None).unwrap();
         assert_eq!((r.cpu_share, r.cpu_limit), (0.05, 0.05));
         assert_eq!(resources(&manifest("resources: {tier: standard}"), None).unwrap().tier, "standard");
-        assert_eq!(resources(&manifest(""), Some("x")), Err(TierError::Tier("x".into())));
-    }
-
-    #[test]
-    fn bounds() {
-        let b = |min, max| Some(Bounds { min, max });
-        assert_eq!(scaling(&manifest(""), None).unwrap(), None);
-        assert_eq!(scaling(&manifest("scaling: compute"), None).unwrap(), b(2, 10));
-        assert_eq!(scaling(&manifest("scaling: compute"), Some("router")).unwrap(), b(0, 3));
-        assert_eq!(scaling(&manifest("scaling: {min: 7}"), None).unwrap(), b(7, 7));
-        assert_eq!(scaling(&manifest("scaling: {preset: compute, max: 1}"), None).unwrap(), b(1, 1));
+        assert_eq!(resources(&manifest(""), Some("x")), Err(TierError("x".into())));
     }
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use sigil_core::model::{Deployment, Name, Outcome as GateOutcome, Run as Desire};
 
-use super::{Failure, Outcome, Request, Run};
+use super::{Failure, Outcome, Request, Run, compose};
 
 impl Run {
     pub(super) async fn change(&mut self, request: Request) -> Result<Outcome, Failure> {
@@ -49,6 +49,9 @@ impl Run {
                         "give the volume `mode: shared` in the manifest if the server can share it",
                     ));
                 }
+                if let Some(policy) = deployment.scaling.as_ref().filter(|_| *replicas > 0) {
+                    compose::within(policy, *replicas)?;
+                }
                 (format!("scaled to {replicas}"), Wait::Serving)
             }
             Request::Rollback { .. } => {
@@ -92,6 +95,13 @@ impl Run {
             Request::Restart { .. } => format!("{name} restarted"),
             Request::Stop { .. } => format!("{name} stopped"),
             Request::Start { .. } => format!("{name} started"),
+            Request::Scale { replicas: 0, .. } if now.scaling.is_some() => {
+                format!("{name} runs no replicas; its scaling policy leaves that alone until it is scaled again")
+            }
+            Request::Scale { replicas, .. } if now.scaling.is_some() => format!(
+                "{name} runs {replicas} replicas; its scaling policy may change that after a cool-down \
+                 (`sigil scaling explain {name}`)"
+            ),
             Request::Scale { replicas, .. } => format!("{name} runs {replicas} replicas"),
             _ => format!("{name} serves release {} again", now.desired.release),
         };
@@ -223,7 +233,7 @@ fn apply(d: &mut Deployment, request: &Request, aim: Aim) {
         Request::Start { .. } => {
             // what runs already is left alone
             d.desired.run = Desire::Running;
-            d.desired.replicas = d.desired.replicas.max(1);
+            d.desired.replicas = d.desired.replicas.max(d.scaling.as_ref().map_or(1, |policy| policy.awake().0));
             retry(d);
         }
         Request::Scale { replicas, .. } => {

@@ -6,9 +6,12 @@ use sigil_config::agent::AgentConfig;
 use sigil_config::manifest;
 use sigil_config::manifest::session::Checker;
 use sigil_core::egress::Rules;
-use sigil_core::model::{Inject, NetworkMode, ReleaseSpec, SecretUse, SessionConfig, Transport, Volume, VolumeMode};
+use sigil_core::model::{
+    Deployment, Inject, NetworkMode, ReleaseSpec, SecretUse, SessionConfig, Transport, Volume, VolumeMode,
+};
 use sigil_core::policy::Access;
 use sigil_core::recipe::Recipe;
+use sigil_core::scale;
 use sigil_core::source::Source;
 use sigil_core::tier;
 
@@ -33,6 +36,7 @@ pub(super) fn check(
     recipe: &Recipe,
     config: &AgentConfig,
     now: Access,
+    deployment: Option<&Deployment>,
 ) -> Result<(), Failure> {
     let mut flaws = Vec::new();
     let mut note = |result: Result<(), Failure>| {
@@ -45,7 +49,7 @@ pub(super) fn check(
     note(volumes(request, recipe, config).map(drop));
     note(network(recipe, config).map(drop));
     note(egress(request, recipe, config).map(drop));
-    note(replicas(request, recipe, config).map(drop));
+    note(scaling(request, recipe, config, deployment).map(drop));
     note(secrets(request, recipe).map(drop));
     note(values(request, recipe).map(drop));
     note(access(request, config, now).map(drop));
@@ -309,18 +313,66 @@ pub(super) fn reach(network: NetworkMode, egress: &[String], config: &AgentConfi
     }
 }
 
-/// How many replicas are asked for, if anything is said about it.
-pub(super) fn replicas(request: &DeployRequest, recipe: &Recipe, config: &AgentConfig) -> Result<Option<u32>, Failure> {
-    let bounds = tier::scaling(&recipe.manifest, request.scaling.as_deref())
-        .map_err(|e| Failure::invalid(e.to_string(), e.hint()))?;
-    let asked = request.replicas.or(bounds.map(|b| b.min.max(1)));
-    match asked {
-        Some(n) if n > config.limits.max_replicas => Err(Failure::invalid(
-            format!("{n} replicas are more than this host allows ({})", config.limits.max_replicas),
-            "the owner sets [limits] max_replicas in the agent's configuration",
-        )),
-        asked => Ok(asked),
+/// What is said about replicas.
+#[derive(Clone, Debug)]
+pub(super) struct Scaled {
+    /// So many; `None`: nobody said it.
+    pub replicas: Option<u32>,
+    /// How they are scaled from now on.
+    pub policy: Option<Box<scale::Policy>>,
+}
+
+impl Scaled {
+    /// Replicas of a deployment that has `now` (none: it is new).
+    pub fn desired(&self, now: Option<u32>) -> u32 {
+        let wanted = self.replicas.or(now).unwrap_or(1).max(1);
+        self.policy.as_ref().map_or(wanted, |policy| {
+            let (least, most) = policy.awake();
+            // what was scaled under load stays so with its next release
+            wanted.clamp(least, most)
+        })
     }
+}
+
+/// How many replicas are asked for, and how they are scaled: by what is said now, else as `now` is.
+pub(super) fn scaling(
+    request: &DeployRequest,
+    recipe: &Recipe,
+    config: &AgentConfig,
+    now: Option<&Deployment>,
+) -> Result<Scaled, Failure> {
+    let bad = |e: scale::PolicyError| Failure::invalid(e.to_string(), e.hint());
+    let asked = scale::Policy::asked(&recipe.manifest, request.scaling.as_deref()).map_err(bad)?;
+    let policy = match (asked, now) {
+        (Some(policy), _) => Some(Box::new(policy)),
+        (None, Some(deployment)) => deployment.scaling.clone(),
+        (None, None) if config.scaling.default.is_empty() => None,
+        (None, None) => Some(Box::new(scale::Policy::preset(&config.scaling.default).map_err(bad)?)),
+    };
+    let most = config.limits.max_replicas;
+    let least = policy.as_ref().map_or(1, |policy| policy.awake().0);
+    if let Some(n) = [request.replicas, Some(least)].into_iter().flatten().find(|n| *n > most) {
+        return Err(Failure::invalid(
+            format!("{n} replicas are more than this host allows ({most})"),
+            "the owner sets [limits] max_replicas in the agent's configuration",
+        ));
+    }
+    if let (Some(n), Some(policy)) = (request.replicas, &policy) {
+        within(policy, n)?;
+    }
+    Ok(Scaled { replicas: request.replicas, policy })
+}
+
+/// Whether a policy lets there be so many replicas: else it would change them at once.
+pub(super) fn within(policy: &scale::Policy, replicas: u32) -> Result<(), Failure> {
+    let (least, most) = policy.awake();
+    if (least..=most).contains(&replicas) {
+        return Ok(());
+    }
+    Err(Failure::invalid(
+        format!("{replicas} replicas are outside of the scaling policy's bounds ({least} to {most})"),
+        "change them (`sigil scaling set NAME --min N --max N`), or end the policy (`sigil scaling set NAME --off`)",
+    ))
 }
 
 /// Secrets of the manifest and of `--secret NAME[=ENV]`.

@@ -115,7 +115,7 @@ impl Run {
         }
         // everything that a person can have got wrong is told before minutes are spent on a build
         let access = self.access(existing.as_deref())?;
-        compose::check(&request, &understood.recipe, &config, access)?;
+        compose::check(&request, &understood.recipe, &config, access, existing.as_deref())?;
         let egress = compose::egress(&request, &understood.recipe, &config)?;
         self.note(compose::reach(compose::network(&understood.recipe, &config)?, &egress, &config));
         self.check_secrets(&request, &understood.recipe, existing.as_deref(), &team)?;
@@ -146,7 +146,7 @@ impl Run {
         // a name means something in its image only, and a new volume is given to a number
         spec.user =
             self.deps().engine.resolve_user(&built.image.id, &spec.user).await.map_err(|e| engine_failure(&e))?;
-        let replicas = compose::replicas(&request, &understood.recipe, &config)?;
+        let scaled = compose::scaling(&request, &understood.recipe, &config, existing.as_deref())?;
         let recognised = understood.recipe.why.join("; ");
         if let Some(deployment) = existing.as_ref().filter(|d| d.policy.access.is_some())
             && let Some(asked) = request.access.as_deref().and_then(|word| word.parse().ok())
@@ -160,7 +160,7 @@ impl Run {
         }
         if let Some(deployment) = &existing
             && !request.force
-            && let Some(number) = serves_already(deployment, &spec, replicas)
+            && let Some(number) = serves_already(deployment, &spec, &scaled)
             && deployment.desired.run == Desire::Running
         {
             self.record.deployment = Some(deployment.id);
@@ -174,7 +174,7 @@ impl Run {
                 self.released(deployment.id, made.number).await?;
                 made.number
             }
-            _ => self.release(existing.as_deref(), (&name, team, tags), spec, replicas, recognised, waivers).await?,
+            _ => self.release(existing.as_deref(), (&name, team, tags), spec, scaled, recognised, waivers).await?,
         };
         self.end(&format!("release {number}"));
         let outcome = self.until_ready(number, false).await?;
@@ -403,7 +403,7 @@ impl Run {
         existing: Option<&Deployment>,
         (name, team, tags): (&Name, String, Vec<String>),
         spec: ReleaseSpec,
-        replicas: Option<u32>,
+        scaled: compose::Scaled,
         recognised: String,
         waivers: Vec<Waiver>,
     ) -> Result<ReleaseNo, Failure> {
@@ -430,19 +430,27 @@ impl Run {
                     generation: 1,
                     reason: "deployed".into(),
                     changed_at: now,
-                    desired: Desired { run: Desire::Running, replicas: replicas.unwrap_or(1), release: 1, restart: 0 },
+                    desired: Desired { run: Desire::Running, replicas: scaled.desired(None), release: 1, restart: 0 },
                     serving: None,
                     releases: vec![make(1)],
                     policy: Policy::default(),
                     waivers,
+                    scaling: scaled.policy,
                 };
                 store.create(deployment).await?
             }
             Some(old) => {
                 let number = old.next_release();
                 let add = make(number);
+                // the autoscaler may have made a step while this was built: that is no change to refuse over
+                let now = store.deployment(old.id);
+                let stepped = now.filter(|now| {
+                    let replicas = old.desired.replicas;
+                    now.next_release() == number && Desired { replicas, ..now.desired.clone() } == old.desired
+                });
+                let seen = stepped.map_or(old.generation, |now| now.generation);
                 store
-                    .update(old.id, Some(old.generation), &format!("release {number} deployed"), move |d| {
+                    .update(old.id, Some(seen), &format!("release {number} deployed"), move |d| {
                         // the newest are kept, and the one to fall back to
                         while d.releases.len() >= KEPT_RELEASES {
                             let serving = d.serving;
@@ -455,10 +463,8 @@ impl Run {
                         d.waivers = waivers;
                         d.desired.release = number;
                         d.desired.run = Desire::Running;
-                        if let Some(replicas) = replicas {
-                            d.desired.replicas = replicas;
-                        }
-                        d.desired.replicas = d.desired.replicas.max(1);
+                        d.desired.replicas = scaled.desired(Some(d.desired.replicas));
+                        d.scaling = scaled.policy;
                         Ok(())
                     })
                     .await?
@@ -552,9 +558,11 @@ impl Run {
 }
 
 /// The release that is what is asked for, already.
-fn serves_already(deployment: &Deployment, spec: &ReleaseSpec, replicas: Option<u32>) -> Option<ReleaseNo> {
+fn serves_already(deployment: &Deployment, spec: &ReleaseSpec, scaled: &compose::Scaled) -> Option<ReleaseNo> {
     let release = deployment.release(deployment.desired.release)?;
-    let same = release.spec == *spec && replicas.is_none_or(|r| r == deployment.desired.replicas);
+    let same = release.spec == *spec
+        && scaled.replicas.is_none_or(|r| r == deployment.desired.replicas)
+        && scaled.policy == deployment.scaling;
     (same && !matches!(release.outcome, GateOutcome::Failed { .. })).then_some(release.number)
 }
 

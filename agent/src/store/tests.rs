@@ -64,6 +64,7 @@ pub(crate) fn deployment(name: &str) -> Deployment {
         serving: None,
         policy: sigil_core::policy::Policy::default(),
         waivers: Vec::new(),
+        scaling: None,
         releases: vec![Release {
             number: 1,
             created_at: now,

@@ -153,6 +153,7 @@ pub const KEYS: &[Key] = &[
     key("limits.min_free_disk", Kind::Bytes(0, 1 << 50), LIVE),
     key("limits.registries", Kind::Texts, LIVE),
     key("limits.signatures", Kind::Named, LIVE),
+    key("scaling.default", Kind::Word(&["", "router", "standard", "processor", "compute"]), LIVE),
     key("logs.max_bytes", Kind::Bytes(1 << 16, 1 << 50), LIVE),
     key("logs.ring_bytes", Kind::Bytes(1 << 12, 1 << 34), LIVE),
     key("logs.max_line", Kind::Bytes(256, 1 << 24), LIVE),

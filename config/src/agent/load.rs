@@ -397,7 +397,7 @@ impl Layers {
         if text.is_empty() {
             return match key.kind {
                 Kind::Path | Kind::File => Some(Json::Null),
-                Kind::Word(known) => bad(format!("known: {}", known.join(", "))),
+                Kind::Word(known) if !known.contains(&"") => bad(format!("known: {}", known.join(", "))),
                 Kind::Listen { plain: true } => bad("write address:port, as in 127.0.0.1:7450".into()),
                 Kind::Level => bad("write a level, as in info".into()),
                 _ => Some(Json::from("")),

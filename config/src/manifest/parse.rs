@@ -6,7 +6,7 @@
 
 mod parts;
 
-use super::{Build, Health, Manifest, Network, Runtime, Sessions, Volume, is_env_name};
+use super::{Build, Health, Manifest, Network, Runtime, Scaling, Sessions, Volume, is_env_name};
 use crate::flaw::Flaw;
 use crate::node::{self, Node, Value, Walk};
 use parts::{duration, egress, resources, scaling, secret, tool, volume_node};
@@ -36,23 +36,6 @@ const KEYS: &[&str] = &[
     "sessions",
 ];
 
-/// Fields of a scaling policy that a later version reads: naming them is no spelling mistake.
-const LATER: &[&str] = &[
-    "targetCpu",
-    "targetMemory",
-    "targetResponseTime",
-    "targetErrorRate",
-    "requestsUp",
-    "requestsDown",
-    "cooldownUp",
-    "cooldownDown",
-    "idleTimeout",
-    "interval",
-    "weights",
-    "cpu",
-    "memory",
-];
-
 /// Reads a manifest of our own format. `file` is its name for messages.
 ///
 /// # Errors
@@ -71,6 +54,21 @@ pub fn parse(file: &str, text: &str) -> Result<Manifest, Vec<Flaw>> {
     }
     walk.flaws.sort_by_key(|f| (f.at.line, f.at.column));
     Err(walk.flaws)
+}
+
+/// Reads a scaling policy by itself: what `scaling` of a manifest holds, a preset's name or fields.
+///
+/// # Errors
+/// All flaws, in the order of the file.
+pub fn scaling_policy(file: &str, text: &str) -> Result<Scaling, Vec<Flaw>> {
+    let (root, flaws) = node::yaml(file, text);
+    let mut walk = Walk { flaws };
+    let read = scaling(&mut walk, &root);
+    walk.flaws.sort_by_key(|f| (f.at.line, f.at.column));
+    match read {
+        Some(policy) if walk.flaws.is_empty() => Ok(policy),
+        _ => Err(walk.flaws),
+    }
 }
 
 /// The keys of a manifest, for documentation and tests.
@@ -244,13 +242,18 @@ fn manifest(walk: &mut Walk, root: &Node) -> Manifest {
         }
     }
     if let Some(n) = get("sessions") {
-        let f = walk.fields(n, "sessions", &["max", "config", "example"]);
+        let f = walk.fields(n, "sessions", &["max", "config", "replayable", "example"]);
         let max = f.get("max").and_then(|n| walk.int(n, "sessions.max", 1, 100_000));
         let config = f.get("config").and_then(|n| walk.boolean(n, "sessions.config")).unwrap_or(false);
         if let (true, Some(n)) = (config && m.config.is_none(), f.get("config")) {
             walk.flaw_hint(n, "sessions.config needs a schema", "say with `config` which values there are");
         }
-        m.sessions = Sessions { max: max.map(|n| n as u32), config, example: f.get("example").map(|n| n.to_json()) };
+        m.sessions = Sessions {
+            max: max.map(|n| n as u32),
+            config,
+            replayable: f.get("replayable").and_then(|n| walk.boolean(n, "sessions.replayable")).unwrap_or(false),
+            example: f.get("example").map(|n| n.to_json()),
+        };
     }
     m
 }
@@ -406,14 +409,18 @@ secrets:
   - { name: TOKEN, required: false, type: number, inject: { as: header, name: X-Token } }
 config: { type: object, properties: { units: { enum: [c, f] } } }
 resources: { tier: standard, cpu: 500m, memory: 256Mi }
-scaling: { min: 0, max: 3 }
+scaling: { min: 0, max: 3, cpu: 50, response_time: 2s, weights: { cpu: 1 }, mode: weighted, idleTimeout: 10m }
 health: { startTimeout: 2m }
 network: { mode: bridge, egress: ["*.example.org", "api.example.org:8443"] }
 volumes: [{ name: data, path: /data }, "cache:/cache:ro"]
-sessions: { max: 4 }
+sessions: { max: 4, replayable: true }
 "#,
         )
         .unwrap();
+        let Some(Scaling::Policy(policy)) = &m.scaling else { panic!() };
+        assert_eq!((policy.cpu, policy.response_time, policy.idle_timeout), (Some(50.0), Some(2000), Some(600)));
+        assert_eq!(policy.weights.map(|w| (w.cpu, w.memory)), Some((1.0, 0.0)));
+        assert!(m.sessions.replayable);
         assert_eq!(m.version.as_deref(), Some("1.10"));
         assert_eq!(m.command, ["node", "dist/index.js", "--name", "two words"]);
         assert_eq!(m.build.base_image.as_deref(), Some("acme/node:20"));
@@ -501,6 +508,41 @@ sessions: { max: 0 }
     }
 
     #[test]
+    fn a_scaling_policy_is_checked_as_a_whole() {
+        let flaws = |text: &str| lines(&scaling_policy("policy.yaml", text).unwrap_err());
+        assert_eq!(
+            flaws(
+                "preset: wide\nmax: 0\ncpu: 0\nmemory: 120\nresponseTime: soon\nerrorRate: -1\nrequestsUp: 10\n\
+                 requestsDown: 10\nupCooldown: 2d\nevaluateEvery: 0\nstepUp: 0\nmode: both\n\
+                 weights: {cpu: 0, errors: 0}\npredictive: 1\ncostCap: x\nmin: 1\nidleTimeout: 60\nsleep: deep\n"
+            ),
+            "policy.yaml:1:9: scaling.preset cannot be 'wide'; known: router, standard, processor, compute\n\
+             policy.yaml:2:6: scaling.max must be from 1 to 10000, not 0\n\
+             policy.yaml:3:6: scaling.cpu must be from 1 to 100, not 0\n\
+             policy.yaml:4:9: scaling.memory must be from 1 to 100, not 120\n\
+             policy.yaml:5:15: scaling.responseTime cannot be 'soon'; from 1 ms to 10 minutes, as in 500, 500ms or 2s\n\
+             policy.yaml:6:12: scaling.errorRate must be from 0 to 100, not -1\n\
+             policy.yaml:8:15: scaling.requestsDown (10) is not below scaling.requestsUp (10)\n\
+             policy.yaml:9:13: scaling.upCooldown cannot be '2d'; from 0 s to 86400 s, as in 30, 30s or 2m\n\
+             policy.yaml:10:16: scaling.evaluateEvery cannot be '0'; from 1 s to 3600 s, as in 30, 30s or 2m\n\
+             policy.yaml:11:9: scaling.stepUp must be from 1 to 10000, not 0\n\
+             policy.yaml:12:7: scaling.mode cannot be 'both'; known: single, weighted\n\
+             policy.yaml:13:10: scaling.weights are all 0; give at least one of cpu, memory, responseTime, errors\n\
+             policy.yaml:14:13: scaling.predictive must be true or false, this is a number\n\
+             policy.yaml:15:10: scaling.costCap must be a number, this is a text\n\
+             policy.yaml:17:14: scaling.idleTimeout needs scaling.min: 0; what keeps a replica does not sleep\n\
+             policy.yaml:18:8: scaling.sleep cannot be 'deep'; known: auto, paused, stopped"
+        );
+        assert_eq!(
+            flaws("targetCpu: 70\nweights: {cpu: 1}\nmode: single\n"),
+            "policy.yaml:1:1: unknown key 'targetCpu' in scaling; write 'cpu'\n\
+             policy.yaml:2:10: scaling.weights count with mode: weighted only"
+        );
+        assert_eq!(scaling_policy("p", "compute").unwrap(), Scaling::Preset("compute".into()));
+        assert!(scaling_policy("p", "min: [").is_err());
+    }
+
+    #[test]
     fn paths_stay_in_the_tree() {
         for (path, expected) in [("./a//b/", Ok("a/b")), (".", Ok(".")), ("a/./b", Ok("a/b")), ("..a", Ok("..a"))] {
             assert_eq!(safe_path(path).as_deref(), expected.as_ref().map(|s: &&str| *s));
@@ -541,12 +583,34 @@ sessions: { max: 0 }
                 "scaling.preset",
                 "scaling.min",
                 "scaling.max",
+                "scaling.cpu",
+                "scaling.memory",
+                "scaling.responseTime",
+                "scaling.errorRate",
+                "scaling.requestsUp",
+                "scaling.requestsDown",
+                "scaling.upCooldown",
+                "scaling.downCooldown",
+                "scaling.evaluateEvery",
+                "scaling.stabilisation",
+                "scaling.stepUp",
+                "scaling.stepDown",
+                "scaling.mode",
+                "scaling.weights.cpu",
+                "scaling.weights.memory",
+                "scaling.weights.responseTime",
+                "scaling.weights.errors",
+                "scaling.predictive",
+                "scaling.costCap",
+                "scaling.idleTimeout",
+                "scaling.sleep",
                 "health.startTimeout",
                 "health.requestTimeout",
                 "network.mode",
                 "network.egress",
                 "sessions.max",
                 "sessions.config",
+                "sessions.replayable",
                 "sessions.example",
             ])
             .collect();

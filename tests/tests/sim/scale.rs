@@ -70,6 +70,7 @@ fn deployment(number: usize, image: &str) -> Deployment {
         serving: Some(1),
         policy: sigil_core::policy::Policy::default(),
         waivers: Vec::new(),
+        scaling: None,
         releases: vec![Release {
             number: 1,
             created_at: now,

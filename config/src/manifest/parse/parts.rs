@@ -1,10 +1,11 @@
 //! The nested parts of a manifest, each from its node.
 
-use super::{LATER, mount_path, schema, volume, volume_name};
+use super::{mount_path, schema, volume, volume_name};
 use crate::egress::Rule;
 use crate::flaw::Flaw;
 use crate::manifest::{
-    InjectAs, Limits, PRESETS, Resources, Scaling, ScalingPolicy, Secret, SecretKind, TIERS, Tool, Volume, is_env_name,
+    InjectAs, Limits, PRESETS, Resources, Scaling, ScalingPolicy, ScalingWeights, Secret, SecretKind, TIERS, Tool,
+    Volume, is_env_name,
 };
 use crate::node::{Node, Value, Walk};
 use crate::size;
@@ -146,35 +147,188 @@ pub(super) fn resources(walk: &mut Walk, node: &Node) -> Option<Resources> {
     Some(Resources::Limits(limits))
 }
 
+/// What fields of a policy are called elsewhere.
+const ALIASES: [(&str, &str); 9] = [
+    ("targetCpu", "cpu"),
+    ("targetMemory", "memory"),
+    ("targetResponseTime", "responseTime"),
+    ("targetErrorRate", "errorRate"),
+    ("cooldownUp", "upCooldown"),
+    ("cooldownDown", "downCooldown"),
+    ("interval", "evaluateEvery"),
+    ("minReplicas", "min"),
+    ("maxReplicas", "max"),
+];
+
+const SCALING: [&str; 21] = [
+    "preset",
+    "min",
+    "max",
+    "cpu",
+    "memory",
+    "responseTime",
+    "errorRate",
+    "requestsUp",
+    "requestsDown",
+    "upCooldown",
+    "downCooldown",
+    "evaluateEvery",
+    "stabilisation",
+    "stepUp",
+    "stepDown",
+    "mode",
+    "weights",
+    "predictive",
+    "costCap",
+    "idleTimeout",
+    "sleep",
+];
+
 pub(super) fn scaling(walk: &mut Walk, node: &Node) -> Option<Scaling> {
     if matches!(node.value, Value::Text(_)) {
         return walk.word(node, "scaling", &PRESETS).map(Scaling::Preset);
     }
-    // what a later version reads is named as such, apart from what is misspelt
+    let known = renamed(walk, node);
+    let f = walk.fields(&known, "scaling", &SCALING);
+    let get = |key: &str| f.get(key).copied();
+    let count = |walk: &mut Walk, key: &str, least| {
+        get(key).and_then(|n| walk.int(n, &format!("scaling.{key}"), least, 10_000)).map(|n| n as u32)
+    };
+    let share = |walk: &mut Walk, key: &str, least, most| {
+        get(key).and_then(|n| number(walk, n, &format!("scaling.{key}"), least, most))
+    };
+    let time = |walk: &mut Walk, key: &str, least, most| {
+        get(key).and_then(|n| span(walk, n, &format!("scaling.{key}"), least, most))
+    };
+    let word = |walk: &mut Walk, key: &str, known: &[&str]| {
+        get(key).and_then(|n| walk.word(n, &format!("scaling.{key}"), known))
+    };
+    let policy = ScalingPolicy {
+        preset: word(walk, "preset", &PRESETS),
+        min: count(walk, "min", 0),
+        max: count(walk, "max", 1),
+        cpu: share(walk, "cpu", 1.0, 100.0),
+        memory: share(walk, "memory", 1.0, 100.0),
+        response_time: get("responseTime").and_then(|n| millis(walk, n, "scaling.responseTime")),
+        error_rate: share(walk, "errorRate", 0.0, 100.0),
+        requests_up: share(walk, "requestsUp", 0.1, 1e9),
+        requests_down: share(walk, "requestsDown", 0.0, 1e9),
+        up_cooldown: time(walk, "upCooldown", 0, 86_400),
+        down_cooldown: time(walk, "downCooldown", 0, 86_400),
+        evaluate_every: time(walk, "evaluateEvery", 1, 3600),
+        stabilisation: time(walk, "stabilisation", 0, 86_400),
+        step_up: count(walk, "stepUp", 1),
+        step_down: count(walk, "stepDown", 1),
+        mode: word(walk, "mode", &["single", "weighted"]),
+        weights: get("weights").and_then(|n| weights(walk, n)),
+        predictive: get("predictive").and_then(|n| walk.boolean(n, "scaling.predictive")),
+        cost_cap: share(walk, "costCap", 0.0, 1e9),
+        idle_timeout: time(walk, "idleTimeout", 0, 2_592_000),
+        sleep: word(walk, "sleep", &["auto", "paused", "stopped"]),
+    };
+    let mut against = |key: &str, wrong: bool, message: String| {
+        if let Some(n) = get(key).filter(|_| wrong) {
+            walk.flaw(n, message);
+        }
+    };
+    if let (Some(min), Some(max)) = (policy.min, policy.max) {
+        against("min", min > max, format!("scaling.min ({min}) is above scaling.max ({max})"));
+    }
+    if let (Some(down), Some(up)) = (policy.requests_down, policy.requests_up) {
+        let message = format!("scaling.requestsDown ({down}) is not below scaling.requestsUp ({up})");
+        against("requestsDown", down >= up, message);
+    }
+    let keeps = policy.min.is_some_and(|min| min > 0) && policy.idle_timeout.is_some_and(|idle| idle > 0);
+    against(
+        "idleTimeout",
+        keeps,
+        "scaling.idleTimeout needs scaling.min: 0; what keeps a replica does not sleep".into(),
+    );
+    let single = policy.mode.as_deref() == Some("single");
+    against("weights", single, "scaling.weights count with mode: weighted only".into());
+    matches!(node.value, Value::Map(_)).then_some(Scaling::Policy(policy))
+}
+
+/// The node without fields that are called otherwise here; each is a flaw that names the word to write.
+fn renamed(walk: &mut Walk, node: &Node) -> Node {
     let mut known = node.clone();
     if let Value::Map(entries) = &mut known.value {
         entries.retain(|e| {
-            let later = LATER.contains(&e.key.as_str());
-            if later {
-                walk.flaws.push(
-                    Flaw::new(&e.at, format!("scaling.{} is not used by this version", e.key)).hint("leave it out"),
-                );
+            let alias = ALIASES.iter().find(|(other, _)| *other == e.key);
+            if let Some((_, ours)) = alias {
+                let message = format!("unknown key '{}' in scaling", e.key);
+                walk.flaws.push(Flaw::new(&e.at, message).hint(format!("write '{ours}'")));
             }
-            !later
+            alias.is_none()
         });
     }
-    let f = walk.fields(&known, "scaling", &["preset", "min", "max"]);
-    let policy = ScalingPolicy {
-        preset: f.get("preset").and_then(|n| walk.word(n, "scaling.preset", &PRESETS)),
-        min: f.get("min").and_then(|n| walk.int(n, "scaling.min", 0, 10_000)).map(|n| n as u32),
-        max: f.get("max").and_then(|n| walk.int(n, "scaling.max", 1, 10_000)).map(|n| n as u32),
+    known
+}
+
+fn weights(walk: &mut Walk, node: &Node) -> Option<ScalingWeights> {
+    let f = walk.fields(node, "scaling.weights", &["cpu", "memory", "responseTime", "errors"]);
+    let mut weight = |key: &str| {
+        f.get(key).and_then(|n| number(walk, n, &format!("scaling.weights.{key}"), 0.0, 1.0)).unwrap_or_default()
     };
-    if let (Some(min), Some(max)) = (policy.min, policy.max)
-        && min > max
-    {
-        walk.flaw(f.get("min").copied().unwrap_or(node), format!("scaling.min ({min}) is above scaling.max ({max})"));
+    let weights = ScalingWeights {
+        cpu: weight("cpu"),
+        memory: weight("memory"),
+        response_time: weight("responseTime"),
+        errors: weight("errors"),
+    };
+    if weights == ScalingWeights::default() {
+        let hint = "give at least one of cpu, memory, responseTime, errors";
+        walk.flaw_hint(node, "scaling.weights are all 0", hint);
+        return None;
     }
-    Some(Scaling::Policy(policy))
+    Some(weights)
+}
+
+/// A number within bounds (both allowed).
+fn number(walk: &mut Walk, node: &Node, what: &str, least: f64, most: f64) -> Option<f64> {
+    let value = match node.value {
+        Value::Int(i) => i as f64,
+        Value::Float(f) => f,
+        _ => {
+            walk.wrong(node, what, "a number");
+            return None;
+        }
+    };
+    if (least..=most).contains(&value) {
+        return Some(value);
+    }
+    walk.flaw(node, format!("{what} must be from {least} to {most}, not {value}"));
+    None
+}
+
+/// Milliseconds: a number, or a text with its unit.
+fn millis(walk: &mut Walk, node: &Node, what: &str) -> Option<u64> {
+    let text = node.raw.trim();
+    let ms = match text.strip_suffix("ms") {
+        Some(number) => number.trim().parse().ok(),
+        None if text.ends_with(['s', 'm']) => size::seconds(text).and_then(|s| s.checked_mul(1000)),
+        None => text.parse().ok(),
+    };
+    let ms = ms.filter(|ms| (1..=600_000).contains(ms) && matches!(node.value, Value::Int(_) | Value::Text(_)));
+    if ms.is_none() {
+        let hint = "from 1 ms to 10 minutes, as in 500, 500ms or 2s";
+        walk.flaw_hint(node, format!("{what} cannot be '{}'", node.raw), hint);
+    }
+    ms
+}
+
+/// Seconds within bounds (both allowed).
+fn span(walk: &mut Walk, node: &Node, what: &str, least: u64, most: u64) -> Option<u64> {
+    if !matches!(node.value, Value::Int(_) | Value::Text(_)) {
+        walk.wrong(node, what, "seconds, or a text such as 2m");
+        return None;
+    }
+    let seconds = size::seconds(&node.raw).filter(|s| (least..=most).contains(s));
+    if seconds.is_none() {
+        let hint = format!("from {least} s to {most} s, as in 30, 30s or 2m");
+        walk.flaw_hint(node, format!("{what} cannot be '{}'", node.raw), hint);
+    }
+    seconds
 }
 
 pub(super) fn duration(walk: &mut Walk, node: &Node, what: &str) -> Option<u64> {
