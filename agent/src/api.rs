@@ -13,6 +13,7 @@ mod keys;
 mod listen;
 mod logs;
 mod mcp;
+mod metrics;
 mod noted;
 mod operations;
 mod pins;
@@ -61,6 +62,7 @@ use crate::initlink::InitLinks;
 use crate::inspect::Inspect;
 use crate::operate::Operate;
 use crate::reconcile::Reconcile;
+use crate::sample::Sample;
 use crate::secrets::Secrets;
 use crate::source::Sources;
 use crate::store::Store;
@@ -131,6 +133,8 @@ pub struct ApiDeps {
     pub secrets: Secrets,
     /// What was refused to containers.
     pub links: InitLinks,
+    /// What is used.
+    pub sample: Sample,
     /// For `Info`.
     pub engine: Arc<dyn Engine>,
     /// Where the engine is, for `Info`.
@@ -215,6 +219,12 @@ pub async fn spawn(deps: ApiDeps, stop: CancellationToken) -> Result<ApiHandle, 
         config: deps.config.clone(),
     };
     let reconcile = deps.reconcile.clone();
+    let metrics = metrics::MetricsService {
+        store: deps.store.clone(),
+        sample: deps.sample,
+        reconcile: deps.reconcile.clone(),
+        gateway: deps.gateway.clone(),
+    };
     let operations =
         operations::OperationsService { operate: deps.operate.clone(), store: deps.store.clone(), stop: stop.clone() };
     let deployments = deployments::DeploymentsService {
@@ -281,6 +291,7 @@ pub async fn spawn(deps: ApiDeps, stop: CancellationToken) -> Result<ApiHandle, 
         .add_service(v1::waivers_server::WaiversServer::new(waivers).max_decoding_message_size(DECODE_MAX))
         .add_service(v1::pins_server::PinsServer::new(pins).max_decoding_message_size(DECODE_MAX))
         .add_service(v1::taps_server::TapsServer::new(taps).max_decoding_message_size(DECODE_MAX))
+        .add_service(v1::metrics_server::MetricsServer::new(metrics).max_decoding_message_size(DECODE_MAX))
         .add_service(v1::audit_server::AuditServer::new(audit).max_decoding_message_size(DECODE_MAX));
     Ok(serve(routes, listeners, rules::Guard::new(deps.access, deps.audit), tasks, stop))
 }

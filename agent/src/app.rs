@@ -26,6 +26,7 @@ use crate::initlink::{InitLinks, Mark};
 use crate::inspect::{self, Drift, DriftDeps, Inspect, Scanner};
 use crate::operate::{self, Operate};
 use crate::reconcile::{self, Reconcile};
+use crate::sample::{self, Sample};
 use crate::secrets::Secrets;
 use crate::source::Sources;
 use crate::store::{OpenReport, Store};
@@ -42,6 +43,7 @@ pub struct App {
     store: Store,
     tail: Tail,
     reconcile: Reconcile,
+    sample: Sample,
     operate: Operate,
     gateway: Gateway,
     api: ApiHandle,
@@ -145,6 +147,18 @@ impl App {
         // before any container is let out
         links.set_agent_ports(agent_ports(gateway.address(), &now.grpc.listen));
         tell_refusals(links.marks(), tail.clone(), stops.floor.clone());
+        let sample = Sample::spawn(
+            sample::Deps {
+                store: store.clone(),
+                engine: engine.clone(),
+                links: links.clone(),
+                config: config.clone(),
+                data_dir: data_dir.to_owned(),
+            },
+            stops.loops.clone(),
+        );
+        let traffic = gateway.clone();
+        sample.tell_traffic(move || traffic.traffic());
         let (load, reach, limits) = (gateway.clone(), gateway.clone(), config.clone());
         let reconcile = Reconcile::spawn(
             reconcile::Deps {
@@ -156,6 +170,7 @@ impl App {
                 drift,
                 audit: audit.clone(),
                 tail: tail.clone(),
+                sample: sample.clone(),
                 in_flight: Arc::new(move |instance| load.in_flight(instance)),
                 reachable: Arc::new(move |deployment, instance| reach.reaches(deployment, instance)),
                 allow_bridge: Arc::new(move || limits.borrow().limits.allow_bridge),
@@ -165,7 +180,12 @@ impl App {
             },
             stops.loops.clone(),
         );
-        gateway.tell(Pages { store: store.clone(), reconcile: reconcile.clone(), links: links.clone() });
+        gateway.tell(Pages {
+            store: store.clone(),
+            reconcile: reconcile.clone(),
+            links: links.clone(),
+            sample: sample.clone(),
+        });
         let operate = Operate::spawn(
             operate::Deps {
                 store: store.clone(),
@@ -185,6 +205,7 @@ impl App {
             stops.loops.clone(),
         )
         .context("operations cannot be kept")?;
+        let measures = sample.clone();
         let api = api::spawn(
             ApiDeps {
                 data_dir: data_dir.to_owned(),
@@ -197,6 +218,7 @@ impl App {
                 sources,
                 secrets,
                 links: links.clone(),
+                sample,
                 engine,
                 engine_host,
                 config: config.clone(),
@@ -212,7 +234,7 @@ impl App {
             links.set_agent_ports(vec![gateway.address().port(), address.port()]);
         }
         follow_config(tail.clone(), links, audit.clone(), config, stops.loops.clone());
-        Ok(Self { stops, store, tail, reconcile, operate, gateway, api, audit })
+        Ok(Self { stops, store, tail, reconcile, sample: measures, operate, gateway, api, audit })
     }
 
     /// Where the gateway listens.
@@ -243,6 +265,7 @@ impl App {
         for (name, ended) in [
             ("operations", self.operate.closed(left() / 2).await),
             ("the reconciler", self.reconcile.closed(left() / 2).await),
+            ("what measures", self.sample.closed(left() / 2).await),
         ] {
             if !ended {
                 tracing::warn!("{name} did not finish their step in time; the next agent goes on");
@@ -384,6 +407,7 @@ struct Pages {
     store: Store,
     reconcile: Reconcile,
     links: InitLinks,
+    sample: Sample,
 }
 
 impl crate::web::Status for Pages {
@@ -405,5 +429,10 @@ impl crate::web::Status for Pages {
         let named = |(id, count)| Some((self.store.deployment(id)?.name.to_string(), count));
         let refused = self.links.refused_totals().into_iter().filter_map(named).collect();
         crate::web::Outbound { open, made, failed, refused }
+    }
+
+    fn measured(&self) -> crate::web::Measured {
+        let names = self.store.deployments().into_iter().map(|d| (d.id, d.name.to_string())).collect();
+        crate::web::Measured { snapshot: self.sample.latest().borrow().clone(), names }
     }
 }

@@ -346,6 +346,12 @@ impl Gateway {
         load
     }
 
+    /// What was counted of each deployment since the agent's start, without its tools.
+    pub fn traffic(&self) -> Vec<(DeploymentId, web::Traffic)> {
+        let table = self.shared.table.borrow().clone();
+        table.routes.values().map(|entry| (entry.id, entry.traffic())).collect()
+    }
+
     /// Requests that an instance has not answered wholly (what a drain waits for). Idle event streams are not requests.
     pub fn in_flight(&self, instance: InstanceId) -> u64 {
         self.shared.registry.stats(instance).map_or(0, |s| s.in_flight.load(Relaxed))
@@ -400,23 +406,8 @@ impl Shared {
     /// What the pages of [`web`] show.
     pub(crate) fn facts(&self) -> web::Facts {
         let table = self.table.borrow().clone();
-        let traffic = table.routes.values().map(|entry| {
-            let mut traffic = web::Traffic {
-                deployment: entry.name.clone(),
-                latency: entry.recorder.load.latency(),
-                bytes_in: entry.recorder.bytes.from_clients.load(Relaxed),
-                bytes_out: entry.recorder.bytes.to_clients.load(Relaxed),
-                ready: entry.ready.len() as u64,
-                tools: entry.recorder.tools(),
-                cached: entry.recorder.cached.told(),
-                ..web::Traffic::default()
-            };
-            for burden in entry.ready.iter().chain(&entry.draining).map(table::Live::burden) {
-                traffic.in_flight += burden.in_flight;
-                traffic.sessions += burden.sessions;
-            }
-            traffic
-        });
+        let traffic =
+            table.routes.values().map(|entry| web::Traffic { tools: entry.recorder.tools(), ..entry.traffic() });
         let status = self.status.get().map(|s| s.status());
         let refusals = self.counters.refusals.lock().unwrap_or_else(PoisonError::into_inner);
         web::Facts {
@@ -427,6 +418,7 @@ impl Shared {
             },
             deployments: status.map(web::Status::deployments).unwrap_or_default(),
             outbound: status.map(web::Status::outbound).unwrap_or_default(),
+            measured: status.map(web::Status::measured).unwrap_or_default(),
             traffic: traffic.collect(),
             connections: self.counters.connections.load(Relaxed),
             connections_refused: self.counters.connections_refused.load(Relaxed),

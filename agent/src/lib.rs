@@ -12,6 +12,7 @@ pub mod initlink;
 pub mod inspect;
 pub mod operate;
 pub mod reconcile;
+pub mod sample;
 pub mod secrets;
 pub mod source;
 pub mod store;

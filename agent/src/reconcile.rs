@@ -28,6 +28,7 @@ use crate::audit::Audit;
 use crate::engine::Engine;
 use crate::initlink::InitLinks;
 use crate::inspect::{Drift, Inspect};
+use crate::sample::Sample;
 use crate::secrets::Secrets;
 use crate::store::Store;
 use crate::tail::Tail;
@@ -96,6 +97,8 @@ pub struct ReplicaStatus {
     pub state: String,
     /// The engine's id, empty while it is made.
     pub container: String,
+    /// Its PID 1, in this host's numbering, while it runs or is paused.
+    pub pid: Option<u32>,
     /// When its container last started.
     pub started_at: Option<Timestamp>,
     /// How often it was started again.
@@ -122,6 +125,8 @@ pub struct Deps {
     pub audit: Audit,
     /// Who prints what.
     pub tail: Tail,
+    /// Who is told what runs, and tells what it uses.
+    pub sample: Sample,
     /// Requests that an instance still carries; told by the gateway.
     pub in_flight: Arc<dyn Fn(InstanceId) -> u64 + Send + Sync>,
     /// Whether a request may still reach an instance; told by the gateway.

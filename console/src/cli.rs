@@ -45,6 +45,7 @@ mod team;
 mod text;
 mod time;
 mod tools;
+mod top;
 mod user;
 mod version;
 mod wait;
@@ -111,6 +112,7 @@ pub enum Verb {
     Scale(scale::Args),
     Rollback(rollback::Args),
     Rm(rm::Args),
+    Top(top::Args),
     Tools(tools::Args),
     Call(call::Args),
     Run(run::Args),
@@ -304,6 +306,7 @@ async fn dispatch(ctx: &Ctx, verb: Verb) -> Outcome {
         Verb::Scale(args) => scale::run(ctx, args).await,
         Verb::Rollback(args) => rollback::run(ctx, args).await,
         Verb::Rm(args) => rm::run(ctx, args).await,
+        Verb::Top(args) => top::run(ctx, args).await,
         Verb::Tools(args) => tools::run(ctx, args).await,
         Verb::Call(args) => call::run(ctx, args).await,
         Verb::Run(args) => run::run(ctx, args).await,

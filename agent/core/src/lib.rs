@@ -2,7 +2,9 @@
 
 pub mod answers;
 pub mod audit;
+pub mod cgroup;
 pub mod egress;
+pub mod exposition;
 pub mod gate;
 pub mod jsonrpc;
 pub mod mirror;
@@ -16,6 +18,7 @@ pub mod ring;
 pub mod route;
 pub mod sbom;
 pub mod scan;
+pub mod series;
 pub mod session;
 pub mod source;
 pub mod tier;

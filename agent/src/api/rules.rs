@@ -115,6 +115,8 @@ pub(super) const RULES: &[Rule] = &[
     target("/sigil.v1.Pins/Get", Role::Viewer),
     target("/sigil.v1.Pins/Answer", Role::Deployer).audited("pins.answer"),
     target("/sigil.v1.Taps/Follow", Role::Operator).audited("tap.follow"),
+    target("/sigil.v1.Metrics/Top", Role::Viewer),
+    target("/sigil.v1.Metrics/Series", Role::Viewer),
     agent("/sigil.v1.Audit/Query", Role::Admin),
 ];
 

@@ -71,6 +71,16 @@ pub(super) async fn house_with(configure: impl FnOnce(&Path, &mut AgentConfig)) 
         },
         stop.clone(),
     );
+    let sample = crate::sample::Sample::spawn(
+        crate::sample::Deps {
+            store: store.clone(),
+            engine: engine.clone(),
+            links: links.clone(),
+            config: config.clone(),
+            data_dir: dir.path().to_owned(),
+        },
+        stop.clone(),
+    );
     let reconcile = Reconcile::spawn(
         reconcile::Deps {
             store: store.clone(),
@@ -81,6 +91,7 @@ pub(super) async fn house_with(configure: impl FnOnce(&Path, &mut AgentConfig)) 
             drift,
             audit: audit.clone(),
             tail: tail.clone(),
+            sample: sample.clone(),
             in_flight: Arc::new(move |instance| load.in_flight(instance)),
             reachable: Arc::new(|_, _| false),
             allow_bridge: Arc::new(|| false),
@@ -123,6 +134,7 @@ pub(super) async fn house_with(configure: impl FnOnce(&Path, &mut AgentConfig)) 
         sources,
         secrets,
         links,
+        sample,
         engine,
         engine_host: "fake".into(),
         config,

@@ -28,7 +28,7 @@ enum Of {
 
 use Of::{All, Any, It, Nothing};
 
-const MATRIX: [(&str, Role, Of); 42] = [
+const MATRIX: [(&str, Role, Of); 44] = [
     ("Agent/Info", Role::Caller, Nothing),
     ("Sources/Upload", Role::Deployer, Any),
     ("Operations/Start", Role::Operator, It),
@@ -71,6 +71,8 @@ const MATRIX: [(&str, Role, Of); 42] = [
     ("Pins/Get", Role::Viewer, It),
     ("Pins/Answer", Role::Deployer, It),
     ("Taps/Follow", Role::Operator, It),
+    ("Metrics/Top", Role::Viewer, Any),
+    ("Metrics/Series", Role::Viewer, It),
 ];
 /// Judged by whose key it is, on no deployment, or from this host only: in tests of their own.
 const ELSEWHERE: [&str; 3] = ["Keys/Revoke", "Audit/Query", "Secrets/RotateKeys"];
@@ -213,6 +215,11 @@ async fn call(rpc: &str, wire: Wire, on: &str, operation: &str) -> Result<(), St
             let asked =
                 ImportSecretsRequest { request_id: fresh(), secrets: vec![one], deployment: of, ..Default::default() };
             secrets_client::SecretsClient::new(wire).import(asked).await.map(drop)
+        }
+        "Metrics/Top" => metrics_client::MetricsClient::new(wire).top(TopRequest {}).await.map(drop),
+        "Metrics/Series" => {
+            let asked = SeriesRequest { deployment: of, ..Default::default() };
+            metrics_client::MetricsClient::new(wire).series(asked).await.map(drop)
         }
         "Secrets/Keyring" => secrets_client::SecretsClient::new(wire).keyring(KeyringRequest {}).await.map(drop),
         "Secrets/List" => {
