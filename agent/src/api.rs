@@ -9,15 +9,18 @@ mod audit;
 mod board;
 mod convert;
 mod deployments;
+mod health;
 mod keys;
 mod listen;
 mod logs;
 mod mcp;
+mod metrics;
 mod noted;
 mod operations;
 mod pins;
 mod policies;
 mod rules;
+mod scaling;
 mod secrets;
 mod sources;
 pub mod status;
@@ -55,12 +58,15 @@ pub use agent::host_name;
 
 use crate::access::Access;
 use crate::audit::Audit;
+use crate::autoscale::Autoscale;
 use crate::engine::Engine;
 use crate::gateway::Gateway;
 use crate::initlink::InitLinks;
 use crate::inspect::Inspect;
 use crate::operate::Operate;
+use crate::probe::Probe;
 use crate::reconcile::Reconcile;
+use crate::sample::Sample;
 use crate::secrets::Secrets;
 use crate::source::Sources;
 use crate::store::Store;
@@ -131,6 +137,8 @@ pub struct ApiDeps {
     pub secrets: Secrets,
     /// What was refused to containers.
     pub links: InitLinks,
+    /// What is used.
+    pub sample: Sample,
     /// For `Info`.
     pub engine: Arc<dyn Engine>,
     /// Where the engine is, for `Info`.
@@ -141,6 +149,10 @@ pub struct ApiDeps {
     pub access: Access,
     /// Who did what.
     pub audit: Audit,
+    /// Whether replicas answer.
+    pub probe: Probe,
+    /// Scaling policies at work.
+    pub autoscale: Autoscale,
     /// When the agent started.
     pub started_at: Timestamp,
     /// What is degraded, one line each, beside the store's alarms; for `Info`.
@@ -215,6 +227,12 @@ pub async fn spawn(deps: ApiDeps, stop: CancellationToken) -> Result<ApiHandle, 
         config: deps.config.clone(),
     };
     let reconcile = deps.reconcile.clone();
+    let metrics = metrics::MetricsService {
+        store: deps.store.clone(),
+        sample: deps.sample,
+        reconcile: deps.reconcile.clone(),
+        gateway: deps.gateway.clone(),
+    };
     let operations =
         operations::OperationsService { operate: deps.operate.clone(), store: deps.store.clone(), stop: stop.clone() };
     let deployments = deployments::DeploymentsService {
@@ -251,6 +269,14 @@ pub async fn spawn(deps: ApiDeps, stop: CancellationToken) -> Result<ApiHandle, 
             move |d| convert::deployment(d, reconcile.status(d.id).as_deref(), gateway.load(d.id), &url, false)
         }),
     };
+    let (limits, lately) = (deps.config.clone(), gateway.clone());
+    let scaling = scaling::ScalingService {
+        store: deps.store.clone(),
+        autoscale: deps.autoscale,
+        max_replicas: Box::new(move || limits.borrow().limits.max_replicas),
+        time_ms: Box::new(move |d| lately.recent(d.id, 60).times.map_or(0.0, |(median, _)| median)),
+    };
+    let health = health::HealthService { store: deps.store.clone(), probe: deps.probe };
     let waivers = waivers::WaiversService { store: deps.store.clone() };
     let pins = pins::PinsService { store: deps.store.clone(), inspect: deps.inspect };
     let taps = taps::TapsService { gateway: gateway.clone(), store: deps.store.clone(), stop: stop.clone() };
@@ -278,9 +304,12 @@ pub async fn spawn(deps: ApiDeps, stop: CancellationToken) -> Result<ApiHandle, 
         .add_service(v1::users_server::UsersServer::new(users).max_decoding_message_size(DECODE_MAX))
         .add_service(v1::teams_server::TeamsServer::new(teams).max_decoding_message_size(DECODE_MAX))
         .add_service(v1::policies_server::PoliciesServer::new(policies).max_decoding_message_size(DECODE_MAX))
+        .add_service(v1::scaling_server::ScalingServer::new(scaling).max_decoding_message_size(DECODE_MAX))
+        .add_service(v1::health_server::HealthServer::new(health).max_decoding_message_size(DECODE_MAX))
         .add_service(v1::waivers_server::WaiversServer::new(waivers).max_decoding_message_size(DECODE_MAX))
         .add_service(v1::pins_server::PinsServer::new(pins).max_decoding_message_size(DECODE_MAX))
         .add_service(v1::taps_server::TapsServer::new(taps).max_decoding_message_size(DECODE_MAX))
+        .add_service(v1::metrics_server::MetricsServer::new(metrics).max_decoding_message_size(DECODE_MAX))
         .add_service(v1::audit_server::AuditServer::new(audit).max_decoding_message_size(DECODE_MAX));
     Ok(serve(routes, listeners, rules::Guard::new(deps.access, deps.audit), tasks, stop))
 }

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use jiff::Timestamp;
 use sigil_config::reload::Reload;
 use sigil_config::rules::{self, Followed};
-use sigil_core::model::InstanceId;
+use sigil_core::model::{InstanceId, State};
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 use crate::access::Access;
 use crate::api::{self, ApiDeps, ApiHandle};
 use crate::audit::{Audit, by_agent};
+use crate::autoscale::{self, Autoscale};
 use crate::build::Builds;
 use crate::engine::docker::Docker;
 use crate::engine::{Engine, RegistryLogin, label};
@@ -25,7 +26,9 @@ use crate::gateway::Gateway;
 use crate::initlink::{InitLinks, Mark};
 use crate::inspect::{self, Drift, DriftDeps, Inspect, Scanner};
 use crate::operate::{self, Operate};
+use crate::probe::{self, Probe};
 use crate::reconcile::{self, Reconcile};
+use crate::sample::{self, Sample};
 use crate::secrets::Secrets;
 use crate::source::Sources;
 use crate::store::{OpenReport, Store};
@@ -42,7 +45,10 @@ pub struct App {
     store: Store,
     tail: Tail,
     reconcile: Reconcile,
+    sample: Sample,
     operate: Operate,
+    autoscale: Autoscale,
+    probe: Probe,
     gateway: Gateway,
     api: ApiHandle,
     audit: Audit,
@@ -124,9 +130,15 @@ impl App {
         let own = rules::follow(config.clone(), taken, Arc::new(inspect::examine), stops.loops.clone());
         let access = Access::new(data_dir).with_people(store.clone());
         let (routes, routes_seen) = watch::channel(Arc::new(RouteTable::default()));
-        let gateway =
-            Gateway::spawn(config.clone(), routes_seen, tail.clone(), access.clone(), front, stops.edge.clone())
-                .await?;
+        let gateway = Gateway::spawn(
+            config.clone(),
+            routes_seen.clone(),
+            tail.clone(),
+            access.clone(),
+            front,
+            stops.edge.clone(),
+        )
+        .await?;
         let (inspect, changes) = Inspect::spawn(store.clone(), tail.clone(), stops.loops.clone());
         gateway.tell_changes(changes);
         let scanner = Scanner::new(data_dir, own.clone());
@@ -145,6 +157,18 @@ impl App {
         // before any container is let out
         links.set_agent_ports(agent_ports(gateway.address(), &now.grpc.listen));
         tell_refusals(links.marks(), tail.clone(), stops.floor.clone());
+        let sample = Sample::spawn(
+            sample::Deps {
+                store: store.clone(),
+                engine: engine.clone(),
+                links: links.clone(),
+                config: config.clone(),
+                data_dir: data_dir.to_owned(),
+            },
+            stops.loops.clone(),
+        );
+        let traffic = gateway.clone();
+        sample.tell_traffic(move || traffic.traffic());
         let (load, reach, limits) = (gateway.clone(), gateway.clone(), config.clone());
         let reconcile = Reconcile::spawn(
             reconcile::Deps {
@@ -156,6 +180,7 @@ impl App {
                 drift,
                 audit: audit.clone(),
                 tail: tail.clone(),
+                sample: sample.clone(),
                 in_flight: Arc::new(move |instance| load.in_flight(instance)),
                 reachable: Arc::new(move |deployment, instance| reach.reaches(deployment, instance)),
                 allow_bridge: Arc::new(move || limits.borrow().limits.allow_bridge),
@@ -165,7 +190,12 @@ impl App {
             },
             stops.loops.clone(),
         );
-        gateway.tell(Pages { store: store.clone(), reconcile: reconcile.clone(), links: links.clone() });
+        gateway.tell(Pages {
+            store: store.clone(),
+            reconcile: reconcile.clone(),
+            links: links.clone(),
+            sample: sample.clone(),
+        });
         let operate = Operate::spawn(
             operate::Deps {
                 store: store.clone(),
@@ -185,6 +215,33 @@ impl App {
             stops.loops.clone(),
         )
         .context("operations cannot be kept")?;
+        let (sleepers, containers, traffic) = (reconcile.clone(), reconcile.clone(), gateway.clone());
+        let probe = Probe::spawn(
+            probe::Deps {
+                routes: routes_seen,
+                tail: tail.clone(),
+                engine: engine.clone(),
+                audit: audit.clone(),
+                data_dir: data_dir.to_owned(),
+                asleep: Arc::new(move |id| sleepers.status(id).is_none_or(|s| s.state == State::Sleeping)),
+                container: Arc::new(move |id, instance| containers.container(id, instance)),
+                counted: Arc::new(move || traffic.counted()),
+            },
+            stops.loops.clone(),
+        );
+        let autoscale = Autoscale::spawn(
+            autoscale::Deps {
+                store: store.clone(),
+                config: config.clone(),
+                audit: audit.clone(),
+                data_dir: data_dir.to_owned(),
+                seen: seen(reconcile.clone(), sample.clone(), gateway.clone()),
+                // the owner's rates come with usage
+                price: Arc::new(|_| None),
+            },
+            stops.loops.clone(),
+        );
+        let measures = sample.clone();
         let api = api::spawn(
             ApiDeps {
                 data_dir: data_dir.to_owned(),
@@ -197,11 +254,14 @@ impl App {
                 sources,
                 secrets,
                 links: links.clone(),
+                sample,
                 engine,
                 engine_host,
                 config: config.clone(),
                 access,
                 audit: audit.clone(),
+                autoscale: autoscale.clone(),
+                probe: probe.clone(),
                 started_at: Timestamp::now(),
                 notes: notes(report.alarms, reload, own, stops.loops.clone()),
             },
@@ -212,7 +272,7 @@ impl App {
             links.set_agent_ports(vec![gateway.address().port(), address.port()]);
         }
         follow_config(tail.clone(), links, audit.clone(), config, stops.loops.clone());
-        Ok(Self { stops, store, tail, reconcile, operate, gateway, api, audit })
+        Ok(Self { stops, store, tail, reconcile, sample: measures, operate, autoscale, probe, gateway, api, audit })
     }
 
     /// Where the gateway listens.
@@ -243,6 +303,9 @@ impl App {
         for (name, ended) in [
             ("operations", self.operate.closed(left() / 2).await),
             ("the reconciler", self.reconcile.closed(left() / 2).await),
+            ("the autoscaler", self.autoscale.closed(left() / 2).await),
+            ("what probes", self.probe.closed(left() / 2).await),
+            ("what measures", self.sample.closed(left() / 2).await),
         ] {
             if !ended {
                 tracing::warn!("{name} did not finish their step in time; the next agent goes on");
@@ -254,6 +317,14 @@ impl App {
         self.audit.close().await;
         self.store.close().await;
     }
+}
+
+/// What the autoscaler decides on: what containers use, and what their callers see.
+fn seen(reconcile: Reconcile, sample: Sample, gateway: Gateway) -> autoscale::Look {
+    Arc::new(move |id, seconds| {
+        let used = sample.deployment(id);
+        Some(autoscale::Seen::of(&*reconcile.status(id)?, used.as_deref(), &gateway.recent(id, seconds.into())))
+    })
 }
 
 /// A source credential as the engine wants it.
@@ -384,6 +455,7 @@ struct Pages {
     store: Store,
     reconcile: Reconcile,
     links: InitLinks,
+    sample: Sample,
 }
 
 impl crate::web::Status for Pages {
@@ -405,5 +477,10 @@ impl crate::web::Status for Pages {
         let named = |(id, count)| Some((self.store.deployment(id)?.name.to_string(), count));
         let refused = self.links.refused_totals().into_iter().filter_map(named).collect();
         crate::web::Outbound { open, made, failed, refused }
+    }
+
+    fn measured(&self) -> crate::web::Measured {
+        let names = self.store.deployments().into_iter().map(|d| (d.id, d.name.to_string())).collect();
+        crate::web::Measured { snapshot: self.sample.latest().borrow().clone(), names }
     }
 }

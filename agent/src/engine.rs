@@ -15,6 +15,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures::Stream;
 use jiff::Timestamp;
+use sigil_core::cgroup::Reading;
 use sigil_core::model::{DeploymentId, InstanceId, ReleaseNo, Resources};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
@@ -399,6 +400,9 @@ pub trait Engine: Send + Sync + std::fmt::Debug {
     async fn remove(&self, id: &str) -> Result<()>;
     /// Sets the CPU quota (after the gate).
     async fn set_cpus(&self, id: &str, cpus: f64) -> Result<()>;
+    /// What a container used, by the engine's own figures; `None` of one that does not run or is gone. The engine asks the
+    /// kernel anew and takes its time (up to two seconds): for where the kernel's files cannot be read.
+    async fn stats(&self, id: &str) -> Result<Option<Reading>>;
     /// Lines of the engine's capped log since a time, oldest first, read once, at most `limit` newest ones.
     async fn engine_log(&self, id: &str, since: Option<Timestamp>, limit: usize) -> Result<Vec<EngineLine>>;
 

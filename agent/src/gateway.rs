@@ -89,6 +89,23 @@ pub struct Load {
     pub sessions: u64,
 }
 
+/// What a deployment's callers saw lately.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Recent {
+    /// Requests a minute.
+    pub rpm: f64,
+    /// Requests since the agent's start.
+    pub calls: u64,
+    /// Median and 95th percentile of their time, milliseconds (upper bounds, 19 % wide at most); `None`: none ended.
+    pub times: Option<(f64, f64)>,
+    /// Those that failed, percent; `None`: none ended.
+    pub errors: Option<f64>,
+    /// Requests without an answer now.
+    pub in_flight: u64,
+    /// Open sessions now.
+    pub sessions: u64,
+}
+
 /// Calls that may wait for a deployment to start, all together.
 const WAITING: usize = 256;
 /// How long a call waits for a deployment to start.
@@ -346,6 +363,39 @@ impl Gateway {
         load
     }
 
+    /// What a deployment's callers saw in about the last so many seconds (five at least, a minute at most).
+    pub fn recent(&self, id: DeploymentId, seconds: u64) -> Recent {
+        let Load { in_flight, sessions, .. } = self.load(id);
+        let Some(recorder) = self.shared.registry.recorder(id) else {
+            return Recent { in_flight, sessions, ..Recent::default() };
+        };
+        let (sum, seconds) = recorder.recent(seconds);
+        let ended = sum.calls > 0;
+        Recent {
+            rpm: sum.calls as f64 / seconds.max(1.0) * 60.0,
+            calls: recorder.load.latency().calls(),
+            times: ended.then_some((sum.p50_ms, sum.p95_ms)),
+            errors: ended.then(|| sum.errors as f64 / sum.calls as f64 * 100.0),
+            in_flight,
+            sessions,
+        }
+    }
+
+    /// Calls of each deployment since the agent's start, and how many are under way.
+    pub fn counted(&self) -> Vec<(DeploymentId, sigil_core::health::Calls, u64)> {
+        let count = |(id, traffic): (DeploymentId, web::Traffic)| {
+            let calls = sigil_core::health::Calls { all: traffic.latency.calls(), failed: traffic.latency.errors };
+            (id, calls, traffic.in_flight)
+        };
+        self.traffic().into_iter().map(count).collect()
+    }
+
+    /// What was counted of each deployment since the agent's start, without its tools.
+    pub fn traffic(&self) -> Vec<(DeploymentId, web::Traffic)> {
+        let table = self.shared.table.borrow().clone();
+        table.routes.values().map(|entry| (entry.id, entry.traffic())).collect()
+    }
+
     /// Requests that an instance has not answered wholly (what a drain waits for). Idle event streams are not requests.
     pub fn in_flight(&self, instance: InstanceId) -> u64 {
         self.shared.registry.stats(instance).map_or(0, |s| s.in_flight.load(Relaxed))
@@ -400,23 +450,8 @@ impl Shared {
     /// What the pages of [`web`] show.
     pub(crate) fn facts(&self) -> web::Facts {
         let table = self.table.borrow().clone();
-        let traffic = table.routes.values().map(|entry| {
-            let mut traffic = web::Traffic {
-                deployment: entry.name.clone(),
-                latency: entry.recorder.load.latency(),
-                bytes_in: entry.recorder.bytes.from_clients.load(Relaxed),
-                bytes_out: entry.recorder.bytes.to_clients.load(Relaxed),
-                ready: entry.ready.len() as u64,
-                tools: entry.recorder.tools(),
-                cached: entry.recorder.cached.told(),
-                ..web::Traffic::default()
-            };
-            for burden in entry.ready.iter().chain(&entry.draining).map(table::Live::burden) {
-                traffic.in_flight += burden.in_flight;
-                traffic.sessions += burden.sessions;
-            }
-            traffic
-        });
+        let traffic =
+            table.routes.values().map(|entry| web::Traffic { tools: entry.recorder.tools(), ..entry.traffic() });
         let status = self.status.get().map(|s| s.status());
         let refusals = self.counters.refusals.lock().unwrap_or_else(PoisonError::into_inner);
         web::Facts {
@@ -427,6 +462,7 @@ impl Shared {
             },
             deployments: status.map(web::Status::deployments).unwrap_or_default(),
             outbound: status.map(web::Status::outbound).unwrap_or_default(),
+            measured: status.map(web::Status::measured).unwrap_or_default(),
             traffic: traffic.collect(),
             connections: self.counters.connections.load(Relaxed),
             connections_refused: self.counters.connections_refused.load(Relaxed),

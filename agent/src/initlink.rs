@@ -438,6 +438,7 @@ impl InitLinks {
             Err(e) => tracing::warn!(directory = %directory.display(), error = %e, "a socket directory stays behind"),
         }
         self.shared.outbound.gate().forget(instance);
+        self.shared.outbound.forget(instance);
         self.shared.changed();
     }
 
@@ -499,6 +500,12 @@ impl InitLinks {
     /// A deployment is gone for good.
     pub fn forget_deployment(&self, deployment: DeploymentId) {
         self.shared.outbound.gate().forget_deployment(deployment);
+    }
+
+    /// Bytes that an instance received from the world and sent there over connections that the agent carries, since the
+    /// agent's start; `None` while it never asked for one.
+    pub fn carried(&self, instance: InstanceId) -> Option<(u64, u64)> {
+        self.shared.outbound.carried(instance)
     }
 
     /// Outbound connections: open now, made so far, failed so far.

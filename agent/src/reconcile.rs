@@ -28,6 +28,7 @@ use crate::audit::Audit;
 use crate::engine::Engine;
 use crate::initlink::InitLinks;
 use crate::inspect::{Drift, Inspect};
+use crate::sample::Sample;
 use crate::secrets::Secrets;
 use crate::store::Store;
 use crate::tail::Tail;
@@ -96,6 +97,8 @@ pub struct ReplicaStatus {
     pub state: String,
     /// The engine's id, empty while it is made.
     pub container: String,
+    /// Its PID 1, in this host's numbering, while it runs or is paused.
+    pub pid: Option<u32>,
     /// When its container last started.
     pub started_at: Option<Timestamp>,
     /// How often it was started again.
@@ -122,6 +125,8 @@ pub struct Deps {
     pub audit: Audit,
     /// Who prints what.
     pub tail: Tail,
+    /// Who is told what runs, and tells what it uses.
+    pub sample: Sample,
     /// Requests that an instance still carries; told by the gateway.
     pub in_flight: Arc<dyn Fn(InstanceId) -> u64 + Send + Sync>,
     /// Whether a request may still reach an instance; told by the gateway.
@@ -222,6 +227,13 @@ impl Reconcile {
     /// One deployment as observed; `None` before the first pass saw it.
     pub fn status(&self, id: DeploymentId) -> Option<Arc<Status>> {
         self.shared.statuses.read().ok()?.get(&id).cloned()
+    }
+
+    /// The engine's id of an instance's container; `None`: there is none.
+    pub fn container(&self, id: DeploymentId, instance: InstanceId) -> Option<String> {
+        let status = self.status(id)?;
+        let replica = status.replicas.iter().find(|replica| replica.instance == instance)?;
+        Some(replica.container.clone()).filter(|container| !container.is_empty())
     }
 
     /// Changes with every change of any status.

@@ -22,6 +22,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use secrecy::SecretString;
+use sigil_core::health::Outcome;
 use sigil_core::jsonrpc::Id;
 use sigil_core::model::{DeploymentId, InstanceId, ReleaseNo, ReleaseSpec, SessionConfig, Stream, Transport};
 use sigil_core::pins::View;
@@ -184,6 +185,62 @@ pub struct GateOptions<'a> {
 pub async fn gate(replica: &Replica, tail: &Tail, options: &GateOptions<'_>) -> Result<Handshake, UpstreamError> {
     let endpoint = Endpoint::new(replica, tail, TaskTracker::new());
     gate::run(&Arc::new(endpoint), options).await
+}
+
+/// What a probe found.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Probed {
+    /// In the words of [`sigil_core::health`].
+    pub outcome: Outcome,
+    /// How long the answer took.
+    pub took: Duration,
+    /// Its tools, as a number that differs with them; `None`: it was not asked.
+    pub tools: Option<u64>,
+    /// It speaks the stateless era only: the next probe need not try the other.
+    pub modern: bool,
+}
+
+/// Looks whether a replica that serves still answers as an MCP server. A stdio server is asked through the process that waits
+/// for its first session; none is started for it.
+pub async fn probe(replica: &Replica, tail: &Tail, modern: bool, timeout: Duration) -> Probed {
+    let endpoint = Arc::new(Endpoint::new(replica, tail, TaskTracker::new()));
+    look(&endpoint, modern, timeout).await
+}
+
+pub(crate) async fn look(endpoint: &Arc<Endpoint>, modern: bool, timeout: Duration) -> Probed {
+    let began = std::time::Instant::now();
+    let mut probed = Probed { outcome: Outcome::Good, took: Duration::ZERO, tools: None, modern };
+    if !endpoint.wire.is_up() {
+        probed.outcome = Outcome::Failed("its container does not answer".into());
+        return probed;
+    }
+    if endpoint.spec.transport == Transport::Stdio {
+        probed.outcome = match endpoint.spare.ping(endpoint, timeout).await {
+            Some(Ok(())) => Outcome::Good,
+            Some(Err(why)) => Outcome::Failed(why),
+            None => Outcome::Skipped("its container is up, and no process waits that could be asked".into()),
+        };
+    } else {
+        let rules = &endpoint.spec.health;
+        match gate::look(endpoint, modern, rules.tool.as_deref(), timeout).await {
+            Err(error) => {
+                let text = error.to_string();
+                probed.outcome = Outcome::Failed(text.lines().next().unwrap_or_default().to_owned());
+            }
+            Ok(found) => {
+                (probed.tools, probed.modern) = (Some(found.tools), found.modern);
+                if let (Some(why), Some(tool)) = (found.tool, &rules.tool) {
+                    probed.outcome = Outcome::Poor(format!("its tool {tool} fails: {why}"));
+                }
+            }
+        }
+    }
+    probed.took = began.elapsed();
+    let slow = Duration::from_millis(endpoint.spec.health.slow_ms.into());
+    if probed.outcome == Outcome::Good && probed.took > slow {
+        probed.outcome = Outcome::Poor(format!("slow: {} ms", probed.took.as_millis()));
+    }
+    probed
 }
 
 /// Takes over what a former agent left in a replica that goes on: the process that waits for a session. Answers how many

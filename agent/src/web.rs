@@ -3,9 +3,17 @@
 //! Never: names a session or a person, or shows a key (keys are named as their owners named them).
 //! Tested by: unit tests here and in `gateway`.
 
+mod used;
+
+use std::collections::HashMap;
 use std::fmt::Write;
+use std::sync::Arc;
 
 use hyper::StatusCode;
+use sigil_core::exposition::escaped;
+use sigil_core::model::DeploymentId;
+
+use crate::sample::Snapshot;
 
 /// What the rest of the agent tells these pages. Called for every page, so it must be cheap.
 pub trait Status: Send + Sync {
@@ -17,6 +25,19 @@ pub trait Status: Send + Sync {
     fn outbound(&self) -> Outbound {
         Outbound::default()
     }
+    /// What replicas and the host use.
+    fn measured(&self) -> Measured {
+        Measured::default()
+    }
+}
+
+/// What replicas and the host use.
+#[derive(Debug, Clone, Default)]
+pub struct Measured {
+    /// The latest reading.
+    pub snapshot: Arc<Snapshot>,
+    /// What deployments are called.
+    pub names: HashMap<DeploymentId, String>,
 }
 
 /// Connections of containers to the outside.
@@ -127,6 +148,8 @@ pub struct Facts {
     pub traffic: Vec<Traffic>,
     /// Connections of containers to the outside.
     pub outbound: Outbound,
+    /// What replicas and the host use.
+    pub measured: Measured,
     /// Connections of clients now.
     pub connections: u64,
     /// Connections refused because there were too many.
@@ -179,7 +202,9 @@ pub fn page(path: &str, facts: &Facts) -> Page {
 }
 
 fn metrics(facts: &Facts) -> String {
-    let mut out = String::new();
+    let tools: usize = facts.traffic.iter().map(|t| 1 + t.tools.len()).sum();
+    // a histogram has 19 lines of about 90 bytes
+    let mut out = String::with_capacity((64 << 10) + tools * 19 * 96);
     head(&mut out, "sigil_build_info", "gauge", "Version of the agent.");
     line(&mut out, "sigil_build_info", &[("version", env!("CARGO_PKG_VERSION"))], 1.0);
     head(&mut out, "sigil_ready", "gauge", "1 when the agent is ready to serve.");
@@ -219,11 +244,11 @@ fn metrics(facts: &Facts) -> String {
         histogram(&mut out, name, &[("deployment", &traffic.deployment)], &traffic.latency);
     }
     head(&mut out, "sigil_tool_errors_total", "counter", "Tool calls that failed.");
-    for (labels, latency) in facts.traffic.iter().flat_map(tools) {
+    for (labels, latency) in facts.traffic.iter().flat_map(tools_of) {
         line(&mut out, "sigil_tool_errors_total", &labels, latency.errors as f64);
     }
     head(&mut out, "sigil_tool_duration_seconds", "histogram", "Tool calls passed on.");
-    for (labels, latency) in facts.traffic.iter().flat_map(tools) {
+    for (labels, latency) in facts.traffic.iter().flat_map(tools_of) {
         histogram(&mut out, "sigil_tool_duration_seconds", &labels, latency);
     }
     let mut by_key = |name: &str, kind: &str, help: &str, value: &dyn Fn(&KeyTraffic) -> u64| {
@@ -266,24 +291,41 @@ fn metrics(facts: &Facts) -> String {
     line(&mut out, "sigil_spans_sent_total", &[], facts.spans_sent as f64);
     head(&mut out, "sigil_spans_dropped_total", "counter", "Spans that no collector took, or that found no room.");
     line(&mut out, "sigil_spans_dropped_total", &[], facts.spans_dropped as f64);
+    used::replicas(&mut out, &facts.measured);
+    used::host(&mut out, &facts.measured.snapshot.host);
+    used::effort(&mut out, &facts.measured.snapshot.effort);
+    used::servers(&mut out, &facts.measured.snapshot.servers);
     out
 }
 
-fn tools(traffic: &Traffic) -> impl Iterator<Item = ([(&str, &str); 2], &Latency)> {
+fn tools_of(traffic: &Traffic) -> impl Iterator<Item = ([(&str, &str); 2], &Latency)> {
     traffic.tools.iter().map(|tool| ([("deployment", &*traffic.deployment), ("tool", &*tool.tool)], &tool.latency))
 }
 
+/// [`BOUNDS`] as they are written, and the bucket beyond.
+const BOUND_WORDS: [&str; BOUNDS.len() + 1] = [
+    "0.0005", "0.001", "0.0025", "0.005", "0.01", "0.025", "0.05", "0.1", "0.25", "0.5", "1", "2.5", "5", "10", "30",
+    "60", "+Inf",
+];
+
+/// The lines that a page has most of: labels are put together once for all of them.
 fn histogram(out: &mut String, name: &str, labels: &[(&str, &str)], latency: &Latency) {
-    let bounds = BOUNDS.iter().map(f64::to_string).chain(["+Inf".to_owned()]);
-    let (bucket, mut sum) = (format!("{name}_bucket"), 0);
-    for (bound, count) in bounds.zip(latency.buckets) {
+    let mut shown = String::with_capacity(128);
+    put_labels(&mut shown, labels);
+    let mut sum = 0;
+    for (bound, count) in BOUND_WORDS.iter().zip(latency.buckets) {
         sum += count;
-        let mut all = labels.to_vec();
-        all.push(("le", &bound));
-        line(out, &bucket, &all, sum as f64);
+        for part in [name, "_bucket{", &shown, ",le=\"", bound, "\"} "] {
+            out.push_str(part);
+        }
+        number(out, sum as f64);
     }
-    line(out, &format!("{name}_sum"), labels, latency.seconds);
-    line(out, &format!("{name}_count"), labels, sum as f64);
+    for (end, value) in [("_sum{", latency.seconds), ("_count{", sum as f64)] {
+        for part in [name, end, &shown, "} "] {
+            out.push_str(part);
+        }
+        number(out, value);
+    }
 }
 
 fn head(out: &mut String, name: &str, kind: &str, help: &str) {
@@ -291,16 +333,45 @@ fn head(out: &mut String, name: &str, kind: &str, help: &str) {
     let _ = writeln!(out, "# HELP {name} {help}\n# TYPE {name} {kind}");
 }
 
+fn put_labels(out: &mut String, labels: &[(&str, &str)]) {
+    for (index, (label, text)) in labels.iter().enumerate() {
+        out.push_str(if index == 0 { "" } else { "," });
+        out.push_str(label);
+        out.push_str("=\"");
+        out.push_str(&escaped(text));
+        out.push('"');
+    }
+}
+
 fn line(out: &mut String, name: &str, labels: &[(&str, &str)], value: f64) {
     out.push_str(name);
-    for (index, (label, text)) in labels.iter().enumerate() {
-        let text = text.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n");
-        let _ = write!(out, "{}{label}=\"{text}\"", if index == 0 { '{' } else { ',' });
-    }
     if !labels.is_empty() {
+        out.push('{');
+        put_labels(out, labels);
         out.push('}');
     }
-    let _ = writeln!(out, " {value}");
+    out.push(' ');
+    number(out, value);
+}
+
+/// A number and the line's end. Most are whole: these are written without the machinery that others need.
+fn number(out: &mut String, value: f64) {
+    if (0.0..9_007_199_254_740_992.0).contains(&value) && value.fract() == 0.0 {
+        // whole, and below 2 to the power of 53
+        let (mut rest, mut digits, mut at) = (value as u64, [0_u8; 20], 20);
+        loop {
+            at -= 1;
+            digits[at] = b'0' + (rest % 10) as u8;
+            rest /= 10;
+            if rest == 0 {
+                break;
+            }
+        }
+        out.extend(digits[at..].iter().map(|digit| char::from(*digit)));
+    } else {
+        let _ = write!(out, "{value}");
+    }
+    out.push('\n');
 }
 
 #[cfg(test)]
@@ -337,5 +408,40 @@ mod tests {
         }
         let typed = text.lines().filter(|l| l.starts_with("# TYPE")).count();
         assert_eq!(typed, text.lines().filter(|l| l.starts_with("# HELP")).count());
+    }
+
+    #[test]
+    fn numbers_and_bounds_are_written_as_they_are() {
+        for value in [0.0, 1.0, 9.0, 10.0, 1234567890.0, 0.25, -1.0, 1e18, f64::NAN, 9_007_199_254_740_991.0] {
+            let mut text = String::new();
+            number(&mut text, value);
+            assert_eq!(text, format!("{value}\n"));
+        }
+        let bounds = BOUNDS.iter().map(f64::to_string).chain(["+Inf".to_owned()]).collect::<Vec<_>>();
+        assert_eq!(BOUND_WORDS.to_vec(), bounds);
+    }
+
+    /// The page of a large host. The bar of 20 ms is for a release build; a debug build has ten times as long.
+    #[test]
+    fn a_large_page_scales() {
+        let latency = Latency { seconds: 12.5, buckets: [1234; BOUNDS.len() + 1], errors: 3 };
+        let tool = |n: usize| ToolTraffic { tool: format!("a_tool_with_a_name_{n}"), latency: latency.clone() };
+        let traffic = |n: usize| Traffic {
+            deployment: format!("deployment-{n}"),
+            latency: latency.clone(),
+            tools: (0..20).map(tool).collect(),
+            ..Traffic::default()
+        };
+        let facts = Facts { traffic: (0..200).map(traffic).collect(), ..Facts::default() };
+        let took = || {
+            let began = std::time::Instant::now();
+            let length = page("/metrics", &facts).text.len();
+            (began.elapsed(), length)
+        };
+        // the best of some: others may use the machine
+        let (best, length) = (0..5).map(|_| took()).min().unwrap();
+        println!("/metrics of 200 deployments with 20 tools each: {length} bytes in {best:?}");
+        let bar = if cfg!(debug_assertions) { 200 } else { 20 };
+        assert!(best.as_millis() < bar, "{best:?}");
     }
 }

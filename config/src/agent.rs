@@ -54,6 +54,8 @@ pub struct AgentConfig {
     pub secrets: SecretsConfig,
     /// Who did what.
     pub audit: AuditConfig,
+    /// What is measured, and how much of it is kept.
+    pub metrics: MetricsConfig,
     /// How containers reach the world.
     pub outbound: OutboundConfig,
     /// Traces of requests, for a collector.
@@ -391,6 +393,22 @@ pub struct AuditConfig {
 impl Default for AuditConfig {
     fn default() -> Self {
         Self { max_bytes: 64 << 20 }
+    }
+}
+
+/// What is measured, and how much of it is kept.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct MetricsConfig {
+    /// History of all deployments and the host kept on disk, bytes; a deployment's takes 1.6 MB at most. Live.
+    pub max_bytes: u64,
+    /// Whether what HTTP servers tell of themselves (`/mcp/metrics`) is read and shown with `/metrics`. Live.
+    pub server_metrics: bool,
+}
+
+impl Default for MetricsConfig {
+    fn default() -> Self {
+        Self { max_bytes: 512 << 20, server_metrics: true }
     }
 }
 

@@ -239,7 +239,7 @@ pub enum Scaling {
     /// A preset.
     Preset(String),
     /// Fields.
-    Policy(ScalingPolicy),
+    Policy(Box<ScalingPolicy>),
 }
 
 /// Fields of a scaling policy; missing ones come from its preset (default `router`).
@@ -312,6 +312,16 @@ pub struct Health {
     pub start_timeout: Option<u64>,
     /// Longest answer to a request, seconds (30 by default).
     pub request_timeout: Option<u64>,
+    /// Between two looks at a replica, seconds (30 by default).
+    pub every: Option<u64>,
+    /// An answer that takes longer is slow, milliseconds (2000 by default).
+    pub slow: Option<u64>,
+    /// A harmless tool that is called with each look, without arguments.
+    pub tool: Option<String>,
+    /// What is done about a replica that does not answer: `restart` (default), `replace` or `leave`.
+    pub on_failure: Option<String>,
+    /// Calls that are to be answered, percent (99.5 by default).
+    pub availability: Option<f64>,
 }
 
 /// How it reaches the world.

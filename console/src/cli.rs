@@ -13,6 +13,7 @@ mod fail;
 mod folder;
 mod get;
 mod guide;
+mod health;
 mod info;
 mod init;
 mod key;
@@ -35,6 +36,7 @@ mod rules;
 mod run;
 mod sbom;
 mod scale;
+mod scaling;
 mod scan;
 mod secret;
 mod source;
@@ -45,6 +47,7 @@ mod team;
 mod text;
 mod time;
 mod tools;
+mod top;
 mod user;
 mod version;
 mod wait;
@@ -109,8 +112,11 @@ pub enum Verb {
     Stop(stop::Args),
     Start(start::Args),
     Scale(scale::Args),
+    Scaling(scaling::Args),
+    Health(health::Args),
     Rollback(rollback::Args),
     Rm(rm::Args),
+    Top(top::Args),
     Tools(tools::Args),
     Call(call::Args),
     Run(run::Args),
@@ -302,8 +308,11 @@ async fn dispatch(ctx: &Ctx, verb: Verb) -> Outcome {
         Verb::Stop(args) => stop::run(ctx, args).await,
         Verb::Start(args) => start::run(ctx, args).await,
         Verb::Scale(args) => scale::run(ctx, args).await,
+        Verb::Health(args) => health::run(ctx, args).await,
+        Verb::Scaling(args) => scaling::run(ctx, args).await,
         Verb::Rollback(args) => rollback::run(ctx, args).await,
         Verb::Rm(args) => rm::run(ctx, args).await,
+        Verb::Top(args) => top::run(ctx, args).await,
         Verb::Tools(args) => tools::run(ctx, args).await,
         Verb::Call(args) => call::run(ctx, args).await,
         Verb::Run(args) => run::run(ctx, args).await,

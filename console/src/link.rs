@@ -6,10 +6,13 @@ mod address;
 mod convert;
 mod dial;
 mod error;
+pub mod health;
 mod mcp;
 mod people;
 pub mod port;
 mod resume;
+pub mod scaling;
+mod used;
 mod view;
 
 use std::collections::{BTreeMap, HashMap};
@@ -34,6 +37,7 @@ pub use dial::{HELLO, fingerprint, local, local_sockets};
 pub use error::{LinkError, Refusal};
 pub use mcp::McpSession;
 pub use resume::{AuditLines, DeploymentWatch, Fleet, Logs, OperationFollow, Progress, Update};
+pub use used::{HostUse, Top};
 pub use view::{
     AgentInfo, Deployment, Detail, Event, Frame, LogBatch, LogGap, LogLine, NewKey, Operation, PinnedTool, Pins,
     Policy, Problem, Secret, User, Waiver, What,

@@ -2,8 +2,11 @@
 
 pub mod answers;
 pub mod audit;
+pub mod cgroup;
 pub mod egress;
+pub mod exposition;
 pub mod gate;
+pub mod health;
 pub mod jsonrpc;
 pub mod mirror;
 pub mod model;
@@ -17,6 +20,7 @@ pub mod route;
 pub mod sbom;
 pub mod scale;
 pub mod scan;
+pub mod series;
 pub mod session;
 pub mod source;
 pub mod tier;

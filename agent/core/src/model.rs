@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use sigil_config::manifest::SecretKind;
 
 use crate::gate::Waiver;
+use crate::health;
 use crate::policy::{Access, Policy};
 use crate::recipe::{self, RecipeError};
 use crate::scale;
@@ -353,6 +354,9 @@ pub struct ReleaseSpec {
     pub request_timeout_ms: u64,
     /// Longest time from start to a passed gate, in milliseconds.
     pub start_timeout_ms: u64,
+    /// How its replicas are looked at while they serve.
+    #[serde(default)]
+    pub health: health::Rules,
 }
 
 /// How a process of a session is started; see [`ReleaseSpec::started_with`].

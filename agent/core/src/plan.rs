@@ -329,6 +329,7 @@ mod tests {
             sessions_max: None,
             request_timeout_ms: 30_000,
             start_timeout_ms: 60_000,
+            health: crate::health::Rules::default(),
         }
     }
 

@@ -402,6 +402,11 @@ fn over(a: Manifest, b: Manifest) -> Manifest {
         health: Health {
             start_timeout: a.health.start_timeout.or(b.health.start_timeout),
             request_timeout: a.health.request_timeout.or(b.health.request_timeout),
+            every: a.health.every.or(b.health.every),
+            slow: a.health.slow.or(b.health.slow),
+            tool: a.health.tool.or(b.health.tool),
+            on_failure: a.health.on_failure.or(b.health.on_failure),
+            availability: a.health.availability.or(b.health.availability),
         },
         network: Network { mode: a.network.mode.or(b.network.mode), egress: vec(a.network.egress, b.network.egress) },
         volumes: vec(a.volumes, b.volumes),

@@ -71,6 +71,16 @@ pub(super) async fn house_with(configure: impl FnOnce(&Path, &mut AgentConfig)) 
         },
         stop.clone(),
     );
+    let sample = crate::sample::Sample::spawn(
+        crate::sample::Deps {
+            store: store.clone(),
+            engine: engine.clone(),
+            links: links.clone(),
+            config: config.clone(),
+            data_dir: dir.path().to_owned(),
+        },
+        stop.clone(),
+    );
     let reconcile = Reconcile::spawn(
         reconcile::Deps {
             store: store.clone(),
@@ -81,6 +91,7 @@ pub(super) async fn house_with(configure: impl FnOnce(&Path, &mut AgentConfig)) 
             drift,
             audit: audit.clone(),
             tail: tail.clone(),
+            sample: sample.clone(),
             in_flight: Arc::new(move |instance| load.in_flight(instance)),
             reachable: Arc::new(|_, _| false),
             allow_bridge: Arc::new(|| false),
@@ -110,7 +121,33 @@ pub(super) async fn house_with(configure: impl FnOnce(&Path, &mut AgentConfig)) 
     )
     .unwrap();
     let address = gateway.address();
+    let autoscale = crate::autoscale::Autoscale::spawn(
+        crate::autoscale::Deps {
+            store: store.clone(),
+            config: config.clone(),
+            audit: audit.clone(),
+            data_dir: dir.path().to_owned(),
+            seen: Arc::new(|_, _| None),
+            price: Arc::new(|_| None),
+        },
+        stop.clone(),
+    );
+    let probe = crate::probe::Probe::spawn(
+        crate::probe::Deps {
+            routes: watch::channel(Arc::default()).1,
+            tail: tail.clone(),
+            engine: engine.clone(),
+            audit: audit.clone(),
+            data_dir: dir.path().to_owned(),
+            asleep: Arc::new(|_| false),
+            container: Arc::new(|_, _| None),
+            counted: Arc::new(Vec::new),
+        },
+        stop.clone(),
+    );
     let deps = ApiDeps {
+        probe,
+        autoscale,
         access,
         audit: audit.clone(),
         data_dir: dir.path().to_owned(),
@@ -123,6 +160,7 @@ pub(super) async fn house_with(configure: impl FnOnce(&Path, &mut AgentConfig)) 
         sources,
         secrets,
         links,
+        sample,
         engine,
         engine_host: "fake".into(),
         config,

@@ -28,7 +28,7 @@ enum Of {
 
 use Of::{All, Any, It, Nothing};
 
-const MATRIX: [(&str, Role, Of); 42] = [
+const MATRIX: [(&str, Role, Of); 50] = [
     ("Agent/Info", Role::Caller, Nothing),
     ("Sources/Upload", Role::Deployer, Any),
     ("Operations/Start", Role::Operator, It),
@@ -65,12 +65,20 @@ const MATRIX: [(&str, Role, Of); 42] = [
     ("Teams/Move", Role::Admin, All),
     ("Policies/Get", Role::Viewer, It),
     ("Policies/Set", Role::Deployer, It),
+    ("Scaling/Get", Role::Viewer, It),
+    ("Scaling/Set", Role::Deployer, It),
+    ("Scaling/History", Role::Viewer, It),
+    ("Scaling/Explain", Role::Viewer, It),
+    ("Scaling/Trace", Role::Viewer, It),
+    ("Health/Get", Role::Viewer, It),
     ("Waivers/List", Role::Viewer, It),
     ("Waivers/Add", Role::Admin, It),
     ("Waivers/Remove", Role::Admin, It),
     ("Pins/Get", Role::Viewer, It),
     ("Pins/Answer", Role::Deployer, It),
     ("Taps/Follow", Role::Operator, It),
+    ("Metrics/Top", Role::Viewer, Any),
+    ("Metrics/Series", Role::Viewer, It),
 ];
 /// Judged by whose key it is, on no deployment, or from this host only: in tests of their own.
 const ELSEWHERE: [&str; 3] = ["Keys/Revoke", "Audit/Query", "Secrets/RotateKeys"];
@@ -214,6 +222,11 @@ async fn call(rpc: &str, wire: Wire, on: &str, operation: &str) -> Result<(), St
                 ImportSecretsRequest { request_id: fresh(), secrets: vec![one], deployment: of, ..Default::default() };
             secrets_client::SecretsClient::new(wire).import(asked).await.map(drop)
         }
+        "Metrics/Top" => metrics_client::MetricsClient::new(wire).top(TopRequest {}).await.map(drop),
+        "Metrics/Series" => {
+            let asked = SeriesRequest { deployment: of, ..Default::default() };
+            metrics_client::MetricsClient::new(wire).series(asked).await.map(drop)
+        }
         "Secrets/Keyring" => secrets_client::SecretsClient::new(wire).keyring(KeyringRequest {}).await.map(drop),
         "Secrets/List" => {
             let asked = ListSecretsRequest { deployment: of };
@@ -263,6 +276,21 @@ async fn call(rpc: &str, wire: Wire, on: &str, operation: &str) -> Result<(), St
         "Policies/Set" => {
             let asked = SetPolicyRequest { request_id: fresh(), name: of, merge: true, ..Default::default() };
             policies_client::PoliciesClient::new(wire).set(asked).await.map(drop)
+        }
+        "Scaling/Get" => scaling_client::ScalingClient::new(wire).get(named(on)).await.map(drop),
+        "Scaling/Set" => {
+            let asked = SetScalingRequest { request_id: fresh(), name: of, off: true, ..Default::default() };
+            scaling_client::ScalingClient::new(wire).set(asked).await.map(drop)
+        }
+        "Scaling/History" => {
+            let asked = ScalingHistoryRequest { name: of, ..Default::default() };
+            scaling_client::ScalingClient::new(wire).history(asked).await.map(drop)
+        }
+        "Scaling/Explain" => scaling_client::ScalingClient::new(wire).explain(named(on)).await.map(drop),
+        "Scaling/Trace" => scaling_client::ScalingClient::new(wire).trace(named(on)).await.map(drop),
+        "Health/Get" => {
+            let asked = HealthRequest { name: of, probes: 1 };
+            health_client::HealthClient::new(wire).get(asked).await.map(drop)
         }
         "Waivers/List" => waivers_client::WaiversClient::new(wire).list(named(on)).await.map(drop),
         "Waivers/Add" => {

@@ -12,6 +12,7 @@ mod connect;
 mod create;
 mod events;
 mod objects;
+mod stats;
 mod text;
 
 use std::collections::BTreeMap;
@@ -25,6 +26,7 @@ use bollard::query_parameters as query;
 use futures::StreamExt;
 use jiff::Timestamp;
 use sigil_config::agent::EngineConfig;
+use sigil_core::cgroup::Reading;
 use sigil_core::model::AgentId;
 use tokio::sync::{Mutex, mpsc, watch};
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -354,6 +356,19 @@ impl Engine for Docker {
         let conn = self.inner.conn().await?;
         let held = self.inner.owned(&conn, id).await?;
         create::set_cpus(&self.inner, &conn, &held, cpus).await
+    }
+
+    async fn stats(&self, id: &str) -> Result<Option<Reading>> {
+        let conn = self.inner.conn().await?;
+        let held = match self.inner.whose(&conn, id, READ).await? {
+            Whose::Ours(held) => held,
+            Whose::Gone => return Ok(None),
+            Whose::Foreign => return Err(not_ours("container", id)),
+        };
+        if !matches!(held.state, ContainerState::Running { .. } | ContainerState::Paused { .. }) {
+            return Ok(None);
+        }
+        stats::read(&self.inner, &conn, &held.id).await
     }
 
     async fn engine_log(&self, id: &str, since: Option<Timestamp>, limit: usize) -> Result<Vec<EngineLine>> {

@@ -10,6 +10,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use jiff::Timestamp;
+use sigil_core::cgroup::Reading;
 use sigil_core::model::AgentId;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
@@ -74,12 +75,31 @@ struct State {
     pids: u32,
 }
 
+/// What a container uses of which nothing else was said.
+const FIGURES: Reading = Reading {
+    cpu_micros: 1000,
+    throttled_periods: 0,
+    throttled_micros: 0,
+    memory_total: 1 << 20,
+    memory: 1 << 20,
+    anonymous: 1 << 20,
+    peak: 1 << 20,
+    oom_kills: 0,
+    processes: 1,
+    read_bytes: 0,
+    written_bytes: 0,
+    received_bytes: 0,
+    sent_bytes: 0,
+};
+
 struct Held {
     container: Container,
     /// `None` for containers of others.
     spec: Option<ContainerSpec>,
     behaviour: Behaviour,
     cpus: f64,
+    /// What it uses, as [`Fake::uses`] said.
+    figures: Reading,
     log: Vec<EngineLine>,
     /// Counts starts, so that the timer of an earlier life ends nothing.
     life: u64,
@@ -156,6 +176,13 @@ impl Fake {
         self.state().run = Some(Arc::new(run));
     }
 
+    /// Sets what a container uses; without it that is one process and a mebibyte.
+    pub fn uses(&self, id: &str, figures: Reading) {
+        if let Some(held) = self.state().containers.get_mut(id) {
+            held.figures = figures;
+        }
+    }
+
     /// Every call of that name (`create`, `start`, `stop`, `remove`, `observe`) takes so long from now on.
     pub fn slow(&self, call: &'static str, delay: Duration) {
         self.state().delays.insert(call, delay);
@@ -219,6 +246,7 @@ impl Fake {
             spec: None,
             behaviour: Behaviour::default(),
             cpus: 0.0,
+            figures: FIGURES,
             log: Vec::new(),
             life: 0,
             process: None,
@@ -441,6 +469,7 @@ impl Engine for Fake {
             spec: Some(spec.clone()),
             behaviour,
             cpus: spec.start_cpus.min(8.0),
+            figures: FIGURES,
             log: Vec::new(),
             life: 0,
             process: None,
@@ -584,6 +613,13 @@ impl Engine for Fake {
         let mut state = self.enter("set_cpus")?;
         self.find(&mut state, id)?.ok_or_else(|| missing(id))?.cpus = cpus.min(8.0);
         Ok(())
+    }
+
+    async fn stats(&self, id: &str) -> Result<Option<Reading>> {
+        let mut state = self.enter("stats")?;
+        let Some(held) = self.find(&mut state, id)? else { return Ok(None) };
+        let runs = matches!(held.container.state, ContainerState::Running { .. } | ContainerState::Paused { .. });
+        Ok(runs.then_some(held.figures))
     }
 
     async fn engine_log(&self, id: &str, since: Option<Timestamp>, limit: usize) -> Result<Vec<EngineLine>> {

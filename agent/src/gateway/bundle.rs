@@ -142,6 +142,7 @@ fn spec() -> ReleaseSpec {
         sessions_max: Some(10_000),
         request_timeout_ms: u64::try_from(REQUEST.as_millis()).unwrap_or(u64::MAX),
         start_timeout_ms: 60_000,
+        health: sigil_core::health::Rules::default(),
     }
 }
 

@@ -53,7 +53,9 @@ pub(crate) struct Window {
 pub(crate) struct Sum {
     pub(crate) calls: u64,
     pub(crate) errors: u64,
-    /// Upper bound of the 99th percentile, milliseconds.
+    /// Upper bounds of percentiles, milliseconds.
+    pub(crate) p50_ms: f64,
+    pub(crate) p95_ms: f64,
     pub(crate) p99_ms: f64,
 }
 
@@ -87,8 +89,13 @@ impl Window {
     }
 
     pub(crate) fn sum(&self, now: u64) -> Sum {
+        self.sum_of(now, SLOTS as u64)
+    }
+
+    /// Of the newest slots.
+    fn sum_of(&self, now: u64, slots: u64) -> Sum {
         let newest = now / SLOT + 1;
-        let oldest = newest.saturating_sub(SLOTS as u64 - 1).max(1);
+        let oldest = newest.saturating_sub(slots.saturating_sub(1)).max(1);
         let mut sum = Sum::default();
         let mut buckets = [0_u64; BUCKETS];
         for slot in self.slots.iter().filter(|s| (oldest..=newest).contains(&s.number.load(Acquire))) {
@@ -98,16 +105,26 @@ impl Window {
                 *total += u64::from(count.load(Relaxed));
             }
         }
-        let rank = (sum.calls * 99).div_ceil(100);
-        let mut seen = 0;
-        for (index, count) in buckets.iter().enumerate() {
-            seen += count;
-            if seen >= rank && sum.calls > 0 {
-                sum.p99_ms = upper(index);
-                break;
-            }
-        }
+        let percentile = |percent: u64| {
+            let rank = (sum.calls * percent).div_ceil(100).max(1);
+            let mut seen = 0;
+            let reached = buckets.iter().position(|count| {
+                seen += count;
+                seen >= rank
+            });
+            reached.map_or(0.0, upper)
+        };
+        (sum.p50_ms, sum.p95_ms, sum.p99_ms) = (percentile(50), percentile(95), percentile(99));
         sum
+    }
+
+    /// Of at least so many whole seconds (five at least, a minute at most), and how many it is of, in seconds.
+    fn recent(&self, now: f64, seconds: u64) -> (Sum, f64) {
+        let whole = seconds.div_ceil(SLOT).clamp(1, SLOTS as u64 - 1);
+        // the cut is wanted: whole seconds name the slot
+        let at = now as u64;
+        let begin = (at / SLOT).saturating_sub(whole) * SLOT;
+        (self.sum_of(at, whole + 1), now - begin as f64)
     }
 }
 
@@ -152,6 +169,11 @@ impl Default for Recorder {
 impl Recorder {
     pub(crate) fn sum(&self) -> Sum {
         self.window.sum(self.start.elapsed().as_secs())
+    }
+
+    /// What happened in about the last so many seconds, and in how many exactly.
+    pub(crate) fn recent(&self, seconds: u64) -> (Sum, f64) {
+        self.window.recent(self.start.elapsed().as_secs_f64(), seconds)
     }
 
     pub(crate) fn tools(&self) -> Vec<ToolTraffic> {
@@ -372,6 +394,21 @@ mod tests {
         assert_eq!(window.sum(60).calls, 0);
         window.add(60, 2.0, false);
         assert_eq!(window.sum(60).calls, 1, "a slot used again forgets");
+    }
+
+    #[test]
+    fn a_part_of_the_minute_is_as_long_as_it_says() {
+        let window = Window::default();
+        (0..60).for_each(|second| window.add(second, if second >= 50 { 100.0 } else { 1.0 }, second >= 55));
+        let (sum, seconds) = window.recent(59.5, 5);
+        assert_eq!((sum.calls, sum.errors, seconds), (10, 5, 9.5));
+        assert!(sum.p50_ms >= 100.0 && sum.p95_ms < 120.0, "{sum:?}");
+        let (sum, seconds) = window.recent(59.5, 20);
+        assert_eq!((sum.calls, seconds), (25, 24.5));
+        assert!(sum.p50_ms < 1.2, "{sum:?}");
+        assert_eq!(window.recent(59.0, 500).1, 59.0);
+        assert_eq!(window.recent(3.0, 5).1, 3.0);
+        assert_eq!(Window::default().recent(2.0, 5).0, Sum::default());
     }
 
     #[test]

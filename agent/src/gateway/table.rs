@@ -79,6 +79,25 @@ impl Entry {
         Subject { name: &self.name, team: &self.team, tags: &self.tags }
     }
 
+    /// What was counted of it since the agent's start, without its tools.
+    pub(crate) fn traffic(&self) -> crate::web::Traffic {
+        use std::sync::atomic::Ordering::Relaxed;
+        let mut traffic = crate::web::Traffic {
+            deployment: self.name.clone(),
+            latency: self.recorder.load.latency(),
+            bytes_in: self.recorder.bytes.from_clients.load(Relaxed),
+            bytes_out: self.recorder.bytes.to_clients.load(Relaxed),
+            ready: self.ready.len() as u64,
+            cached: self.recorder.cached.told(),
+            ..crate::web::Traffic::default()
+        };
+        for burden in self.ready.iter().chain(&self.draining).map(Live::burden) {
+            traffic.in_flight += burden.in_flight;
+            traffic.sessions += burden.sessions;
+        }
+        traffic
+    }
+
     /// Ready or draining: whoever has a session here may go on.
     pub(crate) fn instance(&self, id: InstanceId) -> Option<&Live> {
         self.ready.iter().chain(&self.draining).find(|l| l.endpoint.instance == id)

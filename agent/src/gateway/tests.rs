@@ -11,6 +11,7 @@ mod matrix;
 mod metrics;
 mod oauth;
 mod own;
+mod probed;
 mod recalled;
 mod scripts;
 mod servers;

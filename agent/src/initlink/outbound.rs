@@ -3,15 +3,17 @@
 use std::io;
 use std::net::IpAddr;
 use std::os::fd::{AsFd, OwnedFd};
+use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, RwLock};
+use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use base64::Engine as _;
 use sigil_config::agent::OutboundConfig;
 use sigil_core::egress::{Host, Refusal, plain};
 use sigil_core::model::InstanceId;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
@@ -34,6 +36,60 @@ const ADDRESSES: (usize, usize) = (64, 8);
 const LINES: u32 = 120;
 /// Longest answer of a proxy, in bytes.
 const PROXY_ANSWER: usize = 8 * 1024;
+
+/// Bytes that one instance's connections carried since the agent's start.
+#[derive(Debug, Default)]
+pub struct Carried {
+    received: AtomicU64,
+    sent: AtomicU64,
+}
+
+/// A connection to the world whose bytes are counted.
+#[derive(Debug)]
+pub struct Outside {
+    socket: TcpStream,
+    carried: Arc<Carried>,
+}
+
+impl AsyncRead for Outside {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let before = buf.filled().len();
+        let read = Pin::new(&mut self.socket).poll_read(cx, buf);
+        let more = buf.filled().len().saturating_sub(before);
+        self.carried.received.fetch_add(more as u64, Ordering::Relaxed);
+        read
+    }
+}
+
+impl AsyncWrite for Outside {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.socket).poll_write(cx, bytes);
+        if let Poll::Ready(Ok(more)) = written {
+            self.carried.sent.fetch_add(more as u64, Ordering::Relaxed);
+        }
+        written
+    }
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.socket).poll_flush(cx)
+    }
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.socket).poll_shutdown(cx)
+    }
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.socket).poll_write_vectored(cx, slices);
+        if let Poll::Ready(Ok(more)) = written {
+            self.carried.sent.fetch_add(more as u64, Ordering::Relaxed);
+        }
+        written
+    }
+    fn is_write_vectored(&self) -> bool {
+        self.socket.is_write_vectored()
+    }
+}
 
 #[derive(Debug, Default)]
 struct Counts {
@@ -71,6 +127,7 @@ pub struct Outbound {
     config: RwLock<Arc<OutboundConfig>>,
     gate: Arc<Gate>,
     slots: Mutex<std::collections::HashMap<InstanceId, Arc<Semaphore>>>,
+    carried: Mutex<std::collections::HashMap<InstanceId, Arc<Carried>>>,
     counts: Arc<Counts>,
     pace: Arc<Mutex<Pace>>,
 }
@@ -90,6 +147,7 @@ impl Outbound {
             gate: Arc::new(Gate::new(&config)),
             config: RwLock::new(Arc::new(config)),
             slots: Mutex::default(),
+            carried: Mutex::default(),
             counts: Arc::default(),
             pace: Arc::default(),
         }
@@ -113,6 +171,17 @@ impl Outbound {
         self.config().ports.clone()
     }
 
+    /// Bytes that an instance received and sent; `None` while it never asked for a connection.
+    pub fn carried(&self, instance: InstanceId) -> Option<(u64, u64)> {
+        let carried = lock(&self.carried).get(&instance).cloned()?;
+        Some((carried.received.load(Ordering::Relaxed), carried.sent.load(Ordering::Relaxed)))
+    }
+
+    /// Forgets the counts of an instance that is gone.
+    pub fn forget(&self, instance: InstanceId) {
+        lock(&self.carried).remove(&instance);
+    }
+
     pub fn counts(&self) -> (u64, u64, u64) {
         let Counts { open, made, failed } = &*self.counts;
         (open.load(Ordering::Relaxed), made.load(Ordering::Relaxed), failed.load(Ordering::Relaxed))
@@ -130,6 +199,7 @@ impl Outbound {
             gate: self.gate.clone(),
             counts: self.counts.clone(),
             pace: self.pace.clone(),
+            carried: lock(&self.carried).entry(id).or_default().clone(),
             open: None,
         };
         let allowed = asked.parse::<Host>().map_err(|_| Refusal::NoHost).and_then(|host| {
@@ -181,6 +251,7 @@ pub struct Way {
     gate: Arc<Gate>,
     counts: Arc<Counts>,
     pace: Arc<Mutex<Pace>>,
+    carried: Arc<Carried>,
     #[allow(dead_code, reason = "held, not read")]
     open: Option<Arc<Open>>,
 }
@@ -223,7 +294,7 @@ impl Way {
     pub async fn carry_on(
         &self,
         inside: &mut (impl AsyncRead + AsyncWrite + Unpin),
-        mut outside: TcpStream,
+        mut outside: Outside,
         address: Option<IpAddr>,
         stop: &CancellationToken,
     ) -> bool {
@@ -271,7 +342,7 @@ impl Way {
     }
 
     /// The connection, and the address it goes to where the agent itself chose it.
-    pub async fn connect(&self) -> Result<(TcpStream, Option<IpAddr>), Trouble> {
+    pub async fn connect(&self) -> Result<(Outside, Option<IpAddr>), Trouble> {
         let allowed = |address| self.gate.at(self.instance, &self.host, self.port, address);
         let name = self.host.to_string();
         let (socket, address) = match proxy_for(&self.config, &name, &|name| std::env::var(name).ok())? {
@@ -293,7 +364,7 @@ impl Way {
             }
         };
         socket.set_nodelay(true)?;
-        Ok((socket, address))
+        Ok((Outside { socket, carried: self.carried.clone() }, address))
     }
 }
 
@@ -487,6 +558,7 @@ pub(super) mod tests {
             gate: gate.clone(),
             counts: Arc::default(),
             pace: Arc::default(),
+            carried: Arc::default(),
             open: None,
         }
     }
@@ -549,6 +621,10 @@ pub(super) mod tests {
         let mut text = String::new();
         socket.read_to_string(&mut text).await.unwrap();
         assert_eq!(text, "hello");
+        // what the proxy said of itself is no traffic of the container's
+        socket.write_all(b"bye").await.unwrap();
+        let Carried { received, sent } = &*socket.carried;
+        assert_eq!((received.load(Ordering::Relaxed), sent.load(Ordering::Relaxed)), (5, 3));
         let error = way("far.example").connect().await.unwrap_err();
         assert!(matches!(&error, Trouble::Failed(e) if e.to_string().contains("403 Forbidden")), "{error:?}");
         proxy.await.unwrap();

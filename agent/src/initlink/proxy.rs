@@ -22,7 +22,7 @@ use sigil_core::egress::{Host, Refusal};
 use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
 
-use super::outbound::{CONNECT, Trouble, Way};
+use super::outbound::{CONNECT, Outside, Trouble, Way};
 use super::walls::place;
 
 /// Its name inside containers. `.internal` is nobody's in the world.
@@ -153,7 +153,7 @@ async fn answer<W: Fn(Host, u16) -> Way>(
 /// Sends a request on as its server wants it.
 async fn pass(
     mut request: Request<Incoming>,
-    outside: TcpStream,
+    outside: Outside,
     way: Way,
     address: Option<std::net::IpAddr>,
     stop: CancellationToken,

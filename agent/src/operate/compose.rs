@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use sigil_config::agent::AgentConfig;
 use sigil_config::manifest;
 use sigil_config::manifest::session::Checker;
-use sigil_core::egress::Rules;
+use sigil_core::egress::Rules as Egress;
+use sigil_core::health::{Remedy, Rules};
 use sigil_core::model::{
     Deployment, Inject, NetworkMode, ReleaseSpec, SecretUse, SessionConfig, Transport, Volume, VolumeMode,
 };
@@ -147,6 +148,7 @@ pub(super) fn spec(
         sessions_max: recipe.manifest.sessions.max,
         request_timeout_ms: health.request_timeout.unwrap_or(REQUEST_SECONDS) * 1000,
         start_timeout_ms: health.start_timeout.unwrap_or(START_SECONDS) * 1000,
+        health: rules(health),
     })
 }
 
@@ -274,7 +276,7 @@ pub(super) fn network(recipe: &Recipe, config: &AgentConfig) -> Result<NetworkMo
 /// Hosts that the manifest and `--egress` list, in one form each.
 pub(super) fn egress(request: &DeployRequest, recipe: &Recipe, config: &AgentConfig) -> Result<Vec<String>, Failure> {
     let texts: Vec<String> = recipe.manifest.network.egress.iter().chain(&request.egress).cloned().collect();
-    let rules = Rules::parse(&texts).map_err(|e| Failure::invalid(format!("egress: {e}"), e.hint()))?;
+    let rules = Egress::parse(&texts).map_err(|e| Failure::invalid(format!("egress: {e}"), e.hint()))?;
     let beyond = limits(&config.outbound, Vec::new()).beyond(&rules);
     if !beyond.is_empty() {
         let entries: Vec<String> = beyond.into_iter().map(|(entry, why)| format!("{entry} ({why})")).collect();
@@ -310,6 +312,23 @@ pub(super) fn reach(network: NetworkMode, egress: &[String], config: &AgentConfi
                 .into()
         }
         (_, listed, _) => format!("egress: {}", listed.join(", ")),
+    }
+}
+
+/// How replicas are looked at, by what the manifest says.
+fn rules(health: &manifest::Health) -> Rules {
+    let plain = Rules::default();
+    let small = |value: Option<u64>, plain: u32| value.map_or(plain, |v| u32::try_from(v).unwrap_or(u32::MAX));
+    Rules {
+        every: small(health.every, plain.every),
+        slow_ms: small(health.slow, plain.slow_ms),
+        tool: health.tool.clone(),
+        remedy: match health.on_failure.as_deref() {
+            Some("replace") => Remedy::Replace,
+            Some("leave") => Remedy::Leave,
+            _ => Remedy::Restart,
+        },
+        target: health.availability.unwrap_or(plain.target),
     }
 }
 

@@ -16,9 +16,9 @@ use tokio_util::task::TaskTracker;
 
 use super::Deps;
 use super::slots::Done;
-use super::status;
 use crate::engine::{ContainerSpec, ContainerState, EngineError, Mount, Network, label};
 use crate::initlink::{Grant, Link, LinkError, Process, proxy_environment};
+use crate::sample;
 use crate::tail::Tail;
 use crate::upstream::quota::{Quota, START_CPUS};
 use crate::upstream::spare::Spare;
@@ -200,7 +200,7 @@ impl BringUp {
         };
         if !made && self.spec.transport == Transport::Stdio {
             let processes = upstream::adopt(&replica, &self.deps.tail).await?;
-            if let Some(bytes) = status::needed(pid).filter(|_| self.good && processes > 0) {
+            if let Some(bytes) = sample::needed(pid).filter(|_| self.good && processes > 0) {
                 self.measured(&replica, bytes / processes);
             }
         }
@@ -216,7 +216,7 @@ impl BringUp {
         if let Some(bytes) = self.deps.proven.memory(&self.spec.image) {
             replica.spare.measured(bytes);
         }
-        let options = GateOptions { timeout: limit, measure: &|| status::needed(pid), together: self.together() };
+        let options = GateOptions { timeout: limit, measure: &|| sample::needed(pid), together: self.together() };
         let handshake = upstream::gate(&replica, &self.deps.tail, &options).await?;
         if let Some(bytes) = replica.spare.memory() {
             self.measured(&replica, bytes);

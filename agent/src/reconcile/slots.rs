@@ -105,7 +105,6 @@ pub(super) struct Room {
     pub shared: Arc<Shared>,
     pub slots: HashMap<InstanceId, Slot>,
     pub memory: HashMap<DeploymentId, Memory>,
-    pub usage: status::Usage,
     orphans: HashSet<String>,
     stop: CancellationToken,
     done_tx: mpsc::Sender<Done>,
@@ -127,7 +126,6 @@ impl Room {
             shared,
             slots: HashMap::new(),
             memory: HashMap::new(),
-            usage: status::Usage::default(),
             orphans: HashSet::new(),
             stop,
             done_tx,
@@ -143,8 +141,7 @@ impl Room {
         let mut links = self.deps.links.changes();
         let mut drift = self.deps.drift.changes();
         let mut look = true;
-        let mut usage_tick = tokio::time::interval(status::USAGE_EVERY);
-        usage_tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut used = self.deps.sample.latest();
         loop {
             let round = Instant::now();
             let mut began = round;
@@ -178,7 +175,7 @@ impl Room {
                 Ok(()) = events.changed() => resync = true,
                 Ok(()) = links.changed() => resync = true,
                 Some(done) = self.done_rx.recv() => { resync = done.ends(); self.take(done).await; }
-                _ = usage_tick.tick() => self.usage.sample(&self.slots),
+                Ok(()) = used.changed() => {}
                 () = tokio::time::sleep(pause) => resync = true,
             }
             // one pass for everything that is already here
@@ -469,7 +466,6 @@ impl Room {
                 }
                 if self.deps.store.deployment(deployment).is_none() {
                     self.memory.remove(&deployment);
-                    self.usage.forget(deployment);
                 }
             }
             Done::Orphan { container } => {
@@ -708,6 +704,7 @@ impl Room {
 
     /// Statuses and routes for the rooms above.
     fn publish(&mut self) {
+        self.deps.sample.instances(status::running(&self.slots));
         let by_deployment = self.by_deployment();
         let changed = status::publish(self, &by_deployment);
         if changed {

@@ -2,7 +2,6 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use sigil_core::model::{Deployment, DeploymentId, InstanceId, Outcome, Run, State};
@@ -11,121 +10,21 @@ use sigil_core::plan::Phase;
 
 use super::slots::{Memory, Room, Slot};
 use super::{Condition, ReplicaStatus, Status};
+use crate::sample::Instance;
 
-/// CPU and memory are read this often.
-pub(super) const USAGE_EVERY: Duration = Duration::from_secs(10);
-
-/// CPU and memory of running instances, from their cgroup files.
-#[derive(Default)]
-pub(super) struct Usage {
-    last: HashMap<InstanceId, (Instant, u64)>,
-    now: HashMap<DeploymentId, (f64, u64)>,
-}
-
-impl Usage {
-    /// Reads all; a file that cannot be read counts nothing.
-    pub(super) fn sample(&mut self, slots: &HashMap<InstanceId, Slot>) {
-        let mut next = HashMap::new();
-        let mut sums: HashMap<DeploymentId, (f64, u64)> = HashMap::new();
-        for slot in slots.values() {
-            let Some(reading) = slot.pid.and_then(cgroup::read) else { continue };
-            let now = Instant::now();
-            let sum = sums.entry(slot.deployment).or_default();
-            if let Some((then, before)) = self.last.get(&slot.id) {
-                let micros = now.duration_since(*then).as_micros().max(1) as f64;
-                sum.0 += reading.cpu_micros.saturating_sub(*before) as f64 / micros * 100.0;
-            }
-            sum.1 += reading.memory;
-            next.insert(slot.id, (now, reading.cpu_micros));
-        }
-        self.last = next;
-        self.now = sums;
-    }
-
-    pub(super) fn forget(&mut self, deployment: DeploymentId) {
-        self.now.remove(&deployment);
-    }
-}
-
-/// What the container of this process needs of its memory and could not give back, bytes.
-pub(super) fn needed(pid: u32) -> Option<u64> {
-    cgroup::read(pid).map(|reading| reading.anonymous)
-}
-
-/// Resource use of one container, straight from cgroup files (v1 and v2).
-mod cgroup {
-    use std::fs;
-    use std::path::{Path, PathBuf};
-
-    pub(super) struct Reading {
-        pub cpu_micros: u64,
-        /// Without what the kernel would drop first.
-        pub memory: u64,
-        /// Of it what is no file's.
-        pub anonymous: u64,
-    }
-
-    pub(super) fn read(pid: u32) -> Option<Reading> {
-        let text = fs::read_to_string(format!("/proc/{pid}/cgroup")).ok()?;
-        from_tree(Path::new("/sys/fs/cgroup"), &text)
-    }
-
-    /// `text` is `/proc/PID/cgroup`, `root` the mount of the hierarchies.
-    pub(super) fn from_tree(root: &Path, text: &str) -> Option<Reading> {
-        let path_of = |controller: &str| -> Option<PathBuf> {
-            text.lines().find_map(|line| {
-                let mut parts = line.splitn(3, ':').skip(1);
-                let controllers = parts.next()?;
-                let path = parts.next()?.trim_start_matches('/');
-                controllers.split(',').any(|c| c == controller).then(|| root.join(controller).join(path))
-            })
-        };
-        let number = |path: PathBuf| fs::read_to_string(path).ok()?.trim().parse::<u64>().ok();
-        let field = |path: PathBuf, name: &str| {
-            fs::read_to_string(path).ok()?.lines().find_map(|l| l.strip_prefix(name)?.trim().parse::<u64>().ok())
-        };
-        if let (Some(memory), Some(cpu)) = (path_of("memory"), path_of("cpuacct")) {
-            let used = number(memory.join("memory.usage_in_bytes"))?;
-            let cache = field(memory.join("memory.stat"), "total_inactive_file ").unwrap_or(0);
-            let anonymous = field(memory.join("memory.stat"), "total_rss ").unwrap_or(used);
-            let nanos = number(cpu.join("cpuacct.usage"))?;
-            return Some(Reading { cpu_micros: nanos / 1000, memory: used.saturating_sub(cache), anonymous });
-        }
-        let path = text.lines().find_map(|l| l.strip_prefix("0::"))?.trim_start_matches('/');
-        let dir = root.join(path);
-        let used = number(dir.join("memory.current"))?;
-        let cache = field(dir.join("memory.stat"), "inactive_file ").unwrap_or(0);
-        let anonymous = field(dir.join("memory.stat"), "anon ").unwrap_or(used);
-        let cpu_micros = field(dir.join("cpu.stat"), "usage_usec ")?;
-        Some(Reading { cpu_micros, memory: used.saturating_sub(cache), anonymous })
-    }
-
-    #[cfg(test)]
-    mod tests {
-        use super::*;
-
-        #[test]
-        fn both_versions_are_read() {
-            let dir = tempfile::tempdir().unwrap();
-            let put = |path: &str, text: &str| {
-                let path = dir.path().join(path);
-                fs::create_dir_all(path.parent().unwrap()).unwrap();
-                fs::write(path, text).unwrap();
-            };
-            put("memory/docker/x/memory.usage_in_bytes", "5000\n");
-            put("memory/docker/x/memory.stat", "cache 7\ntotal_rss 2000\ntotal_rss_huge 9\ntotal_inactive_file 1000\n");
-            put("cpuacct/docker/x/cpuacct.usage", "9000000\n");
-            let v1 = "12:memory:/docker/x\n4:cpu,cpuacct:/docker/x\n0::/docker/x\n";
-            let reading = from_tree(dir.path(), v1).unwrap();
-            assert_eq!((reading.cpu_micros, reading.memory, reading.anonymous), (9000, 4000, 2000));
-
-            put("y/memory.current", "800\n");
-            put("y/memory.stat", "anon 100\nanon_thp 1\ninactive_file 300\n");
-            put("y/cpu.stat", "usage_usec 77\nuser_usec 1\n");
-            let reading = from_tree(dir.path(), "0::/y\n").unwrap();
-            assert_eq!((reading.cpu_micros, reading.memory, reading.anonymous), (77, 500, 100));
-        }
-    }
+/// What runs, for whoever measures it.
+pub(super) fn running(slots: &HashMap<InstanceId, Slot>) -> Vec<Instance> {
+    let one = |slot: &Slot| {
+        Some(Instance {
+            instance: slot.id,
+            deployment: slot.deployment,
+            release: slot.release,
+            container: slot.container.clone()?,
+            pid: slot.pid?,
+            ready: slot.phase == Phase::Ready,
+        })
+    };
+    slots.values().filter_map(one).collect()
 }
 
 /// Computes all statuses; true when one changed.
@@ -259,7 +158,7 @@ fn one(
     if let Some(drift) = drift {
         conditions.push(condition("ScanCurrent", drift.ok, drift.reason.clone()));
     }
-    let (cpu_percent, memory_bytes) = room.usage.now.get(&deployment.id).copied().unwrap_or_default();
+    let used = room.deps.sample.deployment(deployment.id).unwrap_or_default();
     Status {
         id: deployment.id,
         state,
@@ -276,8 +175,8 @@ fn one(
         changed_at: old.filter(|o| o.state == state).map_or(now, |o| o.changed_at),
         failure: memory.failure.clone(),
         last_output: memory.last_output.clone(),
-        cpu_percent,
-        memory_bytes,
+        cpu_percent: used.cpu_percent,
+        memory_bytes: used.memory_bytes,
     }
 }
 
@@ -297,6 +196,7 @@ fn replica(slot: &Slot, memory: &Memory) -> ReplicaStatus {
         release: slot.release,
         state: state.to_owned(),
         container: slot.container.clone().unwrap_or_default(),
+        pid: slot.pid,
         started_at: slot.started_at,
         restarts: slot.restarts,
         message: slot.message.clone(),

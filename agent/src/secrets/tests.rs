@@ -123,6 +123,7 @@ fn spec(secrets: Vec<SecretUse>) -> ReleaseSpec {
         sessions_max: None,
         request_timeout_ms: 1,
         start_timeout_ms: 1,
+        health: sigil_core::health::Rules::default(),
     }
 }
 

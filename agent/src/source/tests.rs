@@ -154,6 +154,9 @@ impl Engine for Images {
     async fn set_cpus(&self, _: &str, _: f64) -> engine::Result<()> {
         not_played()
     }
+    async fn stats(&self, _: &str) -> engine::Result<Option<sigil_core::cgroup::Reading>> {
+        not_played()
+    }
     async fn engine_log(
         &self,
         _: &str,

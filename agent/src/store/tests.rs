@@ -48,6 +48,7 @@ pub(crate) fn deployment(name: &str) -> Deployment {
         sessions_max: None,
         request_timeout_ms: 60_000,
         start_timeout_ms: 60_000,
+        health: sigil_core::health::Rules::default(),
         user: "65532:65532".into(),
     };
     Deployment {

@@ -284,6 +284,112 @@ async fn handshake(client: &mut impl Ask) -> Result<Handshake, Failure> {
     })
 }
 
+/// What a look at a server that serves finds.
+pub(crate) struct Looked {
+    /// Its tools, whatever their order: two numbers that are not equal are not of the same tools.
+    pub(crate) tools: u64,
+    /// It speaks the stateless era only.
+    pub(crate) modern: bool,
+    /// Why the tool that was asked for failed.
+    pub(crate) tool: Option<String>,
+}
+
+/// One look at a server over HTTP or legacy SSE that has passed its gate, in its own era. No process is started.
+pub(crate) async fn look(
+    endpoint: &Arc<Endpoint>,
+    modern: bool,
+    tool: Option<&str>,
+    timeout: Duration,
+) -> Result<Looked, UpstreamError> {
+    let outcome = match endpoint.spec.transport {
+        Transport::Http => {
+            let Carried { target, headers } = looks(&endpoint.spec);
+            let mut client = Http { endpoint, path: target, headers, session: None, version: None };
+            if let Some(tool) = tool.and_then(|tool| HeaderValue::try_from(tool).ok()).filter(|_| modern) {
+                client.headers.insert("mcp-name", tool);
+            }
+            let outcome = tokio::time::timeout(timeout, again(&mut client, modern, tool)).await;
+            client.end().await;
+            outcome
+        }
+        Transport::Sse | Transport::Stdio => {
+            let looking = async {
+                let conversation = converse(endpoint, "").await.map_err(Failure::NotYet)?;
+                again(&mut Talk { endpoint, conversation }, modern, tool).await
+            };
+            tokio::time::timeout(timeout, looking).await
+        }
+    };
+    match outcome {
+        Ok(Ok(looked)) => Ok(looked),
+        Ok(Err(Failure::NotYet(error) | Failure::NotMcp(error) | Failure::Final(error))) => Err(error),
+        Err(_) => Err(failed(format!("no answer within {}", ms(timeout)), "see `sigil logs` for where it hangs")),
+    }
+}
+
+async fn again(client: &mut impl Ask, modern: bool, tool: Option<&str>) -> Result<Looked, Failure> {
+    let (tools, modern) = if modern {
+        client.agreed(sigil_core::session::FIRST_MODERN);
+        match client.ask(2, "server/discover", &format!("{{\"_meta\":{MODERN_META}}}")).await? {
+            Reply::Result(_) => (all_tools(client, true, true).await?.0, true),
+            Reply::Error(error) => {
+                return Err(Failure::Final(failed(format!("server/discover failed: {}", short(&error)), "")));
+            }
+        }
+    } else {
+        let done = handshake(client).await?;
+        (done.tools, done.protocol_version.as_str() >= sigil_core::session::FIRST_MODERN)
+    };
+    let tool = match tool {
+        None => None,
+        Some(name) => {
+            let meta = if modern { format!(",\"_meta\":{MODERN_META}") } else { String::new() };
+            let params = format!("{{\"name\":{},\"arguments\":{{}}{meta}}}", jsonrpc::quote(name));
+            match client.ask(900, "tools/call", &params).await? {
+                Reply::Error(error) => Some(short(&error)),
+                Reply::Result(result) => {
+                    #[derive(Deserialize)]
+                    struct Called {
+                        #[serde(rename = "isError", default)]
+                        is_error: bool,
+                    }
+                    let called = serde_json::from_str::<Called>(result.get());
+                    called.map_or(true, |c| c.is_error).then(|| short(result.get()))
+                }
+            }
+        }
+    };
+    Ok(Looked { tools: digest(&tools), modern, tool })
+}
+
+/// Of a list of tools, whatever the order of it and of the members of each.
+fn digest(tools: &RawValue) -> u64 {
+    use std::hash::{DefaultHasher, Hash, Hasher};
+    let mut all: Vec<String> = serde_json::from_str::<Vec<serde_json::Value>>(tools.get())
+        .map(|tools| tools.iter().map(canonical).collect())
+        .unwrap_or_else(|_| vec![tools.get().to_owned()]);
+    all.sort();
+    let mut hasher = DefaultHasher::new();
+    all.hash(&mut hasher);
+    hasher.finish()
+}
+
+/// A value with the members of its objects in order.
+fn canonical(value: &serde_json::Value) -> String {
+    match value {
+        serde_json::Value::Object(map) => {
+            let mut members: Vec<String> =
+                map.iter().map(|(key, value)| format!("{}:{}", jsonrpc::quote(key), canonical(value))).collect();
+            members.sort();
+            format!("{{{}}}", members.join(","))
+        }
+        serde_json::Value::Array(items) => {
+            format!("[{}]", items.iter().map(canonical).collect::<Vec<_>>().join(","))
+        }
+        other => other.to_string(),
+    }
+}
+
 async fn all_tools(client: &mut impl Ask, modern: bool, says_tools: bool) -> Result<(Box<RawValue>, usize), Failure> {
     let broken = |what: String| Failure::Final(failed(what, "the server's tools/list must work before it can serve"));
     let mut pages: Vec<Box<RawValue>> = Vec::new();
@@ -529,6 +635,15 @@ impl Http<'_> {
         })
     }
 
+    /// The server should not keep a session for a health check; one that cannot end it answers 405.
+    async fn end(&mut self) {
+        let Some(session) = self.session.take() else { return };
+        let delete = http::request(self.endpoint, Method::DELETE, &self.path).header("mcp-session-id", session);
+        if let Ok(delete) = delete.body(http::empty()) {
+            drop(tokio::time::timeout(Duration::from_secs(2), http::send(self.endpoint, delete)).await);
+        }
+    }
+
     /// Its path without the configuration behind it, which may hold secrets.
     fn shown(&self) -> &str {
         self.path.split('?').next().unwrap_or_default()
@@ -616,13 +731,7 @@ async fn attempt_http(endpoint: &Arc<Endpoint>, left: Duration, timeout: Duratio
     let Carried { target, headers } = looks(&endpoint.spec);
     let mut client = Http { endpoint, path: target, headers, session: None, version: None };
     let outcome = tokio::time::timeout(left.max(Duration::from_millis(1)), handshake(&mut client)).await;
-    if let Some(session) = client.session.take() {
-        // the server should not keep a session for a health check; one that cannot end it answers 405
-        let delete = http::request(endpoint, Method::DELETE, &client.path).header("mcp-session-id", session);
-        if let Ok(delete) = delete.body(http::empty()) {
-            drop(tokio::time::timeout(Duration::from_secs(2), http::send(endpoint, delete)).await);
-        }
-    }
+    client.end().await;
     outcome.unwrap_or_else(|_| {
         Err(Failure::Final(failed(
             format!(

@@ -31,6 +31,11 @@ impl Cutter {
         Self { buffer: BytesMut::with_capacity(FIRST), scanned: 0, skipping: false, max }
     }
 
+    /// Whether nothing is left of what was read.
+    pub(super) fn is_empty(&self) -> bool {
+        self.buffer.is_empty()
+    }
+
     /// Where more bytes go, with room for some; to be called only when [`Self::next`] has no more.
     pub(super) fn room(&mut self) -> &mut BytesMut {
         self.buffer.reserve(ROOM);

@@ -176,6 +176,7 @@ pub(crate) fn spec(transport: Transport, port: u16, command: &[&str]) -> Release
         sessions_max: None,
         request_timeout_ms: 10_000,
         start_timeout_ms: 10_000,
+        health: sigil_core::health::Rules::default(),
     }
 }
 

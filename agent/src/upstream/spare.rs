@@ -5,6 +5,9 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+use super::lines::{Cut, Cutter};
 use super::{Conversation, Endpoint, Piped, SHARED_PREFIX, stdio};
 use crate::initlink::LinkError;
 
@@ -134,6 +137,29 @@ impl Spare {
         }
     }
 
+    /// Asks the waiting process whether it answers (`ping` is allowed before `initialize`). `None`: none waits. While it is
+    /// asked a session gets one of its own; one that does not answer is ended.
+    pub(crate) async fn ping(&self, endpoint: &Arc<Endpoint>, timeout: Duration) -> Option<Result<(), String>> {
+        let (key, mut piped) = self.remove(endpoint)?;
+        let asked = tokio::time::timeout(timeout, pong(endpoint, &mut piped)).await;
+        let outcome = match asked {
+            Ok(outcome) => outcome,
+            Err(_) => Err(format!("its waiting process did not answer a ping within {} s", timeout.as_secs())),
+        };
+        let kept = outcome.as_ref().is_ok_and(|whole| *whole) && {
+            let mut slot = self.slot();
+            let free = matches!(slot.place, Place::Empty);
+            if free {
+                slot.place = Place::Warm { key: key.clone(), piped };
+            }
+            free
+        };
+        if !kept {
+            endpoint.wire.close(&key, GRACE).await;
+        }
+        Some(outcome.map(drop))
+    }
+
     /// Puts another in the place of one that ended.
     pub(crate) fn tend(&self, endpoint: &Arc<Endpoint>) {
         let ended = match &self.slot().place {
@@ -168,5 +194,26 @@ impl Spare {
             }
         }
         Ok(count)
+    }
+}
+
+/// Sends a ping and reads until its answer. Answers whether nothing was read beyond it.
+async fn pong(endpoint: &Endpoint, piped: &mut Piped) -> Result<bool, String> {
+    const ID: &str = "sigil-ping";
+    let ping = format!("{{\"jsonrpc\":\"2.0\",\"id\":\"{ID}\",\"method\":\"ping\"}}\n");
+    piped.stdin.write_all(ping.as_bytes()).await.map_err(|e| format!("its waiting process takes no input: {e}"))?;
+    let mut cutter = Cutter::new(super::MAX_LINE);
+    loop {
+        match cutter.next() {
+            // an error is an answer, too: some servers want to be greeted first
+            Some(Cut::Line(line)) if line.windows(ID.len()).any(|w| w == ID.as_bytes()) => return Ok(cutter.is_empty()),
+            Some(Cut::Line(line)) => endpoint.stray(line).await,
+            Some(Cut::TooLong) => return Err("its waiting process printed a line without end".to_owned()),
+            None => match piped.stdout.read_buf(cutter.room()).await {
+                Ok(0) => return Err("its waiting process ended".to_owned()),
+                Ok(_) => {}
+                Err(error) => return Err(format!("its waiting process cannot be read: {error}")),
+            },
+        }
     }
 }

@@ -163,6 +163,8 @@ pub const KEYS: &[Key] = &[
     key("secrets.key_file", Kind::Path, RESTART),
     key("secrets.passphrase_file", Kind::Path, RESTART),
     key("audit.max_bytes", Kind::Bytes(1 << 20, 1 << 40), LIVE),
+    key("metrics.max_bytes", Kind::Bytes(16 << 20, 1 << 40), LIVE),
+    key("metrics.server_metrics", Kind::Bool, LIVE),
     key("outbound.proxy", Kind::Url, LIVE),
     key("outbound.no_proxy", Kind::Texts, LIVE),
     key("outbound.ports", Kind::Ports, LIVE),

@@ -6,10 +6,10 @@
 
 mod parts;
 
-use super::{Build, Health, Manifest, Network, Runtime, Scaling, Sessions, Volume, is_env_name};
+use super::{Build, Manifest, Network, Runtime, Scaling, Sessions, Volume, is_env_name};
 use crate::flaw::Flaw;
 use crate::node::{self, Node, Value, Walk};
-use parts::{duration, egress, resources, scaling, secret, tool, volume_node};
+use parts::{egress, health, resources, scaling, secret, tool, volume_node};
 
 const KEYS: &[&str] = &[
     "name",
@@ -219,9 +219,7 @@ fn manifest(walk: &mut Walk, root: &Node) -> Manifest {
     m.resources = get("resources").and_then(|n| resources(walk, n));
     m.scaling = get("scaling").and_then(|n| scaling(walk, n));
     if let Some(n) = get("health") {
-        let f = walk.fields(n, "health", &["startTimeout", "requestTimeout"]);
-        let mut time = |key: &str| f.get(key).and_then(|n| duration(walk, n, &format!("health.{key}")));
-        m.health = Health { start_timeout: time("startTimeout"), request_timeout: time("requestTimeout") };
+        m.health = health(walk, n);
     }
     if let Some(n) = get("network") {
         let f = walk.fields(n, "network", &["mode", "egress"]);
@@ -606,6 +604,11 @@ sessions: { max: 0 }
                 "scaling.sleep",
                 "health.startTimeout",
                 "health.requestTimeout",
+                "health.every",
+                "health.slow",
+                "health.tool",
+                "health.onFailure",
+                "health.availability",
                 "network.mode",
                 "network.egress",
                 "sessions.max",

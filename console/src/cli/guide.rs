@@ -39,6 +39,8 @@ const PAGES: &[Page] = &[
     page!("sources", "folders, git, npm, PyPI, images", false),
     page!("secrets", "how servers get theirs", false),
     page!("access", "users, teams, roles, keys, certificates", false),
+    page!("scaling", "policies, what was decided and why, trying one out", false),
+    page!("health", "what is asked of replicas, and what is done", false),
     page!("clients", "addresses, keys, clients that start a process", false),
     page!("scan", "the scanner, severities, waivers", false),
     page!("own-rules", "rules of your own for the scanner", false),

@@ -116,7 +116,8 @@ impl Set {
     }
 }
 
-fn read(path: &std::path::Path) -> Result<String, Failure> {
+/// A file's text; `-` is standard input.
+pub(super) fn read(path: &std::path::Path) -> Result<String, Failure> {
     if path.as_os_str() == "-" {
         let mut text = String::new();
         std::io::stdin().read_to_string(&mut text).map_err(|e| Failure::io("standard input", &e))?;

@@ -5,7 +5,7 @@ use super::fail::Outcome;
 use super::{Ctx, wait};
 use crate::link::Change;
 
-/// Set how many replicas run
+/// Set how many replicas run; a scaling policy may change it after its cool-down
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example:\n  sigil scale time 3\n  sigil scale time 0    # sleeps until it is called")]
 pub struct Args {

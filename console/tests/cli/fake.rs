@@ -41,6 +41,8 @@ pub struct State {
     pub session_config: HashMap<String, String>,
     /// Results of tools/call by tool name, byte for byte; a missing one never answers.
     pub results: HashMap<String, String>,
+    /// What is used.
+    pub top: v1::TopReply,
     /// Required `authorization`, when set.
     pub token: Option<String>,
 }
@@ -155,6 +157,7 @@ impl Fake {
             .add_service(v1::mcp_server::McpServer::new(self.clone()))
             .add_service(v1::secrets_server::SecretsServer::new(self.clone()))
             .add_service(v1::audit_server::AuditServer::new(self.clone()))
+            .add_service(v1::metrics_server::MetricsServer::new(self.clone()))
     }
 
     /// Listens on a unix socket until the runtime ends.
@@ -224,6 +227,17 @@ impl v1::agent_server::Agent for Fake {
             gateway: "http://127.0.0.1:7450".into(),
             ..Default::default()
         }))
+    }
+}
+
+#[tonic::async_trait]
+impl v1::metrics_server::Metrics for Fake {
+    async fn top(&self, request: Request<v1::TopRequest>) -> Result<Response<v1::TopReply>, Status> {
+        self.allowed(&request)?;
+        Ok(Response::new(self.with(|s| s.top.clone())))
+    }
+    async fn series(&self, _: Request<v1::SeriesRequest>) -> Result<Response<v1::SeriesReply>, Status> {
+        Err(Status::unimplemented("not played"))
     }
 }
 

@@ -21,6 +21,8 @@ async fn help_names_every_verb_and_each_has_an_example() {
         "stop",
         "start",
         "scale",
+        "scaling",
+        "health",
         "rollback",
         "rm",
         "tools",

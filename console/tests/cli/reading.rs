@@ -1,6 +1,7 @@
 //! Commands that read.
 
 use serde_json::json;
+use sigil_protocol::v1;
 
 use super::Home;
 use super::fake::{deployment, eventually, line};
@@ -179,4 +180,61 @@ async fn a_bill_is_a_table_for_people_and_itself_for_scripts() {
     let provenance = home.run(&["sbom", "time", "--provenance"]).await.exits(0).json();
     assert_eq!(provenance["subject"][0]["name"], "time");
     assert!(home.run(&["sbom", "tame"]).await.exits(3).err.contains("time"));
+}
+
+#[tokio::test]
+async fn top_is_a_table_that_fits_and_once_into_a_pipe() {
+    let home = Home::with_agent();
+    let replica = |instance: &str, paused: bool| v1::ReplicaUse {
+        instance: instance.into(),
+        ready: !paused,
+        paused,
+        cpu_percent: 12.5,
+        memory_bytes: 64 << 20,
+        memory_total_bytes: 80 << 20,
+        memory_limit_bytes: 256 << 20,
+        oom_kills: 2,
+        ..Default::default()
+    };
+    let used = |name: &str, cpu: f64, rpm: f64| v1::DeploymentUse {
+        name: name.into(),
+        state: "ready".into(),
+        ready: 1,
+        cpu_percent: cpu,
+        cpu_limit_percent: 50.0,
+        memory_bytes: 64 << 20,
+        rpm,
+        error_rate: 0.25,
+        received_per_second: 2048.0,
+        replicas: vec![replica(&format!("01{}", name.to_uppercase()), name == "asleep")],
+        ..Default::default()
+    };
+    let host = v1::HostUse {
+        cpus: 4,
+        cpu_percent: 25.0,
+        memory_bytes: 8 << 30,
+        pressure_cpu: Some(1.5),
+        ..Default::default()
+    };
+    home.fake.with(|s| {
+        s.top = v1::TopReply {
+            at: 1_700_000_000_000_000,
+            host: Some(host),
+            deployments: vec![used("asleep", 0.0, 90.0), used("busy", 12.5, 3.0)],
+        };
+    });
+    let once = home.run(&["top"]).await.exits(0);
+    assert!(once.out.starts_with("host   25% of 4 CPUs"), "{}", once.out);
+    assert!(once.out.contains("waiting for CPU 1.5%, memory -"), "{}", once.out);
+    let names = |out: &str| {
+        let rows = out.lines().skip_while(|l| !l.starts_with("NAME")).skip(1).take(2);
+        rows.map(|l| l.split_whitespace().next().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    assert_eq!(names(&once.out), ["busy", "asleep"], "the busiest first");
+    assert_eq!(names(&home.run(&["top", "--sort", "rpm"]).await.exits(0).out), ["asleep", "busy"]);
+    let wide = home.run(&["top", "-o", "wide"]).await.exits(0).out;
+    assert!(wide.contains("01ASLEEP") && wide.contains("paused"), "{wide}");
+    let json = home.run(&["top", "-o", "json"]).await.exits(0).json();
+    assert_eq!(json["deployments"][0]["replicas"][0]["oom_kills"], 2);
+    assert_eq!(json["host"]["pressure_memory_percent"], serde_json::Value::Null);
 }

@@ -32,11 +32,18 @@ struct Talk {
     tag: String,
     stateless: bool,
     calls: Mutex<u64>,
+    /// Calls that say so wait for each other.
+    turn: tokio::sync::Mutex<()>,
 }
 
 impl Talk {
     fn new(stateless: bool) -> Arc<Self> {
-        Arc::new(Self { tag: ulid::Ulid::generate().to_string(), stateless, calls: Mutex::new(0) })
+        Arc::new(Self {
+            tag: ulid::Ulid::generate().to_string(),
+            stateless,
+            calls: Mutex::default(),
+            turn: tokio::sync::Mutex::default(),
+        })
     }
 
     /// The messages that answer one, the last of them its result; none to a notification.
@@ -70,6 +77,8 @@ impl Talk {
                     said.push(json!({"jsonrpc": "2.0", "method": "notifications/progress",
                         "params": {"progressToken": token, "progress": 1, "message": call}}));
                 }
+                let alone = arguments["alone"] == true;
+                let _turn = if alone { Some(self.turn.lock().await) } else { None };
                 tokio::time::sleep(Duration::from_millis(arguments["ms"].as_u64().unwrap_or_default())).await;
                 let text = json!({"call": call, "tag": self.tag, "count": count}).to_string();
                 json!({"content": [{"type": "text", "text": text}]})

@@ -33,6 +33,7 @@ const CASES: &[(&str, Case)] = all![
     exits_are_told,
     stop_waits_and_then_kills,
     pause_and_thaw,
+    figures_are_told,
     output_is_read_back,
     others_are_left_alone,
     removal_is_repeatable,
@@ -315,6 +316,32 @@ async fn pause_and_thaw(lab: &dyn Lab) {
     let id = made(lab, "paused-gone", RUNS).await;
     engine.pause(&id).await.unwrap();
     engine.remove(&id).await.expect("a paused container is removed");
+}
+
+async fn figures_are_told(lab: &dyn Lab) {
+    let engine = lab.engine();
+    let id = made(lab, "figures", "i=0; while :; do i=$((i+1)); done").await;
+    let ContainerState::Running { pid, .. } = engine.inspect(&id).await.unwrap().state else { panic!() };
+    if lab.real() {
+        // the engine's figures lie between the kernel's before and after
+        let before = sigil_agent::sample::figures(pid, false).expect("the kernel's files are there");
+        let told = engine.stats(&id).await.unwrap().expect("it runs");
+        let after = sigil_agent::sample::figures(pid, false).unwrap();
+        let between = before.cpu_micros..=after.cpu_micros;
+        assert!(between.contains(&told.cpu_micros), "{before:?} {told:?} {after:?}");
+        assert_eq!(told.processes, after.processes);
+        let apart = told.memory.abs_diff(after.memory);
+        assert!(apart <= 256 << 10, "{told:?} {after:?}");
+    } else {
+        assert!(engine.stats(&id).await.unwrap().is_some());
+    }
+    let foreign = lab.foreign("figures-of-another").await;
+    assert!(engine.stats(&foreign).await.is_err(), "somebody else's container");
+    lab.remove_foreign(&foreign).await;
+    engine.stop(&id, 0).await.unwrap();
+    assert_eq!(engine.stats(&id).await.unwrap(), None, "it has ended");
+    engine.remove(&id).await.unwrap();
+    assert_eq!(engine.stats(&id).await.unwrap(), None, "it is gone");
 }
 
 async fn output_is_read_back(lab: &dyn Lab) {

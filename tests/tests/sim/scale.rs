@@ -55,6 +55,7 @@ fn deployment(number: usize, image: &str) -> Deployment {
         sessions_max: None,
         request_timeout_ms: 30_000,
         start_timeout_ms: 60_000,
+        health: sigil_core::health::Rules::default(),
     };
     Deployment {
         id: DeploymentId(ulid::Ulid::generate()),

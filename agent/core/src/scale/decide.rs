@@ -23,7 +23,7 @@ const CALM: f64 = 0.8;
 /// Steps kept for cool-downs; one is enough for a decision, the others are for showing.
 const STEPS: usize = 16;
 /// Wishes kept for the stabilisation window.
-const WISHES: usize = 4096;
+const WISHES: usize = 512;
 
 /// What a deployment did since the last evaluation.
 #[derive(Clone, Copy, Debug, PartialEq, Default, Serialize, Deserialize)]
@@ -171,10 +171,13 @@ impl Memory {
     /// Keeps what a decision wanted and did.
     pub fn note(&mut self, now: i64, decision: &Decision) {
         self.since.get_or_insert(now);
-        if self.wishes.len() >= WISHES {
-            self.wishes.pop_front();
+        // a wish counts until the next other one
+        if self.wishes.back().is_none_or(|(_, last)| *last != decision.wanted) {
+            if self.wishes.len() >= WISHES {
+                self.wishes.pop_front();
+            }
+            self.wishes.push_back((now, decision.wanted));
         }
-        self.wishes.push_back((now, decision.wanted));
         if decision.to != decision.from {
             self.push(Step { at: now, from: decision.from, to: decision.to });
         }
@@ -210,7 +213,6 @@ impl Memory {
         if self.since.unwrap_or(now) > from {
             return None;
         }
-        // a wish counts until the next one
         let older = self.wishes.iter().rev().find(|(at, _)| *at <= from).map(|(_, wanted)| *wanted);
         self.wishes.iter().filter(|(at, _)| *at > from).map(|(_, wanted)| *wanted).chain(older).max()
     }

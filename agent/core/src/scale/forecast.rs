@@ -200,6 +200,23 @@ pub fn trial(history: &History, policy: &Policy, capacity: f64, start_seconds: f
         let days = (last - first) / DAY;
         return Err(format!("{days} whole days of history, it takes {}", DAYS_LEAST + 1));
     }
+    let (ahead, reactive) = both(history, policy, capacity, start_seconds);
+    let missed = |s: &Simulated| s.short_seconds / 60.0;
+    let better =
+        ahead.short_seconds < reactive.short_seconds * BETTER && ahead.replica_hours <= reactive.replica_hours * DEARER;
+    let why = format!(
+        "on the last day it missed {:.0} replica minutes with {:.1} replica hours, reaction alone {:.0} with {:.1}",
+        missed(&ahead),
+        ahead.replica_hours,
+        missed(&reactive),
+        reactive.replica_hours
+    );
+    Ok(Trial { better, why })
+}
+
+/// The newest day of a history, with the forecast and without.
+fn both(history: &History, policy: &Policy, capacity: f64, start_seconds: f64) -> (Simulated, Simulated) {
+    let last = history.buckets.last_key_value().map_or(0, |(number, _)| *number);
     let begin = last - DAY;
     let trace: Vec<Point> = (begin..=last)
         .map(|number| Point {
@@ -217,18 +234,7 @@ pub fn trial(history: &History, policy: &Policy, capacity: f64, start_seconds: f
         replay.history = predictive.then_some((history, capacity));
         simulate(&replay, &trace)
     };
-    let (reactive, ahead) = (run(false), run(true));
-    let missed = |s: &Simulated| s.short_seconds / 60.0;
-    let better =
-        ahead.short_seconds < reactive.short_seconds * BETTER && ahead.replica_hours <= reactive.replica_hours * DEARER;
-    let why = format!(
-        "on the last day it missed {:.0} replica minutes with {:.1} replica hours, reaction alone {:.0} with {:.1}",
-        missed(&ahead),
-        ahead.replica_hours,
-        missed(&reactive),
-        reactive.replica_hours
-    );
-    Ok(Trial { better, why })
+    (run(true), run(false))
 }
 
 #[cfg(test)]
@@ -322,11 +328,57 @@ mod tests {
         let mut state = 7_u64;
         for number in 0..5 * DAY {
             state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-            let burst = (state >> 33) % 40 == 0;
+            let burst = (state >> 33).is_multiple_of(40);
             let requests = if burst { 220.0 } else { 20.0 };
             random.set(number, Bucket { requests, peak: requests, cores: 0.0 });
         }
         let lost = trial(&random, &policy, 50.0, 20.0).unwrap();
         assert!(!lost.better, "{}", lost.why);
+    }
+
+    /// The recorded month against both: looking ahead has to win where it is on.
+    #[test]
+    fn on_a_recorded_month_it_misses_less_than_reaction_alone_or_stays_off() {
+        let recorded: Vec<Bucket> = include_str!("traces/nasa-1995-07.csv")
+            .lines()
+            .filter_map(|row| {
+                let (mean, peak) = row.split_once(',')?;
+                Some(Bucket { requests: mean.parse().ok()?, peak: peak.parse().ok()?, cores: 0.0 })
+            })
+            .collect();
+        assert_eq!(recorded.len() as i64, 24 * DAY);
+        let policy = Policy::read(
+            "p",
+            "{preset: standard, min: 1, max: 20, requestsUp: 20, requestsDown: 8, downCooldown: 120, predictive: true}",
+            None,
+        )
+        .unwrap();
+        let (mut on, mut off, mut told) = (0, 0, Vec::new());
+        let (mut short, mut short_alone) = (0.0, 0.0);
+        for day in (8..24).step_by(3) {
+            let mut history = History::default();
+            for (number, bucket) in recorded.iter().enumerate().take((day * DAY) as usize) {
+                history.set(number as i64, *bucket);
+            }
+            // what yesterday says of it decides whether it is on today
+            let decided = trial(&history, &policy, 20.0, 30.0).unwrap();
+            if !decided.better {
+                off += 1;
+                continue;
+            }
+            on += 1;
+            for (number, bucket) in recorded.iter().enumerate().take(((day + 1) * DAY) as usize) {
+                history.set(number as i64, *bucket);
+            }
+            let (ahead, alone) = both(&history, &policy, 20.0, 30.0);
+            short += ahead.short_seconds;
+            short_alone += alone.short_seconds;
+            told.push(format!(
+                "day {day}: {:.0} s missed, alone {:.0} s; {:.1} and {:.1} replica hours",
+                ahead.short_seconds, alone.short_seconds, ahead.replica_hours, alone.replica_hours
+            ));
+        }
+        println!("on {on}, off {off}\n{}", told.join("\n"));
+        assert!(on == 0 || short < short_alone, "{short} {short_alone}\n{}", told.join("\n"));
     }
 }

@@ -169,7 +169,10 @@ struct Period {
     served: f64,
     lost: f64,
     busy: f64,
-    p95: f64,
+    /// Waiting by chance, milliseconds times calls.
+    chance: f64,
+    /// Longest time that the queue stood for, milliseconds.
+    behind: f64,
 }
 
 /// Replicas as they come and go.
@@ -220,22 +223,30 @@ impl Fleet {
         let lost = if self.ready > 0 { (self.queue - most).max(0.0) } else { 0.0 };
         self.queue -= lost;
         let busy = if capacity > 0.0 { (served / (capacity * dt)).min(1.0) } else { 0.0 };
-        // waiting in a queue of several servers (Sakasegawa), and what is queued before one
-        let servers = f64::from(self.ready.max(1));
+        // waiting for one of several workers (Sakasegawa), and what is queued before that
+        let each = server.capacity / 60.0;
+        let workers = f64::from(self.ready.max(1)) * (each * server.time_ms / 1e3).max(1.0);
+        let busy_for = (server.time_ms / 1e3).max(1.0 / each);
         let load = (rate / 60.0 / capacity.max(f64::MIN_POSITIVE)).min(BUSY);
-        let mean = load.powf((2.0 * (servers + 1.0)).sqrt() - 1.0) / (servers * (1.0 - load)) * 60.0 / server.capacity;
+        // callers come when they like, calls take about equally long: half of what it would be if those varied as much
+        let mean = load.powf((2.0 * (workers + 1.0)).sqrt() - 1.0) / (workers * (1.0 - load)) * busy_for / 2.0;
         let behind = if capacity > 0.0 { self.queue / capacity } else { PATIENCE };
-        let p95 = server.time_ms + (3.0 * mean + behind) * 1e3;
         period.seconds += dt;
         period.arrived += arrived;
         period.served += served;
         period.lost += lost;
         period.busy += busy * dt;
-        period.p95 = period.p95.max(if arrived > 0.0 { p95.min(PATIENCE * 1e3 + server.time_ms) } else { 0.0 });
+        // a queue that grew shows at its longest, chance on average
+        period.chance += 3.0 * mean * 1e3 * arrived;
+        period.behind = period.behind.max(if arrived > 0.0 { behind.min(PATIENCE) * 1e3 } else { 0.0 });
     }
 }
 
 impl Period {
+    fn p95(&self, server: &Server) -> f64 {
+        if self.arrived > 0.0 { server.time_ms + self.behind + self.chance / self.arrived } else { 0.0 }
+    }
+
     fn signals(&self, fleet: &Fleet, server: &Server) -> Signals {
         let ended = self.served + self.lost;
         let some = |value: f64| (ended > 0.0).then_some(value);
@@ -245,7 +256,7 @@ impl Period {
             memory: Some(0.0),
             requests: self.arrived / self.seconds.max(f64::MIN_POSITIVE) * 60.0,
             p50: some(server.time_ms),
-            p95: some(self.p95),
+            p95: some(self.p95(server)),
             errors: some(self.lost / ended * 100.0),
             // whole requests, cut
             in_flight: fleet.queue as u64,
@@ -309,11 +320,11 @@ pub fn simulate(replay: &Replay<'_>, trace: &[Point]) -> Simulated {
         let signals = period.signals(&fleet, server);
         out.requests += period.arrived;
         out.given_up += period.lost;
-        out.worst_p95 = out.worst_p95.max(period.p95);
-        if policy.response_time.is_some_and(|target| period.p95 > target as f64) {
+        let p95 = period.p95(server);
+        out.worst_p95 = out.worst_p95.max(p95);
+        if policy.response_time.is_some_and(|target| p95 > target as f64) {
             out.slow_seconds += period.seconds;
         }
-        let p95 = period.p95;
         period = Period::default();
         if !asleep {
             let basis = Basis {

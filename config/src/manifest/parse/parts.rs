@@ -4,8 +4,8 @@ use super::{mount_path, schema, volume, volume_name};
 use crate::egress::Rule;
 use crate::flaw::Flaw;
 use crate::manifest::{
-    InjectAs, Limits, PRESETS, Resources, Scaling, ScalingPolicy, ScalingWeights, Secret, SecretKind, TIERS, Tool,
-    Volume, is_env_name,
+    Health, InjectAs, Limits, PRESETS, Resources, Scaling, ScalingPolicy, ScalingWeights, Secret, SecretKind, TIERS,
+    Tool, Volume, is_env_name,
 };
 use crate::node::{Node, Value, Walk};
 use crate::size;
@@ -246,7 +246,7 @@ pub(super) fn scaling(walk: &mut Walk, node: &Node) -> Option<Scaling> {
     );
     let single = policy.mode.as_deref() == Some("single");
     against("weights", single, "scaling.weights count with mode: weighted only".into());
-    matches!(node.value, Value::Map(_)).then_some(Scaling::Policy(policy))
+    matches!(node.value, Value::Map(_)).then_some(Scaling::Policy(Box::new(policy)))
 }
 
 /// The node without fields that are called otherwise here; each is a flaw that names the word to write.
@@ -329,6 +329,21 @@ fn span(walk: &mut Walk, node: &Node, what: &str, least: u64, most: u64) -> Opti
         walk.flaw_hint(node, format!("{what} cannot be '{}'", node.raw), hint);
     }
     seconds
+}
+
+pub(super) fn health(walk: &mut Walk, node: &Node) -> Health {
+    let known = ["startTimeout", "requestTimeout", "every", "slow", "tool", "onFailure", "availability"];
+    let f = walk.fields(node, "health", &known);
+    let time = |walk: &mut Walk, key: &str| f.get(key).and_then(|n| duration(walk, n, &format!("health.{key}")));
+    Health {
+        start_timeout: time(walk, "startTimeout"),
+        request_timeout: time(walk, "requestTimeout"),
+        every: time(walk, "every"),
+        slow: f.get("slow").and_then(|n| millis(walk, n, "health.slow")),
+        tool: f.get("tool").and_then(|n| walk.text(n, "health.tool", false)),
+        on_failure: f.get("onFailure").and_then(|n| walk.word(n, "health.onFailure", &["restart", "replace", "leave"])),
+        availability: f.get("availability").and_then(|n| number(walk, n, "health.availability", 0.0, 100.0)),
+    }
 }
 
 pub(super) fn duration(walk: &mut Walk, node: &Node, what: &str) -> Option<u64> {

@@ -14,7 +14,9 @@ mod logs;
 mod machine;
 mod mcp;
 mod report;
+mod scale;
 mod soak;
+mod stats;
 mod streams;
 mod tail;
 
@@ -31,7 +33,7 @@ pub const ROUNDS: usize = 5;
 /// A section's name, what it measures, and its code.
 type Part = (&'static str, &'static str, fn(&Options, &mut Section) -> anyhow::Result<()>);
 
-const PARTS: [Part; 9] = [
+const PARTS: [Part; 11] = [
     ("build", "sizes of the binaries as shipped; with --cold a build from nothing", build::run),
     ("deploy", "source to first answered tool call, beside docker build + docker run", deploy::run),
     ("idle", "an agent with 20 deployments and nothing to do", idle::run),
@@ -39,7 +41,9 @@ const PARTS: [Part; 9] = [
     ("logs", "lines to disk and to a reader; 64 MB/s with a reader that stalls", logs::run),
     ("gateway", "echo calls through the gateway, beside direct and nginx", gateway::run),
     ("streams", "10,000 idle event streams through the gateway, beside nginx", streams::run),
+    ("stats", "CPU, memory and network of 50 containers, beside the engine's figures", stats::run),
     ("soak", "1,000 clients while replicas are killed and releases rolled (--minutes)", soak::run),
+    ("scale", "step, spike, ramp, sine and noise on real replicas, beside the simulator", scale::run),
     ("bridge", "echo calls to a stdio server, beside supergateway and mcp-proxy", bridge::run),
 ];
 

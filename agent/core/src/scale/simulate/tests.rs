@@ -6,7 +6,7 @@ fn policy(text: &str) -> Policy {
     Policy::read("policy.yaml", text, None).unwrap()
 }
 
-const SERVER: Server = Server { capacity: 120.0, time_ms: 20.0, start_seconds: 2.0 };
+const SERVER: Server = Server { capacity: 3000.0, time_ms: 20.0, start_seconds: 2.0 };
 
 /// `shape` at each second.
 fn trace(seconds: u32, shape: impl Fn(f64) -> f64) -> Vec<Point> {
@@ -18,7 +18,7 @@ fn a_step_is_met_within_two_evaluations_and_left_after_it() {
     let p = policy(
         "{preset: standard, max: 10, evaluateEvery: 5, upCooldown: 5, downCooldown: 30, stabilisation: 10, responseTime: 200}",
     );
-    let step = trace(480, |at| if (60.0..180.0).contains(&at) { 360.0 } else { 30.0 });
+    let step = trace(480, |at| if (60.0..180.0).contains(&at) { 9000.0 } else { 750.0 });
     let ran = simulate(&Replay::new(&p, SERVER), &step);
     assert_eq!(ran.steps[0].1, 1);
     assert!(ran.steps[0].0 <= 70.0 && ran.most_replicas >= 4, "{:?}", ran.steps);
@@ -29,15 +29,15 @@ fn a_step_is_met_within_two_evaluations_and_left_after_it() {
     assert!(ran.given_up == 0.0 && ran.worst_p95 > 200.0 && ran.slow_seconds > 0.0);
     // 120 s of three replicas at least, and the rest of one
     assert!(ran.replica_hours > 0.2 && ran.replica_hours < 0.6, "{}", ran.replica_hours);
-    assert!((ran.requests - (120.0 * 6.0 + 360.0 * 0.5)).abs() < 2.0, "{}", ran.requests);
+    assert!((ran.requests - (120.0 * 150.0 + 360.0 * 12.5)).abs() < 20.0, "{}", ran.requests);
 }
 
 #[test]
 fn too_few_replicas_queue_and_give_up() {
     let p = policy("{preset: standard, max: 1}");
-    let ran = simulate(&Replay::new(&p, SERVER), &trace(600, |_| 240.0));
-    assert!((ran.most_queued - 60.0).abs() < 5.0, "30 s of work wait at most: {}", ran.most_queued);
-    assert!(ran.given_up > 1000.0 && ran.most_replicas == 1);
+    let ran = simulate(&Replay::new(&p, SERVER), &trace(600, |_| 6000.0));
+    assert!((ran.most_queued - 1500.0).abs() < 60.0, "30 s of work wait at most: {}", ran.most_queued);
+    assert!(ran.given_up > 20_000.0 && ran.most_replicas == 1);
 }
 
 #[test]
