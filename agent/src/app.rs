@@ -32,6 +32,7 @@ use crate::source::Sources;
 use crate::store::{OpenReport, Store};
 use crate::tail::{GapSource, Tail};
 use crate::upstream::RouteTable;
+use crate::usage::{self, Usage};
 
 /// Lines read back from the engine's log for one gap.
 const GAP_LINES: usize = 1_000_000;
@@ -44,6 +45,7 @@ pub struct App {
     tail: Tail,
     reconcile: Reconcile,
     sample: Sample,
+    usage: Usage,
     operate: Operate,
     gateway: Gateway,
     api: ApiHandle,
@@ -186,6 +188,20 @@ impl App {
             links: links.clone(),
             sample: sample.clone(),
         });
+        let usage = Usage::spawn(
+            usage::Deps {
+                store: store.clone(),
+                sample: sample.clone(),
+                engine: engine.clone(),
+                config: config.clone(),
+            },
+            data_dir,
+            stops.loops.clone(),
+        )
+        .context("usage cannot be counted")?;
+        let counted = gateway.clone();
+        usage.tell_counted(move || counted.counted());
+        gateway.tell_quotas(usage.verdicts());
         let operate = Operate::spawn(
             operate::Deps {
                 store: store.clone(),
@@ -205,7 +221,7 @@ impl App {
             stops.loops.clone(),
         )
         .context("operations cannot be kept")?;
-        let measures = sample.clone();
+        let (measures, counts) = (sample.clone(), usage.clone());
         let api = api::spawn(
             ApiDeps {
                 data_dir: data_dir.to_owned(),
@@ -219,6 +235,7 @@ impl App {
                 secrets,
                 links: links.clone(),
                 sample,
+                usage,
                 engine,
                 engine_host,
                 config: config.clone(),
@@ -234,7 +251,7 @@ impl App {
             links.set_agent_ports(vec![gateway.address().port(), address.port()]);
         }
         follow_config(tail.clone(), links, audit.clone(), config, stops.loops.clone());
-        Ok(Self { stops, store, tail, reconcile, sample: measures, operate, gateway, api, audit })
+        Ok(Self { stops, store, tail, reconcile, sample: measures, usage: counts, operate, gateway, api, audit })
     }
 
     /// Where the gateway listens.
@@ -265,6 +282,7 @@ impl App {
         for (name, ended) in [
             ("operations", self.operate.closed(left() / 2).await),
             ("the reconciler", self.reconcile.closed(left() / 2).await),
+            ("what counts use", self.usage.closed(left() / 2).await),
             ("what measures", self.sample.closed(left() / 2).await),
         ] {
             if !ended {

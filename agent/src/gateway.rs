@@ -69,6 +69,7 @@ use crate::inspect::ChangedTool;
 use crate::tail::Tail;
 use crate::telemetry::Telemetry;
 use crate::upstream::{RouteTable, SHARED_PREFIX, spare};
+use crate::usage::Verdicts;
 use crate::web;
 use bridge::Session;
 use error::Refusal;
@@ -137,6 +138,8 @@ pub(crate) struct Shared {
     /// Whoever shows nothing where nothing is asked for.
     pub(crate) anonymous: Arc<caller::Caller>,
     status: OnceLock<Arc<dyn StatusDebug>>,
+    /// Who is beyond a quota.
+    pub(crate) quotas: OnceLock<watch::Receiver<Arc<Verdicts>>>,
 }
 
 /// [`web::Status`] that a `Debug` struct can hold.
@@ -281,6 +284,7 @@ impl Gateway {
             oauth,
             anonymous: Arc::new(anonymous),
             status: OnceLock::new(),
+            quotas: OnceLock::new(),
         });
         shared.tasks.spawn_on(listen::accept(shared.clone(), listener, acceptor), front);
         if let Some(shown) = shown {
@@ -350,6 +354,17 @@ impl Gateway {
     pub fn traffic(&self) -> Vec<(DeploymentId, web::Traffic)> {
         let table = self.shared.table.borrow().clone();
         table.routes.values().map(|entry| (entry.id, entry.traffic())).collect()
+    }
+
+    /// Who used what since the agent's start, for the books.
+    pub fn counted(&self) -> Vec<web::Counted> {
+        let table = self.shared.table.borrow().clone();
+        table.routes.values().map(|entry| entry.recorder.counted(entry.id)).collect()
+    }
+
+    /// Tells who is beyond a quota; until then nobody is. Only the first call counts.
+    pub fn tell_quotas(&self, verdicts: watch::Receiver<Arc<Verdicts>>) {
+        self.shared.quotas.set(verdicts).ok();
     }
 
     /// Requests that an instance has not answered wholly (what a drain waits for). Idle event streams are not requests.

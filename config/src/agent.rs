@@ -54,6 +54,10 @@ pub struct AgentConfig {
     pub audit: AuditConfig,
     /// What is measured, and how much of it is kept.
     pub metrics: MetricsConfig,
+    /// What use costs.
+    pub cost: CostConfig,
+    /// What becomes of deployments that use up their tier's quota.
+    pub quota: QuotaConfig,
     /// How containers reach the world.
     pub outbound: OutboundConfig,
     /// Traces of requests, for a collector.
@@ -398,6 +402,54 @@ pub struct MetricsConfig {
 impl Default for MetricsConfig {
     fn default() -> Self {
         Self { max_bytes: 512 << 20, server_metrics: true }
+    }
+}
+
+/// What use costs, in whatever currency the owner counts in.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct CostConfig {
+    /// What the figures are called (`EUR`); empty: nothing. Live.
+    pub currency: String,
+    /// A deployment, a month. Live.
+    pub deployment_month: f64,
+    /// Ten thousand requests. Live.
+    pub requests_10k: f64,
+    /// An hour of CPU time. Live.
+    pub cpu_hour: f64,
+    /// A GB (10^9 bytes) of memory, an hour. Live.
+    pub memory_gb_hour: f64,
+    /// A GB that leaves, for the world or for clients. Live.
+    pub egress_gb: f64,
+    /// A GB of disk, a month. Live.
+    pub storage_gb_month: f64,
+}
+
+impl Default for CostConfig {
+    fn default() -> Self {
+        Self {
+            currency: String::new(),
+            deployment_month: 5.0,
+            requests_10k: 0.5,
+            cpu_hour: 0.02,
+            memory_gb_hour: 0.01,
+            egress_gb: 0.1,
+            storage_gb_month: 0.3,
+        }
+    }
+}
+
+/// What becomes of deployments that use up their tier's quota of requests or egress a month.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct QuotaConfig {
+    /// `warn`, `throttle` (six requests a minute) or `stop` (requests are refused until the month is over). Live.
+    pub action: String,
+}
+
+impl Default for QuotaConfig {
+    fn default() -> Self {
+        Self { action: "warn".into() }
     }
 }
 

@@ -3,6 +3,7 @@
 pub mod answers;
 pub mod audit;
 pub mod cgroup;
+pub mod cost;
 pub mod egress;
 pub mod exposition;
 pub mod gate;

@@ -101,6 +101,17 @@ pub(super) async fn house_with(configure: impl FnOnce(&Path, &mut AgentConfig)) 
         },
         stop.clone(),
     );
+    let usage = crate::usage::Usage::spawn(
+        crate::usage::Deps {
+            store: store.clone(),
+            sample: sample.clone(),
+            engine: engine.clone(),
+            config: config.clone(),
+        },
+        dir.path(),
+        stop.clone(),
+    )
+    .unwrap();
     let operate = Operate::spawn(
         operate::Deps {
             store: store.clone(),
@@ -135,6 +146,7 @@ pub(super) async fn house_with(configure: impl FnOnce(&Path, &mut AgentConfig)) 
         secrets,
         links,
         sample,
+        usage,
         engine,
         engine_host: "fake".into(),
         config,

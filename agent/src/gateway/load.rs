@@ -5,13 +5,15 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Acquire, Ord
 use std::time::{Duration, Instant};
 
 use sigil_core::jsonrpc::{self, Head, Params};
+use sigil_core::model::DeploymentId;
 
+use super::caller::ANONYMOUS;
 use super::caller::Caller;
-use super::count::{self, KeyLoad, Load, Names};
+use super::count::{self, KeyLoad, Load, Names, UserLoad};
 use super::tap::Tap;
 use super::trace::{Trace, Upstream};
 use crate::telemetry::Began;
-use crate::web::ToolTraffic;
+use crate::web::{Count, Counted, ToolTraffic};
 
 /// Seconds of one slot, and how many slots make the minute.
 const SLOT: u64 = 5;
@@ -131,6 +133,7 @@ pub(crate) struct Recorder {
     pub(crate) bytes: count::Bytes,
     pub(crate) cached: count::Cached,
     tools: Names<Load>,
+    users: Names<UserLoad>,
     /// Who looks at its messages.
     pub(crate) tap: Tap,
 }
@@ -144,6 +147,7 @@ impl Default for Recorder {
             bytes: count::Bytes::default(),
             cached: count::Cached::default(),
             tools: Names::default(),
+            users: Names::default(),
             tap: Tap::default(),
         }
     }
@@ -158,6 +162,31 @@ impl Recorder {
         self.tools.all().into_iter().map(|(tool, load)| ToolTraffic { tool, latency: load.latency() }).collect()
     }
 
+    /// Where a caller's calls are counted.
+    fn user(&self, caller: &Caller) -> Arc<UserLoad> {
+        self.users.of(caller.user.as_deref().unwrap_or(ANONYMOUS))
+    }
+
+    /// Who used it, for the books.
+    pub(crate) fn counted(&self, deployment: DeploymentId) -> Counted {
+        let latency = self.load.latency();
+        let sent = self.bytes.to_clients.load(Relaxed);
+        let tool = |(name, load): (String, Arc<Load>)| {
+            let latency = load.latency();
+            (name, Count { requests: latency.calls(), errors: latency.errors, sent: 0 })
+        };
+        let user = |(name, load): (String, Arc<UserLoad>)| {
+            let UserLoad { calls, errors, sent } = &*load;
+            (name, Count { requests: calls.load(Relaxed), errors: errors.load(Relaxed), sent: sent.load(Relaxed) })
+        };
+        Counted {
+            deployment,
+            whole: Count { requests: latency.calls(), errors: latency.errors, sent },
+            users: self.users.all().into_iter().map(user).collect(),
+            tools: self.tools.all().into_iter().map(tool).collect(),
+        }
+    }
+
     fn add(&self, took: Duration, error: bool) {
         self.load.add(took, error);
         self.window.add(self.start.elapsed().as_secs(), took.as_secs_f64() * 1e3, error);
@@ -169,11 +198,12 @@ impl Recorder {
 pub(crate) struct Flow {
     recorder: Arc<Recorder>,
     key: Option<Arc<KeyLoad>>,
+    user: Arc<UserLoad>,
 }
 
 impl Flow {
     pub(crate) fn new(recorder: &Arc<Recorder>, caller: &Caller) -> Self {
-        Self { recorder: recorder.clone(), key: caller.load.clone() }
+        Self { recorder: recorder.clone(), key: caller.load.clone(), user: recorder.user(caller) }
     }
 
     pub(crate) fn received(&self, bytes: usize) {
@@ -186,6 +216,7 @@ impl Flow {
         for counted in self.key.iter().map(|key| &key.bytes).chain([&self.recorder.bytes]) {
             counted.to_clients.fetch_add(bytes as u64, Relaxed);
         }
+        self.user.sent.fetch_add(bytes as u64, Relaxed);
     }
 }
 
@@ -263,6 +294,7 @@ pub(crate) struct Call {
     stats: Arc<Stats>,
     recorder: Arc<Recorder>,
     key: Option<Arc<KeyLoad>>,
+    user: Arc<UserLoad>,
     start: Instant,
     error: bool,
     tool: Option<Tool>,
@@ -278,8 +310,9 @@ impl Call {
         if let Some(key) = &key {
             key.in_flight.fetch_add(1, Relaxed);
         }
+        let user = recorder.user(caller);
         let (stats, recorder) = (stats.clone(), recorder.clone());
-        Self { stats, recorder, key, start: Instant::now(), error: false, tool: None, trace: None, whole: None }
+        Self { stats, recorder, key, user, start: Instant::now(), error: false, tool: None, trace: None, whole: None }
     }
 
     /// Counts it as a call of the tool that it calls, if it does.
@@ -341,6 +374,10 @@ impl Drop for Call {
             if self.error {
                 key.errors.fetch_add(1, Relaxed);
             }
+        }
+        self.user.calls.fetch_add(1, Relaxed);
+        if self.error {
+            self.user.errors.fetch_add(1, Relaxed);
         }
         match &self.tool {
             None => {}

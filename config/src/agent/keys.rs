@@ -35,6 +35,8 @@ pub enum Kind {
     Cores(f64, f64),
     /// A number from 0 to 1.
     Share,
+    /// Money: a number from 0 on.
+    Rate,
     /// `true` or `false`.
     Bool,
     /// A list of texts.
@@ -164,6 +166,14 @@ pub const KEYS: &[Key] = &[
     key("audit.max_bytes", Kind::Bytes(1 << 20, 1 << 40), LIVE),
     key("metrics.max_bytes", Kind::Bytes(16 << 20, 1 << 40), LIVE),
     key("metrics.server_metrics", Kind::Bool, LIVE),
+    key("cost.currency", Kind::Text, LIVE),
+    key("cost.deployment_month", Kind::Rate, LIVE),
+    key("cost.requests_10k", Kind::Rate, LIVE),
+    key("cost.cpu_hour", Kind::Rate, LIVE),
+    key("cost.memory_gb_hour", Kind::Rate, LIVE),
+    key("cost.egress_gb", Kind::Rate, LIVE),
+    key("cost.storage_gb_month", Kind::Rate, LIVE),
+    key("quota.action", Kind::Word(&["warn", "throttle", "stop"]), LIVE),
     key("outbound.proxy", Kind::Url, LIVE),
     key("outbound.no_proxy", Kind::Texts, LIVE),
     key("outbound.ports", Kind::Ports, LIVE),

@@ -40,6 +40,7 @@ const PAGES: &[Page] = &[
     page!("secrets", "how servers get theirs", false),
     page!("access", "users, teams, roles, keys, certificates", false),
     page!("clients", "addresses, keys, clients that start a process", false),
+    page!("usage", "what is used, what it costs, quotas, budgets", false),
     page!("scan", "the scanner, severities, waivers", false),
     page!("own-rules", "rules of your own for the scanner", false),
     page!("injection", "commands, arguments, code, templates, queries", true),
