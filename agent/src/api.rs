@@ -37,6 +37,7 @@ mod tests_rights;
 #[cfg(test)]
 mod tests_secrets;
 pub mod tls;
+mod usage;
 mod users;
 mod waivers;
 
@@ -71,6 +72,7 @@ use crate::secrets::Secrets;
 use crate::source::Sources;
 use crate::store::Store;
 use crate::tail::Tail;
+use crate::usage::Usage;
 
 /// Largest message taken, in bytes; uploads come in chunks below it.
 const DECODE_MAX: usize = 1 << 20;
@@ -139,6 +141,8 @@ pub struct ApiDeps {
     pub links: InitLinks,
     /// What is used.
     pub sample: Sample,
+    /// What was used.
+    pub usage: Usage,
     /// For `Info`.
     pub engine: Arc<dyn Engine>,
     /// Where the engine is, for `Info`.
@@ -227,6 +231,12 @@ pub async fn spawn(deps: ApiDeps, stop: CancellationToken) -> Result<ApiHandle, 
         config: deps.config.clone(),
     };
     let reconcile = deps.reconcile.clone();
+    let usage = usage::UsageService {
+        store: deps.store.clone(),
+        usage: deps.usage,
+        sample: deps.sample.clone(),
+        config: deps.config.clone(),
+    };
     let metrics = metrics::MetricsService {
         store: deps.store.clone(),
         sample: deps.sample,
@@ -310,6 +320,7 @@ pub async fn spawn(deps: ApiDeps, stop: CancellationToken) -> Result<ApiHandle, 
         .add_service(v1::pins_server::PinsServer::new(pins).max_decoding_message_size(DECODE_MAX))
         .add_service(v1::taps_server::TapsServer::new(taps).max_decoding_message_size(DECODE_MAX))
         .add_service(v1::metrics_server::MetricsServer::new(metrics).max_decoding_message_size(DECODE_MAX))
+        .add_service(v1::usage_server::UsageServer::new(usage).max_decoding_message_size(DECODE_MAX))
         .add_service(v1::audit_server::AuditServer::new(audit).max_decoding_message_size(DECODE_MAX));
     Ok(serve(routes, listeners, rules::Guard::new(deps.access, deps.audit), tasks, stop))
 }

@@ -34,6 +34,7 @@ use crate::source::Sources;
 use crate::store::{OpenReport, Store};
 use crate::tail::{GapSource, Tail};
 use crate::upstream::RouteTable;
+use crate::usage::{self, Usage};
 
 /// Lines read back from the engine's log for one gap.
 const GAP_LINES: usize = 1_000_000;
@@ -46,6 +47,7 @@ pub struct App {
     tail: Tail,
     reconcile: Reconcile,
     sample: Sample,
+    usage: Usage,
     operate: Operate,
     autoscale: Autoscale,
     probe: Probe,
@@ -75,7 +77,8 @@ impl App {
         let engine = reload.config().borrow().engine.clone();
         let docker = Docker::connect(&engine, store.agent_id())?.files(data_dir);
         let host = docker.host();
-        Self::wire(data_dir, reload, front, Arc::new(docker), host, store, report).await
+        let state = (store, report);
+        Self::wire(data_dir, reload, front, Arc::new(docker), host, state, true).await
     }
 
     /// The same on an engine that is there already (a simulated one): it must serve the agent id of `data_dir`.
@@ -89,7 +92,8 @@ impl App {
         engine_host: String,
     ) -> anyhow::Result<Self> {
         let (store, report) = Store::open(data_dir)?;
-        Self::wire(data_dir, reload, &Handle::current(), engine, engine_host, store, report).await
+        let state = (store, report);
+        Self::wire(data_dir, reload, &Handle::current(), engine, engine_host, state, false).await
     }
 
     async fn wire(
@@ -98,8 +102,8 @@ impl App {
         front: &Handle,
         engine: Arc<dyn Engine>,
         engine_host: String,
-        store: Store,
-        report: OpenReport,
+        (store, report): (Store, OpenReport),
+        own_host: bool,
     ) -> anyhow::Result<Self> {
         let stops = Stops::default();
         let config = reload.config();
@@ -167,9 +171,8 @@ impl App {
             },
             stops.loops.clone(),
         );
-        let traffic = gateway.clone();
-        sample.tell_traffic(move || traffic.traffic());
-        let (load, reach, limits) = (gateway.clone(), gateway.clone(), config.clone());
+        sample.tell_traffic(gateway.traffic());
+        let (load, reach, sessions) = (gateway.clone(), gateway.clone(), gateway.clone());
         let reconcile = Reconcile::spawn(
             reconcile::Deps {
                 store: store.clone(),
@@ -183,7 +186,9 @@ impl App {
                 sample: sample.clone(),
                 in_flight: Arc::new(move |instance| load.in_flight(instance)),
                 reachable: Arc::new(move |deployment, instance| reach.reaches(deployment, instance)),
-                allow_bridge: Arc::new(move || limits.borrow().limits.allow_bridge),
+                sessions: Arc::new(move |deployment| sessions.held(deployment)),
+                own_host,
+                config: config.clone(),
                 agent,
                 routes,
                 proven: reconcile::Proven::default(),
@@ -196,6 +201,20 @@ impl App {
             links: links.clone(),
             sample: sample.clone(),
         });
+        let usage = Usage::spawn(
+            usage::Deps {
+                store: store.clone(),
+                sample: sample.clone(),
+                engine: engine.clone(),
+                config: config.clone(),
+            },
+            data_dir,
+            stops.loops.clone(),
+        )
+        .context("usage cannot be counted")?;
+        let counted = gateway.clone();
+        usage.tell_counted(move || counted.counted());
+        gateway.tell_quotas(usage.verdicts());
         let operate = Operate::spawn(
             operate::Deps {
                 store: store.clone(),
@@ -225,7 +244,7 @@ impl App {
                 data_dir: data_dir.to_owned(),
                 asleep: Arc::new(move |id| sleepers.status(id).is_none_or(|s| s.state == State::Sleeping)),
                 container: Arc::new(move |id, instance| containers.container(id, instance)),
-                counted: Arc::new(move || traffic.counted()),
+                counted: Arc::new(move || traffic.outcomes()),
             },
             stops.loops.clone(),
         );
@@ -236,12 +255,11 @@ impl App {
                 audit: audit.clone(),
                 data_dir: data_dir.to_owned(),
                 seen: seen(reconcile.clone(), sample.clone(), gateway.clone()),
-                // the owner's rates come with usage
-                price: Arc::new(|_| None),
+                price: price(config.clone()),
             },
             stops.loops.clone(),
         );
-        let measures = sample.clone();
+        let (measures, counts) = (sample.clone(), usage.clone());
         let api = api::spawn(
             ApiDeps {
                 data_dir: data_dir.to_owned(),
@@ -255,6 +273,7 @@ impl App {
                 secrets,
                 links: links.clone(),
                 sample,
+                usage,
                 engine,
                 engine_host,
                 config: config.clone(),
@@ -272,7 +291,20 @@ impl App {
             links.set_agent_ports(vec![gateway.address().port(), address.port()]);
         }
         follow_config(tail.clone(), links, audit.clone(), config, stops.loops.clone());
-        Ok(Self { stops, store, tail, reconcile, sample: measures, operate, autoscale, probe, gateway, api, audit })
+        Ok(Self {
+            stops,
+            store,
+            tail,
+            reconcile,
+            sample: measures,
+            usage: counts,
+            operate,
+            autoscale,
+            probe,
+            gateway,
+            api,
+            audit,
+        })
     }
 
     /// Where the gateway listens.
@@ -303,6 +335,7 @@ impl App {
         for (name, ended) in [
             ("operations", self.operate.closed(left() / 2).await),
             ("the reconciler", self.reconcile.closed(left() / 2).await),
+            ("what counts use", self.usage.closed(left() / 2).await),
             ("the autoscaler", self.autoscale.closed(left() / 2).await),
             ("what probes", self.probe.closed(left() / 2).await),
             ("what measures", self.sample.closed(left() / 2).await),
@@ -448,6 +481,15 @@ impl GapSource for EngineLog {
             }
         }
     }
+}
+
+/// What an hour of a replica costs at most, by the owner's rates: all its CPU quota and all its memory.
+fn price(config: watch::Receiver<Arc<sigil_config::agent::AgentConfig>>) -> autoscale::Price {
+    Arc::new(move |spec| {
+        let rates = config.borrow().cost.clone();
+        let memory = spec.resources.memory as f64 / 1e9;
+        Some(spec.resources.cpu_limit * rates.cpu_hour + memory * rates.memory_gb_hour)
+    })
 }
 
 /// What `/readyz` and `/metrics` show.

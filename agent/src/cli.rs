@@ -200,6 +200,7 @@ fn run(places: &Places) -> anyhow::Result<ExitCode> {
         tracing::debug!("a TLS provider was there already");
     }
     let data_dir = agent::data_dir(&loaded.config);
+    last_to_die();
     no_dumps();
     raise_files();
     let runtime = Builder::new_multi_thread().enable_all().build()?;
@@ -212,6 +213,14 @@ fn run(places: &Places) -> anyhow::Result<ExitCode> {
     front.shutdown_timeout(Duration::from_secs(1));
     runtime.shutdown_timeout(Duration::from_secs(1));
     Ok(ExitCode::SUCCESS)
+}
+
+/// Where the host runs out of memory the kernel ends containers first (`oom_score_adj` of `proc(5)`): a server is started
+/// again, without the agent nothing is. Only root may ask for that.
+fn last_to_die() {
+    if let Err(error) = std::fs::write("/proc/self/oom_score_adj", "-900") {
+        tracing::debug!(%error, "the agent is as likely to be ended for want of memory as any other process");
+    }
 }
 
 /// A replica takes a listener and its link, a call a connection on each side: the usual soft limit of 1,024 files ends at

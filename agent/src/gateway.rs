@@ -69,6 +69,7 @@ use crate::inspect::ChangedTool;
 use crate::tail::Tail;
 use crate::telemetry::Telemetry;
 use crate::upstream::{RouteTable, SHARED_PREFIX, spare};
+use crate::usage::Verdicts;
 use crate::web;
 use bridge::Session;
 use error::Refusal;
@@ -154,6 +155,8 @@ pub(crate) struct Shared {
     /// Whoever shows nothing where nothing is asked for.
     pub(crate) anonymous: Arc<caller::Caller>,
     status: OnceLock<Arc<dyn StatusDebug>>,
+    /// Who is beyond a quota.
+    pub(crate) quotas: OnceLock<watch::Receiver<Arc<Verdicts>>>,
 }
 
 /// [`web::Status`] that a `Debug` struct can hold.
@@ -298,6 +301,7 @@ impl Gateway {
             oauth,
             anonymous: Arc::new(anonymous),
             status: OnceLock::new(),
+            quotas: OnceLock::new(),
         });
         shared.tasks.spawn_on(listen::accept(shared.clone(), listener, acceptor), front);
         if let Some(shown) = shown {
@@ -382,18 +386,33 @@ impl Gateway {
     }
 
     /// Calls of each deployment since the agent's start, and how many are under way.
-    pub fn counted(&self) -> Vec<(DeploymentId, sigil_core::health::Calls, u64)> {
+    pub fn outcomes(&self) -> Vec<(DeploymentId, sigil_core::health::Calls, u64)> {
         let count = |(id, traffic): (DeploymentId, web::Traffic)| {
             let calls = sigil_core::health::Calls { all: traffic.latency.calls(), failed: traffic.latency.errors };
             (id, calls, traffic.in_flight)
         };
-        self.traffic().into_iter().map(count).collect()
+        self.traffic()().into_iter().map(count).collect()
     }
 
     /// What was counted of each deployment since the agent's start, without its tools.
-    pub fn traffic(&self) -> Vec<(DeploymentId, web::Traffic)> {
+    pub fn traffic(&self) -> impl Fn() -> Vec<(DeploymentId, web::Traffic)> + Send + Sync + 'static {
+        // whoever counts is shown on the gateway's pages: the two must not keep each other
+        let shared = Arc::downgrade(&self.shared);
+        move || {
+            let table = shared.upgrade().map(|shared| shared.table.borrow().clone()).unwrap_or_default();
+            table.routes.values().map(|entry| (entry.id, entry.traffic())).collect()
+        }
+    }
+
+    /// Who used what since the agent's start, for the books.
+    pub fn counted(&self) -> Vec<web::Counted> {
         let table = self.shared.table.borrow().clone();
-        table.routes.values().map(|entry| (entry.id, entry.traffic())).collect()
+        table.routes.values().map(|entry| entry.recorder.counted(entry.id)).collect()
+    }
+
+    /// Tells who is beyond a quota; until then nobody is. Only the first call counts.
+    pub fn tell_quotas(&self, verdicts: watch::Receiver<Arc<Verdicts>>) {
+        self.shared.quotas.set(verdicts).ok();
     }
 
     /// Requests that an instance has not answered wholly (what a drain waits for). Idle event streams are not requests.
@@ -410,6 +429,17 @@ impl Gateway {
     /// Sessions that an instance holds (of HTTP servers: those used lately).
     pub fn sessions(&self, instance: InstanceId) -> u64 {
         self.shared.registry.stats(instance).map_or(0, |s| s.sessions.load(Relaxed))
+    }
+
+    /// Sessions of a deployment that its clients hold, and that end with its containers. The process that stateless requests
+    /// share is none.
+    pub fn held(&self, id: DeploymentId) -> u64 {
+        let entry = self.shared.table.borrow().by_id.get(&id).cloned();
+        let http = |live: &&table::Live| live.endpoint.spec.transport == sigil_core::model::Transport::Http;
+        let lately = entry.iter().flat_map(|entry| entry.ready.iter().chain(&entry.draining)).filter(http);
+        let lately: u64 = lately.map(|live| live.burden().sessions).sum();
+        let own = |session: &&Arc<Session>| session.endpoint.deployment == id && !bridged::greeted(&session.key);
+        lately + self.shared.sessions().values().filter(own).count() as u64
     }
 
     /// Every message of a deployment from now on, for whoever looks.
@@ -554,7 +584,9 @@ async fn sweep(shared: Arc<Shared>) {
         // init is asked seldom: strangers exist only after a restart
         if turn % 12 == 1 {
             shared.remembered.prune(&table);
-            for live in table.routes.values().flat_map(|entry| &entry.ready) {
+            // a frozen init answers nothing
+            let awake = table.routes.values().filter(|entry| entry.recorder.nap.is_awake());
+            for live in awake.flat_map(|entry| &entry.ready) {
                 shared.refill(&live.endpoint).await;
             }
             strangers = reap_strangers(&shared, &table, strangers, idle.max(Duration::from_secs(300))).await;
@@ -570,7 +602,7 @@ async fn reap_strangers(
 ) -> HashMap<(InstanceId, String), std::time::Instant> {
     let mut now = HashMap::new();
     let mut replicas: Vec<table::Live> = Vec::new();
-    for entry in table.routes.values() {
+    for entry in table.routes.values().filter(|entry| entry.recorder.nap.is_awake()) {
         replicas.extend(entry.ready.iter().chain(&entry.draining).cloned());
     }
     for live in replicas {

@@ -22,4 +22,5 @@ pub mod store;
 pub mod tail;
 pub mod telemetry;
 pub mod upstream;
+pub mod usage;
 pub mod web;

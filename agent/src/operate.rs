@@ -11,6 +11,7 @@ mod change;
 mod compose;
 mod deploy;
 mod events;
+mod quota;
 mod told;
 
 use std::collections::{BTreeMap, HashMap};

@@ -9,7 +9,9 @@
 //! results come back over one bounded channel, so that a hung engine call holds up one instance only.
 
 mod act;
+mod budget;
 mod routes;
+mod sleep;
 mod slots;
 mod status;
 
@@ -19,6 +21,7 @@ use std::sync::{Arc, RwLock};
 use std::time::Duration;
 
 use jiff::Timestamp;
+use sigil_config::agent::AgentConfig;
 use sigil_core::model::{AgentId, DeploymentId, InstanceId, ReleaseNo, State};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -131,8 +134,12 @@ pub struct Deps {
     pub in_flight: Arc<dyn Fn(InstanceId) -> u64 + Send + Sync>,
     /// Whether a request may still reach an instance; told by the gateway.
     pub reachable: Arc<dyn Fn(DeploymentId, InstanceId) -> bool + Send + Sync>,
-    /// Whether the owner lets containers have an engine network.
-    pub allow_bridge: Arc<dyn Fn() -> bool + Send + Sync>,
+    /// Sessions that a deployment holds; told by the gateway.
+    pub sessions: Arc<dyn Fn(DeploymentId) -> u64 + Send + Sync>,
+    /// Containers run on this host: its memory, disk and CPUs are theirs. Not so on a simulated engine.
+    pub own_host: bool,
+    /// `[limits]`, and how long a session lives that nobody uses.
+    pub config: watch::Receiver<Arc<AgentConfig>>,
     /// Our id, for labels and names.
     pub agent: AgentId,
     /// Where routes go.

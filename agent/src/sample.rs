@@ -34,7 +34,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 pub use host::Host;
-pub use read::{figures, needed};
+pub use read::{figures, lives, needed, uptime};
 
 use crate::engine::Engine;
 use crate::initlink::InitLinks;

@@ -17,11 +17,13 @@ mod state;
 pub(crate) mod tests;
 mod writer;
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+use sigil_core::cost::judge::{Limit, Whose};
 use sigil_core::model::{AgentId, Deployment, DeploymentId, Name, OperationId, ReleaseNo};
 use sigil_core::pins::Pins;
 use sigil_core::rights::Directory;
@@ -469,6 +471,44 @@ impl Store {
             };
             c.put_people(changes)?;
             Ok(Ok(answer))
+        })
+        .await
+    }
+
+    /// Quotas and budgets, by whom they are for. From memory; cheap.
+    pub fn limits(&self) -> Arc<BTreeMap<Whose, Limit>> {
+        self.shared.snapshot().limits.clone()
+    }
+
+    /// What people call whom a limit is for.
+    pub fn named(&self, whose: &Whose) -> String {
+        let directory = self.directory();
+        match whose {
+            Whose::All => "everything".to_owned(),
+            Whose::Team(id) => format!("the team '{}'", directory.team_name(id)),
+            Whose::User(id) => format!("the user '{}'", directory.user(id).map_or(id.as_str(), |(user, _)| &user.name)),
+            Whose::Deployment(id) => self.deployment(*id).map_or_else(|| id.to_string(), |d| format!("'{}'", d.name)),
+        }
+    }
+
+    /// The user who made a deployment, by id; the name that was kept where there is no such user any more.
+    pub fn maker(&self, d: &Deployment) -> String {
+        self.directory().user(&d.created_by).map_or_else(|| d.created_by.clone(), |(user, _)| user.id.clone())
+    }
+
+    /// Changes somebody's quotas and budget: `change` is told what there is. One that limits nothing is forgotten.
+    ///
+    /// # Errors
+    /// [`StoreError::Refused`] with the text that `change` answered.
+    pub async fn update_limit<F>(&self, whose: Whose, change: F) -> Result<Option<Limit>>
+    where
+        F: FnOnce(Option<&Limit>) -> std::result::Result<Option<Limit>, String> + Send + 'static,
+    {
+        self.change(move |c| {
+            let new = change(c.state.limits.get(&whose)).map_err(StoreError::Refused)?;
+            let new = new.map(|limit| Limit { whose: whose.clone(), ..limit });
+            c.put_limit(&whose, new.clone())?;
+            Ok(new.filter(|limit| !limit.is_empty()))
         })
         .await
     }

@@ -9,6 +9,7 @@ pub(crate) mod http;
 mod lines;
 #[cfg(test)]
 pub(crate) mod local;
+pub mod nap;
 pub mod quota;
 pub mod spare;
 pub(crate) mod sse;
@@ -84,6 +85,8 @@ pub struct Route {
     pub pins: View,
     /// What callers may set for a session, as the desired release says.
     pub session: Option<Box<SessionConfig>>,
+    /// Whether it is awake; who sends it something goes through here.
+    pub nap: nap::Nap,
 }
 
 /// One replica that can be called.

@@ -109,6 +109,30 @@ pub struct Cached {
     pub passed: [(&'static str, u64); 3],
 }
 
+/// Requests since the agent's start.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Count {
+    /// All that were passed on.
+    pub requests: u64,
+    /// Of them failed.
+    pub errors: u64,
+    /// Bytes of answers to clients.
+    pub sent: u64,
+}
+
+/// Who used a deployment, since the agent's start.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Counted {
+    /// Which one.
+    pub deployment: DeploymentId,
+    /// Everybody.
+    pub whole: Count,
+    /// By user, by id; whoever shows nothing is `(anonymous)`, whom there is no room for `(others)`.
+    pub users: Vec<(String, Count)>,
+    /// By tool; bytes are not told apart.
+    pub tools: Vec<(String, Count)>,
+}
+
 /// A tool's numbers since the agent's start.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct ToolTraffic {

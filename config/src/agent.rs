@@ -56,6 +56,10 @@ pub struct AgentConfig {
     pub audit: AuditConfig,
     /// What is measured, and how much of it is kept.
     pub metrics: MetricsConfig,
+    /// What use costs.
+    pub cost: CostConfig,
+    /// What becomes of deployments that use up their tier's quota.
+    pub quota: QuotaConfig,
     /// How containers reach the world.
     pub outbound: OutboundConfig,
     /// Traces of requests, for a collector.
@@ -285,6 +289,12 @@ pub struct LimitsConfig {
     pub max_replicas: u32,
     /// Most deployments. Live.
     pub max_deployments: u32,
+    /// Memory that all servers together may take, bytes; 0: what the host has. Live.
+    pub memory: u64,
+    /// Memory that is left to the host itself, bytes; 0: the larger of 256 MiB and 5 %. Live.
+    pub memory_reserve: u64,
+    /// Cores that tiers' shares may promise, all servers that are awake together; 0: 32 for each core of the host. Live.
+    pub cpus: u32,
     /// Free bytes kept on the engine's and our file system (checked before build, pull, deploy); 0: the larger of 5 GB
     /// and 10 %. Live.
     pub min_free_disk: u64,
@@ -302,6 +312,9 @@ impl Default for LimitsConfig {
             allow_bridge: false,
             max_replicas: 50,
             max_deployments: 1000,
+            memory: 0,
+            memory_reserve: 0,
+            cpus: 0,
             min_free_disk: 0,
             registries: Vec::new(),
             signatures: BTreeMap::new(),
@@ -409,6 +422,54 @@ pub struct MetricsConfig {
 impl Default for MetricsConfig {
     fn default() -> Self {
         Self { max_bytes: 512 << 20, server_metrics: true }
+    }
+}
+
+/// What use costs, in whatever currency the owner counts in.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct CostConfig {
+    /// What the figures are called (`EUR`); empty: nothing. Live.
+    pub currency: String,
+    /// A deployment, a month. Live.
+    pub deployment_month: f64,
+    /// Ten thousand requests. Live.
+    pub requests_10k: f64,
+    /// An hour of CPU time. Live.
+    pub cpu_hour: f64,
+    /// A GB (10^9 bytes) of memory, an hour. Live.
+    pub memory_gb_hour: f64,
+    /// A GB that leaves, for the world or for clients. Live.
+    pub egress_gb: f64,
+    /// A GB of disk, a month. Live.
+    pub storage_gb_month: f64,
+}
+
+impl Default for CostConfig {
+    fn default() -> Self {
+        Self {
+            currency: String::new(),
+            deployment_month: 5.0,
+            requests_10k: 0.5,
+            cpu_hour: 0.02,
+            memory_gb_hour: 0.01,
+            egress_gb: 0.1,
+            storage_gb_month: 0.3,
+        }
+    }
+}
+
+/// What becomes of deployments that use up their tier's quota of requests or egress a month.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct QuotaConfig {
+    /// `warn`, `throttle` (six requests a minute) or `stop` (requests are refused until the month is over). Live.
+    pub action: String,
+}
+
+impl Default for QuotaConfig {
+    fn default() -> Self {
+        Self { action: "warn".into() }
     }
 }
 

@@ -3,6 +3,7 @@
 
 mod args;
 mod audit;
+mod budget;
 mod build;
 mod call;
 mod completions;
@@ -27,6 +28,7 @@ mod pins;
 mod plan;
 mod policy;
 mod progress;
+mod quota;
 mod releases;
 mod restart;
 mod rm;
@@ -48,6 +50,7 @@ mod text;
 mod time;
 mod tools;
 mod top;
+mod usage;
 mod user;
 mod version;
 mod wait;
@@ -117,6 +120,9 @@ pub enum Verb {
     Rollback(rollback::Args),
     Rm(rm::Args),
     Top(top::Args),
+    Usage(usage::Args),
+    Quota(quota::Args),
+    Budget(budget::Args),
     Tools(tools::Args),
     Call(call::Args),
     Run(run::Args),
@@ -252,8 +258,11 @@ pub async fn run(cli: Cli, verb: Verb) -> u8 {
         interrupted: Arc::new(Mutex::new(interrupted)),
     };
     let sarif_elsewhere = ctx.format == Format::Sarif && !matches!(verb, Verb::Scan(_));
+    let csv_elsewhere = ctx.format == Format::Csv && !matches!(verb, Verb::Usage(_));
     let outcome = if sarif_elsewhere {
         Err(Failure::usage("-o sarif is for 'sigil scan' only", "use -o json"))
+    } else if csv_elsewhere {
+        Err(Failure::usage("-o csv is for 'sigil usage' only", "use -o json"))
     } else {
         tokio::select! {
             outcome = dispatch(&ctx, verb) => outcome,
@@ -313,6 +322,9 @@ async fn dispatch(ctx: &Ctx, verb: Verb) -> Outcome {
         Verb::Rollback(args) => rollback::run(ctx, args).await,
         Verb::Rm(args) => rm::run(ctx, args).await,
         Verb::Top(args) => top::run(ctx, args).await,
+        Verb::Usage(args) => usage::run(ctx, args).await,
+        Verb::Quota(args) => quota::run(ctx, args).await,
+        Verb::Budget(args) => budget::run(ctx, args).await,
         Verb::Tools(args) => tools::run(ctx, args).await,
         Verb::Call(args) => call::run(ctx, args).await,
         Verb::Run(args) => run::run(ctx, args).await,

@@ -12,6 +12,7 @@ mod people;
 pub mod port;
 mod resume;
 pub mod scaling;
+mod usage;
 mod used;
 mod view;
 
@@ -37,6 +38,7 @@ pub use dial::{HELLO, fingerprint, local, local_sockets};
 pub use error::{LinkError, Refusal};
 pub use mcp::McpSession;
 pub use resume::{AuditLines, DeploymentWatch, Fleet, Logs, OperationFollow, Progress, Update};
+pub use usage::{Limit, NewLimit, Usage, UsageQuery, UsageRow};
 pub use used::{HostUse, Top};
 pub use view::{
     AgentInfo, Deployment, Detail, Event, Frame, LogBatch, LogGap, LogLine, NewKey, Operation, PinnedTool, Pins,

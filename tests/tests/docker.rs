@@ -670,3 +670,62 @@ fn keys_policies_and_bundles_hold_from_the_command_line_to_the_wire() {
     let nobody = agent.sigil(&["deploy", &echo, "--name", "third", "--access", "oauth"]);
     assert!(nobody.code == 2 && nobody.err.contains("[oauth] issuer"), "{nobody:?}");
 }
+
+/// What a real container uses is measured and counted, and counted once over a kill; a quota refuses by name.
+#[test]
+fn use_is_measured_and_counted_once_over_a_kill() {
+    let mut agent = Agent::start();
+    agent.sigil(&["deploy", &fixture("echo"), "--name", "echo", "--tier", "standard"]).ok();
+    let call = |agent: &Agent| agent.sigil(&["call", "echo", "echo", "--arg", "text=hello"]);
+    for _ in 0..5 {
+        call(&agent).ok();
+    }
+    let of_echo = |value: &Value, list: &str| {
+        value[list].as_array().and_then(|all| all.iter().find(|d| d["name"] == "echo").cloned())
+    };
+    let used = eventually("a replica is measured", SOON, || {
+        let top = agent.sigil(&["top", "-o", "json"]).ok().json();
+        of_echo(&top, "deployments").filter(|d| d["replicas"][0]["memory_baseline_bytes"].as_u64() > Some(0))
+    });
+    let replica = &used["replicas"][0];
+    assert_eq!((replica["by_engine"].as_bool(), replica["paused"].as_bool()), (Some(false), Some(false)));
+    assert_eq!(replica["memory_limit_bytes"], 1_u64 << 30);
+    assert!(replica["memory_bytes"].as_u64() > Some(1 << 20), "{replica}");
+    let counted = |agent: &Agent| {
+        let usage = agent.sigil(&["usage", "-o", "json"]).ok().json();
+        of_echo(&usage, "rows").map(|row| {
+            let cpu = row["cpu_seconds"].as_f64().unwrap_or(0.0);
+            (row["requests"].as_u64().unwrap_or(0), cpu, row["cost"].as_f64().unwrap_or(0.0))
+        })
+    };
+    let (requests, cpu, cost) =
+        eventually("requests are counted", SOON, || counted(&agent).filter(|(requests, ..)| *requests >= 5));
+    assert!(cpu > 0.0 && cost > 0.0, "{cpu} {cost}");
+    agent.kill();
+    agent.up();
+    agent.until("echo", "ready", SOON);
+    // the container's counters went on; what was counted before is counted no more
+    let after = eventually("it counts on", SOON, || counted(&agent).filter(|(_, after, _)| *after >= cpu));
+    assert_eq!(after.0, requests);
+    eventually("it is measured again", SOON, || {
+        let top = agent.sigil(&["top", "-o", "json"]).ok().json();
+        of_echo(&top, "deployments").filter(|d| d["replicas"][0]["memory_bytes"].as_u64() > Some(0))
+    });
+    let (_, again, _) = counted(&agent).expect("it is there");
+    assert!(again < 2.0 * cpu + 5.0, "counted twice: {cpu} and then {again}");
+
+    agent.sigil(&["quota", "set", "deployment:echo", "--requests", "1"]).ok();
+    let refused = eventually("the quota is seen", SOON, || {
+        let ran = call(&agent);
+        (!format!("{}{}", ran.out, ran.err).contains("hello")).then_some(ran)
+    });
+    assert!(refused.err.contains("the quota of 'echo' is used up"), "{refused:?}");
+    let more = agent.sigil(&["quota", "set", "all", "--deployments", "1"]).ok();
+    assert!(more.out.contains("all"), "{more:?}");
+    let ran = agent.sigil(&["deploy", &fixture("echo"), "--name", "other"]);
+    assert!(ran.err.contains("the quota of everything is 1 deployments"), "{ran:?}");
+    let ran = agent.sigil(&["scale", "echo", "1"]);
+    assert!(!ran.err.contains("quota"), "{ran:?}");
+    let page = agent.sigil(&["usage", "-o", "csv"]).ok().out;
+    assert!(page.lines().any(|line| line.contains(",echo,")), "{page}");
+}

@@ -13,6 +13,8 @@ mod faults;
 mod scale;
 #[path = "sim/server.rs"]
 mod server;
+#[path = "sim/sleep.rs"]
+mod sleep;
 #[path = "sim/stories.rs"]
 mod stories;
 #[path = "sim/world.rs"]

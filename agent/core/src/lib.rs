@@ -1,8 +1,10 @@
 //! Decides, never acts: no file system, network, environment, threads or clock in here.
 
+pub mod admit;
 pub mod answers;
 pub mod audit;
 pub mod cgroup;
+pub mod cost;
 pub mod egress;
 pub mod exposition;
 pub mod gate;
@@ -22,6 +24,7 @@ pub mod scale;
 pub mod scan;
 pub mod series;
 pub mod session;
+pub mod sleep;
 pub mod source;
 pub mod tier;
 pub mod trace;

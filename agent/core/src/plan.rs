@@ -5,6 +5,7 @@ use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 
 use crate::model::{Deployment, InstanceId, Outcome, ReleaseNo, Run};
+use crate::sleep::Depth;
 
 /// Where an instance is in its life, as reconcile knows it from the engine and from its own gates.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,6 +25,8 @@ pub enum Phase {
         /// Requests under way.
         in_flight: u64,
     },
+    /// Passed its gate, and sleeps until somebody calls.
+    Asleep(Depth),
     /// Exited, or failed its gate.
     Down,
 }
@@ -119,6 +122,10 @@ pub enum Action {
     Start(InstanceId),
     /// Find out whether it serves.
     Gate(InstanceId),
+    /// Put it to sleep; nobody calls it.
+    Rest(InstanceId, Depth),
+    /// End its sleep.
+    Wake(InstanceId),
     /// Give it no new work.
     Drain(InstanceId),
     /// Stop it and remove its container.
@@ -131,6 +138,8 @@ impl std::fmt::Display for Action {
             Self::Create { release, .. } => write!(f, "create an instance of release {release}"),
             Self::Start(id) => write!(f, "start {id}"),
             Self::Gate(id) => write!(f, "gate {id}"),
+            Self::Rest(id, depth) => write!(f, "put {id} to sleep ({})", depth.as_str()),
+            Self::Wake(id) => write!(f, "wake {id}"),
             Self::Drain(id) => write!(f, "drain {id}"),
             Self::Remove(id) => write!(f, "remove {id}"),
         }
@@ -157,12 +166,14 @@ impl Plan {
 /// A rollout whose gate failed: this release, asked for with this count of restarts.
 pub type Failed = (ReleaseNo, u64);
 
-/// The next actions for one deployment.
+/// The next actions for one deployment. `rest`: it should sleep, so deep; what belongs to another release than the desired
+/// one is not meant.
 pub fn plan(
     deployment: &Deployment,
     instances: &[Inst],
     backoff: &Backoff,
     failed: Option<Failed>,
+    rest: Option<Depth>,
     now: Timestamp,
 ) -> Plan {
     let mut plan = Plan::default();
@@ -214,17 +225,22 @@ pub fn plan(
 
     let hold = backoff.until(now);
     for inst in target.iter().filter(|i| !i.busy) {
-        match inst.phase {
-            Phase::Created | Phase::Down => match hold {
+        match (&inst.phase, rest) {
+            // whoever wakes it starts them
+            (Phase::Created | Phase::Down, Some(_)) => {}
+            (Phase::Created | Phase::Down, None) => match hold {
                 None => plan.actions.push(Action::Start(inst.id)),
                 Some(until) => plan.wake(until),
             },
-            Phase::Gating => plan.actions.push(Action::Gate(inst.id)),
-            Phase::Making | Phase::Ready | Phase::Draining { .. } => {}
+            (Phase::Gating, _) => plan.actions.push(Action::Gate(inst.id)),
+            (Phase::Ready, Some(depth)) => plan.actions.push(Action::Rest(inst.id, depth)),
+            (Phase::Asleep(is), Some(depth)) if *is < depth => plan.actions.push(Action::Rest(inst.id, depth)),
+            (Phase::Asleep(_), None) => plan.actions.push(Action::Wake(inst.id)),
+            (Phase::Making | Phase::Ready | Phase::Asleep(_) | Phase::Draining { .. }, _) => {}
         }
     }
 
-    if target.len() < want {
+    if target.len() < want && rest.is_none() {
         if exclusive && !old.is_empty() {
             plan.notes.push("the old instance stops first: an exclusive volume".into());
             for inst in old.iter().filter(|i| !i.busy) {
@@ -253,20 +269,24 @@ pub fn plan(
                 Phase::Created => 1,
                 Phase::Making => 2,
                 Phase::Gating => 3,
-                Phase::Ready | Phase::Draining { .. } => 4,
+                Phase::Asleep(_) => 4,
+                Phase::Ready | Phase::Draining { .. } => 5,
             };
             (use_of, std::cmp::Reverse(i.id))
         });
         for inst in surplus.into_iter().take(target.len() - want).filter(|i| !i.busy) {
-            plan.actions.retain(|a| !matches!(a, Action::Start(id) | Action::Gate(id) if *id == inst.id));
+            plan.actions.retain(|a| {
+                !matches!(a, Action::Start(id) | Action::Gate(id) | Action::Rest(id, _) | Action::Wake(id)
+                    if *id == inst.id)
+            });
             leave(inst, &mut plan);
         }
     }
 
     let ready = target.iter().filter(|i| i.phase == Phase::Ready).count();
     for inst in old.iter().filter(|i| !i.busy) {
-        // one that serves goes only when its successors do
-        if inst.phase != Phase::Ready || ready >= want {
+        // one that serves, or would, goes only when its successors do
+        if !matches!(inst.phase, Phase::Ready | Phase::Asleep(_)) || ready >= want {
             leave(inst, &mut plan);
         }
     }
@@ -280,7 +300,7 @@ fn leave(inst: &Inst, plan: &mut Plan) {
         Phase::Draining { .. } => {}
         // it will be seen again once made
         Phase::Making => {}
-        Phase::Created | Phase::Gating | Phase::Down => plan.actions.push(Action::Remove(inst.id)),
+        Phase::Created | Phase::Gating | Phase::Asleep(_) | Phase::Down => plan.actions.push(Action::Remove(inst.id)),
     }
 }
 
@@ -402,9 +422,49 @@ mod tests {
                     .iter_mut()
                     .filter(|i| i.id == *id)
                     .for_each(|i| i.phase = Phase::Draining { since: now, in_flight: 0 }),
+                Action::Rest(id, depth) => {
+                    world.iter_mut().filter(|i| i.id == *id).for_each(|i| i.phase = Phase::Asleep(*depth));
+                }
+                Action::Wake(id) => world.iter_mut().filter(|i| i.id == *id).for_each(|i| i.phase = Phase::Gating),
                 Action::Remove(id) => world.retain(|i| i.id != *id),
             }
         }
+    }
+
+    #[test]
+    fn a_deployment_sleeps_sinks_and_wakes_whole() {
+        let d = deployment(&[Outcome::Good], 1, 2, false);
+        let mut world = vec![inst(1, 1, Phase::Ready), inst(2, 1, Phase::Ready)];
+        let (mut next, mut failed) = (2, None);
+        let mut go = |world: &mut Vec<Inst>, rest| {
+            let plan = plan(&d, world, &Backoff::default(), None, rest, at(0));
+            carry_out(world, &plan, &mut next, None, &mut failed, at(0));
+            world.iter().map(|i| i.phase.clone()).collect::<Vec<_>>()
+        };
+        let all = |phase: Phase| vec![phase.clone(), phase];
+        assert_eq!(go(&mut world, Some(Depth::Paused)), all(Phase::Asleep(Depth::Paused)));
+        assert_eq!(go(&mut world, Some(Depth::Paused)), all(Phase::Asleep(Depth::Paused)), "nothing is left to do");
+        assert_eq!(go(&mut world, Some(Depth::Stopped)), all(Phase::Asleep(Depth::Stopped)));
+        assert_eq!(go(&mut world, None), all(Phase::Gating));
+        assert_eq!(go(&mut world, None), all(Phase::Ready));
+        // what ended in its sleep is nobody's crash
+        world[0].phase = Phase::Down;
+        assert_eq!(go(&mut world, Some(Depth::Paused))[0], Phase::Down);
+        assert_eq!(go(&mut world, None)[0], Phase::Gating);
+    }
+
+    #[test]
+    fn a_new_release_lets_the_old_one_sleep_until_it_serves() {
+        let d = deployment(&[Outcome::Good, Outcome::Pending], 2, 1, false);
+        let mut world = vec![inst(1, 1, Phase::Asleep(Depth::Paused))];
+        let (mut next, mut failed) = (1, None);
+        for round in 0..10 {
+            let plan = plan(&d, &world, &Backoff::default(), failed, None, at(round));
+            let serves = |i: &Inst| matches!(i.phase, Phase::Ready | Phase::Asleep(_));
+            assert!(world.iter().any(serves), "always one that would serve");
+            carry_out(&mut world, &plan, &mut next, None, &mut failed, at(round));
+        }
+        assert_eq!(world.iter().map(|i| (i.release, i.phase.clone())).collect::<Vec<_>>(), [(2, Phase::Ready)]);
     }
 
     #[test]
@@ -414,7 +474,7 @@ mod tests {
         let (mut next, mut failed) = (1, None);
         let mut seen = vec![];
         for round in 0..10 {
-            let plan = plan(&d, &world, &Backoff::default(), failed, at(round));
+            let plan = plan(&d, &world, &Backoff::default(), failed, None, at(round));
             seen.extend(plan.actions.iter().map(|a| a.to_string().split(' ').next().unwrap_or_default().to_owned()));
             assert!(world.iter().any(|i| i.phase == Phase::Ready), "always one that serves");
             carry_out(&mut world, &plan, &mut next, None, &mut failed, at(round));
@@ -430,7 +490,7 @@ mod tests {
         let mut world = vec![inst(1, 1, Phase::Ready)];
         let (mut next, mut failed) = (1, None);
         for round in 0..20 {
-            let plan = plan(&d, &world, &Backoff::default(), failed, at(round));
+            let plan = plan(&d, &world, &Backoff::default(), failed, None, at(round));
             carry_out(&mut world, &plan, &mut next, Some(2), &mut failed, at(round));
         }
         assert_eq!(world, vec![inst(1, 1, Phase::Ready)]);
@@ -443,7 +503,7 @@ mod tests {
         let mut world = vec![inst(1, 1, Phase::Ready)];
         let (mut next, mut failed) = (1, None);
         for round in 0..10 {
-            let plan = plan(&d, &world, &Backoff::default(), failed, at(round));
+            let plan = plan(&d, &world, &Backoff::default(), failed, None, at(round));
             carry_out(&mut world, &plan, &mut next, None, &mut failed, at(round));
             assert!(world.len() <= 1);
         }
@@ -507,6 +567,8 @@ mod tests {
             Just(Phase::Gating),
             Just(Phase::Ready),
             Just(Phase::Down),
+            Just(Phase::Asleep(Depth::Paused)),
+            Just(Phase::Asleep(Depth::Stopped)),
             (0u64..3).prop_map(|in_flight| Phase::Draining { since: at(0), in_flight }),
         ]
     }
@@ -516,8 +578,9 @@ mod tests {
         #[test]
         fn plans_reach_what_is_desired(
             phases in proptest::collection::vec((1u32..4, 0u64..2, any_phase()), 0..8),
-            desired in 1u32..4, replicas in 0u32..5, exclusive: bool, stopped: bool,
+            desired in 1u32..4, replicas in 0u32..5, exclusive: bool, stopped: bool, asleep in 0..3_usize,
         ) {
+            let rest = [None, Some(Depth::Paused), Some(Depth::Stopped)][asleep];
             let mut d = deployment(&[Outcome::Good, Outcome::Good, Outcome::Pending], desired, replicas, exclusive);
             d.desired.restart = 1;
             if stopped { d.desired.run = Run::Stopped; }
@@ -530,15 +593,27 @@ mod tests {
             let mut rounds = 0;
             loop {
                 let now = at(rounds * 31);
-                let plan = plan(&d, &world, &Backoff::default(), failed, now);
+                let plan = plan(&d, &world, &Backoff::default(), failed, rest, now);
                 if plan.actions.is_empty() && plan.wake_at.is_none() { break; }
                 carry_out(&mut world, &plan, &mut next, None, &mut failed, now);
                 rounds += 1;
                 prop_assert!(rounds < 40, "no fixed point: {world:?}");
             }
             let want = if stopped { 0 } else if exclusive { replicas.min(1) } else { replicas };
-            prop_assert_eq!(world.len() as u32, want);
-            prop_assert!(world.iter().all(|i| i.phase == Phase::Ready && i.release == desired && i.restart == 1));
+            let target = |i: &&Inst| i.release == desired && i.restart == 1;
+            match rest {
+                None => {
+                    prop_assert_eq!(world.len() as u32, want);
+                    prop_assert!(world.iter().all(|i| i.phase == Phase::Ready && target(&i)));
+                }
+                Some(depth) => {
+                    // nothing is made or started for who sleeps
+                    prop_assert!(world.iter().filter(target).count() as u32 <= want);
+                    prop_assert!(!world.iter().filter(target).any(|i| i.phase == Phase::Ready));
+                    prop_assert!(world.iter().all(|i| !matches!(i.phase, Phase::Asleep(d) if target(&i) && d < depth)));
+                    prop_assert_eq!(next, 100);
+                }
+            }
         }
 
         /// A target that serves enough is never reduced below what is wanted.
@@ -546,7 +621,7 @@ mod tests {
         fn enough_ready_ones_are_kept(replicas in 1u32..5, extra in 0u128..4) {
             let d = deployment(&[Outcome::Good], 1, replicas, false);
             let world: Vec<Inst> = (1..=u128::from(replicas) + extra).map(|n| inst(n, 1, Phase::Ready)).collect();
-            let plan = plan(&d, &world, &Backoff::default(), None, at(0));
+            let plan = plan(&d, &world, &Backoff::default(), None, None, at(0));
             prop_assert_eq!(plan.actions.len() as u128, extra);
         }
     }

@@ -123,6 +123,10 @@ pub(super) const RULES: &[Rule] = &[
     target("/sigil.v1.Taps/Follow", Role::Operator).audited("tap.follow"),
     target("/sigil.v1.Metrics/Top", Role::Viewer),
     target("/sigil.v1.Metrics/Series", Role::Viewer),
+    target("/sigil.v1.Usage/Report", Role::Viewer),
+    target("/sigil.v1.Usage/Limits", Role::Viewer),
+    target("/sigil.v1.Usage/SetLimit", Role::Admin).audited("limit.set"),
+    target("/sigil.v1.Usage/RemoveLimit", Role::Admin).audited("limit.remove"),
     agent("/sigil.v1.Audit/Query", Role::Admin),
 ];
 

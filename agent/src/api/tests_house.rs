@@ -94,13 +94,26 @@ pub(super) async fn house_with(configure: impl FnOnce(&Path, &mut AgentConfig)) 
             sample: sample.clone(),
             in_flight: Arc::new(move |instance| load.in_flight(instance)),
             reachable: Arc::new(|_, _| false),
-            allow_bridge: Arc::new(|| false),
+            sessions: Arc::new(|_| 0),
+            own_host: false,
+            config: config.clone(),
             agent,
             routes,
             proven: reconcile::Proven::default(),
         },
         stop.clone(),
     );
+    let usage = crate::usage::Usage::spawn(
+        crate::usage::Deps {
+            store: store.clone(),
+            sample: sample.clone(),
+            engine: engine.clone(),
+            config: config.clone(),
+        },
+        dir.path(),
+        stop.clone(),
+    )
+    .unwrap();
     let operate = Operate::spawn(
         operate::Deps {
             store: store.clone(),
@@ -161,6 +174,7 @@ pub(super) async fn house_with(configure: impl FnOnce(&Path, &mut AgentConfig)) 
         secrets,
         links,
         sample,
+        usage,
         engine,
         engine_host: "fake".into(),
         config,

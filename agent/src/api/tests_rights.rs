@@ -28,7 +28,7 @@ enum Of {
 
 use Of::{All, Any, It, Nothing};
 
-const MATRIX: [(&str, Role, Of); 50] = [
+const MATRIX: [(&str, Role, Of); 54] = [
     ("Agent/Info", Role::Caller, Nothing),
     ("Sources/Upload", Role::Deployer, Any),
     ("Operations/Start", Role::Operator, It),
@@ -79,6 +79,10 @@ const MATRIX: [(&str, Role, Of); 50] = [
     ("Taps/Follow", Role::Operator, It),
     ("Metrics/Top", Role::Viewer, Any),
     ("Metrics/Series", Role::Viewer, It),
+    ("Usage/Report", Role::Viewer, It),
+    ("Usage/Limits", Role::Viewer, Any),
+    ("Usage/SetLimit", Role::Admin, It),
+    ("Usage/RemoveLimit", Role::Admin, It),
 ];
 /// Judged by whose key it is, on no deployment, or from this host only: in tests of their own.
 const ELSEWHERE: [&str; 3] = ["Keys/Revoke", "Audit/Query", "Secrets/RotateKeys"];
@@ -221,6 +225,21 @@ async fn call(rpc: &str, wire: Wire, on: &str, operation: &str) -> Result<(), St
             let asked =
                 ImportSecretsRequest { request_id: fresh(), secrets: vec![one], deployment: of, ..Default::default() };
             secrets_client::SecretsClient::new(wire).import(asked).await.map(drop)
+        }
+        "Usage/Report" => {
+            let asked = UsageRequest { deployment: of, ..Default::default() };
+            usage_client::UsageClient::new(wire).report(asked).await.map(drop)
+        }
+        "Usage/Limits" => usage_client::UsageClient::new(wire).limits(LimitsRequest {}).await.map(drop),
+        "Usage/SetLimit" => {
+            let whose = format!("deployment:{of}");
+            let asked = SetLimitRequest { request_id: fresh(), whose, requests: Some(5), ..Default::default() };
+            usage_client::UsageClient::new(wire).set_limit(asked).await.map(drop)
+        }
+        "Usage/RemoveLimit" => {
+            let whose = format!("deployment:{of}");
+            let asked = RemoveLimitRequest { request_id: fresh(), whose, quota: true, budget: false };
+            usage_client::UsageClient::new(wire).remove_limit(asked).await.map(drop)
         }
         "Metrics/Top" => metrics_client::MetricsClient::new(wire).top(TopRequest {}).await.map(drop),
         "Metrics/Series" => {

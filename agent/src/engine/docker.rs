@@ -171,7 +171,10 @@ impl Inner {
 
     async fn whose(&self, conn: &Arc<Conn>, id: &str, seconds: u64) -> Result<Whose<Container>> {
         match objects::inspect(self, conn, id, seconds).await {
-            Ok(found) if found.labels.get(label::AGENT) == Some(&self.agent) => Ok(Whose::Ours(found)),
+            Ok(found) if found.labels.get(label::AGENT) == Some(&self.agent) => {
+                conn.is_ours(&found.id);
+                Ok(Whose::Ours(found))
+            }
             Ok(_) => Ok(Whose::Foreign),
             Err(EngineError::NotFound(_)) => Ok(Whose::Gone),
             Err(error) => Err(error),
@@ -277,6 +280,13 @@ impl Engine for Docker {
 
     async fn start(&self, id: &str) -> Result<()> {
         let conn = self.inner.conn().await?;
+        if conn.knows(id) {
+            // what went wrong, if it did, is found out below
+            let call = self.inner.call(&conn, "start container", CHANGE, conn.docker.start_container(id, None));
+            if call.await.is_ok() {
+                return Ok(());
+            }
+        }
         let held = self.inner.owned(&conn, id).await?;
         if matches!(held.state, ContainerState::Running { .. }) {
             return Ok(());
@@ -332,6 +342,12 @@ impl Engine for Docker {
 
     async fn unpause(&self, id: &str) -> Result<()> {
         let conn = self.inner.conn().await?;
+        if conn.knows(id) {
+            let call = self.inner.call(&conn, "unpause container", CHANGE, conn.docker.unpause_container(id));
+            if call.await.is_ok() {
+                return Ok(());
+            }
+        }
         let held = self.inner.owned(&conn, id).await?;
         if matches!(held.state, ContainerState::Running { .. }) {
             return Ok(());

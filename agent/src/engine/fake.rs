@@ -103,6 +103,8 @@ struct Held {
     log: Vec<EngineLine>,
     /// Counts starts, so that the timer of an earlier life ends nothing.
     life: u64,
+    /// When its present life began; freezing does not end that.
+    started_at: Timestamp,
     /// What [`Fake::run_with`] started; ends when dropped.
     process: Option<Box<dyn std::any::Any + Send>>,
 }
@@ -249,6 +251,7 @@ impl Fake {
             figures: FIGURES,
             log: Vec::new(),
             life: 0,
+            started_at: Timestamp::now(),
             process: None,
         };
         state.put(held);
@@ -290,6 +293,12 @@ impl Fake {
     pub fn has(&self, id: &str) -> bool {
         let state = self.state();
         state.containers.get(id).is_some_and(|held| matches!(held.container.state, ContainerState::Running { .. }))
+    }
+
+    /// Whether a container is frozen: then nothing in it moves.
+    pub fn is_frozen(&self, id: &str) -> bool {
+        let state = self.state();
+        state.containers.get(id).is_some_and(|held| matches!(held.container.state, ContainerState::Paused { .. }))
     }
 
     /// What a container was made from, and its CPU quota now, in cores.
@@ -472,6 +481,7 @@ impl Engine for Fake {
             figures: FIGURES,
             log: Vec::new(),
             life: 0,
+            started_at: Timestamp::now(),
             process: None,
         };
         state.put(held);
@@ -512,7 +522,8 @@ impl Engine for Fake {
             let (its, process) = run(&held.container.id, spec);
             (pid, held.process) = (its, Some(process));
         }
-        held.container.state = ContainerState::Running { pid, started_at: Timestamp::now() };
+        held.started_at = Timestamp::now();
+        held.container.state = ContainerState::Running { pid, started_at: held.started_at };
         let lines = held.behaviour.prints.iter().map(|(stderr, line)| EngineLine {
             time: Timestamp::now(),
             stderr: *stderr,
@@ -589,7 +600,7 @@ impl Engine for Fake {
         match held.container.state {
             ContainerState::Running { .. } => return Ok(()),
             ContainerState::Paused { pid } => {
-                held.container.state = ContainerState::Running { pid, started_at: Timestamp::now() };
+                held.container.state = ContainerState::Running { pid, started_at: held.started_at };
             }
             _ => return Err(EngineError::Conflict(format!("container {id} is not paused"))),
         }

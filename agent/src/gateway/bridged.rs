@@ -309,7 +309,7 @@ impl Drop for Unfinished<'_> {
 }
 
 /// Whether the session of a key is one of the gateway's own: no process stands behind it.
-fn greeted(key: &str) -> bool {
+pub(crate) fn greeted(key: &str) -> bool {
     key.starts_with(greeter::PREFIX)
 }
 

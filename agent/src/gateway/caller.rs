@@ -4,6 +4,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use hyper::header::{self, HeaderMap};
+use sigil_core::cost::judge::Action;
 use sigil_core::jsonrpc::{self, Head, Kind, Params};
 use sigil_core::policy::{Access, Rate, Scope};
 
@@ -40,6 +41,9 @@ pub(crate) struct Caller {
 pub(crate) const LINKS: &str = "(links)";
 pub(crate) const ANONYMOUS: &str = "(anonymous)";
 pub(crate) const USERS: &str = "(users)";
+
+/// How requests to a deployment pass that has used up its tier's quota, where it is slowed down for that.
+const THROTTLED: &str = "6/m";
 
 /// Methods that read what a server offers.
 const DISCOVERY: [&str; 9] = [
@@ -253,6 +257,9 @@ impl Shared {
         {
             return Err(lacks.clone());
         }
+        if head.kind == Kind::Request && !DISCOVERY.contains(&head.method.as_ref()) {
+            self.within_quotas(entry, caller)?;
+        }
         let policy = entry.rules.policy();
         // a stream that only listens is no load, and would hold its place for ever
         let listens = head.method == super::modern::LISTEN;
@@ -301,5 +308,35 @@ impl Shared {
             return Ok(None);
         }
         Ok(jsonrpc::splice(head.text, &[(raw.get(), &jsonrpc::quote(name))]))
+    }
+
+    /// Refuses whoever is beyond a quota of the month. What a server offers may be looked at all the same.
+    fn within_quotas(&self, entry: &Entry, caller: &Caller) -> Result<(), Refusal> {
+        let Some(quotas) = self.quotas.get() else { return Ok(()) };
+        let verdicts = quotas.borrow().clone();
+        if verdicts.is_empty() {
+            return Ok(());
+        }
+        let user = caller.user.as_deref().unwrap_or(ANONYMOUS);
+        let found = [
+            verdicts.deployments.get(&entry.id),
+            verdicts.users.get(user),
+            verdicts.teams.get(&entry.team),
+            verdicts.all.as_ref(),
+        ];
+        for (action, sentence) in found.into_iter().flatten() {
+            match action {
+                Action::Warn => {}
+                Action::Stop => return Err(Refusal::quota(sentence.clone(), None)),
+                Action::Throttle => {
+                    let slow: Rate = THROTTLED.parse().map_err(|_| Refusal::quota(sentence.clone(), None))?;
+                    self.limits.rate(Whose::Quota(entry.id), slow).map_err(|refusal| {
+                        let sentence = format!("{sentence}; requests pass slowly ({THROTTLED})");
+                        Refusal::quota(sentence, refusal.retry_after)
+                    })?;
+                }
+            }
+        }
+        Ok(())
     }
 }

@@ -86,6 +86,15 @@ pub(crate) struct KeyLoad {
     pub(crate) bytes: Bytes,
 }
 
+/// What one user did at one deployment since the agent's start.
+#[derive(Debug, Default)]
+pub(crate) struct UserLoad {
+    pub(crate) calls: AtomicU64,
+    pub(crate) errors: AtomicU64,
+    /// Bytes of answers.
+    pub(crate) sent: AtomicU64,
+}
+
 /// Names counted by themselves; what comes later is counted together.
 pub(crate) const NAMES: usize = 256;
 /// Where those are counted.

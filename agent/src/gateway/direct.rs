@@ -72,6 +72,8 @@ pub(crate) async fn run(
         stateless: Stateless::default(),
         out: VecDeque::new(),
     };
+    // its process or session ends with the container: that may be frozen meanwhile, and not stopped
+    let _attached = direct.party.entry.recorder.nap.attach();
     // the guard ends when the conversation has: what the server said last still goes out
     let (ended, ()) = tokio::join!(direct.run(from_client), guard);
     ended
@@ -248,6 +250,15 @@ impl Direct {
             return Ok(());
         }
         let entry = self.party.entry.clone();
+        let _held = match self.party.shared.awake(&entry.name, &entry.recorder.nap).await {
+            Ok(held) => held,
+            Err(refusal) => {
+                if let Some(id) = request {
+                    tell(&self.to_client, refusal.to_json(Some(&id))).await;
+                }
+                return Ok(());
+            }
+        };
         let hello = request.is_some() && head.method == "initialize";
         let way = match &self.way {
             Some(way) => way,

@@ -231,6 +231,13 @@ impl Refusal {
         Self { retry_after: Some(seconds), ..refusal }
     }
 
+    /// A quota of the month is used up.
+    pub(crate) fn quota(message: impl Into<String>, seconds: Option<u32>) -> Self {
+        let hint = "the month's end gives it back; `sigil usage` shows what was used, `sigil quota ls` what is set";
+        let refusal = Self::new(StatusCode::TOO_MANY_REQUESTS, "GATEWAY_QUOTA_EXCEEDED", -31429, message, hint);
+        Self { retry_after: seconds, ..refusal }
+    }
+
     /// Configuration of a session that cannot be taken.
     pub(crate) fn settings(message: impl Into<String>, hint: impl Into<String>, problem: String) -> Self {
         let (code, rpc) = ("GATEWAY_INVALID_CONFIG", sigil_core::mirror::INVALID_PARAMS);

@@ -16,6 +16,7 @@ use super::caller::Caller;
 use super::error::Refusal;
 use super::serve::Asked;
 use super::table::{Entry, Live};
+use crate::upstream::nap::{Awake, Nap};
 
 /// Between two looks at a replica that is out of reach while it is said to serve.
 const AGAIN: Duration = Duration::from_millis(100);
@@ -115,9 +116,29 @@ impl Shared {
         }
     }
 
+    /// Keeps a deployment awake as long as the answer is held; wakes it first where it sleeps.
+    pub(crate) async fn awake(&self, name: &str, nap: &Nap) -> Result<Awake, Refusal> {
+        let held = nap.hold();
+        if nap.is_awake() {
+            return Ok(held);
+        }
+        let late = || Refusal::starting(name, "it was asleep and is not awake yet");
+        let Ok(_permit) = self.waiting.try_acquire() else { return Err(late()) };
+        Box::pin(nap.enter(self.hold)).await.ok_or_else(late)
+    }
+
     /// The deployment of a name once something serves; waits while that is expected.
     pub(crate) async fn ready(&self, name: &str) -> Result<Arc<Entry>, Refusal> {
-        let entry = self.entry(name).await?;
+        let mut entry = self.entry(name).await?;
+        if !entry.ready.is_empty() {
+            return Ok(entry);
+        }
+        let nap = entry.recorder.nap.clone();
+        let _held = nap.hold();
+        if !nap.is_awake() {
+            self.awake(name, &nap).await?;
+            entry = self.entry(name).await?;
+        }
         if !entry.ready.is_empty() {
             return Ok(entry);
         }

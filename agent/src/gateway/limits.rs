@@ -26,6 +26,8 @@ pub(crate) enum Whose {
     CallerAt(Arc<str>, DeploymentId),
     Deployment(DeploymentId),
     Tool(DeploymentId, String),
+    /// A deployment's that is slowed down for its quota.
+    Quota(DeploymentId),
 }
 
 impl Whose {
@@ -33,7 +35,7 @@ impl Whose {
         match self {
             Self::Caller(_) => "this key's".into(),
             Self::CallerAt(..) => "each caller's".into(),
-            Self::Deployment(_) => "this deployment's".into(),
+            Self::Deployment(_) | Self::Quota(_) => "this deployment's".into(),
             Self::Tool(_, tool) => format!("the tool {tool}'s"),
         }
     }

@@ -5,13 +5,17 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Acquire, Ord
 use std::time::{Duration, Instant};
 
 use sigil_core::jsonrpc::{self, Head, Params};
+use sigil_core::model::DeploymentId;
 
+use super::caller::ANONYMOUS;
 use super::caller::Caller;
-use super::count::{self, KeyLoad, Load, Names};
+use super::count::{self, KeyLoad, Load, Names, UserLoad};
+use super::modern::LISTEN;
 use super::tap::Tap;
 use super::trace::{Trace, Upstream};
 use crate::telemetry::Began;
-use crate::web::ToolTraffic;
+use crate::upstream::nap::{Attached, Awake, Nap};
+use crate::web::{Count, Counted, ToolTraffic};
 
 /// Seconds of one slot, and how many slots make the minute.
 const SLOT: u64 = 5;
@@ -148,12 +152,21 @@ pub(crate) struct Recorder {
     pub(crate) bytes: count::Bytes,
     pub(crate) cached: count::Cached,
     tools: Names<Load>,
+    users: Names<UserLoad>,
     /// Who looks at its messages.
     pub(crate) tap: Tap,
+    /// Whether it is awake.
+    pub(crate) nap: Nap,
 }
 
 impl Default for Recorder {
     fn default() -> Self {
+        Self::new(Nap::default())
+    }
+}
+
+impl Recorder {
+    pub(crate) fn new(nap: Nap) -> Self {
         Self {
             start: Instant::now(),
             window: Window::default(),
@@ -161,12 +174,12 @@ impl Default for Recorder {
             bytes: count::Bytes::default(),
             cached: count::Cached::default(),
             tools: Names::default(),
+            users: Names::default(),
             tap: Tap::default(),
+            nap,
         }
     }
-}
 
-impl Recorder {
     pub(crate) fn sum(&self) -> Sum {
         self.window.sum(self.start.elapsed().as_secs())
     }
@@ -180,6 +193,31 @@ impl Recorder {
         self.tools.all().into_iter().map(|(tool, load)| ToolTraffic { tool, latency: load.latency() }).collect()
     }
 
+    /// Where a caller's calls are counted.
+    fn user(&self, caller: &Caller) -> Arc<UserLoad> {
+        self.users.of(caller.user.as_deref().unwrap_or(ANONYMOUS))
+    }
+
+    /// Who used it, for the books.
+    pub(crate) fn counted(&self, deployment: DeploymentId) -> Counted {
+        let latency = self.load.latency();
+        let sent = self.bytes.to_clients.load(Relaxed);
+        let tool = |(name, load): (String, Arc<Load>)| {
+            let latency = load.latency();
+            (name, Count { requests: latency.calls(), errors: latency.errors, sent: 0 })
+        };
+        let user = |(name, load): (String, Arc<UserLoad>)| {
+            let UserLoad { calls, errors, sent } = &*load;
+            (name, Count { requests: calls.load(Relaxed), errors: errors.load(Relaxed), sent: sent.load(Relaxed) })
+        };
+        Counted {
+            deployment,
+            whole: Count { requests: latency.calls(), errors: latency.errors, sent },
+            users: self.users.all().into_iter().map(user).collect(),
+            tools: self.tools.all().into_iter().map(tool).collect(),
+        }
+    }
+
     fn add(&self, took: Duration, error: bool) {
         self.load.add(took, error);
         self.window.add(self.start.elapsed().as_secs(), took.as_secs_f64() * 1e3, error);
@@ -191,11 +229,12 @@ impl Recorder {
 pub(crate) struct Flow {
     recorder: Arc<Recorder>,
     key: Option<Arc<KeyLoad>>,
+    user: Arc<UserLoad>,
 }
 
 impl Flow {
     pub(crate) fn new(recorder: &Arc<Recorder>, caller: &Caller) -> Self {
-        Self { recorder: recorder.clone(), key: caller.load.clone() }
+        Self { recorder: recorder.clone(), key: caller.load.clone(), user: recorder.user(caller) }
     }
 
     pub(crate) fn received(&self, bytes: usize) {
@@ -208,6 +247,7 @@ impl Flow {
         for counted in self.key.iter().map(|key| &key.bytes).chain([&self.recorder.bytes]) {
             counted.to_clients.fetch_add(bytes as u64, Relaxed);
         }
+        self.user.sent.fetch_add(bytes as u64, Relaxed);
     }
 }
 
@@ -285,9 +325,12 @@ pub(crate) struct Call {
     stats: Arc<Stats>,
     recorder: Arc<Recorder>,
     key: Option<Arc<KeyLoad>>,
+    user: Arc<UserLoad>,
     start: Instant,
     error: bool,
     tool: Option<Tool>,
+    /// Keeps its server awake; one that only listens does not.
+    hold: Result<Awake, Attached>,
     trace: Option<Box<(Arc<Upstream>, Began)>>,
     /// The request that it is, where nobody else holds that; its span ends behind the server's part.
     whole: Option<Box<Trace>>,
@@ -300,12 +343,17 @@ impl Call {
         if let Some(key) = &key {
             key.in_flight.fetch_add(1, Relaxed);
         }
-        let (stats, recorder) = (stats.clone(), recorder.clone());
-        Self { stats, recorder, key, start: Instant::now(), error: false, tool: None, trace: None, whole: None }
+        let user = recorder.user(caller);
+        let (stats, recorder, hold) = (stats.clone(), recorder.clone(), Ok(recorder.nap.hold()));
+        let start = Instant::now();
+        Self { stats, recorder, key, user, start, error: false, tool: None, hold, trace: None, whole: None }
     }
 
     /// Counts it as a call of the tool that it calls, if it does.
-    pub(crate) fn of(self, head: &Head<'_>) -> Self {
+    pub(crate) fn of(mut self, head: &Head<'_>) -> Self {
+        if head.method == LISTEN {
+            self.hold = Err(self.recorder.nap.attach());
+        }
         if head.method != "tools/call" {
             return self;
         }
@@ -363,6 +411,10 @@ impl Drop for Call {
             if self.error {
                 key.errors.fetch_add(1, Relaxed);
             }
+        }
+        self.user.calls.fetch_add(1, Relaxed);
+        if self.error {
+            self.user.errors.fetch_add(1, Relaxed);
         }
         match &self.tool {
             None => {}

@@ -302,6 +302,15 @@ async fn mcp(
     } else {
         headers.get("mcp-session-id").map(|id| shared.ticket(id, &entry, &caller)).transpose().map_err(plain)?
     };
+    // what goes out without a body comes back at once; a stream that listens keeps nobody awake
+    let nap = entry.recorder.nap.clone();
+    let held = (method != Method::POST).then(|| nap.hold());
+    // a session may wait for the agent to take its replica over, and a frozen one does not answer
+    if !nap.is_awake() && (held.is_some() || ticket.as_ref().is_some_and(|(_, t)| entry.instance(t.instance).is_none()))
+    {
+        Box::pin(shared.awake(name, &nap)).await.map_err(plain)?;
+        entry = shared.personal(shared.entry(name).await.map_err(plain)?, &caller).map_err(plain)?;
+    }
     if let Some((_, ticket)) = &ticket
         && entry.instance(ticket.instance).is_none()
         && entry.may_return(ticket.instance)
@@ -557,6 +566,14 @@ async fn send(
     body: &Bytes,
     is_modern: bool,
 ) -> Result<Response<Out>, Refusal> {
+    let nap = &asked.entry.recorder.nap;
+    let _held = nap.hold();
+    if !nap.is_awake() {
+        if let Some(pong) = pong(asked, first) {
+            return Ok(pong);
+        }
+        Box::pin(shared.awake(asked.name, nap)).await?;
+    }
     if asked.ticket.is_none() && asked.entry.ready.is_empty() {
         return send_late(shared, asked, first, heads, body, is_modern).await;
     }
@@ -564,6 +581,15 @@ async fn send(
         Err(refusal) if refusal.unsent => send_again(shared, asked, first, heads, body, is_modern, refusal).await,
         outcome => outcome,
     }
+}
+
+/// The answer to a client of the older era that only asks whether its session's server is there: it is, and sleeps on.
+fn pong(asked: &Asked<'_>, first: Option<&Head<'_>>) -> Option<Response<Out>> {
+    let head = first.filter(|head| head.kind == Kind::Request && head.method == "ping")?;
+    let (_, ticket) = asked.ticket.as_ref()?;
+    asked.entry.instance(ticket.instance)?;
+    let text = format!("{{\"jsonrpc\":\"2.0\",\"id\":{},\"result\":{{}}}}", head.id.as_ref()?);
+    Some(bridged::json(Bytes::from(text)))
 }
 
 async fn send_now(

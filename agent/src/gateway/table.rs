@@ -19,8 +19,8 @@ use super::own::Personal;
 use super::pins::{Teller, Watched};
 use super::settings::{self, Terms};
 use crate::tail::Tail;
-use crate::upstream::RouteTable;
-use crate::upstream::{Endpoint, Replica};
+use crate::upstream::nap::Nap;
+use crate::upstream::{Endpoint, Replica, RouteTable};
 
 /// A replica as requests use it.
 #[derive(Debug, Clone)]
@@ -177,8 +177,9 @@ impl Registry {
         common
     }
 
-    pub(crate) fn recorder_of(&self, id: DeploymentId) -> Arc<Recorder> {
-        self.recorders.lock().unwrap_or_else(PoisonError::into_inner).entry(id).or_default().clone()
+    pub(crate) fn recorder_of(&self, id: DeploymentId, nap: &Nap) -> Arc<Recorder> {
+        let mut all = self.recorders.lock().unwrap_or_else(PoisonError::into_inner);
+        all.entry(id).or_insert_with(|| Arc::new(Recorder::new(nap.clone()))).clone()
     }
 
     fn watched_of(&self, id: DeploymentId, view: &View) -> Arc<Watched> {
@@ -262,7 +263,7 @@ pub(crate) fn build(new: &RouteTable, old: &Table, registry: &Registry, tail: &T
             route.ready.first().map_or(route.session.as_deref(), |replica| replica.spec.session.as_deref()),
             old.by_id.get(&route.id).and_then(|entry| entry.terms.as_ref()),
         ),
-        recorder: registry.recorder_of(route.id),
+        recorder: registry.recorder_of(route.id, &route.nap),
     });
     Table::new(entries, new.known)
 }

@@ -68,6 +68,9 @@ impl Run {
             None => {
                 let wanted = request.clone();
                 let aim = Aim { release: self.record.release, restart: self.number("restart") };
+                let mut as_wanted = Deployment::clone(&deployment);
+                apply(&mut as_wanted, &wanted, aim);
+                self.within_quota_as(&deployment, &as_wanted)?;
                 let changed = store
                     .update(deployment.id, None, &reason, move |d| {
                         apply(d, &wanted, aim);

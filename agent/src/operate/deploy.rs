@@ -113,6 +113,7 @@ impl Run {
                 "the owner sets [limits] max_deployments in the agent's configuration",
             ));
         }
+        self.within_quota(existing.as_deref(), &team, 0)?;
         // everything that a person can have got wrong is told before minutes are spent on a build
         let access = self.access(existing.as_deref())?;
         compose::check(&request, &understood.recipe, &config, access, existing.as_deref())?;
@@ -147,6 +148,8 @@ impl Run {
         spec.user =
             self.deps().engine.resolve_user(&built.image.id, &spec.user).await.map_err(|e| engine_failure(&e))?;
         let scaled = compose::scaling(&request, &understood.recipe, &config, existing.as_deref())?;
+        let wanted = scaled.desired(existing.as_ref().map(|d| d.desired.replicas)).max(1);
+        self.within_quota(existing.as_deref(), &team, spec.resources.memory.saturating_mul(u64::from(wanted)))?;
         let recognised = understood.recipe.why.join("; ");
         if let Some(deployment) = existing.as_ref().filter(|d| d.policy.access.is_some())
             && let Some(asked) = request.access.as_deref().and_then(|word| word.parse().ok())

@@ -10,16 +10,18 @@ use sigil_core::model::{
     Deployment, DeploymentId, InstanceId, Name, NetworkMode, ReleaseNo, ReleaseSpec, Transport, VolumeMode,
 };
 use sigil_core::route;
+use sigil_core::sleep::Depth;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::Deps;
 use super::slots::Done;
-use crate::engine::{ContainerSpec, ContainerState, EngineError, Mount, Network, label};
+use super::{Deps, sleep};
+use crate::engine::{ContainerSpec, ContainerState, Engine, EngineError, Mount, Network, label};
 use crate::initlink::{Grant, Link, LinkError, Process, proxy_environment};
 use crate::sample;
 use crate::tail::Tail;
+use crate::upstream::nap::Nap;
 use crate::upstream::quota::{Quota, START_CPUS};
 use crate::upstream::spare::Spare;
 use crate::upstream::{self, GateOptions, Replica};
@@ -32,6 +34,12 @@ const GRACE_SECONDS: u32 = 10;
 const LET_GO: Duration = Duration::from_secs(2);
 /// Lines of output kept of a failed instance.
 const LAST_LINES: usize = 20;
+/// The word for an instance that is being put to sleep.
+pub(super) const FALLING_ASLEEP: &str = "falling-asleep";
+/// Between two looks at a server that is starting again.
+const LISTENS: Duration = Duration::from_millis(2);
+/// A woken server keeps the wide quota so long after it listens: its first answer is a part of its start.
+const WARM: Duration = Duration::from_secs(1);
 /// Where servers may write beside their volumes.
 pub(super) const HOME: &str = "/home/app";
 
@@ -44,6 +52,8 @@ pub(super) enum From {
     Container,
     /// A container that ran before this agent did.
     Adopted,
+    /// A container that was put to sleep.
+    Asleep(Depth),
 }
 
 /// One instance on its way to serving.
@@ -57,6 +67,8 @@ pub(super) struct BringUp {
     pub instance: InstanceId,
     pub container: Option<String>,
     pub from: From,
+    /// Who waits for it to be awake.
+    pub nap: Nap,
     pub done: mpsc::Sender<Done>,
     pub cancel: CancellationToken,
     /// For what goes on after it has come up.
@@ -142,10 +154,13 @@ impl BringUp {
         let secrets = self.deps.secrets.hand_over(self.deployment.id, &self.deployment.team, &self.spec, &to).await?;
         let outbound = self.spec.network == NetworkMode::Link;
         // the owner's limits hold for releases that were made under others, too
-        if !outbound && !(self.deps.allow_bridge)() {
+        if !outbound && !self.deps.config.borrow().limits.allow_bridge {
             return Err(Trouble::Other("this host forbids network.mode: bridge ([limits] allow_bridge)".into()));
         }
         self.deps.links.grant(self.instance, Grant::release(self.deployment.id, self.release, &self.spec.egress));
+        if let (From::Asleep(Depth::Stopped), true, Some(container)) = (self.from, self.good, self.container.clone()) {
+            return self.awaken(&container, outbound, secrets).await;
+        }
         let made = self.container.is_none();
         if made {
             self.progress("creating", None, None).await;
@@ -160,7 +175,11 @@ impl BringUp {
         };
 
         let state = engine.inspect(&container).await?.state;
-        let adopted = self.from == From::Adopted && matches!(state, ContainerState::Running { .. });
+        let adopted = matches!(
+            (self.from, &state),
+            (From::Adopted | From::Asleep(_), ContainerState::Running { .. })
+                | (From::Asleep(_), ContainerState::Paused { .. })
+        );
         match state {
             ContainerState::Running { .. } => {}
             ContainerState::Paused { .. } => engine.unpause(&container).await?,
@@ -188,16 +207,7 @@ impl BringUp {
             };
             link.start_main(process).await?;
         }
-        let replica = Replica {
-            deployment: self.deployment.id,
-            release: self.release,
-            instance: self.instance,
-            spec: self.spec.clone(),
-            link: link.clone(),
-            env: environment,
-            quota: Quota::default(),
-            spare: Spare::default(),
-        };
+        let replica = self.replica(link.clone(), environment);
         if !made && self.spec.transport == Transport::Stdio {
             let processes = upstream::adopt(&replica, &self.deps.tail).await?;
             if let Some(bytes) = sample::needed(pid).filter(|_| self.good && processes > 0) {
@@ -233,6 +243,92 @@ impl BringUp {
             engine.set_cpus(&container, self.spec.resources.cpu_limit).await?;
         }
         Ok((replica, true))
+    }
+
+    /// Starts a container again that was put to sleep. What it serves was proven: it is called as soon as it listens.
+    async fn awaken(
+        &mut self,
+        container: &str,
+        outbound: bool,
+        secrets: Vec<(String, SecretString)>,
+    ) -> Result<(Replica, bool), Trouble> {
+        let engine = self.deps.engine.clone();
+        self.deps.links.prepare(self.instance, outbound).await?;
+        self.progress("starting", None, None).await;
+        let began = tokio::time::Instant::now();
+        engine.start(container).await?;
+        let started = began.elapsed();
+        let (wide, cpus, id) = (engine.clone(), self.start_cpus(), container.to_owned());
+        // beside the start, not before it; Podman changes the quota of running containers only
+        let widened = self.tasks.spawn(async move { wide.set_cpus(&id, cpus).await });
+        let ContainerState::Running { pid, started_at } = engine.inspect(container).await?.state else {
+            return Err(Trouble::Other("its container ended at once".into()));
+        };
+        self.deps.links.expect(self.instance, pid);
+        self.progress("starting", Some(pid), Some(started_at)).await;
+        let link = self.deps.links.wait(self.instance, LINK_LIMIT).await?;
+        let linked = began.elapsed();
+        let environment = Arc::new(environment(&self.deployment.name, &self.spec, secrets));
+        if self.spec.transport != Transport::Stdio {
+            let (argv, workdir) = (self.spec.command.clone(), self.spec.workdir.clone());
+            link.start_main(Process { argv, env: environment.as_ref().clone(), workdir }).await?;
+            self.listens(&link).await?;
+        }
+        let replica = self.replica(link, environment);
+        if let Some(bytes) = self.deps.proven.memory(&self.spec.image) {
+            replica.spare.measured(bytes);
+        }
+        sleep::publish(&self.deps, &self.deployment, &replica);
+        self.nap.woke();
+        tracing::debug!(
+            deployment = %self.deployment.name, instance = %self.instance, ?started, ?linked, ready = ?began.elapsed(),
+            "woken"
+        );
+        if self.widens() {
+            self.keep(&replica.quota, container);
+        } else {
+            let (limit, id) = (self.spec.resources.cpu_limit, container.to_owned());
+            self.tasks.spawn(async move {
+                // how that ended is told by what follows
+                let _ended = widened.await;
+                tokio::time::sleep(WARM).await;
+                narrow(engine.as_ref(), &id, limit).await;
+            });
+        }
+        Ok((replica, false))
+    }
+
+    /// Waits until the server takes connections.
+    async fn listens(&self, link: &Link) -> Result<(), Trouble> {
+        let limit = Duration::from_millis(self.spec.start_timeout_ms);
+        let late = tokio::time::Instant::now() + limit;
+        let mut ended = link.main_exit();
+        loop {
+            if link.dial(self.spec.port).await.is_ok() {
+                return Ok(());
+            }
+            if let Some(exit) = ended.borrow_and_update().clone() {
+                return Err(Trouble::Other(format!("the server {} when it was woken", upstream::describe(&exit))));
+            }
+            if tokio::time::Instant::now() >= late {
+                let ms = limit.as_millis();
+                return Err(Trouble::Other(format!("the server took no connection within {ms} ms of being woken")));
+            }
+            tokio::time::sleep(LISTENS).await;
+        }
+    }
+
+    fn replica(&self, link: Link, env: Arc<Vec<(String, SecretString)>>) -> Replica {
+        Replica {
+            deployment: self.deployment.id,
+            release: self.release,
+            instance: self.instance,
+            spec: self.spec.clone(),
+            link,
+            env,
+            quota: Quota::default(),
+            spare: Spare::default(),
+        }
     }
 
     /// What one of its processes needs is known.
@@ -333,6 +429,18 @@ impl BringUp {
     }
 }
 
+/// Takes a woken container's wide quota away: it must not keep what is not its tier's.
+async fn narrow(engine: &dyn Engine, container: &str, limit: f64) {
+    while let Err(error) = engine.set_cpus(container, limit).await {
+        // it may sleep again, or be gone: then its next start sets the quota
+        if !engine.inspect(container).await.is_ok_and(|c| matches!(c.state, ContainerState::Running { .. })) {
+            return;
+        }
+        tracing::warn!(%error, container, "its CPU quota could not be narrowed; trying again");
+        tokio::time::sleep(WARM).await;
+    }
+}
+
 /// The whole environment of a server's process: image and manifest, ours, then secrets.
 fn environment(name: &Name, spec: &ReleaseSpec, secrets: Vec<(String, SecretString)>) -> Vec<(String, SecretString)> {
     let mut env: BTreeMap<String, SecretString> = BTreeMap::new();
@@ -373,6 +481,35 @@ pub(super) async fn last_output(tail: &Tail, deployment: DeploymentId, instance:
         }
     }
     Vec::new()
+}
+
+/// Puts an instance to sleep that nobody calls.
+pub(super) fn rest(
+    deps: Arc<Deps>,
+    instance: InstanceId,
+    container: Option<String>,
+    depth: Depth,
+    done: mpsc::Sender<Done>,
+    tasks: &TaskTracker,
+) {
+    tasks.spawn(async move {
+        let result = async {
+            let Some(container) = container else { return Ok(()) };
+            match depth {
+                Depth::Paused => deps.engine.pause(&container).await,
+                Depth::Stopped => {
+                    deps.engine.stop(&container, GRACE_SECONDS).await?;
+                    deps.tail.ended(instance).await;
+                    Ok(())
+                }
+            }
+        };
+        let error = result.await.err().map(|error| {
+            tracing::warn!(%error, %instance, "an instance could not be put to sleep");
+            error.to_string()
+        });
+        let _closed = done.send(Done::Slept { instance, depth, error }).await;
+    });
 }
 
 /// Stops an instance and removes its container, once the gateway has let go of it: the table without it is published

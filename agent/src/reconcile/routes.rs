@@ -6,8 +6,10 @@ use sigil_core::model::{Deployment, InstanceId, Outcome, ReleaseNo, Run};
 use sigil_core::pins::View;
 use sigil_core::plan::Phase;
 use sigil_core::policy::{Policy, Rules, ToolRules};
+use sigil_core::sleep::Depth;
 
-use super::slots::Room;
+use super::sleep;
+use super::slots::{Room, Slot};
 use crate::upstream::{Replica, Route};
 
 impl Room {
@@ -16,13 +18,14 @@ impl Room {
             let slots = instances.iter().filter_map(|id| self.slots.get(id)).filter(|s| wanted(&s.phase));
             slots.filter_map(|s| s.replica.clone()).collect()
         };
-        let mut ready = of(|p| *p == Phase::Ready);
+        // a frozen one keeps its connections and sessions: who calls it has it thawed first
+        let mut ready = of(|p| matches!(p, Phase::Ready | Phase::Asleep(_)));
         // during a roll-out new work goes to the new release as soon as one instance of it serves
         if ready.iter().any(|r| r.release == deployment.desired.release) {
             ready.retain(|r| r.release == deployment.desired.release);
         }
         let draining = {
-            let mut all = of(|p| matches!(p, Phase::Draining { .. } | Phase::Ready));
+            let mut all = of(|p| matches!(p, Phase::Draining { .. } | Phase::Ready | Phase::Asleep(_)));
             all.retain(|r| !ready.iter().any(|x| x.instance == r.instance));
             all
         };
@@ -30,14 +33,16 @@ impl Room {
         let hopeless =
             deployment.release(deployment.desired.release).is_none_or(|r| matches!(r.outcome, Outcome::Failed { .. }));
         let message = status.map(|s| s.message.clone()).unwrap_or_default();
-        let injected = ready
-            .first()
-            .and_then(|r| self.deps.secrets.injected(deployment.id, &deployment.team, &r.spec).ok())
+        let serving = ready.first().map(|replica| replica.spec.as_ref());
+        let serving = serving.or_else(|| deployment.release(deployment.desired.release).map(|r| &r.spec));
+        let injected = serving
+            .and_then(|spec| self.deps.secrets.injected(deployment.id, &deployment.team, spec).ok())
             .unwrap_or_default();
         let wanted = deployment.release(deployment.desired.release).map_or(&[][..], |r| &r.spec.secrets);
         let own = wanted.iter().filter(|secret| secret.per_user).cloned().collect();
         let returning = self.seen_engine.then(|| {
-            let coming = |id: &&InstanceId| self.slots.get(id).is_some_and(|s| s.returning);
+            let left = |slot: &Slot| slot.phase == Phase::Asleep(Depth::Paused) && slot.replica.is_none();
+            let coming = |id: &&InstanceId| self.slots.get(id).is_some_and(|s| s.returning || left(s));
             instances.iter().filter(coming).copied().collect()
         });
         let pins = self.view(deployment, ready.iter().chain(&draining).map(|replica| replica.release));
@@ -66,6 +71,7 @@ impl Room {
             rules: self.rules(deployment),
             pins,
             session: deployment.release(deployment.desired.release).and_then(|r| r.spec.session.clone()),
+            nap: sleep::nap(self, deployment.id),
         }
     }
 

@@ -7,12 +7,14 @@ use std::time::{Duration, Instant};
 use jiff::Timestamp;
 use sigil_core::model::{Deployment, DeploymentId, InstanceId, Outcome, ReleaseNo, Run, Stream};
 use sigil_core::plan::{self, Action, Backoff, Failed, Inst, Phase};
+use sigil_core::sleep::Depth;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use super::{Deps, Shared, act, routes, status};
+use super::{Deps, Shared, act, budget, routes, sleep, status};
 use crate::audit::by_agent;
 use crate::engine::{Container, ContainerState, label};
+use crate::sample;
 use crate::upstream::{LAST_OUTPUT, Replica, RouteTable};
 
 /// A full look at the engine happens at least this often: its event stream drops silently.
@@ -49,6 +51,8 @@ pub(super) struct Slot {
     pub adopted: bool,
     /// Being taken over from a former agent right now.
     pub returning: bool,
+    /// Processes of it that the kernel killed for want of memory, in which of its lives.
+    pub oom_kills: Option<(sample::Life, u64)>,
 }
 
 /// What the loop knows of one deployment beside its record.
@@ -63,6 +67,11 @@ pub(super) struct Memory {
     /// Desired state that the memory belongs to: a change of it forgives.
     pub generation: u64,
     pub cleaning: bool,
+    pub sleep: sleep::Sleep,
+    /// When processes of it ran out of memory last, and the words for it.
+    pub starved: Option<(Timestamp, String)>,
+    /// The host has no room for what it wants.
+    pub waiting: Option<budget::Waiting>,
 }
 
 /// What a task reports.
@@ -81,6 +90,12 @@ pub(super) enum Done {
     Failed { instance: InstanceId, why: String, output: Vec<String>, blameless: bool },
     /// What one printed last that ran and ended by itself.
     Output { deployment: DeploymentId, lines: Vec<String> },
+    /// It sleeps, or could not be put to sleep.
+    Slept { instance: InstanceId, depth: Depth, error: Option<String> },
+    /// Its frozen containers run again, or could not be thawed.
+    Woken { deployment: DeploymentId, error: Option<String> },
+    /// Somebody calls it, and its containers have ended.
+    Wanted { deployment: DeploymentId },
     /// Told to stop trying.
     Cancelled { instance: InstanceId },
     /// Its container is gone.
@@ -96,7 +111,7 @@ pub(super) enum Done {
 impl Done {
     /// Whether its instance is nobody's work any more: then the engine is asked what became of it meanwhile.
     fn ends(&self) -> bool {
-        !matches!(self, Self::Progress { .. })
+        !matches!(self, Self::Progress { .. } | Self::Woken { error: None, .. } | Self::Wanted { .. })
     }
 }
 
@@ -106,8 +121,14 @@ pub(super) struct Room {
     pub slots: HashMap<InstanceId, Slot>,
     pub memory: HashMap<DeploymentId, Memory>,
     orphans: HashSet<String>,
+    /// The engine can freeze containers; it is asked once.
+    pub can_pause: bool,
+    /// The host is short of memory.
+    pub tight: bool,
+    /// The most that a replica was seen to take of memory, bytes.
+    pub measured: HashMap<DeploymentId, u64>,
     stop: CancellationToken,
-    done_tx: mpsc::Sender<Done>,
+    pub done_tx: mpsc::Sender<Done>,
     done_rx: mpsc::Receiver<Done>,
     pub seen_engine: bool,
     /// A container went (or a former agent's may have): init binaries may be unused.
@@ -127,6 +148,9 @@ impl Room {
             slots: HashMap::new(),
             memory: HashMap::new(),
             orphans: HashSet::new(),
+            can_pause: false,
+            tight: false,
+            measured: HashMap::new(),
             stop,
             done_tx,
             done_rx,
@@ -146,6 +170,9 @@ impl Room {
             let round = Instant::now();
             let mut began = round;
             if look {
+                if !self.seen_engine {
+                    self.can_pause = self.deps.engine.capabilities().await.is_ok_and(|can| can.pause);
+                }
                 let seen = self.deps.engine.observe().await;
                 began = Instant::now();
                 look = !self.observed(seen);
@@ -175,7 +202,10 @@ impl Room {
                 Ok(()) = events.changed() => resync = true,
                 Ok(()) = links.changed() => resync = true,
                 Some(done) = self.done_rx.recv() => { resync = done.ends(); self.take(done).await; }
-                Ok(()) = used.changed() => {}
+                Ok(()) = used.changed() => {
+                    self.tight = self.is_tight();
+                    self.measure(Timestamp::now());
+                }
                 () = tokio::time::sleep(pause) => resync = true,
             }
             // one pass for everything that is already here
@@ -255,6 +285,7 @@ impl Room {
         if new {
             self.deps.tail.instance(crate::tail::Instance { instance, deployment, release });
         }
+        let sleeps = new && self.may_sleep(deployment);
         let slot = self.slots.entry(instance).or_insert_with(|| Slot {
             id: instance,
             deployment,
@@ -273,6 +304,7 @@ impl Room {
             cancel: CancellationToken::new(),
             adopted: true,
             returning: false,
+            oom_kills: None,
         });
         if slot.busy {
             return;
@@ -294,6 +326,12 @@ impl Room {
                     _ => {}
                 }
             }
+            // a former agent put it to sleep, or this one
+            ContainerState::Paused { pid } if sleeps => {
+                slot.pid = Some(*pid);
+                slot.phase = Phase::Asleep(Depth::Paused);
+            }
+            ContainerState::Paused { .. } if matches!(slot.phase, Phase::Asleep(_)) => {}
             ContainerState::Paused { pid } => {
                 slot.pid = Some(*pid);
                 slot.replica = None;
@@ -301,10 +339,18 @@ impl Room {
                 slot.message = "paused from outside".into();
             }
             ContainerState::Created => slot.phase = Phase::Created,
+            ContainerState::Exited { .. } if slot.phase == Phase::Asleep(Depth::Stopped) => {}
             ContainerState::Exited { code, oom, error, .. } => {
                 if new || slot.pid.is_some() {
                     // queued before anything of a next life can be
                     drop(self.deps.tail.ended(instance));
+                }
+                // ended while it was frozen, or while no agent watched: nobody called it since
+                if sleeps || matches!(slot.phase, Phase::Asleep(_)) {
+                    slot.pid = None;
+                    slot.replica = None;
+                    slot.phase = Phase::Asleep(Depth::Stopped);
+                    return;
                 }
                 let was = slot.phase.clone();
                 slot.pid = None;
@@ -393,6 +439,7 @@ impl Room {
                 }
                 if let Some(memory) = self.memory.get_mut(&id) {
                     memory.failed = None;
+                    memory.sleep.nap.touch();
                 }
                 self.passed(id, release).await;
             }
@@ -434,6 +481,9 @@ impl Room {
                 self.mark(slot, &format!("release {release} did not become ready: {words}"));
                 self.failed(id, release, why).await;
             }
+            Done::Slept { instance, depth, error } => self.slept(instance, depth, error),
+            Done::Woken { deployment, error } => self.woken(deployment, error),
+            Done::Wanted { deployment } => self.wanted(deployment),
             Done::Cancelled { instance } => {
                 if let Some(slot) = self.slots.get_mut(&instance) {
                     slot.busy = false;
@@ -561,16 +611,32 @@ impl Room {
         let now = Timestamp::now();
         let mut wake: Option<Timestamp> = None;
         let by_deployment = self.by_deployment();
-        for deployment in self.deps.store.deployments() {
+        let mut deployments = self.deps.store.deployments();
+        // room goes to whoever has waited for it the longest
+        if self.memory.values().any(|memory| memory.waiting.is_some()) {
+            let since = |id: &DeploymentId| self.memory.get(id).and_then(|m| m.waiting.as_ref()).map(|w| w.since);
+            deployments.sort_by_cached_key(|deployment| since(&deployment.id).unwrap_or(Timestamp::MAX));
+        }
+        let mut budget = None;
+        for deployment in deployments {
+            let ids = by_deployment.get(&deployment.id).map_or(&[][..], Vec::as_slice);
             let memory = self.memory.entry(deployment.id).or_default();
             if memory.generation != deployment.generation {
+                // what was asked for is done in front of whoever asked: a sleeper wakes for it
+                if memory.generation != 0 {
+                    memory.sleep.end(now);
+                }
                 // a person asked for something: start at once, whatever went wrong before. The return to a good
                 // release after a failed gate is no person's wish, but its release did not fail either.
                 memory.generation = deployment.generation;
                 memory.backoff = Backoff::default();
             }
+            if let Some(at) = self.tend(&deployment, ids, now) {
+                wake = Some(wake.map_or(at, |w| w.min(at)));
+            }
+            let memory = self.memory.entry(deployment.id).or_default();
             let mut insts: Vec<Inst> = Vec::new();
-            for id in by_deployment.get(&deployment.id).into_iter().flatten() {
+            for id in ids {
                 let Some(slot) = self.slots.get_mut(id) else { continue };
                 if let Phase::Draining { since, .. } = slot.phase {
                     slot.phase = Phase::Draining { since, in_flight: (self.deps.in_flight)(slot.id) };
@@ -592,7 +658,9 @@ impl Room {
                     busy: slot.busy,
                 });
             }
-            let plan = plan::plan(&deployment, &insts, &memory.backoff, memory.failed, now);
+            let mut plan = plan::plan(&deployment, &insts, &memory.backoff, memory.failed, memory.sleep.rest, now);
+            self.admit(&deployment, &mut plan, &mut budget, now);
+            let memory = self.memory.entry(deployment.id).or_default();
             if let Some(at) = plan.wake_at {
                 wake = Some(wake.map_or(at, |w| w.min(at)));
             }
@@ -639,6 +707,7 @@ impl Room {
                     cancel: self.stop.child_token(),
                     adopted: false,
                     returning: false,
+                    oom_kills: None,
                 };
                 self.deps.tail.instance(crate::tail::Instance { instance: id, deployment: deployment.id, release });
                 self.slots.insert(id, slot);
@@ -659,6 +728,18 @@ impl Room {
             Action::Gate(id) => {
                 let adopted = self.slots.get(&id).is_some_and(|s| s.adopted);
                 self.bring_up(deployment, id, if adopted { act::From::Adopted } else { act::From::Container });
+            }
+            Action::Wake(id) => {
+                let Some(Phase::Asleep(depth)) = self.slots.get(&id).map(|slot| slot.phase.clone()) else { return };
+                self.slots.entry(id).and_modify(|slot| slot.phase = Phase::Gating);
+                self.bring_up(deployment, id, act::From::Asleep(depth));
+            }
+            Action::Rest(id, depth) => {
+                let Some(slot) = self.slots.get_mut(&id) else { return };
+                slot.busy = true;
+                slot.doing = act::FALLING_ASLEEP;
+                let (container, done) = (slot.container.clone(), self.done_tx.clone());
+                act::rest(self.deps.clone(), id, container, depth, done, &self.shared.tasks);
             }
             Action::Drain(id) => {
                 if let Some(slot) = self.slots.get_mut(&id) {
@@ -682,7 +763,8 @@ impl Room {
         slot.busy = true;
         slot.doing = if slot.container.is_some() { "starting" } else { "creating" };
         slot.adopted = false;
-        slot.returning = from == act::From::Adopted;
+        // a frozen one that a former agent left has sessions that go on
+        slot.returning = matches!(from, act::From::Adopted | act::From::Asleep(Depth::Paused));
         slot.cancel = self.stop.child_token();
         let task = act::BringUp {
             deps: self.deps.clone(),
@@ -694,6 +776,7 @@ impl Room {
             instance: id,
             container: slot.container.clone(),
             from,
+            nap: self.memory.get(&deployment.id).map(|memory| memory.sleep.nap.clone()).unwrap_or_default(),
             done: self.done_tx.clone(),
             cancel: slot.cancel.clone(),
             tasks: self.shared.tasks.clone(),
@@ -733,7 +816,7 @@ impl Room {
     }
 
     /// A mark in the log: what happened to an instance, in words.
-    fn mark(&self, slot: &Slot, words: &str) {
+    pub(super) fn mark(&self, slot: &Slot, words: &str) {
         let (tail, deployment, release, instance) = (self.deps.tail.clone(), slot.deployment, slot.release, slot.id);
         let words = words.to_owned();
         self.shared.tasks.spawn(async move {

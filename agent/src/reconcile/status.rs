@@ -10,6 +10,7 @@ use sigil_core::plan::Phase;
 
 use super::slots::{Memory, Room, Slot};
 use super::{Condition, ReplicaStatus, Status};
+use super::{budget, sleep};
 use crate::sample::Instance;
 
 /// What runs, for whoever measures it.
@@ -87,6 +88,7 @@ fn one(
         Run::Stopped if ready > 0 => (State::Stopped, "is stopping".to_owned()),
         Run::Stopped => (State::Stopped, String::new()),
         Run::Running if want == 0 => (State::Sleeping, String::new()),
+        Run::Running if memory.sleep.rest.is_some() => (State::Sleeping, sleep::message(&memory.sleep)),
         Run::Running if ready >= want => (State::Ready, String::new()),
         Run::Running if ready > 0 => (State::Degraded, format!("{ready} of {want} replicas serve")),
         Run::Running if hopeless || loops => (State::Failed, String::new()),
@@ -94,7 +96,11 @@ fn one(
     };
     if desired.run == Run::Running {
         let last = failure.map(|(_, why)| why.as_str()).unwrap_or_default();
-        if loops && ready < want {
+        if let Some(waiting) = memory.waiting.as_ref().filter(|_| ready < want) {
+            message = format!("waits for room: {}", waiting.why);
+        } else if state == State::Sleeping {
+            // what went wrong before it slept says nothing of now
+        } else if loops && ready < want {
             let next = memory.backoff.until(Timestamp::now());
             let next = next.map_or_else(|| "now".to_owned(), |t| t.strftime("%H:%M:%S UTC").to_string());
             message = format!("crash loop: {last} ({} times in a row, next try at {next})", memory.backoff.failures);
@@ -120,6 +126,7 @@ fn one(
         message = format!("the engine cannot be seen: {trouble}");
     }
     let health = match (desired.run, ready) {
+        (Run::Running, _) if state == State::Sleeping => "unknown",
         (Run::Running, 0) if loops || hopeless => "unhealthy",
         (Run::Running, n) if n > 0 && n >= want => "healthy",
         (Run::Running, n) if n > 0 => "degraded",
@@ -129,6 +136,7 @@ fn one(
         && memory.plan.actions.is_empty()
         && slots.iter().all(|s| !s.busy)
         && match desired.run {
+            Run::Running if memory.sleep.rest.is_some() => true,
             Run::Running => target_ready == want && slots.len() as u32 == want,
             Run::Stopped | Run::Removed => slots.is_empty(),
         };
@@ -139,7 +147,10 @@ fn one(
         Condition { kind: kind.to_owned(), ok, reason, since }
     };
     let mut conditions = vec![
-        condition("Available", ready > 0, format!("{ready} of {want} replicas serve")),
+        match memory.sleep.rest {
+            Some(_) => condition("Available", true, "asleep; the next call wakes it".into()),
+            None => condition("Available", ready > 0, format!("{ready} of {want} replicas serve")),
+        },
         condition(
             "Settled",
             settled,
@@ -154,6 +165,9 @@ fn one(
             n => format!("{n} held: sigil pins diff {}", deployment.name),
         };
         conditions.push(condition("ToolsAsPinned", pins.held.is_empty(), reason));
+    }
+    if let Some(words) = budget::enough(memory.starved.as_ref(), now) {
+        conditions.push(condition("MemoryEnough", false, words));
     }
     if let Some(drift) = drift {
         conditions.push(condition("ScanCurrent", drift.ok, drift.reason.clone()));
@@ -187,6 +201,7 @@ fn replica(slot: &Slot, memory: &Memory) -> ReplicaStatus {
         Phase::Created => "created",
         Phase::Gating => "gating",
         Phase::Ready => "ready",
+        Phase::Asleep(depth) => depth.as_str(),
         Phase::Draining { .. } => "draining",
         Phase::Down if memory.backoff.failures > 0 => "backing-off",
         Phase::Down => "down",

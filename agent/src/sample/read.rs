@@ -70,6 +70,22 @@ pub(super) fn boot(trees: &Trees) -> u64 {
     u64::from_str_radix(&digits, 16).unwrap_or(0)
 }
 
+/// The machine's boot, and how long ago it was, milliseconds.
+pub fn uptime() -> (u64, u64) {
+    let (trees, mut buffer) = (Trees::default(), String::new());
+    file(&trees.proc.join("uptime"), &mut buffer);
+    let seconds: f64 = buffer.split(' ').next().and_then(|word| word.parse().ok()).unwrap_or(0.0);
+    (boot(&trees), (seconds * 1e3) as u64)
+}
+
+/// Whether the process of a life is still there.
+pub fn lives(of: Life) -> bool {
+    let (trees, mut buffer) = (Trees::default(), String::new());
+    // where the engine was asked it is not known when the process began
+    let same = |now: Life| now == of || of.began == 0;
+    of.boot == boot(&trees) && life(&trees, of.boot, of.pid, &mut buffer).is_some_and(same)
+}
+
 /// Everything that the container of this process uses, `network`: and what its own network carried. `None` where its files
 /// cannot be read.
 pub fn figures(pid: u32, network: bool) -> Option<Reading> {

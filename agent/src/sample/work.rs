@@ -93,17 +93,26 @@ pub(super) async fn run(deps: Deps, shared: Arc<Shared>, stop: CancellationToken
     let Ok(mut work) = made.await else { return };
     let mut instances = shared.instances.subscribe();
     let mut pages = Pages::new(deps.clone());
+    // the first round is at once: rates need two
+    let mut due = Timestamp::now().as_millisecond();
     loop {
-        let whole = tokio::select! {
+        let mut whole = tokio::select! {
             () = stop.cancelled() => break,
-            () = tokio::time::sleep(until_next(Timestamp::now())) => true,
-            () = shared.hurry.notified() => {
-                tokio::select! {
-                    () = stop.cancelled() => break,
-                    () = tokio::time::sleep(GATHER.min(until_next(Timestamp::now()))) => false,
-                }
-            }
+            () = tokio::time::sleep(until(&mut due)) => true,
+            () = shared.hurry.notified() => false,
         };
+        if !whole {
+            // what is due meanwhile is not put off by those that come
+            let left = until(&mut due);
+            whole = left <= GATHER;
+            tokio::select! {
+                () = stop.cancelled() => break,
+                () = tokio::time::sleep(left.min(GATHER)) => {}
+            }
+        }
+        if whole {
+            due = next_round(Timestamp::now());
+        }
         let now = instances.borrow_and_update().clone();
         let counted = shared.counted.get().filter(|_| whole).map(|counted| counted());
         let list = now.clone();
@@ -135,10 +144,20 @@ pub(super) async fn run(deps: Deps, shared: Arc<Shared>, stop: CancellationToken
     }
 }
 
-/// Until the next round: rounds begin where intervals of ten seconds do.
-fn until_next(now: Timestamp) -> Duration {
-    let into = now.as_millisecond().rem_euclid(i64::try_from(EVERY.as_millis()).unwrap_or(10_000));
-    EVERY.saturating_sub(Duration::from_millis(into.unsigned_abs()))
+/// When the next round is due, milliseconds since 1970: where an interval of ten seconds begins, and not at once: a timer may
+/// be a little early by the clock.
+fn next_round(now: Timestamp) -> i64 {
+    let every = i64::try_from(EVERY.as_millis()).unwrap_or(10_000);
+    let now = now.as_millisecond();
+    let next = now - now.rem_euclid(every) + every;
+    if next - now < every / 2 { next + every } else { next }
+}
+
+/// Until a round is due. A clock that was set back makes it no later than it would be anyway.
+fn until(due: &mut i64) -> Duration {
+    let now = Timestamp::now();
+    *due = (*due).min(next_round(now));
+    Duration::from_millis(u64::try_from(*due - now.as_millisecond()).unwrap_or(0))
 }
 
 impl Work {

@@ -1,5 +1,5 @@
 //! The forms in which records lie on disk. A record is a key (`d/<id>`, `o/<id>`, `r/<request>`, `q/<request>`,
-//! `s/<key>`, `p/<id>/<release>`, `u/<id>`, `t/<id>`) and JSON; in sled it carries a version byte and a checksum over key, version and value.
+//! `s/<key>`, `p/<id>/<release>`, `u/<id>`, `t/<id>`, `l/<whose>`) and JSON; in sled it carries a version byte and a checksum over key, version and value.
 
 use super::{Result, StoreError};
 
@@ -22,6 +22,8 @@ pub(super) const PINS: &str = "p/";
 pub(super) const USER: &str = "u/";
 /// Teams.
 pub(super) const TEAM: &str = "t/";
+/// Quotas and budgets.
+pub(super) const LIMIT: &str = "l/";
 /// sled only: sequence, count and sum of all records.
 pub(super) const HEAD: &str = "m/head";
 

@@ -7,11 +7,12 @@ use std::sync::Arc;
 use jiff::{SignedDuration, Timestamp};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use sigil_core::cost::judge::{Limit, Whose};
 use sigil_core::model::{Deployment, DeploymentId, Name, OperationId, ReleaseNo};
 use sigil_core::pins::Pins;
 use sigil_core::rights::{Directory, Team, User};
 
-use super::record::{ANSWER, DEPLOYMENT, OPERATION, Op, PINS, REQUEST, SEALED, TEAM, USER};
+use super::record::{ANSWER, DEPLOYMENT, LIMIT, OPERATION, Op, PINS, REQUEST, SEALED, TEAM, USER};
 use super::{OperationRecord, Result, SealedRecord, StoreError};
 
 /// Finished operations that are kept in the list.
@@ -44,6 +45,8 @@ pub(super) struct Snapshot {
     pub pins: Arc<BTreeMap<(DeploymentId, ReleaseNo), Arc<Pins>>>,
     /// Users and teams.
     pub directory: Arc<Directory>,
+    /// Quotas and budgets.
+    pub limits: Arc<BTreeMap<Whose, Limit>>,
 }
 
 fn parse<T: DeserializeOwned>(key: &str, value: &[u8]) -> Result<T> {
@@ -66,6 +69,7 @@ impl Snapshot {
         let answers = Arc::make_mut(&mut state.answers);
         let sealed = Arc::make_mut(&mut state.sealed);
         let pins = Arc::make_mut(&mut state.pins);
+        let limits = Arc::make_mut(&mut state.limits);
         let (mut users, mut teams) = (Vec::new(), Vec::new());
         for (key, value) in records {
             if key.starts_with(DEPLOYMENT) {
@@ -102,6 +106,9 @@ impl Snapshot {
                 users.push(Arc::new(parse::<User>(key, value)?));
             } else if key.starts_with(TEAM) {
                 teams.push(Arc::new(parse::<Team>(key, value)?));
+            } else if key.starts_with(LIMIT) {
+                let limit: Limit = parse(key, value)?;
+                limits.insert(limit.whose.clone(), limit);
             } else {
                 return Err(StoreError::Newer { what: format!("record {key}"), found: 0 });
             }
@@ -136,6 +143,9 @@ impl Snapshot {
         }
         for team in self.directory.teams() {
             out.push((format!("{TEAM}{}", team.id), to_json(team.as_ref())?));
+        }
+        for (whose, limit) in self.limits.iter() {
+            out.push((format!("{LIMIT}{whose}"), to_json(limit)?));
         }
         Ok(out)
     }
@@ -220,7 +230,25 @@ impl Change {
         Arc::make_mut(&mut self.state.names).remove(&old.name);
         self.remove(format!("{DEPLOYMENT}{id}"));
         self.keep_pins(id, |_| false);
-        Ok(())
+        self.put_limit(&Whose::Deployment(id), None)
+    }
+
+    /// Sets somebody's quotas and budget; `None`, or one that limits nothing, takes them away.
+    pub fn put_limit(&mut self, whose: &Whose, limit: Option<Limit>) -> Result<()> {
+        let limits = Arc::make_mut(&mut self.state.limits);
+        let key = format!("{LIMIT}{whose}");
+        match limit.filter(|limit| !limit.is_empty()) {
+            Some(limit) => {
+                limits.insert(whose.clone(), limit.clone());
+                self.put(key, &limit)
+            }
+            None => {
+                if limits.remove(whose).is_some() {
+                    self.remove(key);
+                }
+                Ok(())
+            }
+        }
     }
 
     /// Adds or replaces the tool pins of a release; forgets those of releases that the deployment no longer has.

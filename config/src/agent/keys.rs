@@ -35,6 +35,8 @@ pub enum Kind {
     Cores(f64, f64),
     /// A number from 0 to 1.
     Share,
+    /// Money: a number from 0 on.
+    Rate,
     /// `true` or `false`.
     Bool,
     /// A list of texts.
@@ -150,6 +152,9 @@ pub const KEYS: &[Key] = &[
     key("limits.allow_bridge", Kind::Bool, LIVE),
     key("limits.max_replicas", Kind::Int(1, 10_000), LIVE),
     key("limits.max_deployments", Kind::Int(1, 100_000), LIVE),
+    key("limits.memory", Kind::Bytes(0, 1 << 50), LIVE),
+    key("limits.memory_reserve", Kind::Bytes(0, 1 << 50), LIVE),
+    key("limits.cpus", Kind::Int(0, 1_000_000), LIVE),
     key("limits.min_free_disk", Kind::Bytes(0, 1 << 50), LIVE),
     key("limits.registries", Kind::Texts, LIVE),
     key("limits.signatures", Kind::Named, LIVE),
@@ -165,6 +170,14 @@ pub const KEYS: &[Key] = &[
     key("audit.max_bytes", Kind::Bytes(1 << 20, 1 << 40), LIVE),
     key("metrics.max_bytes", Kind::Bytes(16 << 20, 1 << 40), LIVE),
     key("metrics.server_metrics", Kind::Bool, LIVE),
+    key("cost.currency", Kind::Text, LIVE),
+    key("cost.deployment_month", Kind::Rate, LIVE),
+    key("cost.requests_10k", Kind::Rate, LIVE),
+    key("cost.cpu_hour", Kind::Rate, LIVE),
+    key("cost.memory_gb_hour", Kind::Rate, LIVE),
+    key("cost.egress_gb", Kind::Rate, LIVE),
+    key("cost.storage_gb_month", Kind::Rate, LIVE),
+    key("quota.action", Kind::Word(&["warn", "throttle", "stop"]), LIVE),
     key("outbound.proxy", Kind::Url, LIVE),
     key("outbound.no_proxy", Kind::Texts, LIVE),
     key("outbound.ports", Kind::Ports, LIVE),

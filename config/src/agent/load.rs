@@ -240,7 +240,7 @@ impl Layers {
         let scalar = |value: Value| Node { at: at.clone(), raw: text.to_owned(), value };
         let node = match key.kind {
             Kind::Int(..) => scalar(text.trim().parse().map_or(plain.value, Value::Int)),
-            Kind::Cores(..) | Kind::Share => scalar(text.trim().parse().map_or(plain.value, Value::Float)),
+            Kind::Cores(..) | Kind::Share | Kind::Rate => scalar(text.trim().parse().map_or(plain.value, Value::Float)),
             Kind::Bool => match text.trim() {
                 "true" | "1" => scalar(Value::Bool(true)),
                 "false" | "0" => scalar(Value::Bool(false)),
@@ -340,6 +340,7 @@ impl Layers {
             }
             Kind::Cores(least, most) => self.number(path, node, (least, most), "a number of cores", " cores"),
             Kind::Share => self.number(path, node, (0.0, 1.0), "a number", ""),
+            Kind::Rate => self.number(path, node, (0.0, 1e12), "a number", ""),
             Kind::Bool => match node.value {
                 Value::Bool(b) => Some(Json::from(b)),
                 _ => {

@@ -183,7 +183,7 @@ fn shown(ctx: &Ctx, line: &[u8]) -> Vec<u8> {
             let yaml = serde_saphyr::to_string(&value).unwrap_or_default();
             clean(ctx, format!("---\n{}\n", yaml.trim_end()).as_bytes())
         }
-        Format::Json | Format::Sarif => clean(ctx, &[line, b"\n"].concat()),
+        Format::Json | Format::Sarif | Format::Csv => clean(ctx, &[line, b"\n"].concat()),
         Format::Table | Format::Wide => for_a_person(ctx, &record).into_bytes(),
     }
 }

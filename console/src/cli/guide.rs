@@ -42,6 +42,8 @@ const PAGES: &[Page] = &[
     page!("scaling", "policies, what was decided and why, trying one out", false),
     page!("health", "what is asked of replicas, and what is done", false),
     page!("clients", "addresses, keys, clients that start a process", false),
+    page!("sleep", "sleeping, waking, and a host that is full", false),
+    page!("usage", "what is used, what it costs, quotas, budgets", false),
     page!("scan", "the scanner, severities, waivers", false),
     page!("own-rules", "rules of your own for the scanner", false),
     page!("injection", "commands, arguments, code, templates, queries", true),

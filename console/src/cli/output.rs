@@ -21,12 +21,14 @@ pub enum Format {
     Yaml,
     /// Findings for code hosts (scan only).
     Sarif,
+    /// For spreadsheets (usage only).
+    Csv,
 }
 
 impl Format {
     /// Whether a script reads it.
     pub fn is_data(self) -> bool {
-        matches!(self, Self::Json | Self::Yaml | Self::Sarif)
+        matches!(self, Self::Json | Self::Yaml | Self::Sarif | Self::Csv)
     }
 }
 

@@ -43,6 +43,10 @@ pub struct State {
     pub results: HashMap<String, String>,
     /// What is used.
     pub top: v1::TopReply,
+    /// What was used, and what was asked of that.
+    pub usage: v1::UsageReply,
+    pub usage_asked: Vec<v1::UsageRequest>,
+    pub limits: Vec<v1::LimitInfo>,
     /// Required `authorization`, when set.
     pub token: Option<String>,
 }
@@ -157,6 +161,7 @@ impl Fake {
             .add_service(v1::mcp_server::McpServer::new(self.clone()))
             .add_service(v1::secrets_server::SecretsServer::new(self.clone()))
             .add_service(v1::audit_server::AuditServer::new(self.clone()))
+            .add_service(v1::usage_server::UsageServer::new(self.clone()))
             .add_service(v1::metrics_server::MetricsServer::new(self.clone()))
     }
 
@@ -238,6 +243,48 @@ impl v1::metrics_server::Metrics for Fake {
     }
     async fn series(&self, _: Request<v1::SeriesRequest>) -> Result<Response<v1::SeriesReply>, Status> {
         Err(Status::unimplemented("not played"))
+    }
+}
+
+#[tonic::async_trait]
+impl v1::usage_server::Usage for Fake {
+    async fn report(&self, request: Request<v1::UsageRequest>) -> Result<Response<v1::UsageReply>, Status> {
+        self.allowed(&request)?;
+        let asked = request.into_inner();
+        if !asked.deployment.is_empty() {
+            self.find(&asked.deployment)?;
+        }
+        Ok(Response::new(self.with(|s| {
+            s.usage_asked.push(asked);
+            s.usage.clone()
+        })))
+    }
+    async fn limits(&self, _: Request<v1::LimitsRequest>) -> Result<Response<v1::LimitsReply>, Status> {
+        Ok(Response::new(v1::LimitsReply { limits: self.with(|s| s.limits.clone()) }))
+    }
+    async fn set_limit(&self, request: Request<v1::SetLimitRequest>) -> Result<Response<v1::LimitsReply>, Status> {
+        let asked = request.into_inner();
+        let limit = v1::LimitInfo {
+            whose: asked.whose,
+            deployments: asked.deployments,
+            memory_bytes: asked.memory_bytes,
+            requests: asked.requests,
+            egress_bytes: asked.egress_bytes,
+            budget: asked.budget,
+            budget_stops: asked.budget_stops.unwrap_or_default(),
+            by: "ada".into(),
+            at: 1_700_000_000_000_000,
+        };
+        self.with(|s| s.limits.push(limit));
+        self.limits(Request::new(v1::LimitsRequest {})).await
+    }
+    async fn remove_limit(
+        &self,
+        request: Request<v1::RemoveLimitRequest>,
+    ) -> Result<Response<v1::LimitsReply>, Status> {
+        let asked = request.into_inner();
+        self.with(|s| s.limits.retain(|limit| limit.whose != asked.whose));
+        self.limits(Request::new(v1::LimitsRequest {})).await
     }
 }
 

@@ -238,3 +238,61 @@ async fn top_is_a_table_that_fits_and_once_into_a_pipe() {
     assert_eq!(json["deployments"][0]["replicas"][0]["oom_kills"], 2);
     assert_eq!(json["host"]["pressure_memory_percent"], serde_json::Value::Null);
 }
+
+#[tokio::test]
+async fn usage_is_a_table_a_spreadsheet_and_advice() {
+    let home = Home::with_agent();
+    let row = v1::UsageRow {
+        month: "2027-01".into(),
+        name: "clock".into(),
+        requests: 20_000,
+        errors: 3,
+        cpu_seconds: 36.0,
+        memory_gb_hours: 5.0,
+        egress_bytes: 1 << 30,
+        cost: 7.15,
+        forecast_cost: 21.5,
+        ..Default::default()
+    };
+    let advice = v1::UsageAdvice {
+        deployment: "clock".into(),
+        tier: "standard".into(),
+        advised: "micro".into(),
+        larger: false,
+        why: "in 100 hours a replica used at most 86 MiB".into(),
+    };
+    home.fake.with(|s| {
+        s.deployments = vec![deployment("clock", "ready")];
+        s.usage =
+            v1::UsageReply { currency: "EUR".into(), rows: vec![row], advice: vec![advice], ..Default::default() };
+    });
+    let table = home.run(&["usage"]).await.exits(0);
+    let cells: Vec<&str> = table.out.lines().nth(1).unwrap().split_whitespace().collect();
+    assert_eq!(cells, ["clock", "20000", "3", "36", "s", "5.000", "1.0", "GiB", "7.15", "21.50"]);
+    assert!(table.out.contains("total 7.15 EUR, 21.50 at the month's end"), "{}", table.out);
+    assert!(table.err.contains("micro would do: in 100 hours"), "{}", table.err);
+    let csv = home.run(&["usage", "clock", "--by", "user", "--month", "2027-01", "-o", "csv"]).await.exits(0).out;
+    assert!(csv.starts_with("month,name,"), "{csv}");
+    assert!(csv.lines().nth(1).unwrap().starts_with("2027-01,clock,,false,20000,3,36.000000,5.000000,"), "{csv}");
+    let asked = home.fake.with(|s| s.usage_asked.last().cloned().unwrap());
+    assert_eq!((asked.by.as_str(), asked.month.as_str(), asked.deployment.as_str()), ("user", "2027-01", "clock"));
+    assert_eq!(home.run(&["usage", "-o", "json"]).await.exits(0).json()["rows"][0]["requests"], 20_000);
+    assert!(home.run(&["usage", "clack"]).await.exits(3).err.contains("clock"));
+    home.run(&["ls", "-o", "csv"]).await.exits(2);
+}
+
+#[tokio::test]
+async fn quotas_and_budgets_are_set_listed_and_taken_away() {
+    let home = Home::with_agent();
+    assert!(home.run(&["quota", "ls"]).await.exits(0).err.contains("no quota is set"));
+    home.run(&["quota", "set", "user:ada"]).await.exits(2);
+    let set = home.run(&["quota", "set", "user:ada", "--requests", "500", "--memory", "4GiB"]).await.exits(0);
+    let cells: Vec<&str> = set.out.lines().nth(1).unwrap().split_whitespace().collect();
+    assert_eq!(cells, ["user:ada", "-", "4.0", "GiB", "500", "-", "ada"]);
+    home.run(&["quota", "set", "user:ada", "--egress", "much"]).await.exits(2);
+    assert!(home.run(&["budget", "set", "all", "12.5", "--stop"]).await.exits(0).out.contains("12.50"));
+    home.run(&["budget", "set", "all", "0"]).await.exits(2);
+    let json = home.run(&["budget", "ls", "-o", "json"]).await.exits(0).json();
+    assert_eq!((json[0]["budget"].as_f64(), json.as_array().unwrap().len()), (Some(12.5), 1));
+    assert!(home.run(&["budget", "rm", "all"]).await.exits(0).err.contains("no budget is set"));
+}

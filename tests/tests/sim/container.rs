@@ -18,7 +18,7 @@ use tokio::net::unix::pipe;
 use tokio::sync::mpsc;
 use tokio::task::{AbortHandle, JoinSet};
 
-use crate::server::{Act, Server};
+use crate::server::{Act, Frozen, Server};
 
 /// Between two tries to reach the agent.
 const AGAIN: Duration = Duration::from_millis(20);
@@ -48,6 +48,13 @@ pub struct Container {
     pub deployment: String,
     pub instance: String,
     pub director: Director,
+}
+
+impl Container {
+    fn frozen(&self) -> Frozen {
+        let (fake, id) = (self.fake.clone(), self.id.clone());
+        Arc::new(move || fake.is_frozen(&id))
+    }
 }
 
 enum News {
@@ -266,6 +273,11 @@ impl Init {
     }
 
     async fn obey(&mut self, socket: &UnixStream, frame: Asked) -> io::Result<()> {
+        // init is frozen with the rest
+        let frozen = self.made.frozen();
+        while frozen() {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
         match frame {
             Asked::Nothing => Ok(()),
             Asked::Start { req, main, key, env } => self.start(socket, req, main, key, &env).await,
@@ -363,7 +375,7 @@ impl Init {
         let serial = self.serials;
         let word = |name: &str| env.get(name).cloned().unwrap_or_default();
         let act = (self.made.director)(&self.made.deployment, &word("ACT"));
-        let server = Server::new(act.clone(), word("GREETING"), self.made.instance.clone());
+        let server = Server::new(act.clone(), word("GREETING"), self.made.instance.clone(), self.made.frozen());
         let news = self.news.clone();
         let (pipes, ends) = if main {
             (None, None)

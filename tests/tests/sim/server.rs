@@ -43,6 +43,9 @@ impl Act {
     }
 }
 
+/// Tells whether a container is frozen.
+pub type Frozen = Arc<dyn Fn() -> bool + Send + Sync>;
+
 /// One running server process.
 pub struct Server {
     pub act: Act,
@@ -50,18 +53,24 @@ pub struct Server {
     pub greeting: String,
     /// The instance it runs in: tells replicas apart.
     pub instance: String,
+    /// Whether its container is frozen: then nothing may reach it.
+    frozen: Frozen,
     /// Calls by session.
     sessions: Mutex<HashMap<String, u32>>,
 }
 
 impl Server {
-    pub fn new(act: Act, greeting: String, instance: String) -> Arc<Self> {
-        Arc::new(Self { act, greeting, instance, sessions: Mutex::default() })
+    pub fn new(act: Act, greeting: String, instance: String, frozen: Frozen) -> Arc<Self> {
+        Arc::new(Self { act, greeting, instance, frozen, sessions: Mutex::default() })
     }
 
     /// The answer to one message; `None` for notifications.
     pub fn answer(&self, message: &Value, session: &str) -> Option<Value> {
         let id = message.get("id").cloned()?;
+        if (self.frozen)() {
+            let error = json!({ "code": -32099, "message": "asked while its container was frozen" });
+            return Some(json!({ "jsonrpc": "2.0", "id": id, "error": error }));
+        }
         let result = match message["method"].as_str().unwrap_or_default() {
             "initialize" => json!({
                 "protocolVersion": message["params"]["protocolVersion"],

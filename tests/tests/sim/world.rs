@@ -330,6 +330,7 @@ pub async fn until(what: &str, limit: Duration, mut ready: impl FnMut() -> bool)
 }
 
 /// An MCP client with one session on one deployment.
+#[derive(Debug)]
 pub struct Caller {
     client: Client<HttpConnector, Full<Bytes>>,
     pub url: String,
@@ -353,6 +354,22 @@ impl Caller {
         }
         begun.unwrap();
         caller
+    }
+
+    /// A session, if one can be had.
+    pub async fn begun(gateway: SocketAddr, name: &str) -> Result<Self, String> {
+        let client = Client::builder(TokioExecutor::new()).build_http();
+        let mut caller = Self { client, url: format!("http://{gateway}/mcp/{name}"), session: None, calls: 0 };
+        caller.begin().await.map(|()| caller)
+    }
+
+    /// Ends the session.
+    pub async fn close(&mut self) {
+        let Some(session) = self.session.take() else { return };
+        let request = hyper::Request::delete(&self.url).header("mcp-session-id", session);
+        let request = request.body(Full::default()).unwrap();
+        let answer = tokio::time::timeout(LONG, self.client.request(request)).await.unwrap().unwrap();
+        assert!(answer.status().is_success() || answer.status() == 405, "{answer:?}");
     }
 
     async fn begin(&mut self) -> Result<(), String> {

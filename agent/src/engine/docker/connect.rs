@@ -1,7 +1,8 @@
 //! Finding the socket, agreeing on an API version, and telling errors apart.
 
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bollard::errors::Error;
@@ -22,7 +23,13 @@ pub(super) struct Conn {
     /// `unix:///…`, for messages.
     pub(super) host: String,
     version: (u32, u32),
+    /// Whole ids of containers that were seen to carry our label. Neither ever changes, so that whoever wakes one need not
+    /// look first.
+    ours: Mutex<HashSet<String>>,
 }
+
+/// Containers remembered as ours; beyond that all are forgotten, and looked at again.
+const OURS: usize = 16_384;
 
 impl std::fmt::Debug for Conn {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -95,7 +102,21 @@ impl Conn {
             architecture: architecture(info.architecture.as_deref().unwrap_or_default()),
             root_dir: info.docker_root_dir.filter(|dir| !dir.is_empty()).map(PathBuf::from),
         };
-        Ok(Self { docker, caps, host: host.to_owned(), version })
+        Ok(Self { docker, caps, host: host.to_owned(), version, ours: Mutex::default() })
+    }
+
+    /// Remembers a container that carries our label.
+    pub(super) fn is_ours(&self, id: &str) {
+        let mut ours = self.ours.lock().unwrap_or_else(PoisonError::into_inner);
+        if ours.len() >= OURS {
+            ours.clear();
+        }
+        ours.insert(id.to_owned());
+    }
+
+    /// Whether a container is known to carry our label, by its whole id.
+    pub(super) fn knows(&self, id: &str) -> bool {
+        self.ours.lock().unwrap_or_else(PoisonError::into_inner).contains(id)
     }
 
     /// The same connection for one request that needs more than bollard's options say.

@@ -27,6 +27,9 @@ const FILE: usize = 1 << 20;
 const NANO: f64 = 1e9;
 /// CPU weight of one core.
 const SHARES: f64 = 1024.0;
+/// `oom_score_adj` of containers: where the host runs out of memory the largest of them ends before anything of the host.
+/// The same for all, so that it is the one that takes the memory.
+const FIRST_TO_DIE: i64 = 500;
 /// Length of a scheduling period, microseconds.
 pub(super) const PERIOD: i64 = 100_000;
 /// One file of the capped log; there are two.
@@ -200,6 +203,7 @@ pub(super) fn body(
         nano_cpus: Some(nano(spec.start_cpus, caps.cpus)),
         cpu_shares: Some(((spec.resources.cpu_share * SHARES) as i64).max(2)),
         pids_limit: Some(i64::from(spec.resources.processes)),
+        oom_score_adj: Some(FIRST_TO_DIE),
         ulimits: Some(ulimits),
         mounts: Some(spec.mounts.iter().map(mount).collect()),
         tmpfs: Some(tmpfs),

@@ -104,6 +104,7 @@ async fn ask(
 ) -> Result<Response<Out>, Refusal> {
     let name = &party.entry.name;
     // what serves may be another replica by now
+    let _held = Box::pin(shared.awake(name, &party.entry.recorder.nap)).await?;
     let entry = shared.ready_as(name, party.settings.as_ref()).await?;
     let asked = Asked { trace, ..party.asked(&entry) };
     match modern::speaker(shared, &entry, name, Some(&party.client()), None).await? {

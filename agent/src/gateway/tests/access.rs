@@ -2,9 +2,16 @@
 
 use sigil_core::policy::Access;
 
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use sigil_core::cost::judge::Action;
+use tokio::sync::watch;
+
 use super::*;
 use crate::access::{NewToken, Role, create_token, reveal, revoke_token};
 use crate::gateway::oauth::Address;
+use crate::usage::Verdicts;
 
 fn key(front: &Front, new: NewToken) -> String {
     reveal(&create_token(front.data_dir(), new).unwrap().0).to_owned()
@@ -241,6 +248,48 @@ async fn limits_say_when_to_come_back() {
     refused(&front.raw("POST", &path, &with(&slow, None), &call(2, "echo")).await);
     let other = key(&front, caller("other"));
     assert_eq!(front.raw("POST", &path, &with(&other, None), &call(1, "echo")).await.status, 200);
+}
+
+#[tokio::test]
+async fn who_is_beyond_a_quota_is_refused_by_name_and_may_look() {
+    let http = HttpServer::start().await;
+    let front = Front::new().await;
+    front.set(&[(NAME, vec![http.endpoint()])]);
+    front.govern(NAME, Access::Key, "{}");
+    let (verdicts, told) = watch::channel(Arc::new(Verdicts::default()));
+    front.gateway.tell_quotas(told);
+    let text = key(&front, NewToken { user: "01USER".into(), ..caller("laptop") });
+    let path = format!("/mcp/{NAME}");
+    let ask = async |body: &str| front.raw("POST", &path, &with(&text, None), body).await;
+    assert_eq!(ask(&call(1, "echo")).await.status, 200);
+    let stop = (Action::Stop, "the quota of the user 'ada' is used up: 5 of 5 requests this month".to_owned());
+    let users = HashMap::from([("01USER".to_owned(), stop)]);
+    verdicts.send_replace(Arc::new(Verdicts { users, ..Verdicts::default() }));
+    let refused = ask(&call(2, "echo")).await;
+    assert_eq!((refused.status, refused.code().as_str()), (429, "GATEWAY_QUOTA_EXCEEDED"));
+    assert!(refused.text.contains("the quota of the user 'ada' is used up: 5 of 5 requests"), "{}", refused.text);
+    assert_eq!(ask(LIST).await.status, 200, "what there is may be looked at");
+    // a deployment that is slowed down
+    let slow = (Action::Throttle, "the tier micro's quota of 'echo' is used up: 1 of 1 requests this month".to_owned());
+    let deployments = HashMap::from([(front.deployment(NAME), slow)]);
+    verdicts.send_replace(Arc::new(Verdicts { deployments, ..Verdicts::default() }));
+    let mut refused = None;
+    for id in 3..20 {
+        let answer = ask(&call(id, "echo")).await;
+        if answer.status != 200 {
+            refused = Some((id, answer));
+            break;
+        }
+    }
+    let (id, refused) = refused.expect("nobody is slowed down");
+    assert_eq!((id, refused.code().as_str()), (9, "GATEWAY_QUOTA_EXCEEDED"));
+    assert!(refused.header("retry-after").parse::<u64>().unwrap() <= 10);
+    // counted by whom: the calls that were passed on
+    let counted = front.gateway.counted();
+    let users = &counted.iter().find(|c| c.deployment == front.deployment(NAME)).unwrap().users;
+    let (user, count) = &users[0];
+    assert_eq!((user.as_str(), count.requests), ("01USER", 8), "{users:?}");
+    assert!(count.sent > 0);
 }
 
 #[tokio::test]

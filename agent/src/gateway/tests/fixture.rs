@@ -27,6 +27,7 @@ use crate::gateway::mask::Masks;
 use crate::gateway::settings::Terms;
 use crate::gateway::table::{Entry, Live, Table, carrying};
 use crate::upstream::local::{Local, build, spec};
+use crate::upstream::nap::Nap;
 use crate::upstream::spare::PREFIX;
 use crate::upstream::sse::Parser;
 use crate::upstream::{Endpoint, Wire};
@@ -295,7 +296,7 @@ impl Front {
             teller: Arc::default(),
             masks: None,
             terms: Terms::of(ready.first().and_then(|e| e.spec.session.as_deref()), None),
-            recorder: self.gateway.shared.registry.recorder_of(id),
+            recorder: self.gateway.shared.registry.recorder_of(id, &Nap::default()),
         }
     }
 

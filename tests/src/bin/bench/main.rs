@@ -1,7 +1,7 @@
 //! What `scripts/bench` runs: ours beside the peer or the limit, measured in the same run, interleaved.
 //!
-//! `bench [--out FILE] [--strict] [--cold] [--kills N] [--seconds N] [--minutes N] [SECTION…]`. A missed bar is a result; only
-//! `--strict` makes it an exit code.
+//! `bench [--out FILE] [--strict] [--cold] [--kills N] [--seconds N] [--minutes N] [--wakes N] [SECTION…]`. A missed bar is
+//! a result; only `--strict` makes it an exit code.
 
 mod bridge;
 mod build;
@@ -19,6 +19,7 @@ mod soak;
 mod stats;
 mod streams;
 mod tail;
+mod wake;
 
 use std::panic::AssertUnwindSafe;
 use std::path::PathBuf;
@@ -33,7 +34,7 @@ pub const ROUNDS: usize = 5;
 /// A section's name, what it measures, and its code.
 type Part = (&'static str, &'static str, fn(&Options, &mut Section) -> anyhow::Result<()>);
 
-const PARTS: [Part; 11] = [
+const PARTS: [Part; 12] = [
     ("build", "sizes of the binaries as shipped; with --cold a build from nothing", build::run),
     ("deploy", "source to first answered tool call, beside docker build + docker run", deploy::run),
     ("idle", "an agent with 20 deployments and nothing to do", idle::run),
@@ -43,6 +44,7 @@ const PARTS: [Part; 11] = [
     ("streams", "10,000 idle event streams through the gateway, beside nginx", streams::run),
     ("stats", "CPU, memory and network of 50 containers, beside the engine's figures", stats::run),
     ("soak", "1,000 clients while replicas are killed and releases rolled (--minutes)", soak::run),
+    ("wake", "the first call of a sleeping deployment, beside the engine's unpause and start (--wakes)", wake::run),
     ("scale", "step, spike, ramp, sine and noise on real replicas, beside the simulator", scale::run),
     ("bridge", "echo calls to a stdio server, beside supergateway and mcp-proxy", bridge::run),
 ];
@@ -55,6 +57,8 @@ pub struct Options {
     seconds: u64,
     /// Length of the soak.
     minutes: u64,
+    /// Wakes of each kind of sleeper.
+    wakes: u32,
     runtime: tokio::runtime::Runtime,
 }
 
@@ -75,7 +79,7 @@ fn run() -> anyhow::Result<ExitCode> {
         return load::serve_pipes().map(|()| ExitCode::SUCCESS);
     }
     let runtime = tokio::runtime::Runtime::new()?;
-    let mut options = Options { cold: false, kills: 100, seconds: 60, minutes: 5, runtime };
+    let mut options = Options { cold: false, kills: 100, seconds: 60, minutes: 5, wakes: 100, runtime };
     let (mut out, mut strict, mut wanted) = (None, false, Vec::new());
     while let Some(argument) = arguments.next() {
         let mut value = || arguments.next().ok_or_else(|| anyhow::anyhow!("{argument} needs a value"));
@@ -83,6 +87,7 @@ fn run() -> anyhow::Result<ExitCode> {
             "--out" => out = Some(PathBuf::from(value()?)),
             "--kills" => options.kills = value()?.parse()?,
             "--seconds" => options.seconds = value()?.parse()?,
+            "--wakes" => options.wakes = value()?.parse()?,
             "--minutes" => options.minutes = value()?.parse()?,
             "--strict" => strict = true,
             "--cold" => options.cold = true,

@@ -77,7 +77,7 @@ impl Piped {
         Ok(Self { child, stdin, stdout })
     }
 
-    fn ask(&mut self, message: &str) -> anyhow::Result<Value> {
+    pub fn ask(&mut self, message: &str) -> anyhow::Result<Value> {
         writeln!(self.stdin, "{message}")?;
         loop {
             let mut line = String::new();
