@@ -10,12 +10,14 @@ use bytes::Bytes;
 use jiff::Timestamp;
 use sigil_config::reload::Reload;
 use sigil_config::rules::{self, Followed};
+use sigil_core::alert::{Alert, Fact};
 use sigil_core::model::{InstanceId, State};
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::access::Access;
+use crate::alert::{self, AlertRoom};
 use crate::api::{self, ApiDeps, ApiHandle};
 use crate::audit::{Audit, by_agent};
 use crate::autoscale::{self, Autoscale};
@@ -51,6 +53,7 @@ pub struct App {
     operate: Operate,
     autoscale: Autoscale,
     probe: Probe,
+    alerts: AlertRoom,
     gateway: Gateway,
     api: ApiHandle,
     audit: Audit,
@@ -259,6 +262,23 @@ impl App {
             },
             stops.loops.clone(),
         );
+        let asked = alert::Asked {
+            store: store.clone(),
+            reconcile: reconcile.clone(),
+            probe: probe.clone(),
+            usage: usage.clone(),
+            sample: sample.clone(),
+            config: config.clone(),
+        };
+        let alerts = AlertRoom::spawn(
+            alert::Deps {
+                facts: asked.facts(),
+                config: config.clone(),
+                data_dir: data_dir.to_owned(),
+                agent: agent.to_string(),
+            },
+            stops.loops.clone(),
+        );
         let (measures, counts) = (sample.clone(), usage.clone());
         let api = api::spawn(
             ApiDeps {
@@ -282,7 +302,7 @@ impl App {
                 autoscale: autoscale.clone(),
                 probe: probe.clone(),
                 started_at: Timestamp::now(),
-                notes: notes(report.alarms, reload, own, stops.loops.clone()),
+                notes: notes(report.alarms, reload, own, alerts.firing(), stops.loops.clone()),
             },
             stops.edge.clone(),
         )
@@ -301,6 +321,7 @@ impl App {
             operate,
             autoscale,
             probe,
+            alerts,
             gateway,
             api,
             audit,
@@ -338,6 +359,7 @@ impl App {
             ("what counts use", self.usage.closed(left() / 2).await),
             ("the autoscaler", self.autoscale.closed(left() / 2).await),
             ("what probes", self.probe.closed(left() / 2).await),
+            ("what alerts", self.alerts.closed(left() / 2).await),
             ("what measures", self.sample.closed(left() / 2).await),
         ] {
             if !ended {
@@ -375,32 +397,39 @@ fn registry_login(secrets: &Secrets, host: &str) -> Option<RegistryLogin> {
     }
 }
 
-/// What `sigil info` warns about: the state's alarms, a configuration that waits or was refused, rules that were refused.
+/// What `sigil info` warns about: alerts that fire, the state's alarms, a configuration that waits or was refused, rules that were refused.
 fn notes(
     alarms: Vec<String>,
     reload: &Reload,
     mut own: watch::Receiver<Followed>,
+    mut firing: watch::Receiver<Vec<Alert>>,
     stop: CancellationToken,
 ) -> watch::Receiver<Vec<String>> {
     let mut status = reload.watch_status();
-    let lines = move |status: &sigil_config::reload::ReloadStatus, own: &Followed| {
+    let lines = move |status: &sigil_config::reload::ReloadStatus, own: &Followed, firing: &[Alert]| {
         let mut lines = alarms.clone();
         lines.extend(status.last_error.as_ref().map(|e| format!("the configuration file was not taken: {e}")));
         lines.extend(
             own.refused.as_ref().map(|e| format!("the scanner's rules were not taken, the old ones count: {e}")),
         );
         lines.extend(status.needs_restart.iter().map(|key| format!("{key} changes with the next start")));
+        let alert = |alert: &Alert| {
+            let Fact { kind, about, text } = &alert.fact;
+            format!("{about}: {} since {}: {text}", kind.as_str(), alert.since.strftime("%Y-%m-%d %H:%M:%S UTC"))
+        };
+        lines.extend(firing.iter().map(alert));
         lines
     };
-    let (tx, rx) = watch::channel(lines(&status.borrow(), &own.borrow()));
+    let (tx, rx) = watch::channel(lines(&status.borrow(), &own.borrow(), &firing.borrow()));
     tokio::spawn(async move {
         loop {
             tokio::select! {
                 () = stop.cancelled() => break,
                 Ok(()) = status.changed() => {}
                 Ok(()) = own.changed() => {}
+                Ok(()) = firing.changed() => {}
             }
-            let now = lines(&status.borrow_and_update(), &own.borrow_and_update());
+            let now = lines(&status.borrow_and_update(), &own.borrow_and_update(), &firing.borrow_and_update());
             tx.send_replace(now);
         }
     });

@@ -2,6 +2,7 @@
 //! `tests` can run a whole agent in process.
 
 pub mod access;
+pub mod alert;
 pub mod api;
 pub mod app;
 pub mod audit;

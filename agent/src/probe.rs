@@ -271,6 +271,10 @@ impl Shared {
             (None, tools) => w.tools = tools,
             _ => {}
         }
+        // frozen while it was asked: that says nothing of it
+        if matches!(outcome, Outcome::Failed(_)) && (self.deps.asleep)(replica.deployment) {
+            outcome = Outcome::Skipped("it went to sleep meanwhile".into());
+        }
         let turn = w.course.take(now, &outcome).map(|turn| (turn.state, turn.why));
         let remedy = replica.spec.health.remedy;
         let due = w.backoff.due(now, remedy, &w.course, in_flight > 0);

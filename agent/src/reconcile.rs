@@ -10,6 +10,7 @@
 
 mod act;
 mod budget;
+mod observe;
 mod routes;
 mod sleep;
 mod slots;
@@ -52,6 +53,8 @@ pub struct Status {
     pub serving: Option<ReleaseNo>,
     /// What a person should know, one line; empty when all is well.
     pub message: String,
+    /// The host has no room for what it wants; the message says what is missing.
+    pub waits_for_room: bool,
     /// healthy, degraded, unhealthy, unknown
     pub health: String,
     /// What holds and what does not.

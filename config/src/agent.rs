@@ -64,6 +64,8 @@ pub struct AgentConfig {
     pub outbound: OutboundConfig,
     /// Traces of requests, for a collector.
     pub telemetry: TelemetryConfig,
+    /// Who is told when something is wrong.
+    pub alerts: AlertsConfig,
 }
 
 /// The container engine.
@@ -517,6 +519,24 @@ pub struct TelemetryConfig {
     pub service_name: String,
     /// Headers that the collector asks for, by name: a value, or `file:` and the path of a file that holds it. Live.
     pub headers: BTreeMap<String, Hidden>,
+}
+
+/// Who is told when something is wrong.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct AlertsConfig {
+    /// How long something is wrong before that is told, and is well again before that is, seconds. Live.
+    pub after_seconds: u64,
+    /// Addresses that get a JSON object by POST, by name: a URL, or `file:` and the path of a file that holds it. Live.
+    pub webhooks: BTreeMap<String, Hidden>,
+    /// A program and its arguments, run with the object on its standard input; empty: none. Live.
+    pub command: Vec<String>,
+}
+
+impl Default for AlertsConfig {
+    fn default() -> Self {
+        Self { after_seconds: 60, webhooks: BTreeMap::new(), command: Vec::new() }
+    }
 }
 
 /// A text that is not shown: where a configuration is printed for debugging, stars stand in its place.

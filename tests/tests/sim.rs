@@ -1,6 +1,10 @@
 //! Stories on a simulated host: the whole agent in this process, on the fake engine, whose containers really connect to
 //! the agent's sockets as an init does, and really speak MCP. Nothing here needs an engine, a network or a second.
 
+/// As in the daemon: what is measured of its memory is what it ships with.
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 #[path = "sim/container.rs"]
 mod container;
 #[path = "sim/crash.rs"]

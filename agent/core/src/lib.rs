@@ -1,6 +1,7 @@
 //! Decides, never acts: no file system, network, environment, threads or clock in here.
 
 pub mod admit;
+pub mod alert;
 pub mod answers;
 pub mod audit;
 pub mod cgroup;

@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::convert;
 use crate::gateway::Gateway;
+use crate::probe::Probe;
 use crate::reconcile::Reconcile;
 use crate::store::Store;
 
@@ -125,7 +126,13 @@ pub(super) struct Board {
 }
 
 /// All rows as of now.
-pub(super) fn rows(store: &Store, reconcile: &Reconcile, gateway: &Gateway, url: &str) -> Vec<v1::Deployment> {
+pub(super) fn rows(
+    store: &Store,
+    reconcile: &Reconcile,
+    gateway: &Gateway,
+    probe: &Probe,
+    url: &str,
+) -> Vec<v1::Deployment> {
     let deploying: Vec<_> = store
         .operations()
         .into_iter()
@@ -137,7 +144,8 @@ pub(super) fn rows(store: &Store, reconcile: &Reconcile, gateway: &Gateway, url:
         .map(|d| {
             let status = reconcile.status(d.id);
             let busy = deploying.iter().any(|op| op.name == d.name.as_str());
-            convert::deployment(d, status.as_deref(), gateway.load(d.id), url, busy)
+            let row = convert::deployment(d, status.as_deref(), gateway.load(d.id), url, busy);
+            convert::probed(row, &probe.health(d.id))
         })
         .collect();
     let mut shown = std::collections::BTreeSet::new();
@@ -156,6 +164,7 @@ impl Board {
         store: Store,
         reconcile: Reconcile,
         gateway: Gateway,
+        probe: Probe,
         url: String,
         tasks: &tokio_util::task::TaskTracker,
         stop: CancellationToken,
@@ -168,7 +177,7 @@ impl Board {
             let mut current = Table::default();
             let mut waiting: Vec<oneshot::Sender<()>> = Vec::new();
             loop {
-                if current.update(rows(&store, &reconcile, &gateway, &url)) || current.revision() == 0 {
+                if current.update(rows(&store, &reconcile, &gateway, &probe, &url)) || current.revision() == 0 {
                     tell.send_replace(Arc::new(current.clone()));
                 }
                 for ask in waiting.drain(..) {

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
+use sigil_core::health;
 use sigil_core::model::{Deployment, DeploymentId, Outcome, Release, Run, State, Stream};
 use sigil_protocol::v1;
 use tonic::Status;
@@ -11,6 +12,7 @@ use super::status::invalid;
 use crate::gateway::Load;
 use crate::initlink::Refused;
 use crate::operate::{DeployRequest, Event, EventKind, ManifestText, Request, SourceRef, WaiverRequest};
+use crate::probe::Health;
 use crate::reconcile;
 use crate::secrets::{Scope, SecretMeta};
 use crate::store::OperationRecord;
@@ -227,6 +229,21 @@ pub(super) fn deployment(
         team: d.team.clone(),
         tags: d.tags.clone(),
     }
+}
+
+/// The same with what its replicas answered when they were asked: who serves and does not answer as it should is not well.
+pub(super) fn probed(mut row: v1::Deployment, health: &Health) -> v1::Deployment {
+    let worst = match (row.health.as_str(), health.state) {
+        ("healthy" | "degraded", health::State::Unhealthy) => health::State::Unhealthy,
+        ("healthy", health::State::Degraded) => health::State::Degraded,
+        _ => return row,
+    };
+    row.health = worst.as_str().to_owned();
+    let why = health.replicas.iter().find(|replica| replica.state == worst).map(|replica| replica.why.as_str());
+    if let Some(why) = why.filter(|_| row.message.is_empty()) {
+        row.message = format!("{}: {why}", worst.as_str());
+    }
+    row
 }
 
 /// A deploy whose deployment does not exist yet, as a row of its own under the operation's id.

@@ -17,6 +17,7 @@ use super::{convert, rules, status};
 use crate::gateway::Gateway;
 use crate::initlink::InitLinks;
 use crate::operate::Operate;
+use crate::probe::Probe;
 use crate::reconcile::Reconcile;
 use crate::store::Store;
 
@@ -25,6 +26,7 @@ pub(super) struct DeploymentsService {
     pub operate: Operate,
     pub reconcile: Reconcile,
     pub gateway: Gateway,
+    pub probe: Probe,
     pub gateway_url: String,
     pub links: InitLinks,
     pub config: watch::Receiver<Arc<AgentConfig>>,
@@ -121,6 +123,7 @@ impl v1::deployments_server::Deployments for DeploymentsService {
         let last = self.operate.list(Some(d.name.as_str()), 1).into_iter().next();
         let busy = last.as_ref().is_some_and(|op| op.kind == "deploy" && op.ended_at.is_none());
         let row = convert::deployment(&d, observed.as_deref(), self.gateway.load(d.id), &self.gateway_url, busy);
+        let row = convert::probed(row, &self.probe.health(d.id));
         let serving = observed.as_ref().and_then(|s| s.serving).or(d.serving);
         let spec = serving.and_then(|n| d.release(n)).or_else(|| d.release(d.desired.release)).map(|r| &r.spec);
         let (refused_total, refused) = self.links.refusals(d.id);

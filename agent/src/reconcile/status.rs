@@ -82,6 +82,7 @@ fn one(
     };
     let failure = memory.failure.as_ref();
     let loops = memory.backoff.is_crash_loop();
+    let waiting = memory.waiting.as_ref().filter(|_| ready < want && desired.run == Run::Running);
 
     let (state, mut message) = match desired.run {
         Run::Removed => (State::Stopped, "is being removed".to_owned()),
@@ -96,7 +97,7 @@ fn one(
     };
     if desired.run == Run::Running {
         let last = failure.map(|(_, why)| why.as_str()).unwrap_or_default();
-        if let Some(waiting) = memory.waiting.as_ref().filter(|_| ready < want) {
+        if let Some(waiting) = waiting {
             message = format!("waits for room: {}", waiting.why);
         } else if state == State::Sleeping {
             // what went wrong before it slept says nothing of now
@@ -180,6 +181,7 @@ fn one(
         restarts: memory.restarts,
         serving,
         message,
+        waits_for_room: waiting.is_some(),
         health: health.to_owned(),
         conditions,
         replicas: slots.iter().map(|s| replica(s, memory)).collect(),

@@ -188,6 +188,9 @@ pub const KEYS: &[Key] = &[
     key("telemetry.sample_ratio", Kind::Share, LIVE),
     key("telemetry.service_name", Kind::Text, LIVE),
     key("telemetry.headers", Kind::Headers, LIVE),
+    key("alerts.after_seconds", Kind::Int(0, 86_400), LIVE),
+    key("alerts.webhooks", Kind::Headers, LIVE),
+    key("alerts.command", Kind::Texts, LIVE),
 ];
 
 /// A key whose value differs between two configurations.

@@ -15,6 +15,7 @@ mod machine;
 mod mcp;
 mod report;
 mod scale;
+mod sleepers;
 mod soak;
 mod stats;
 mod streams;
@@ -34,7 +35,7 @@ pub const ROUNDS: usize = 5;
 /// A section's name, what it measures, and its code.
 type Part = (&'static str, &'static str, fn(&Options, &mut Section) -> anyhow::Result<()>);
 
-const PARTS: [Part; 12] = [
+const PARTS: [Part; 13] = [
     ("build", "sizes of the binaries as shipped; with --cold a build from nothing", build::run),
     ("deploy", "source to first answered tool call, beside docker build + docker run", deploy::run),
     ("idle", "an agent with 20 deployments and nothing to do", idle::run),
@@ -45,6 +46,7 @@ const PARTS: [Part; 12] = [
     ("stats", "CPU, memory and network of 50 containers, beside the engine's figures", stats::run),
     ("soak", "1,000 clients while replicas are killed and releases rolled (--minutes)", soak::run),
     ("wake", "the first call of a sleeping deployment, beside the engine's unpause and start (--wakes)", wake::run),
+    ("sleepers", "200 deployments that sleep, beside an agent that has none", sleepers::run),
     ("scale", "step, spike, ramp, sine and noise on real replicas, beside the simulator", scale::run),
     ("bridge", "echo calls to a stdio server, beside supergateway and mcp-proxy", bridge::run),
 ];

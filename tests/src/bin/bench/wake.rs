@@ -270,7 +270,7 @@ impl Drop for Twin {
 }
 
 /// The counting server on the Python base image, which every machine that runs these tests has; nothing is fetched.
-fn image(dir: &Path) -> anyhow::Result<String> {
+pub fn image(dir: &Path) -> anyhow::Result<String> {
     let context = dir.join("context");
     std::fs::create_dir(&context)?;
     std::fs::copy(binary("count-server"), context.join("server"))?;
