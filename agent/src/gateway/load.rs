@@ -122,13 +122,15 @@ impl Window {
         sum
     }
 
-    /// Of at least so many whole seconds (five at least, a minute at most), and how many it is of, in seconds.
+    /// Of at least so many whole seconds (five at least, a minute at most), and how many it is of, in seconds: never fewer,
+    /// however new it is.
     fn recent(&self, now: f64, seconds: u64) -> (Sum, f64) {
         let whole = seconds.div_ceil(SLOT).clamp(1, SLOTS as u64 - 1);
         // the cut is wanted: whole seconds name the slot
         let at = now as u64;
         let begin = (at / SLOT).saturating_sub(whole) * SLOT;
-        (self.sum_of(at, whole + 1), now - begin as f64)
+        // nobody called before the counting began: three calls in its first second are no hundred and eighty a minute
+        (self.sum_of(at, whole + 1), (now - begin as f64).max((whole * SLOT) as f64))
     }
 }
 
@@ -459,7 +461,7 @@ mod tests {
         assert_eq!((sum.calls, seconds), (25, 24.5));
         assert!(sum.p50_ms < 1.2, "{sum:?}");
         assert_eq!(window.recent(59.0, 500).1, 59.0);
-        assert_eq!(window.recent(3.0, 5).1, 3.0);
+        assert_eq!(window.recent(3.0, 5).1, 5.0, "what is new is not taken for more than it is");
         assert_eq!(Window::default().recent(2.0, 5).0, Sum::default());
     }
 
