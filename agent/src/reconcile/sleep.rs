@@ -62,7 +62,6 @@ impl Room {
                 scale::Depth::Paused => Some(Depth::Paused),
                 scale::Depth::Stopped => Some(Depth::Stopped),
             },
-            replayable: false,
             can_pause: self.can_pause,
             session_life: i64::try_from(self.deps.config.borrow().gateway.session_idle_seconds)
                 .map_or(SignedDuration::MAX, SignedDuration::from_secs),
