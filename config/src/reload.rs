@@ -134,7 +134,7 @@ impl Task {
                 }
             }
         };
-        match new_debouncer(QUIET, None, noticed) {
+        match new_debouncer(QUIET, Some(QUIET), noticed) {
             Ok(watcher) => self.watcher = Some(watcher),
             Err(error) => tracing::warn!(%error, "changes of the configuration will not be noticed"),
         }

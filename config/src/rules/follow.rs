@@ -67,7 +67,7 @@ impl Task {
                 let _ = again.try_send(());
             }
         };
-        match new_debouncer(QUIET, None, noticed) {
+        match new_debouncer(QUIET, Some(QUIET), noticed) {
             Ok(watcher) => self.watcher = Some(watcher),
             Err(error) => tracing::warn!(%error, "changes of the scanner's rules will not be noticed"),
         }
