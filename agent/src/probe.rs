@@ -8,6 +8,7 @@
 mod kept;
 #[cfg(test)]
 mod tests;
+mod treated;
 
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -16,7 +17,7 @@ use std::time::{Duration, Instant};
 
 use futures::future::BoxFuture;
 use jiff::Timestamp;
-use sigil_core::health::{Backoff, Calls, Course, Outcome, Remedy, Silence, State, Turn, Work, together};
+use sigil_core::health::{Calls, Course, Outcome, Remedy, Silence, State, Turn, Work, together};
 use sigil_core::model::{DeploymentId, InstanceId, Stream, Transport};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -30,6 +31,7 @@ use crate::tail::Tail;
 use crate::upstream::{self, Probed, Replica, RouteTable};
 use kept::Files;
 pub use kept::{Kept, Turned};
+use treated::Treated;
 
 /// How often is looked whose time has come.
 const TICK: Duration = Duration::from_secs(1);
@@ -157,46 +159,6 @@ struct Watched {
     mute: bool,
     took: Duration,
     at: Option<Timestamp>,
-}
-
-/// What was done about replicas. One that was ended is not watched until it serves again, and who takes the place of one that
-/// was replaced is another: what is remembered of both outlives them, or nothing would ever wait.
-#[derive(Debug, Default)]
-struct Treated {
-    of: HashMap<InstanceId, Treatment>,
-    /// Left by those that were replaced, for who comes next.
-    left: HashMap<DeploymentId, Vec<Treatment>>,
-}
-
-#[derive(Clone, Debug, Default)]
-struct Treatment {
-    backoff: Backoff,
-    times: u32,
-}
-
-impl Treated {
-    /// One that was not seen before takes on what another of its deployment left.
-    fn seen(&mut self, deployment: DeploymentId, instance: InstanceId) {
-        if !self.of.contains_key(&instance)
-            && let Some(left) = self.left.get_mut(&deployment).and_then(Vec::pop)
-        {
-            self.of.insert(instance, left);
-        }
-    }
-
-    /// It is about to be replaced.
-    fn leaves(&mut self, deployment: DeploymentId, instance: InstanceId) {
-        if let Some(treatment) = self.of.remove(&instance) {
-            self.left.entry(deployment).or_default().push(treatment);
-        }
-    }
-
-    /// Forgets what counts no more.
-    fn forget(&mut self, now: i64, there: impl Fn(&InstanceId) -> bool) {
-        self.of.retain(|instance, t| there(instance) || !t.backoff.is_over(now));
-        self.left.values_mut().for_each(|left| left.retain(|t| !t.backoff.is_over(now)));
-        self.left.retain(|_, left| !left.is_empty());
-    }
 }
 
 /// What one probe led to.

@@ -128,7 +128,7 @@ fn who_hangs_is_restarted_replaced_or_left_alone_and_who_works_is_none_of_them()
     let output: Vec<&str> =
         life["output"].as_array().expect("lines").iter().filter_map(|l| l["line"].as_str()).collect();
     assert_eq!(output, ["a life begins", "about to hang"], "{seen}");
-    let text = agent.sigil(&["health", "again", "--output"]).ok().out;
+    let text = agent.sigil(&["health", "again", "--last-output"]).ok().out;
     assert!(text.contains("restarted") && text.contains("about to hang"), "{text}");
     // left alone: it is said, and nothing is done
     let alone = eventually("it is said of the one that is left alone", LONG, || {

@@ -69,6 +69,8 @@ pub(super) struct BringUp {
     pub container: Option<String>,
     /// When its container started, once it has.
     pub began: Option<Timestamp>,
+    /// Its init, once that has connected.
+    pub link: Option<Link>,
     /// What it took to wake it, once that is done.
     pub woke: Option<Duration>,
     pub from: From,
@@ -144,7 +146,8 @@ impl BringUp {
                 (format!("{words}: it ran out of memory ({memory} MiB)"), Some((code, true)))
             }
             Ok(ContainerState::Exited { code, oom, .. }) => (words, Some((code, oom))),
-            _ => (words, None),
+            // the init tells of its server's end a moment before the engine does of the container's
+            _ => (words, self.link.as_ref().and_then(main_exit).map(|code| (code, false))),
         }
     }
 
@@ -227,6 +230,7 @@ impl BringUp {
         self.deps.links.expect(self.instance, pid);
         self.progress("starting", Some(pid), Some(started_at)).await;
         let link = self.deps.links.wait(self.instance, LINK_LIMIT).await?;
+        self.link = Some(link.clone());
         let environment = Arc::new(environment(&self.deployment.name, &self.spec, secrets));
         if self.spec.transport != Transport::Stdio {
             let process = Process {
@@ -297,6 +301,7 @@ impl BringUp {
         self.deps.links.expect(self.instance, pid);
         self.progress("starting", Some(pid), Some(started_at)).await;
         let link = self.deps.links.wait(self.instance, LINK_LIMIT).await?;
+        self.link = Some(link.clone());
         let linked = began.elapsed();
         let environment = Arc::new(environment(&self.deployment.name, &self.spec, secrets));
         if self.spec.transport != Transport::Stdio {
@@ -458,6 +463,12 @@ impl BringUp {
             hostname: self.deployment.name.to_string(),
         })
     }
+}
+
+/// How its server ended, as a container's exit code.
+fn main_exit(link: &Link) -> Option<i64> {
+    let exit = link.main_exit().borrow().clone()?;
+    exit.code.or(exit.signal.map(|signal| 128 + signal)).map(i64::from)
 }
 
 /// Takes a woken container's wide quota away: it must not keep what is not its tier's.

@@ -606,6 +606,7 @@ impl Room {
             instance: id,
             container: slot.container.clone(),
             began: None,
+            link: None,
             woke: None,
             from,
             nap: self.memory.get(&deployment.id).map(|memory| memory.sleep.nap.clone()).unwrap_or_default(),

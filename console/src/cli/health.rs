@@ -13,7 +13,7 @@ const SHOWN: u32 = 10;
 /// Show whether a server's replicas answer, how they ended, and how available it was to its callers
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Replicas are asked every 30 s as MCP servers, not only whether they run; a sleeping deployment is not woken. `sigil guide health` says what is asked.\n\nExample:\n  sigil health time\n  sigil health time --output       # the last words of each life\n  sigil health time --probes 20"
+    after_help = "Replicas are asked every 30 s as MCP servers, not only whether they run; a sleeping deployment is not woken. `sigil guide health` says what is asked.\n\nExample:\n  sigil health time\n  sigil health time --last-output  # the last words of each life\n  sigil health time --probes 20"
 )]
 pub struct Args {
     /// The deployment
@@ -23,7 +23,7 @@ pub struct Args {
     probes: u32,
     /// What containers printed last before they ended, too
     #[arg(long)]
-    output: bool,
+    last_output: bool,
 }
 
 pub async fn run(ctx: &Ctx, args: Args) -> Outcome {
@@ -33,7 +33,7 @@ pub async fn run(ctx: &Ctx, args: Args) -> Outcome {
         Ok(health) => health,
         Err(error) => return Err(ctx.named(&link, &args.name, error).await),
     };
-    ctx.emit(&health, || show(ctx, &health, args.output))?;
+    ctx.emit(&health, || show(ctx, &health, args.last_output))?;
     if !ctx.format.is_data() {
         output::note(&format!("{}: {}", health.name, health.state));
     }

@@ -107,7 +107,7 @@ async fn replicas_turns_ends_and_what_callers_saw() {
 #[tokio::test]
 async fn the_last_words_are_shown_when_asked_for_and_steer_no_terminal() {
     let home = home();
-    let out = home.run(&["health", "time", "--output", "--probes", "5"]).await.exits(0).out;
+    let out = home.run(&["health", "time", "--last-output", "--probes", "5"]).await.exits(0).out;
     assert!(out.contains("01NOW, ended") && out.contains("  …\n  ^[]0;pwned^Glast words\n"), "{out}");
     assert!(out.contains("01OLD, ended") && out.contains("nothing was printed"), "{out}");
     assert!(!out.contains('\x1b'));
