@@ -105,7 +105,8 @@ fn who_hangs_is_restarted_replaced_or_left_alone_and_who_works_is_none_of_them()
     let before: Vec<(String, String)> = rules.iter().map(|(name, _)| container(&agent, name)).collect();
     let working = container(&agent, "busy");
     // a call that takes longer than it takes to find that a server hangs
-    let mut work = agent.command(&["call", "busy", "compute", "--arg", "seconds=60"]).spawn().expect("sigil starts");
+    let patient = ["call", "busy", "compute", "--arg", "seconds=60", "--timeout", "3m"];
+    let mut work = agent.command(&patient).spawn().expect("sigil starts");
     let began = Instant::now();
     for (name, _) in rules {
         let called = agent.sigil(&["call", name, "hang"]);

@@ -10,7 +10,7 @@ use crate::link::health::{Health, Life, Turn, Wanted};
 /// Turns and ended lives that are shown.
 const SHOWN: u32 = 10;
 
-/// Show whether a server's replicas answer, how they ended, and how available it was to its callers
+/// Show whether replicas answer, how they ended, and how available they were to callers
 #[derive(Debug, clap::Args)]
 #[command(
     after_help = "Replicas are asked every 30 s as MCP servers, not only whether they run; a sleeping deployment is not woken. `sigil guide health` says what is asked.\n\nExample:\n  sigil health time\n  sigil health time --last-output  # the last words of each life\n  sigil health time --probes 20"

@@ -233,10 +233,10 @@ fn beats(arrivals: &[i64], stays: i64) -> (Score, Option<i64>) {
         Some(arrivals[upto] + soonest)
     };
     let mut score = Score::default();
-    for next in arrivals.len().saturating_sub(BEATS)..arrivals.len() {
+    for (next, call) in arrivals.iter().enumerate().skip(arrivals.len().saturating_sub(BEATS)) {
         let Some(due) = next.checked_sub(1).and_then(due) else { continue };
         score.calls += 1;
-        match arrivals[next] {
+        match *call {
             // it came before it was expected: nothing was done for it
             call if call < due => {}
             call if call < due + stays => {
