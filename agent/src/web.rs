@@ -184,6 +184,8 @@ pub struct Facts {
     pub dropped: u64,
     /// Lists answered in the place of servers that were not ready.
     pub recalled: u64,
+    /// Sessions of servers begun again in their clients' place, since the agent's start.
+    pub replayed: u64,
     /// By key.
     pub keys: Vec<KeyTraffic>,
     /// Bytes of kept answers.
@@ -311,6 +313,9 @@ fn metrics(facts: &Facts) -> String {
     line(&mut out, "sigil_gateway_messages_dropped_total", &[], facts.dropped as f64);
     head(&mut out, "sigil_gateway_recalled_total", "counter", "Lists answered for servers that were not ready.");
     line(&mut out, "sigil_gateway_recalled_total", &[], facts.recalled as f64);
+    let name = "sigil_gateway_sessions_replayed_total";
+    head(&mut out, name, "counter", "Sessions begun again in their clients' place.");
+    line(&mut out, name, &[], facts.replayed as f64);
     head(&mut out, "sigil_spans_sent_total", "counter", "Spans that the collector of traces took.");
     line(&mut out, "sigil_spans_sent_total", &[], facts.spans_sent as f64);
     head(&mut out, "sigil_spans_dropped_total", "counter", "Spans that no collector took, or that found no room.");

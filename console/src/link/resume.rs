@@ -394,7 +394,8 @@ impl Cursor for WatchCursor {
 
     fn take(&mut self, wire: v1::WatchEvent) -> Option<Update> {
         // another epoch is another agent's life: what it does not tell again is gone
-        let resync = wire.resync || std::mem::take(&mut self.fresh) || wire.epoch != self.epoch;
+        let fresh = std::mem::take(&mut self.fresh);
+        let resync = wire.resync || fresh || wire.epoch != self.epoch;
         if resync {
             self.complete = false;
         }
@@ -444,6 +445,19 @@ mod tests {
         assert_eq!(cursor.take(batch), None);
         cursor.take(v1::TailBatch { positions: vec![position("a", 5)], ..Default::default() });
         assert_eq!(cursor.positions, BTreeMap::from([("a".to_owned(), 5), ("b".to_owned(), 9)]));
+    }
+
+    #[test]
+    fn a_snapshot_in_pieces_is_whole() {
+        let (mut cursor, mut fleet) = (WatchCursor { fresh: true, ..WatchCursor::default() }, Fleet::default());
+        for (n, piece) in [["a", "b"], ["c", "d"], ["e", "f"]].iter().enumerate() {
+            let named = |id: &&str| v1::Deployment { id: (*id).into(), name: (*id).into(), ..Default::default() };
+            let changed = piece.iter().map(named).collect();
+            let (resync, complete) = (n == 0, n == 2);
+            let wire = v1::WatchEvent { epoch: "1".into(), changed, resync, complete, ..Default::default() };
+            fleet.apply(cursor.take(wire).unwrap());
+            assert_eq!((fleet.by_id.len(), cursor.complete), (2 * (n + 1), complete));
+        }
     }
 
     #[test]
