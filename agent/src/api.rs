@@ -249,7 +249,7 @@ pub async fn spawn(deps: ApiDeps, stop: CancellationToken) -> Result<ApiHandle, 
     let deployments = deployments::DeploymentsService {
         store: deps.store.clone(),
         operate: deps.operate.clone(),
-        reconcile: deps.reconcile,
+        reconcile: deps.reconcile.clone(),
         gateway: deps.gateway.clone(),
         probe: deps.probe.clone(),
         gateway_url: url.clone(),
@@ -288,7 +288,7 @@ pub async fn spawn(deps: ApiDeps, stop: CancellationToken) -> Result<ApiHandle, 
         max_replicas: Box::new(move || limits.borrow().limits.max_replicas),
         time_ms: Box::new(move |d| lately.recent(d.id, 60).times.map_or(0.0, |(median, _)| median)),
     };
-    let health = health::HealthService { store: deps.store.clone(), probe: deps.probe };
+    let health = health::HealthService { store: deps.store.clone(), probe: deps.probe, reconcile: deps.reconcile };
     let waivers = waivers::WaiversService { store: deps.store.clone() };
     let pins = pins::PinsService { store: deps.store.clone(), inspect: deps.inspect };
     let taps = taps::TapsService { gateway: gateway.clone(), store: deps.store.clone(), stop: stop.clone() };

@@ -12,6 +12,8 @@ use sigil_config::reload::Reload;
 use sigil_config::rules::{self, Followed};
 use sigil_core::alert::{Alert, Fact};
 use sigil_core::model::{InstanceId, State};
+use sigil_core::series::{Point, REQUESTS};
+use sigil_core::sleep::Depth;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -24,7 +26,7 @@ use crate::autoscale::{self, Autoscale};
 use crate::build::Builds;
 use crate::engine::docker::Docker;
 use crate::engine::{Engine, RegistryLogin, label};
-use crate::gateway::Gateway;
+use crate::gateway::{Burdened, Gateway};
 use crate::initlink::{InitLinks, Mark};
 use crate::inspect::{self, Drift, DriftDeps, Inspect, Scanner};
 use crate::operate::{self, Operate};
@@ -40,6 +42,9 @@ use crate::usage::{self, Usage};
 
 /// Lines read back from the engine's log for one gap.
 const GAP_LINES: usize = 1_000_000;
+
+/// Calls of so long are looked at for what comes, seconds: what the rings keep by the minute.
+const CALLED: i64 = 8 * 86_400 - 3600;
 
 /// All rooms of an agent, running.
 #[derive(Debug)]
@@ -192,6 +197,7 @@ impl App {
                 sessions: Arc::new(move |deployment| sessions.held(deployment)),
                 own_host,
                 config: config.clone(),
+                data_dir: data_dir.to_owned(),
                 agent,
                 routes,
                 proven: reconcile::Proven::default(),
@@ -248,6 +254,8 @@ impl App {
                 asleep: Arc::new(move |id| sleepers.status(id).is_none_or(|s| s.state == State::Sleeping)),
                 container: Arc::new(move |id, instance| containers.container(id, instance)),
                 counted: Arc::new(move || traffic.outcomes()),
+                look: doing(sample.clone(), gateway.clone()),
+                discover: discover(gateway.clone()),
             },
             stops.loops.clone(),
         );
@@ -259,6 +267,9 @@ impl App {
                 data_dir: data_dir.to_owned(),
                 seen: seen(reconcile.clone(), sample.clone(), gateway.clone()),
                 price: price(config.clone()),
+                asleep: asleep(reconcile.clone()),
+                called: called(sample.clone()),
+                wake: wake(reconcile.clone()),
             },
             stops.loops.clone(),
         );
@@ -379,6 +390,60 @@ fn seen(reconcile: Reconcile, sample: Sample, gateway: Gateway) -> autoscale::Lo
     Arc::new(move |id, seconds| {
         let used = sample.deployment(id);
         Some(autoscale::Seen::of(&*reconcile.status(id)?, used.as_deref(), &gateway.recent(id, seconds.into())))
+    })
+}
+
+/// How deployments sleep.
+fn asleep(reconcile: Reconcile) -> autoscale::Asleep {
+    Arc::new(move |id| {
+        let Some(status) = reconcile.status(id) else { return autoscale::Sleeping::default() };
+        let asleep = status.state == State::Sleeping;
+        let stopped = asleep && status.replicas.iter().all(|replica| replica.state == Depth::Stopped.as_str());
+        autoscale::Sleeping { asleep, stopped, start: status.wake_took }
+    })
+}
+
+/// When deployments were called, from the rings.
+fn called(sample: Sample) -> autoscale::Called {
+    Arc::new(move |id| {
+        let sample = sample.clone();
+        Box::pin(async move {
+            let now = Timestamp::now().as_second();
+            match sample.series(sample::Of::Deployment(id), now - CALLED, now, 60).await {
+                Ok((_, points)) => {
+                    let called =
+                        |(at, point): &(i64, Point)| (point.values[REQUESTS] > 0.0).then_some(at.div_euclid(60));
+                    points.iter().filter_map(called).collect()
+                }
+                Err(error) => {
+                    tracing::warn!(%error, deployment = %id, "when it was called cannot be read");
+                    std::collections::BTreeSet::new()
+                }
+            }
+        })
+    })
+}
+
+fn wake(reconcile: Reconcile) -> autoscale::Wake {
+    Arc::new(move |id, why| reconcile.wake(id, why))
+}
+
+/// What a replica has to do, for who probes it.
+fn doing(sample: Sample, gateway: Gateway) -> probe::Look {
+    Arc::new(move |id, instance| {
+        let Burdened { in_flight, begun, heard, shared } = gateway.burdened(instance);
+        let used = sample.deployment(id);
+        let used = used.iter().flat_map(|used| &used.replicas).find(|used| used.instance == instance);
+        let cpu = used.map(|used| (used.cpu_cores, used.cpu_limit));
+        probe::Doing { under_way: in_flight, streams: begun > 0, heard, shared, cpu }
+    })
+}
+
+/// The way to the processes that stateless requests share.
+fn discover(gateway: Gateway) -> probe::Discover {
+    Arc::new(move |instance, limit| {
+        let gateway = gateway.clone();
+        Box::pin(async move { gateway.discover(instance, limit).await })
     })
 }
 

@@ -1,27 +1,31 @@
-//! Owns: when deployments with a scaling policy are evaluated, what was decided, and their load of the last days.
+//! Owns: when deployments with a scaling policy are evaluated, what was decided, and their load of the last days; when those
+//! that sleep are woken ahead of their calls.
 //! May touch: of the store `desired.replicas`, with a reason; `<data>/scaling`; the audit log for its own steps.
-//! Never: decides (`sigil_core::scale` does), goes below one replica (sleeping is reconcile's), or undoes what a person has
-//! stopped or scaled to none.
-//! Tested by: unit tests here; `scripts/bench scale` on real containers.
+//! Never: decides (`sigil_core::scale` and `sigil_core::sleep` do), goes below one replica (sleeping is reconcile's), or
+//! undoes what a person has stopped or scaled to none.
+//! Tested by: unit tests here; `tests/sim` (waking ahead); `scripts/bench scale` on real containers.
 //!
 //! One task wakes each second, and evaluates whose time has come. A step that a person makes counts for the cool-downs like
 //! one of its own. Time is that of the monotonic clock: setting the host's clock moves no cool-down.
 
+mod early;
 mod kept;
 #[cfg(test)]
 mod tests;
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use futures::future::BoxFuture;
 use jiff::Timestamp;
 use sigil_config::agent::AgentConfig;
 use sigil_core::model::{Deployment, DeploymentId, Outcome, ReleaseSpec, Run, State};
 use sigil_core::scale::{
     BUCKET_SECONDS, Basis, Bucket, Decision, Forecast, Held, HeldBy, History, Memory, Policy, Signals, decide, trial,
 };
+use sigil_core::sleep::ahead;
 use tokio::sync::watch;
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
@@ -32,6 +36,8 @@ use crate::gateway::Recent;
 use crate::reconcile::Status;
 use crate::sample::DeploymentUse;
 use crate::store::Store;
+use early::Early;
+pub use early::Sleeping;
 use kept::Files;
 pub use kept::Kept;
 
@@ -39,6 +45,8 @@ pub use kept::Kept;
 const TICK: Duration = Duration::from_secs(1);
 /// How often what is kept of removed deployments is removed.
 const PRUNE: Duration = Duration::from_secs(3600);
+/// Histories of sleepers that are read in one round.
+const READS: usize = 2;
 /// A replica's start in trials of the forecast, seconds: rather long than short.
 const START_SECONDS: f64 = 10.0;
 
@@ -84,6 +92,13 @@ pub type Look = Arc<dyn Fn(DeploymentId, u32) -> Option<Seen> + Send + Sync>;
 /// What one replica of a release costs an hour; `None`: the owner has set no rates.
 pub type Price = Arc<dyn Fn(&ReleaseSpec) -> Option<f64> + Send + Sync>;
 
+/// How a deployment sleeps.
+pub type Asleep = Arc<dyn Fn(DeploymentId) -> Sleeping + Send + Sync>;
+/// Minutes since 1970 of the last eight days in which somebody called a deployment.
+pub type Called = Arc<dyn Fn(DeploymentId) -> BoxFuture<'static, BTreeSet<i64>> + Send + Sync>;
+/// Wakes a deployment whose containers have ended; with the reason.
+pub type Wake = Arc<dyn Fn(DeploymentId, String) + Send + Sync>;
+
 /// What the room needs.
 pub struct Deps {
     /// Desired state.
@@ -98,6 +113,12 @@ pub struct Deps {
     pub seen: Look,
     /// What replicas cost.
     pub price: Price,
+    /// How deployments sleep.
+    pub asleep: Asleep,
+    /// When they were called.
+    pub called: Called,
+    /// Wakes one.
+    pub wake: Wake,
 }
 
 impl std::fmt::Debug for Deps {
@@ -147,6 +168,7 @@ struct Watched {
     ahead: Ahead,
     /// Requests answered and under way at the last evaluation.
     counted: Option<(u64, u64)>,
+    early: Early,
 }
 
 /// Load of the bucket that is not over.
@@ -210,8 +232,9 @@ impl Autoscale {
             return out;
         }
         let seen = (shared.deps.seen)(deployment.id, policy.evaluate_every);
+        out.notes.extend(shared.early_note(deployment.id, policy));
         if seen.is_some_and(|seen| seen.asleep) {
-            out.notes.push("it sleeps: a request wakes it".into());
+            out.notes.insert(0, "it sleeps: a request wakes it".into());
             return out;
         }
         let now = shared.now();
@@ -316,6 +339,7 @@ impl Shared {
                         known.policy = policy.clone();
                         known.due = self.now();
                         known.ahead = Ahead::default();
+                        known.early = Early::default();
                     }
                     Some(_) => {}
                     None => new.push((deployment.id, policy.clone(), deployment.desired.replicas)),
@@ -332,8 +356,53 @@ impl Shared {
             let memory = Memory::resumed(now, ages);
             let due = now + i64::from(policy.evaluate_every) * 1000;
             let (gathered, ahead) = (Gathered::default(), Ahead::default());
-            let fresh = Watched { policy, memory, replicas, due, last: None, gathered, ahead, counted: None };
+            let early = Early::default();
+            let fresh = Watched { policy, memory, replicas, due, last: None, gathered, ahead, counted: None, early };
             self.watched().insert(id, fresh);
+        }
+    }
+
+    /// What is to be said about waking it ahead, if that is asked for.
+    fn early_note(&self, id: DeploymentId, policy: &Policy) -> Option<String> {
+        Some(match early::minutes(policy)? {
+            Err(why) => format!("waking ahead of calls is not needed: {why}"),
+            Ok(_) => self.watched().get(&id).map_or_else(|| Early::default().note(), |w| w.early.note()),
+        })
+    }
+
+    /// Wakes sleepers whose calls are about to come. `now`: seconds since 1970.
+    async fn wake_ahead(&self, now: i64) {
+        let can =
+            |(id, w): (&DeploymentId, &Watched)| Some((*id, w.policy.idle_timeout, early::minutes(&w.policy)?.ok()?));
+        let sleepers: Vec<_> = self.watched().iter().filter_map(can).collect();
+        let mut reads = 0;
+        for (id, idle, (quiet, stays)) in sleepers {
+            let sleeping = (self.deps.asleep)(id);
+            let of = |watched: &mut HashMap<DeploymentId, Watched>| {
+                let early = watched.get(&id).map(|w| &w.early)?;
+                Some((early.is_stale(now), early.is_due(now, sleeping.start)))
+            };
+            let Some((stale, mut due)) = of(&mut self.watched()) else { continue };
+            if stale && sleeping.asleep && reads < READS {
+                reads += 1;
+                let called = (self.deps.called)(id).await;
+                let learn = move || ahead::expect(&called, quiet, stays, now.div_euclid(60));
+                let learnt = tokio::task::spawn_blocking(learn).await.unwrap_or_else(|e| Err(e.to_string()));
+                let mut watched = self.watched();
+                let Some(w) = watched.get_mut(&id) else { continue };
+                w.early.learn(now, learnt);
+                due = w.early.is_due(now, sleeping.start);
+            }
+            if !due {
+                continue;
+            }
+            let seen = (self.deps.seen)(id, 60).unwrap_or_default();
+            let calls = seen.calls + seen.signals.in_flight;
+            let wake = self.watched().get_mut(&id).and_then(|w| w.early.look(now, sleeping, calls, idle.into()));
+            if let Some(why) = wake {
+                tracing::info!(deployment = %id, why, "woken ahead of its calls");
+                (self.deps.wake)(id, why);
+            }
         }
     }
 
@@ -518,6 +587,7 @@ async fn run(shared: Arc<Shared>, stop: CancellationToken) {
             // it reads files of those that are new
             let _ended = tokio::task::spawn_blocking(move || shared.follow(&deployments)).await;
         }
+        shared.wake_ahead(Timestamp::now().as_second()).await;
         let mut decisions = Vec::new();
         for id in shared.due(shared.now()) {
             decisions.extend(shared.evaluate(id).await.map(|kept| (id, kept)));

@@ -109,6 +109,19 @@ pub struct Recent {
     pub sessions: u64,
 }
 
+/// What a replica has to do, for whoever probes it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Burdened {
+    /// Requests without a whole answer now, subscriptions aside.
+    pub in_flight: u64,
+    /// Those of which a piece of the answer has come.
+    pub begun: u64,
+    /// Pieces of answers that came from it, since it is known.
+    pub heard: u64,
+    /// A process runs that stateless requests share.
+    pub shared: bool,
+}
+
 /// Calls that may wait for a deployment to start, all together.
 const WAITING: usize = 256;
 /// How long a call waits for a deployment to start.
@@ -390,11 +403,11 @@ impl Gateway {
         }
     }
 
-    /// Calls of each deployment since the agent's start, and how many are under way.
-    pub fn outcomes(&self) -> Vec<(DeploymentId, sigil_core::health::Calls, u64)> {
+    /// Calls of each deployment since the agent's start.
+    pub fn outcomes(&self) -> Vec<(DeploymentId, sigil_core::health::Calls)> {
         let count = |(id, traffic): (DeploymentId, web::Traffic)| {
             let calls = sigil_core::health::Calls { all: traffic.latency.calls(), failed: traffic.latency.errors };
-            (id, calls, traffic.in_flight)
+            (id, calls)
         };
         self.traffic()().into_iter().map(count).collect()
     }
@@ -423,6 +436,25 @@ impl Gateway {
     /// Requests that an instance has not answered wholly (what a drain waits for). Idle event streams are not requests.
     pub fn in_flight(&self, instance: InstanceId) -> u64 {
         self.shared.registry.stats(instance).map_or(0, |s| s.in_flight.load(Relaxed))
+    }
+
+    /// What a replica has to do.
+    pub fn burdened(&self, instance: InstanceId) -> Burdened {
+        let shared = self.shared.registry.common(instance).is_some_and(|c| c.running(common::EVERYBODY).is_some());
+        let Some(stats) = self.shared.registry.stats(instance) else {
+            return Burdened { shared, ..Burdened::default() };
+        };
+        let now = |n: &AtomicU64| n.load(Relaxed);
+        let in_flight = now(&stats.in_flight).saturating_sub(now(&stats.listening));
+        let (begun, heard) = (now(&stats.begun), now(&stats.heard));
+        Burdened { in_flight, begun, heard, shared }
+    }
+
+    /// Whether the process that stateless requests of a stdio server share answers within `limit`; `None`: none runs, and
+    /// none is started. It is no traffic, and wakes nobody.
+    pub async fn discover(&self, instance: InstanceId, limit: Duration) -> Option<Result<(), String>> {
+        let process = self.shared.registry.common(instance)?.running(common::EVERYBODY)?;
+        Some(process.discover(limit).await)
     }
 
     /// Whether a request may still be sent to an instance, or is on its way there.

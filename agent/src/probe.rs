@@ -1,20 +1,23 @@
 //! Owns: whether replicas that serve still answer, what was found when, and how available deployments were.
 //! May touch: upstream, `<data>/health`; the engine, to end a container whose server hangs (reconcile then starts it again,
-//! or another, as after any other end).
+//! or another, as after any other end). What the gateway and sample know it is told by functions.
 //! Never: wakes a sleeper, counts as traffic, starts a process of a stdio server.
-//! Tested by: unit tests here and in `sigil_core::health`; `upstream` tests the asking.
+//! Tested by: unit tests here and in `sigil_core::health`; `upstream` and `gateway` test the asking; `tests/remedies` on a
+//! real engine.
 
 mod kept;
 #[cfg(test)]
 mod tests;
+mod treated;
 
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use futures::future::BoxFuture;
 use jiff::Timestamp;
-use sigil_core::health::{Backoff, Calls, Course, Outcome, Remedy, State, together};
+use sigil_core::health::{Calls, Course, Outcome, Remedy, Silence, State, Turn, Work, together};
 use sigil_core::model::{DeploymentId, InstanceId, Stream, Transport};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -27,7 +30,8 @@ use crate::engine::Engine;
 use crate::tail::Tail;
 use crate::upstream::{self, Probed, Replica, RouteTable};
 use kept::Files;
-pub use kept::Kept;
+pub use kept::{Kept, Turned};
+use treated::Treated;
 
 /// How often is looked whose time has come.
 const TICK: Duration = Duration::from_secs(1);
@@ -42,8 +46,27 @@ const TIMEOUT: Duration = Duration::from_secs(10);
 /// Hours of which availability is told.
 pub const WINDOWS: [u32; 3] = [24, 7 * 24, 30 * 24];
 
-/// What callers did since the agent's start, and what is under way: all calls, failed ones, open ones.
-pub type Counted = Arc<dyn Fn() -> Vec<(DeploymentId, Calls, u64)> + Send + Sync>;
+/// What callers did since the agent's start.
+pub type Counted = Arc<dyn Fn() -> Vec<(DeploymentId, Calls)> + Send + Sync>;
+/// What a replica has to do now.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Doing {
+    /// Calls under way.
+    pub under_way: u64,
+    /// One of them is answered by a stream.
+    pub streams: bool,
+    /// Pieces of answers that came from it so far.
+    pub heard: u64,
+    /// A process runs that stateless requests share (stdio).
+    pub shared: bool,
+    /// CPU that it uses and CPU that it may use, cores; `None`: not known.
+    pub cpu: Option<(f64, f64)>,
+}
+
+/// What a replica has to do now.
+pub type Look = Arc<dyn Fn(DeploymentId, InstanceId) -> Doing + Send + Sync>;
+/// Asks the process that a stdio server's stateless requests share; `None`: none runs.
+pub type Discover = Arc<dyn Fn(InstanceId, Duration) -> BoxFuture<'static, Option<Result<(), String>>> + Send + Sync>;
 /// The engine's id of a replica's container.
 pub type Container = Arc<dyn Fn(DeploymentId, InstanceId) -> Option<String> + Send + Sync>;
 
@@ -65,6 +88,10 @@ pub struct Deps {
     pub container: Container,
     /// The gateway's counts.
     pub counted: Counted,
+    /// What replicas have to do.
+    pub look: Look,
+    /// The way to shared processes.
+    pub discover: Discover,
 }
 
 impl std::fmt::Debug for Deps {
@@ -111,6 +138,7 @@ struct Shared {
     files: Files,
     began: Instant,
     watched: Mutex<HashMap<InstanceId, Watched>>,
+    treated: Mutex<Treated>,
     calls: Mutex<HashMap<DeploymentId, Counting>>,
     tasks: TaskTracker,
 }
@@ -120,25 +148,32 @@ struct Shared {
 struct Watched {
     deployment: Option<DeploymentId>,
     course: Course,
-    backoff: Backoff,
-    remedies: u32,
+    silence: Silence,
     modern: bool,
     tools: Option<u64>,
     due: i64,
     busy: bool,
     /// It has answered a probe.
     answered: bool,
-    /// It is not asked: it answers no ping before it is greeted.
+    /// Its waiting process is not asked: it answers no ping before it is greeted.
     mute: bool,
     took: Duration,
     at: Option<Timestamp>,
 }
 
-/// Calls of a deployment: what the gateway last said, what is under way, and those of the hour.
+/// What one probe led to.
+#[derive(Debug)]
+struct Found {
+    kept: Kept,
+    turn: Option<Turn>,
+    /// To be done about it now.
+    remedy: Option<Remedy>,
+}
+
+/// Calls of a deployment: what the gateway last said, and those of the hour.
 #[derive(Clone, Copy, Debug, Default)]
 struct Counting {
     last: Calls,
-    in_flight: u64,
     hour: i64,
     of_hour: Calls,
 }
@@ -155,6 +190,12 @@ impl Probe {
     /// How a deployment does.
     pub fn health(&self, id: DeploymentId) -> Health {
         self.shared.health(id)
+    }
+
+    /// The newest turns from one state to another, and what was done about them, newest first.
+    pub async fn turns(&self, id: DeploymentId, limit: usize) -> Vec<Turned> {
+        let files = self.shared.files.clone();
+        tokio::task::spawn_blocking(move || files.turns(id, limit)).await.unwrap_or_default()
     }
 
     /// The newest probes, newest first.
@@ -183,8 +224,9 @@ fn hour(at: Timestamp) -> i64 {
 impl Shared {
     fn new(deps: Deps) -> Self {
         let files = Files::new(&deps.data_dir);
-        let (watched, calls, tasks) = (Mutex::default(), Mutex::default(), TaskTracker::new());
-        Self { files, deps, began: Instant::now(), watched, calls, tasks }
+        let (watched, treated, calls, tasks) =
+            (Mutex::default(), Mutex::default(), Mutex::default(), TaskTracker::new());
+        Self { files, deps, began: Instant::now(), watched, treated, calls, tasks }
     }
 
     fn now(&self) -> i64 {
@@ -195,12 +237,17 @@ impl Shared {
         self.watched.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn treated(&self) -> MutexGuard<'_, Treated> {
+        self.treated.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn counting(&self) -> MutexGuard<'_, HashMap<DeploymentId, Counting>> {
         self.calls.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn health(&self, id: DeploymentId) -> Health {
         let watched = self.watched();
+        let treated = self.treated();
         let mut replicas: Vec<ReplicaHealth> = watched
             .iter()
             .filter(|(_, w)| w.deployment == Some(id))
@@ -210,7 +257,7 @@ impl Shared {
                 why: w.course.why().to_owned(),
                 took: w.took,
                 at: w.at,
-                remedies: w.remedies,
+                remedies: treated.of.get(instance).map_or(0, |t| t.times),
             })
             .collect();
         replicas.sort_by_key(|replica| replica.instance);
@@ -223,6 +270,7 @@ impl Shared {
         let (now, table) = (self.now(), self.deps.routes.borrow().clone());
         let mut due = Vec::new();
         let mut watched = self.watched();
+        let mut treated = self.treated();
         let mut there = std::collections::HashSet::new();
         for route in table.routes.values() {
             there.extend(route.ready.iter().map(|replica| replica.instance));
@@ -233,34 +281,59 @@ impl Shared {
                 let every = i64::from(replica.spec.health.every.max(1)) * 1000;
                 // the last bits of an id are random
                 let spread = (replica.instance.0.0 % every.unsigned_abs() as u128) as i64;
-                let w = watched.entry(replica.instance).or_insert_with(|| Watched {
-                    deployment: Some(route.id),
-                    due: now + spread,
-                    ..Watched::default()
+                let w = watched.entry(replica.instance).or_insert_with(|| {
+                    treated.seen(route.id, replica.instance);
+                    Watched { deployment: Some(route.id), due: now + spread, ..Watched::default() }
                 });
-                if w.due <= now && !w.busy && !w.mute {
+                let doing = (self.deps.look)(route.id, replica.instance);
+                w.silence.look(now, doing.under_way, doing.heard);
+                if w.due <= now && !w.busy && (!w.mute || doing.shared) {
                     (w.due, w.busy) = (now + every, true);
                     due.push(replica.clone());
                 }
             }
         }
         watched.retain(|instance, _| there.contains(instance));
+        treated.forget(now, |instance| there.contains(instance));
         due
     }
 
-    /// Takes in what a probe found. Answers what is to be kept of it, and whether something is to be done.
-    fn found(&self, replica: &Replica, probed: Probed) -> (Kept, Option<(State, String)>, Option<Remedy>) {
+    /// Asks a replica. The process that stateless requests of a stdio server share is asked where one runs; else the one that
+    /// waits for a session.
+    async fn ask(&self, replica: &Replica) -> Probed {
+        let (modern, mute) = self.watched().get(&replica.instance).map_or((false, false), |w| (w.modern, w.mute));
+        if replica.spec.transport == Transport::Stdio && replica.link.is_up() {
+            let began = Instant::now();
+            let asked = (self.deps.discover)(replica.instance, TIMEOUT).await;
+            if asked.is_some() || mute {
+                let outcome = match asked {
+                    Some(Ok(())) => Outcome::Good,
+                    Some(Err(why)) => Outcome::Failed(why),
+                    None => Outcome::Skipped("no process runs that stateless requests share".into()),
+                };
+                return Probed { outcome, took: began.elapsed(), tools: None, modern }.judged(&replica.spec);
+            }
+        }
+        upstream::probe(replica, &self.deps.tail, modern, TIMEOUT).await
+    }
+
+    /// Takes in what a probe found; `heard`: pieces of answers that its callers had got when it was asked.
+    fn found(&self, replica: &Replica, heard: u64, probed: Probed) -> Found {
         let now = self.now();
-        let in_flight = self.counting().get(&replica.deployment).map_or(0, |c| c.in_flight);
+        let doing = (self.deps.look)(replica.deployment, replica.instance);
         let mut outcome = probed.outcome;
         let at = Timestamp::now();
         let mut watched = self.watched();
         let w = watched.entry(replica.instance).or_default();
         (w.busy, w.modern, w.deployment) = (false, probed.modern, Some(replica.deployment));
         (w.took, w.at) = (probed.took, Some(at));
-        w.answered |= matches!(outcome, Outcome::Good | Outcome::Poor(_));
+        if matches!(outcome, Outcome::Good | Outcome::Poor(_)) {
+            w.answered = true;
+            w.silence.broken();
+        }
         // not every server answers before it is greeted: only one that did and does no more is at fault
-        if replica.spec.transport == Transport::Stdio && !w.answered && matches!(outcome, Outcome::Failed(_)) {
+        let failed = matches!(outcome, Outcome::Failed(_));
+        if replica.spec.transport == Transport::Stdio && !w.answered && failed && !doing.shared {
             w.mute = true;
             outcome = Outcome::Skipped("it answers no ping before it is greeted, and is not asked again".into());
         }
@@ -275,15 +348,31 @@ impl Shared {
         if matches!(outcome, Outcome::Failed(_)) && (self.deps.asleep)(replica.deployment) {
             outcome = Outcome::Skipped("it went to sleep meanwhile".into());
         }
-        let turn = w.course.take(now, &outcome).map(|turn| (turn.state, turn.why));
+        let work = Work {
+            is_up: replica.link.is_up(),
+            under_way: doing.under_way,
+            streams: doing.streams,
+            answers: doing.heard != heard,
+            silence: w.silence.lasts(now),
+            limit: i64::try_from(replica.spec.request_timeout_ms).unwrap_or(i64::MAX),
+            cpu: doing.cpu,
+        };
+        let weighed = work.weigh(outcome);
+        let turn = w.course.take(now, &weighed.outcome);
         let remedy = replica.spec.health.remedy;
-        let due = w.backoff.due(now, remedy, &w.course, in_flight > 0);
+        let mut treated = self.treated();
+        let treatment = treated.of.entry(replica.instance).or_default();
+        let due = treatment.backoff.due(now, remedy, &w.course, weighed.spared);
         if due {
-            w.remedies += 1;
+            treatment.times += 1;
+            if remedy == Remedy::Replace {
+                treated.leaves(replica.deployment, replica.instance);
+            }
         }
         let (instance, state) = (replica.instance, w.course.state());
         let ms = probed.took.as_secs_f64() * 1e3;
-        (Kept { at, instance, state, ms, outcome }, turn, due.then_some(remedy))
+        let kept = Kept { at, instance, state, ms, outcome: weighed.outcome };
+        Found { kept, turn, remedy: due.then_some(remedy) }
     }
 
     /// Ends what hangs; reconcile does the rest.
@@ -301,12 +390,23 @@ impl Shared {
         }
         tracing::warn!(deployment = %id, %instance, why, "a replica that does not answer is {word}");
         self.say(replica, format!("it does not answer ({why}) and is {word}")).await;
+        let (from, to) = (State::Unhealthy, State::Unhealthy);
+        self.turned(id, Turned { at: Timestamp::now(), instance, from, to, why: why.into(), done: word.into() }).await;
         let record = by_agent("health.remedy")
             .target("", id.to_string())
             .after("instance", instance)
             .after("done", word)
             .after("reason", why);
         self.deps.audit.keep(record).await;
+    }
+
+    /// Keeps a turn.
+    async fn turned(&self, id: DeploymentId, turn: Turned) {
+        let files = self.files.clone();
+        let written = tokio::task::spawn_blocking(move || files.turned(id, turn)).await;
+        if let Err(error) = written.map_err(std::io::Error::other).and_then(|written| written) {
+            tracing::warn!(%error, deployment = %id, "a turn of its health is not kept");
+        }
     }
 
     /// A word in its log.
@@ -321,15 +421,14 @@ impl Shared {
         let told = (self.deps.counted)();
         let mut counting = self.counting();
         let mut changed = Vec::new();
-        counting.retain(|id, _| told.iter().any(|(other, ..)| other == id));
-        for (id, calls, in_flight) in told {
+        counting.retain(|id, _| told.iter().any(|(other, _)| other == id));
+        for (id, calls) in told {
             // of an hour that an earlier agent began, the file has its part
             let c = counting.entry(id).or_insert_with(|| Counting {
                 hour: now,
                 of_hour: self.files.hour(id, now),
                 ..Counting::default()
             });
-            c.in_flight = in_flight;
             let new =
                 Calls { all: calls.all.saturating_sub(c.last.all), failed: calls.failed.saturating_sub(c.last.failed) };
             c.last = calls;
@@ -348,7 +447,7 @@ impl Shared {
 async fn run(shared: Arc<Shared>, stop: CancellationToken) {
     let mut every = tokio::time::interval(TICK);
     every.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut probes: JoinSet<(Replica, Probed)> = JoinSet::new();
+    let mut probes: JoinSet<(Replica, u64, Probed)> = JoinSet::new();
     let mut waiting: std::collections::VecDeque<Replica> = std::collections::VecDeque::new();
     let (mut counted, mut pruned) = (Instant::now(), Instant::now());
     loop {
@@ -357,11 +456,13 @@ async fn run(shared: Arc<Shared>, stop: CancellationToken) {
             _ = every.tick() => None,
             Some(done) = probes.join_next() => done.ok(),
         };
-        if let Some((replica, probed)) = found {
-            let (kept, turn, remedy) = shared.found(&replica, probed);
-            if let Some((state, why)) = turn {
-                let why = if why.is_empty() { String::new() } else { format!(": {why}") };
-                shared.say(&replica, format!("it is {}{why}", state.as_str())).await;
+        if let Some((replica, heard, probed)) = found {
+            let Found { kept, turn, remedy } = shared.found(&replica, heard, probed);
+            if let Some(Turn { from, state: to, why, .. }) = turn {
+                let because = if why.is_empty() { String::new() } else { format!(": {why}") };
+                shared.say(&replica, format!("it is {}{because}", to.as_str())).await;
+                let turned = Turned { at: kept.at, instance: kept.instance, from, to, why, done: String::new() };
+                shared.turned(replica.deployment, turned).await;
             }
             if let (Some(remedy), Outcome::Failed(why)) = (remedy, &kept.outcome) {
                 shared.act(&replica, remedy, why).await;
@@ -377,11 +478,11 @@ async fn run(shared: Arc<Shared>, stop: CancellationToken) {
         while probes.len() < AT_ONCE
             && let Some(replica) = waiting.pop_front()
         {
-            let modern = shared.watched().get(&replica.instance).is_some_and(|w| w.modern);
-            let tail = shared.deps.tail.clone();
+            let shared = shared.clone();
             probes.spawn(async move {
-                let probed = upstream::probe(&replica, &tail, modern, TIMEOUT).await;
-                (replica, probed)
+                let heard = (shared.deps.look)(replica.deployment, replica.instance).heard;
+                let probed = shared.ask(&replica).await;
+                (replica, heard, probed)
             });
         }
         let prune = pruned.elapsed() > PRUNE;

@@ -1,5 +1,5 @@
 //! Owns: observed instances, conditions, the last plan, the route table.
-//! May touch: engine, initlink, secrets, tail, upstream; of the store only what a gate proves (a release's outcome, and
+//! May touch: engine, initlink, secrets, tail, upstream, `<data>/lives`; of the store only what a gate proves (a release's outcome, and
 //! the return to the last good one).
 //! Never: invents desired state, or forgets what it started.
 //! Tested by: `tests/sim` (fake engine), `tests/docker`.
@@ -10,6 +10,7 @@
 
 mod act;
 mod budget;
+mod lives;
 mod observe;
 mod routes;
 mod sleep;
@@ -17,6 +18,7 @@ mod slots;
 mod status;
 
 use std::collections::HashMap;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, RwLock};
 use std::time::Duration;
@@ -24,9 +26,11 @@ use std::time::Duration;
 use jiff::Timestamp;
 use sigil_config::agent::AgentConfig;
 use sigil_core::model::{AgentId, DeploymentId, InstanceId, ReleaseNo, State};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+
+pub use lives::{Ended, LIVES_MAX, Said};
 
 use crate::audit::Audit;
 use crate::engine::Engine;
@@ -37,6 +41,9 @@ use crate::secrets::Secrets;
 use crate::store::Store;
 use crate::tail::Tail;
 use crate::upstream::RouteTable;
+
+/// Wakes that nobody calls for and that wait for the loop.
+const WAKES: usize = 64;
 
 /// A deployment as observed.
 #[derive(Debug, Clone, PartialEq)]
@@ -73,6 +80,8 @@ pub struct Status {
     pub failure: Option<(u64, String)>,
     /// Last output of the last failed instance.
     pub last_output: Vec<String>,
+    /// What its last start from a sleep took, until it could be called.
+    pub wake_took: Option<Duration>,
     /// CPU of all replicas, percent of one core.
     pub cpu_percent: f64,
     /// Memory of all replicas, bytes.
@@ -143,6 +152,8 @@ pub struct Deps {
     pub own_host: bool,
     /// `[limits]`, and how long a session lives that nobody uses.
     pub config: watch::Receiver<Arc<AgentConfig>>,
+    /// Where is kept how containers ended.
+    pub data_dir: PathBuf,
     /// Our id, for labels and names.
     pub agent: AgentId,
     /// Where routes go.
@@ -196,6 +207,8 @@ struct Shared {
     changes: watch::Sender<u64>,
     tasks: TaskTracker,
     took: Took,
+    lives: lives::Lives,
+    wakes: mpsc::Sender<(DeploymentId, String)>,
 }
 
 /// How long the loop's work took, microseconds.
@@ -221,14 +234,17 @@ pub struct Passes {
 impl Reconcile {
     /// Starts the loop. It ends with `stop`; containers stay as they are.
     pub fn spawn(deps: Deps, stop: CancellationToken) -> Self {
+        let (wakes, wanted) = mpsc::channel(WAKES);
         let shared = Arc::new(Shared {
             statuses: RwLock::default(),
             engine_trouble: RwLock::default(),
             changes: watch::channel(0).0,
             tasks: TaskTracker::new(),
             took: Took::default(),
+            lives: lives::Lives::new(&deps.data_dir),
+            wakes,
         });
-        let room = slots::Room::new(deps, shared.clone(), stop);
+        let room = slots::Room::new(deps, shared.clone(), wanted, stop);
         shared.tasks.spawn(room.run());
         shared.tasks.close();
         Self { shared }
@@ -244,6 +260,20 @@ impl Reconcile {
         let status = self.status(id)?;
         let replica = status.replicas.iter().find(|replica| replica.instance == instance)?;
         Some(replica.container.clone()).filter(|container| !container.is_empty())
+    }
+
+    /// Wakes a deployment whose containers have ended, though nobody calls it; the reason is in its log. One that is awake or
+    /// frozen stays as it is, and so does each where the host is short of memory.
+    pub fn wake(&self, id: DeploymentId, why: String) {
+        if self.shared.wakes.try_send((id, why)).is_err() {
+            tracing::warn!(deployment = %id, "it is not woken ahead of its calls: too much is going on");
+        }
+    }
+
+    /// How its containers ended the last times that nobody had asked for, newest first; at most [`LIVES_MAX`].
+    pub async fn lives(&self, id: DeploymentId, limit: usize) -> Vec<Ended> {
+        let lives = self.shared.lives.clone();
+        tokio::task::spawn_blocking(move || lives.newest(id, limit)).await.unwrap_or_default()
     }
 
     /// Changes with every change of any status.

@@ -205,6 +205,17 @@ pub struct Probed {
     pub modern: bool,
 }
 
+impl Probed {
+    /// A good answer that came slowly is a poor one.
+    pub(crate) fn judged(mut self, spec: &ReleaseSpec) -> Self {
+        let slow = Duration::from_millis(spec.health.slow_ms.into());
+        if self.outcome == Outcome::Good && self.took > slow {
+            self.outcome = Outcome::Poor(format!("slow: {} ms", self.took.as_millis()));
+        }
+        self
+    }
+}
+
 /// Looks whether a replica that serves still answers as an MCP server. A stdio server is asked through the process that waits
 /// for its first session; none is started for it.
 pub async fn probe(replica: &Replica, tail: &Tail, modern: bool, timeout: Duration) -> Probed {
@@ -241,11 +252,7 @@ pub(crate) async fn look(endpoint: &Arc<Endpoint>, modern: bool, timeout: Durati
         }
     }
     probed.took = began.elapsed();
-    let slow = Duration::from_millis(endpoint.spec.health.slow_ms.into());
-    if probed.outcome == Outcome::Good && probed.took > slow {
-        probed.outcome = Outcome::Poor(format!("slow: {} ms", probed.took.as_millis()));
-    }
-    probed
+    probed.judged(&endpoint.spec)
 }
 
 /// Takes over what a former agent left in a replica that goes on: the process that waits for a session. Answers how many

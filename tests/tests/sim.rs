@@ -13,6 +13,8 @@ mod crash;
 mod drift;
 #[path = "sim/faults.rs"]
 mod faults;
+#[path = "sim/health.rs"]
+mod health;
 #[path = "sim/scale.rs"]
 mod scale;
 #[path = "sim/server.rs"]

@@ -1,5 +1,5 @@
-//! Owns: what a row of probes says of a replica, with hysteresis; what is done about one that does not answer, and when; how
-//! available a deployment was. May touch: nothing. Never: asks a clock (times are the caller's milliseconds). Tested by:
+//! Owns: what a row of probes says of a replica, with hysteresis; whether one that does not answer is busy or hangs; what is
+//! done about it, and when; how available a deployment was. May touch: nothing. Never: asks a clock (times are the caller's milliseconds). Tested by:
 //! units and properties here.
 
 use std::collections::VecDeque;
@@ -30,7 +30,7 @@ pub enum State {
     /// It was not asked yet, or cannot be.
     #[default]
     Unknown,
-    /// It answers, but slowly or with other tools than before; or it flaps.
+    /// It answers, but slowly or with other tools than before; it is too busy to; or it flaps.
     Degraded,
     /// It does not answer.
     Unhealthy,
@@ -56,6 +56,8 @@ pub enum Outcome {
     Good,
     /// It answered, but not as it should.
     Poor(String),
+    /// It did not answer since it is at work for its callers.
+    Busy(String),
     /// It did not answer, or not as an MCP server.
     Failed(String),
     /// Nothing was asked: it sleeps, or has nothing that can be asked without starting it.
@@ -100,6 +102,8 @@ impl Default for Rules {
 /// A change of state.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Turn {
+    /// How it did until then.
+    pub from: State,
     /// When, milliseconds of the caller's clock.
     pub at: i64,
     /// From then on.
@@ -147,7 +151,7 @@ impl Course {
                 let well = self.good >= PASSES || self.state == State::Unknown;
                 (if well { State::Healthy } else { self.state }, String::new())
             }
-            Outcome::Poor(why) => {
+            Outcome::Poor(why) | Outcome::Busy(why) => {
                 (self.fails, self.good) = (0, 0);
                 self.poor = self.poor.saturating_add(1);
                 let poor = self.poor >= PASSES || self.state == State::Unknown;
@@ -177,13 +181,13 @@ impl Course {
             }
             return None;
         }
-        self.state = next;
+        let from = std::mem::replace(&mut self.state, next);
         self.why = if next == State::Healthy { String::new() } else { why.clone() };
         if self.turns.len() > FLAPS * 4 {
             self.turns.pop_front();
         }
         self.turns.push_back(at);
-        Some(Turn { at, state: next, why: self.why.clone() })
+        Some(Turn { from, at, state: next, why: self.why.clone() })
     }
 }
 
@@ -195,11 +199,9 @@ pub struct Backoff {
 }
 
 impl Backoff {
-    /// Whether something may be done now about a replica; if so it counts as done. `busy`: calls are under way, it may just
-    /// work hard: then it takes twice as many failures.
-    pub fn due(&mut self, at: i64, remedy: Remedy, course: &Course, busy: bool) -> bool {
-        let enough = if busy { FAILS * 2 } else { FAILS };
-        if remedy == Remedy::Leave || course.state() != State::Unhealthy || course.fails() < enough {
+    /// Whether something may be done now about a replica; if so it counts as done. `spared`: see [`Weighed::spared`].
+    pub fn due(&mut self, at: i64, remedy: Remedy, course: &Course, spared: bool) -> bool {
+        if remedy == Remedy::Leave || spared || course.state() != State::Unhealthy || course.fails() < FAILS {
             return false;
         }
         let since = self.last.map_or(i64::MAX, |last| at.saturating_sub(last));
@@ -216,6 +218,114 @@ impl Backoff {
         self.times = self.times.saturating_add(1);
         self.last = Some(at);
         true
+    }
+
+    /// Whether it says nothing any more: the next remedy would wait as the first one did.
+    pub fn is_over(&self, at: i64) -> bool {
+        self.last.is_none_or(|last| at.saturating_sub(last) > CALM)
+    }
+}
+
+/// Since when the calls of a replica have waited for a word from it. A call that begins anew because the one before was given
+/// up is no new beginning: a server that hangs would look busy for as long as somebody tries.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Silence {
+    heard: u64,
+    since: Option<i64>,
+}
+
+impl Silence {
+    /// A look at its calls. `heard`: pieces of answers that it sent so far.
+    pub fn look(&mut self, at: i64, under_way: u64, heard: u64) {
+        if heard != self.heard {
+            (self.heard, self.since) = (heard, None);
+        }
+        if under_way > 0 && self.since.is_none() {
+            self.since = Some(at);
+        }
+    }
+
+    /// It answered a probe.
+    pub fn broken(&mut self) {
+        self.since = None;
+    }
+
+    /// How long it lasts, milliseconds.
+    pub fn lasts(&self, at: i64) -> i64 {
+        self.since.map_or(0, |since| at.saturating_sub(since).max(0))
+    }
+}
+
+/// What is known of a replica that did not answer a probe.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Work {
+    /// Its container runs.
+    pub is_up: bool,
+    /// Calls under way.
+    pub under_way: u64,
+    /// One of them is answered by a stream, which has no time limit.
+    pub streams: bool,
+    /// It said something to its callers since it was asked.
+    pub answers: bool,
+    /// For how long its calls wait for a word from it ([`Silence`]), milliseconds.
+    pub silence: i64,
+    /// How long a call may take, milliseconds.
+    pub limit: i64,
+    /// CPU that it uses and CPU that it may use, cores; `None`: not known.
+    pub cpu: Option<(f64, f64)>,
+}
+
+/// What a probe says, its replica's work considered.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Weighed {
+    /// What counts.
+    pub outcome: Outcome,
+    /// Nothing is done about it now, however it does: a call is under way within its time limit. It may wait for something
+    /// else, as a server does that asks a slow service and can do one thing at a time.
+    pub spared: bool,
+}
+
+/// So much of its quota, or so many cores, are work.
+const AT_WORK: (f64, f64) = (0.1, 0.5);
+/// A call's time limit and what it may take to become known that it is over, milliseconds.
+const SLACK: i64 = 5_000;
+/// A stream has no time limit: so long may it be silent while its server computes, milliseconds.
+const STREAM_WORKS: i64 = 1_800_000;
+/// And so long while it does not.
+const STREAM_WAITS: i64 = 300_000;
+
+impl Work {
+    /// Whether no answer means that it hangs. It is busy while others are answered, or while it computes for a call that is
+    /// within its time limit. It hangs when nothing is under way, or when nothing came of it for longer than a call may take.
+    pub fn weigh(&self, outcome: Outcome) -> Weighed {
+        let Outcome::Failed(why) = outcome else { return Weighed { outcome, spared: false } };
+        let hangs = |why: String| Weighed { outcome: Outcome::Failed(why), spared: false };
+        if !self.is_up {
+            return hangs(why);
+        }
+        if self.answers {
+            return Weighed { outcome: Outcome::Busy(format!("busy, its callers are answered; {why}")), spared: false };
+        }
+        if self.under_way == 0 {
+            return hangs(why);
+        }
+        let works = self.cpu.filter(|(used, quota)| *used >= AT_WORK.1.min(quota * AT_WORK.0));
+        let patience = match (self.streams, works.is_some()) {
+            (false, _) => self.limit,
+            (true, true) => self.limit.max(STREAM_WORKS),
+            (true, false) => self.limit.max(STREAM_WAITS),
+        };
+        if self.silence > patience.saturating_add(SLACK) {
+            return hangs(why);
+        }
+        let calls = if self.under_way == 1 { "a call".to_owned() } else { format!("{} calls", self.under_way) };
+        match works {
+            Some((used, _)) => {
+                let outcome = Outcome::Busy(format!("busy with {calls}, using {used:.2} cores; {why}"));
+                Weighed { outcome, spared: false }
+            }
+            None => Weighed { outcome: Outcome::Failed(format!("{why}, with {calls} under way")), spared: true },
+        }
     }
 }
 
@@ -342,9 +452,101 @@ mod tests {
         assert!(due(90_000 + 2 * CALM), "an hour of peace forgives");
         assert!(due(90_000 + 2 * CALM + 30_000));
         assert!(!Backoff::default().due(0, Remedy::Leave, &course, false));
-        assert!(!Backoff::default().due(0, Remedy::Replace, &course, true), "it may just work hard");
-        (3..6).for_each(|at| drop(course.take(at, &failed())));
-        assert!(Backoff::default().due(0, Remedy::Replace, &course, true));
+        (3..60).for_each(|at| drop(course.take(at, &failed())));
+        assert!(!Backoff::default().due(0, Remedy::Replace, &course, true), "it may just wait for something");
+        let mut backoff = Backoff::default();
+        assert!(backoff.is_over(0) && backoff.due(0, Remedy::Replace, &course, false));
+        assert!(!backoff.is_over(CALM) && backoff.is_over(CALM + 1));
+    }
+
+    /// A replica with one call under way that began 20 s ago.
+    const AT_IT: Work = Work {
+        is_up: true,
+        under_way: 1,
+        streams: false,
+        answers: false,
+        silence: 20_000,
+        limit: 30_000,
+        cpu: Some((0.2, 0.25)),
+    };
+
+    /// Busy, hangs and is dealt with, or looks so and is spared.
+    fn word(work: Work) -> &'static str {
+        match work.weigh(failed()) {
+            Weighed { outcome: Outcome::Busy(_), spared: false } => "busy",
+            Weighed { outcome: Outcome::Failed(_), spared: false } => "hangs",
+            Weighed { outcome: Outcome::Failed(_), spared: true } => "spared",
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_server_at_work_is_busy_and_one_that_hangs_is_not() {
+        assert_eq!(word(AT_IT), "busy");
+        assert_eq!(word(Work { under_way: 0, ..AT_IT }), "hangs", "nobody waits, and it does not answer");
+        assert_eq!(word(Work { silence: 36_000, ..AT_IT }), "hangs", "its calls take longer than they may");
+        assert_eq!(word(Work { silence: 36_000, answers: true, ..AT_IT }), "busy", "others are answered");
+        assert_eq!(word(Work { under_way: 0, answers: true, ..AT_IT }), "busy", "one was, just now");
+        assert_eq!(word(Work { is_up: false, answers: true, ..AT_IT }), "hangs", "its container has ended");
+        // waiting for something else, for as long as a call may
+        assert_eq!(word(Work { cpu: Some((0.001, 0.25)), ..AT_IT }), "spared");
+        assert_eq!(word(Work { cpu: None, ..AT_IT }), "spared", "what it uses is not known");
+        assert_eq!(word(Work { cpu: None, silence: 36_000, ..AT_IT }), "hangs");
+        // half a core is work, of however many
+        assert_eq!(word(Work { cpu: Some((0.9, 16.0)), ..AT_IT }), "busy");
+        assert_eq!(word(Work { cpu: Some((0.3, 16.0)), ..AT_IT }), "spared");
+        // minutes of computing behind a stream
+        let stream = Work { streams: true, silence: 600_000, ..AT_IT };
+        assert_eq!((word(stream), word(Work { cpu: None, ..stream })), ("busy", "hangs"));
+        assert_eq!(word(Work { silence: 1_806_000, ..stream }), "hangs");
+        assert_eq!(word(Work { silence: 200_000, cpu: None, ..stream }), "spared");
+        let good = Weighed { outcome: Outcome::Good, spared: false };
+        assert_eq!(AT_IT.weigh(Outcome::Good), good);
+        let why = |work: Work| match work.weigh(failed()).outcome {
+            Outcome::Busy(why) | Outcome::Failed(why) => why,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(why(AT_IT), "busy with a call, using 0.20 cores; no answer within 5 s");
+        assert_eq!(why(Work { under_way: 3, cpu: None, ..AT_IT }), "no answer within 5 s, with 3 calls under way");
+        assert_eq!(why(Work { answers: true, ..AT_IT }), "busy, its callers are answered; no answer within 5 s");
+    }
+
+    #[test]
+    fn who_tries_again_does_not_make_a_hanging_server_busy() {
+        let mut silence = Silence::default();
+        // a call each 31 s, given up after 30 s, and nothing was ever said
+        for at in 0..200_i64 {
+            silence.look(at * 1000, u64::from(at % 31 != 30), 7);
+        }
+        assert_eq!(silence.lasts(200_000), 200_000);
+        silence.look(200_000, 1, 8);
+        assert_eq!(silence.lasts(201_000), 1000, "a word begins it anew");
+        silence.look(202_000, 0, 9);
+        assert_eq!(silence.lasts(300_000), 0, "nobody waits");
+        silence.look(300_000, 1, 9);
+        silence.broken();
+        assert_eq!(silence.lasts(400_000), 0, "a probe was answered");
+    }
+
+    #[test]
+    fn a_busy_one_is_degraded_and_never_dealt_with() {
+        let busy = AT_IT.weigh(failed()).outcome;
+        let (mut course, mut backoff) = (Course::default(), Backoff::default());
+        course.take(0, &Outcome::Good);
+        for at in 1..100 {
+            course.take(at * 30_000, &busy);
+            assert!(!backoff.due(at * 30_000, Remedy::Restart, &course, false));
+        }
+        assert_eq!((course.state(), course.fails()), (State::Degraded, 0));
+        assert!(course.why().starts_with("busy with a call"), "{}", course.why());
+        // it has nothing to do any more, and still does not answer
+        let dealt: Vec<bool> = (100..103)
+            .map(|at| {
+                course.take(at * 30_000, &failed());
+                backoff.due(at * 30_000, Remedy::Restart, &course, false)
+            })
+            .collect();
+        assert_eq!(dealt, [false, false, true]);
     }
 
     #[test]
@@ -370,20 +572,23 @@ mod tests {
 
     proptest! {
         #[test]
-        fn turns_are_changes_and_need_their_probes(outcomes in prop::collection::vec(0_u8..4, 1..200)) {
+        fn turns_are_changes_and_need_their_probes(outcomes in prop::collection::vec(0_u8..5, 1..200)) {
             let mut course = Course::default();
             let mut before = State::Unknown;
-            let (mut row, mut last) = (0, 4);
+            let (mut row, mut last) = (0, 9);
             for (i, outcome) in outcomes.iter().enumerate() {
-                if *outcome != 3 {
-                    row = if *outcome == last { row + 1 } else { 1 };
-                    last = *outcome;
+                // a busy one counts like a slow one
+                let class = if *outcome == 4 { 1 } else { *outcome };
+                if class != 3 {
+                    row = if class == last { row + 1 } else { 1 };
+                    last = class;
                 }
                 let outcome = match outcome {
                     0 => Outcome::Good,
                     1 => poor(),
                     2 => failed(),
-                    _ => Outcome::Skipped(String::new()),
+                    3 => Outcome::Skipped(String::new()),
+                    _ => Outcome::Busy("busy".into()),
                 };
                 let turn = course.take(i as i64 * 5000, &outcome);
                 prop_assert_eq!(turn.is_some(), course.state() != before);

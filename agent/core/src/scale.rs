@@ -125,7 +125,7 @@ pub struct Policy {
     pub mode: Mode,
     /// Shares of the score of [`Mode::Weighted`].
     pub weights: Weights,
-    /// Whether the next hour's need is taken from the last seven days.
+    /// Whether the next hour's need is taken from the last seven days, and it is woken before its calls come.
     pub predictive: bool,
     /// Most that a step may add to the cost of an hour, in the currency of the rates.
     pub cost_cap: Option<f64>,

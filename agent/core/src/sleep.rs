@@ -1,8 +1,10 @@
 //! Owns: when a deployment that nobody calls goes to sleep, how deep, and when it sinks deeper. May touch: nothing. Never:
-//! wakes anybody (a request does, in the shell). Tested by: units and properties here.
+//! wakes anybody (a request does, in the shell, or what [`ahead`] expects). Tested by: units and properties here.
 //!
 //! Two depths. *Paused*: frozen by the engine, its memory stays; back in milliseconds, and sessions go on. *Stopped*: no
 //! process, no memory; back when its server has started, and sessions are gone.
+
+pub mod ahead;
 
 use jiff::{SignedDuration, Timestamp};
 

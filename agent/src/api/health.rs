@@ -5,25 +5,58 @@ use sigil_protocol::v1;
 use tonic::{Request, Response, Status};
 
 use super::{convert, rules};
-use crate::probe::{Probe, WINDOWS};
+use crate::probe::{Probe, Turned, WINDOWS};
+use crate::reconcile::{Ended, Reconcile, Said};
 use crate::store::Store;
 
-/// Most probes of one answer.
+/// Most probes, or turns, of one answer.
 const PROBES_MAX: u32 = 2000;
 
 pub(super) struct HealthService {
     pub store: Store,
     pub probe: Probe,
+    pub reconcile: Reconcile,
+}
+
+fn turn(turned: Turned) -> v1::HealthTurn {
+    v1::HealthTurn {
+        at: convert::time(turned.at),
+        instance: turned.instance.to_string(),
+        from: turned.from.as_str().to_owned(),
+        to: turned.to.as_str().to_owned(),
+        why: turned.why,
+        done: turned.done,
+    }
+}
+
+fn life(ended: Ended) -> v1::EndedLife {
+    let line = |said: Said| v1::EndedLine { at: convert::time(said.at), stderr: said.stderr, line: said.line };
+    v1::EndedLife {
+        at: convert::time(ended.at),
+        began: ended.began.map_or(0, convert::time),
+        instance: ended.instance.to_string(),
+        release: ended.release,
+        served: ended.served,
+        code: ended.code,
+        oom: ended.oom,
+        why: ended.why,
+        output: ended.output.into_iter().map(line).collect(),
+        cut: ended.cut,
+    }
 }
 
 #[tonic::async_trait]
 impl v1::health_server::Health for HealthService {
     async fn get(&self, request: Request<v1::HealthRequest>) -> Result<Response<v1::HealthReply>, Status> {
         let deployment = rules::caller(&request)?.finds(&self.store, &request.get_ref().name)?;
-        let limit = request.get_ref().probes.min(PROBES_MAX) as usize;
+        let most = |wanted: u32| wanted.min(PROBES_MAX) as usize;
+        let v1::HealthRequest { probes, turns, lives, .. } = request.get_ref();
+        let (limit, turns, lives) = (most(*probes), most(*turns), most(*lives));
         let health = self.probe.health(deployment.id);
         let calls = self.probe.calls(deployment.id).await;
         let probes = self.probe.history(deployment.id, limit).await;
+        let turns = self.probe.turns(deployment.id, turns).await;
+        let lives = self.reconcile.lives(deployment.id, lives).await;
         let replicas = health.replicas.into_iter().map(|replica| v1::ReplicaHealth {
             instance: replica.instance.to_string(),
             state: replica.state.as_str().to_owned(),
@@ -37,6 +70,7 @@ impl v1::health_server::Health for HealthService {
             let (outcome, why) = match kept.outcome {
                 Outcome::Good => ("good", String::new()),
                 Outcome::Poor(why) => ("poor", why),
+                Outcome::Busy(why) => ("busy", why),
                 Outcome::Failed(why) => ("failed", why),
                 Outcome::Skipped(why) => ("skipped", why),
             };
@@ -53,6 +87,8 @@ impl v1::health_server::Health for HealthService {
                 .collect(),
             target: target.unwrap_or(Rules::default().target),
             probes: probes.collect(),
+            turns: turns.into_iter().map(turn).collect(),
+            lives: lives.into_iter().map(life).collect(),
         }))
     }
 }

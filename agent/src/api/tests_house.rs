@@ -97,6 +97,7 @@ pub(super) async fn house_with(configure: impl FnOnce(&Path, &mut AgentConfig)) 
             sessions: Arc::new(|_| 0),
             own_host: false,
             config: config.clone(),
+            data_dir: dir.path().to_owned(),
             agent,
             routes,
             proven: reconcile::Proven::default(),
@@ -142,6 +143,9 @@ pub(super) async fn house_with(configure: impl FnOnce(&Path, &mut AgentConfig)) 
             data_dir: dir.path().to_owned(),
             seen: Arc::new(|_, _| None),
             price: Arc::new(|_| None),
+            asleep: Arc::new(|_| crate::autoscale::Sleeping::default()),
+            called: Arc::new(|_| Box::pin(async { std::collections::BTreeSet::new() })),
+            wake: Arc::new(|_, _| {}),
         },
         stop.clone(),
     );
@@ -155,6 +159,8 @@ pub(super) async fn house_with(configure: impl FnOnce(&Path, &mut AgentConfig)) 
             asleep: Arc::new(|_| false),
             container: Arc::new(|_, _| None),
             counted: Arc::new(Vec::new),
+            look: Arc::new(|_, _| crate::probe::Doing::default()),
+            discover: Arc::new(|_, _| Box::pin(async { None })),
         },
         stop.clone(),
     );

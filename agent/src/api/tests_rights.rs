@@ -308,7 +308,7 @@ async fn call(rpc: &str, wire: Wire, on: &str, operation: &str) -> Result<(), St
         "Scaling/Explain" => scaling_client::ScalingClient::new(wire).explain(named(on)).await.map(drop),
         "Scaling/Trace" => scaling_client::ScalingClient::new(wire).trace(named(on)).await.map(drop),
         "Health/Get" => {
-            let asked = HealthRequest { name: of, probes: 1 };
+            let asked = HealthRequest { name: of, probes: 1, turns: 1, lives: 1 };
             health_client::HealthClient::new(wire).get(asked).await.map(drop)
         }
         "Waivers/List" => waivers_client::WaiversClient::new(wire).list(named(on)).await.map(drop),

@@ -27,6 +27,9 @@ async fn lab(policy: &str, replicas: u32) -> Lab {
         data_dir: dir.path().to_owned(),
         seen: Arc::new(move |_, _| *told.lock().unwrap()),
         price: Arc::new(|_| None),
+        asleep: Arc::new(|_| Sleeping::default()),
+        called: Arc::new(|_| Box::pin(async { BTreeSet::new() })),
+        wake: Arc::new(|_, _| panic!("nobody sleeps")),
     };
     Lab { shared: shared(deps), seen, id, _dir: dir }
 }

@@ -22,7 +22,7 @@ use super::load::Place;
 use super::modern::LISTEN;
 use super::remembered::Remembered;
 use super::words::{Filter, INVALID_PARAMS, Shape, addresses, not_found, tagged};
-use crate::upstream::{Endpoint, Output, Said, one_line};
+use crate::upstream::{Endpoint, MODERN_META, Output, Said, one_line};
 
 /// A server that did not answer which era it speaks is asked again after this.
 const SILENCE: Duration = Duration::from_secs(60);
@@ -161,6 +161,8 @@ pub(crate) struct Manner {
     pub(crate) alone: bool,
     /// A subscription to an older server: nothing is sent, its changes are passed on.
     pub(crate) listens: Option<Filter>,
+    /// Nobody's call: it keeps no process from being idle.
+    pub(crate) probe: bool,
 }
 
 #[derive(Debug)]
@@ -273,7 +275,8 @@ impl Process {
     /// How long nobody used it; `None` while a request is open.
     pub(crate) fn idle(&self) -> Option<Duration> {
         let state = self.state();
-        state.pending.is_empty().then(|| state.used.unwrap_or(self.born).elapsed())
+        let open = state.pending.values().any(|pending| !pending.manner.probe);
+        (!open).then(|| state.used.unwrap_or(self.born).elapsed())
     }
 
     fn lost(&self, why: &str) -> Refusal {
@@ -340,9 +343,36 @@ impl Process {
 
     /// A request of our own. Answers the response.
     pub(crate) async fn ask(self: &Arc<Self>, method: &str, params: &str, limit: Duration) -> Result<Bytes, Refusal> {
+        self.ask_as(Manner::default(), method, params, limit).await
+    }
+
+    /// Whether it answers within `limit`, whatever it says; it is no more in use by that than before.
+    pub(crate) async fn discover(self: &Arc<Self>, limit: Duration) -> Result<(), String> {
+        let params = format!("{{\"_meta\":{MODERN_META}}}");
+        let manner = Manner { probe: true, ..Manner::default() };
+        let asked = self.ask_as(manner, "server/discover", &params, limit);
+        match tokio::time::timeout(limit, asked).await {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(_)) if self.ended().is_some() => {
+                Err(format!("its shared process {}", self.ended().unwrap_or_default()))
+            }
+            // its input may be full: then nothing was sent
+            Ok(Err(_)) | Err(_) => {
+                Err(format!("its shared process did not answer server/discover within {} s", limit.as_secs()))
+            }
+        }
+    }
+
+    async fn ask_as(
+        self: &Arc<Self>,
+        manner: Manner,
+        method: &str,
+        params: &str,
+        limit: Duration,
+    ) -> Result<Bytes, Refusal> {
         let text = format!("{{\"jsonrpc\":\"2.0\",\"id\":0,\"method\":\"{method}\",\"params\":{params}}}");
         let head = jsonrpc::parse_one(text.as_bytes()).map_err(|e| Refusal::malformed(&e))?;
-        let Waiting { mut events, held: _held, .. } = self.request(&head, Manner::default()).await?;
+        let Waiting { mut events, held: _held, .. } = self.request(&head, manner).await?;
         let last = async {
             while let Some(event) = events.recv().await {
                 if event.last {
@@ -368,7 +398,9 @@ impl Process {
     fn abandon(&self, number: u64, reason: &str) {
         let mut state = self.state();
         let Some(pending) = state.pending.remove(&number) else { return };
-        state.used = Some(Instant::now());
+        if !pending.manner.probe {
+            state.used = Some(Instant::now());
+        }
         drop(state);
         if let Some(filter) = pending.manner.listens {
             // an older server knows only of the resources
@@ -506,8 +538,11 @@ impl Process {
         let number = head.id.as_ref().and_then(number);
         let waiting = number.and_then(|number| {
             let mut state = self.state();
-            state.used = Some(Instant::now());
-            state.pending.remove(&number)
+            let waiting = state.pending.remove(&number);
+            if waiting.as_ref().is_some_and(|waiting| !waiting.manner.probe) {
+                state.used = Some(Instant::now());
+            }
+            waiting
         });
         let Some((waiting, id)) = waiting.zip(head.id_text) else {
             // late: cancelled or timed out

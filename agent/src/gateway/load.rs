@@ -258,6 +258,12 @@ impl Flow {
 pub(crate) struct Stats {
     pub(crate) in_flight: AtomicU64,
     pub(crate) sessions: AtomicU64,
+    /// Pieces of answers that came from it: who probes it sees by them that it is alive.
+    pub(crate) heard: AtomicU64,
+    /// Calls under way of which a piece has come, subscriptions aside.
+    pub(crate) begun: AtomicU64,
+    /// Subscriptions among the calls under way: they want nothing from their server.
+    pub(crate) listening: AtomicU64,
 }
 
 /// A session's place at a replica; dropping it frees the place.
@@ -330,6 +336,8 @@ pub(crate) struct Call {
     user: Arc<UserLoad>,
     start: Instant,
     error: bool,
+    /// A piece of its answer has come.
+    begun: bool,
     tool: Option<Tool>,
     /// Keeps its server awake; one that only listens does not.
     hold: Result<Awake, Attached>,
@@ -348,13 +356,26 @@ impl Call {
         let user = recorder.user(caller);
         let (stats, recorder, hold) = (stats.clone(), recorder.clone(), Ok(recorder.nap.hold()));
         let start = Instant::now();
-        Self { stats, recorder, key, user, start, error: false, tool: None, hold, trace: None, whole: None }
+        Self {
+            stats,
+            recorder,
+            key,
+            user,
+            start,
+            error: false,
+            begun: false,
+            tool: None,
+            hold,
+            trace: None,
+            whole: None,
+        }
     }
 
     /// Counts it as a call of the tool that it calls, if it does.
     pub(crate) fn of(mut self, head: &Head<'_>) -> Self {
         if head.method == LISTEN {
             self.hold = Err(self.recorder.nap.attach());
+            self.stats.listening.fetch_add(1, Relaxed);
         }
         if head.method != "tools/call" {
             return self;
@@ -392,6 +413,10 @@ impl Call {
 
     /// A piece of the server's answer.
     pub(crate) fn answered(&mut self, data: &[u8]) {
+        self.stats.heard.fetch_add(1, Relaxed);
+        if self.hold.is_ok() && !std::mem::replace(&mut self.begun, true) {
+            self.stats.begun.fetch_add(1, Relaxed);
+        }
         if let Some(trace) = &self.trace {
             trace.0.hears(data);
         }
@@ -406,6 +431,12 @@ impl Call {
 impl Drop for Call {
     fn drop(&mut self) {
         self.stats.in_flight.fetch_sub(1, Relaxed);
+        if self.begun {
+            self.stats.begun.fetch_sub(1, Relaxed);
+        }
+        if self.hold.is_err() {
+            self.stats.listening.fetch_sub(1, Relaxed);
+        }
         let took = self.start.elapsed();
         if let Some(key) = &self.key {
             key.in_flight.fetch_sub(1, Relaxed);

@@ -179,6 +179,10 @@ impl Registry {
         common
     }
 
+    pub(crate) fn common(&self, id: InstanceId) -> Option<Arc<Common>> {
+        self.commons.lock().unwrap_or_else(PoisonError::into_inner).get(&id)?.upgrade()
+    }
+
     pub(crate) fn recorder_of(&self, id: DeploymentId, nap: &Nap) -> Arc<Recorder> {
         let mut all = self.recorders.lock().unwrap_or_else(PoisonError::into_inner);
         all.entry(id).or_insert_with(|| Arc::new(Recorder::new(nap.clone()))).clone()

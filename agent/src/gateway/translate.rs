@@ -318,8 +318,8 @@ async fn call(
             let params = format!("{{\"level\":{}}}", level.get());
             lease.process().ask("logging/setLevel", &params, limit).await?;
         }
-        let manner =
-            Manner { shape: Shape::of(&head.method), alone: matches!(lease, Lease::Alone { .. }), listens: None };
+        let alone = matches!(lease, Lease::Alone { .. });
+        let manner = Manner { shape: Shape::of(&head.method), alone, ..Manner::default() };
         let waiting = match inject_body(&entry.injected, head) {
             None => lease.process().request(head, manner).await?,
             Some(changed) => {

@@ -1,4 +1,5 @@
-//! What is kept on disk of each deployment: probes (a line of JSON each) and calls by the hour (`<id>.hours`, a ring).
+//! What is kept on disk of each deployment: probes (a line of JSON each), turns from one state to another and what was done
+//! about them (`<id>.turns`, the same), and calls by the hour (`<id>.hours`, a ring).
 
 use std::fs;
 use std::io;
@@ -14,6 +15,8 @@ use crate::lines::Lines;
 
 /// Bytes of one file of probes; there are two of a deployment at most.
 const SHARE: u64 = 512 << 10;
+/// Bytes of one file of turns; there are two of a deployment at most.
+const TURNS: u64 = 64 << 10;
 /// Hours of the ring: thirty days and a bit.
 const HOURS: i64 = 31 * 24;
 /// A record of the ring: hour, calls, failed ones, check sum.
@@ -35,24 +38,56 @@ pub struct Kept {
     pub outcome: Outcome,
 }
 
+/// How a replica did from then on, and what was done about it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Turned {
+    /// When.
+    pub at: Timestamp,
+    /// Of which replica.
+    pub instance: InstanceId,
+    /// How it did until then.
+    pub from: State,
+    /// And since.
+    pub to: State,
+    /// Why.
+    pub why: String,
+    /// `restarted` or `replaced`: no change, but what was done about it.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub done: String,
+}
+
 /// The directory.
 #[derive(Clone, Debug)]
-pub(super) struct Files(Lines);
+pub(super) struct Files {
+    lines: Lines,
+    turns: Lines,
+}
 
 impl Files {
     /// `<data>/health`, made when something is written.
     pub(super) fn new(data_dir: &Path) -> Self {
-        Self(Lines::new(data_dir.join("health"), SHARE))
+        let dir = data_dir.join("health");
+        Self { lines: Lines::new(dir.clone(), SHARE), turns: Lines::new(dir, TURNS) }
+    }
+
+    /// Adds a turn. Blocks.
+    pub(super) fn turned(&self, id: DeploymentId, turn: Turned) -> io::Result<()> {
+        self.turns.append(&format!("{id}.turns"), &[turn])
+    }
+
+    /// The newest turns, newest first. Blocks.
+    pub(super) fn turns(&self, id: DeploymentId, limit: usize) -> Vec<Turned> {
+        self.turns.newest(&format!("{id}.turns"), limit, |_| true)
     }
 
     /// Adds probes. Blocks.
     pub(super) fn append(&self, id: DeploymentId, probes: &[Kept]) -> io::Result<()> {
-        self.0.append(&id.to_string(), probes)
+        self.lines.append(&id.to_string(), probes)
     }
 
     /// The newest probes, newest first. Blocks.
     pub(super) fn newest(&self, id: DeploymentId, limit: usize) -> Vec<Kept> {
-        self.0.newest(&id.to_string(), limit, |_| true)
+        self.lines.newest(&id.to_string(), limit, |_| true)
     }
 
     /// Writes the calls of an hour. Blocks.
@@ -63,11 +98,11 @@ impl Files {
         record.extend_from_slice(&calls.failed.to_le_bytes());
         record.extend_from_slice(&crc32c::crc32c(&record).to_le_bytes());
         let place = hour.rem_euclid(HOURS).unsigned_abs() * RECORD as u64;
-        self.0.open(&format!("{id}.hours"))?.write_all_at(&record, place)
+        self.lines.open(&format!("{id}.hours"))?.write_all_at(&record, place)
     }
 
     fn hours(&self, id: DeploymentId) -> Vec<(i64, Calls)> {
-        let bytes = fs::read(self.0.dir().join(format!("{id}.hours"))).unwrap_or_default();
+        let bytes = fs::read(self.lines.dir().join(format!("{id}.hours"))).unwrap_or_default();
         bytes.chunks_exact(RECORD).filter_map(record).collect()
     }
 
@@ -88,7 +123,7 @@ impl Files {
 
     /// Removes what is kept of deployments that are gone. Blocks.
     pub(super) fn prune(&self, there: impl Fn(DeploymentId) -> bool) {
-        self.0.prune(|name| name.parse().is_ok_and(|id| !there(id)));
+        self.lines.prune(|name| name.parse().is_ok_and(|id| !there(id)));
     }
 }
 

@@ -23,7 +23,7 @@ fn calls_by_the_hour_are_there_again_for_thirty_days() {
 
 struct Lab {
     shared: Shared,
-    calls: Arc<Mutex<Vec<(DeploymentId, Calls, u64)>>>,
+    calls: Arc<Mutex<Vec<(DeploymentId, Calls)>>>,
     dir: tempfile::TempDir,
 }
 
@@ -33,7 +33,7 @@ async fn lab() -> Lab {
     Lab { shared: shared(dir.path(), calls.clone()).await, calls, dir }
 }
 
-async fn shared(dir: &std::path::Path, calls: Arc<Mutex<Vec<(DeploymentId, Calls, u64)>>>) -> Shared {
+async fn shared(dir: &std::path::Path, calls: Arc<Mutex<Vec<(DeploymentId, Calls)>>>) -> Shared {
     let stop = CancellationToken::new();
     let (_, output) = tokio::sync::mpsc::channel(1);
     Shared::new(Deps {
@@ -45,6 +45,8 @@ async fn shared(dir: &std::path::Path, calls: Arc<Mutex<Vec<(DeploymentId, Calls
         asleep: Arc::new(|_| false),
         container: Arc::new(|_, _| None),
         counted: Arc::new(move || calls.lock().unwrap().clone()),
+        look: Arc::new(|_, _| Doing::default()),
+        discover: Arc::new(|_, _| Box::pin(async { None })),
     })
 }
 
@@ -52,7 +54,7 @@ async fn shared(dir: &std::path::Path, calls: Arc<Mutex<Vec<(DeploymentId, Calls
 async fn calls_count_once_over_hours_and_agents() {
     let lab = lab().await;
     let one = id();
-    let say = |all, failed| *lab.calls.lock().unwrap() = vec![(one, Calls { all, failed }, 3)];
+    let say = |all, failed| *lab.calls.lock().unwrap() = vec![(one, Calls { all, failed })];
     let keep = |shared: &Shared, hour| {
         for (id, hour, calls) in shared.count(hour) {
             shared.files.put_hour(id, hour, calls).unwrap();
@@ -73,4 +75,57 @@ async fn calls_count_once_over_hours_and_agents() {
     keep(&next, 101);
     assert_eq!(next.files.hour(one, 101), Calls { all: 7, failed: 1 });
     assert_eq!(next.files.calls(one, 101, [24]), [Calls { all: 22, failed: 2 }]);
+}
+
+#[test]
+fn what_was_done_outlives_who_it_was_done_to() {
+    let (one, [first, second, third]) = (id(), [1, 2, 3].map(|n| InstanceId(ulid::Ulid(n))));
+    let mut hangs = Course::default();
+    (0..3).for_each(|at| drop(hangs.take(at, &Outcome::Failed("no answer".into()))));
+    let mut treated = Treated::default();
+    let due = |treated: &mut Treated, instance, at, remedy| {
+        treated.seen(one, instance);
+        let treatment = treated.of.entry(instance).or_default();
+        let due = treatment.backoff.due(at, remedy, &hangs, false);
+        treatment.times += u32::from(due);
+        due
+    };
+    assert!(due(&mut treated, first, 0, Remedy::Restart));
+    // it starts again, and is not watched meanwhile
+    treated.forget(1000, |_| false);
+    assert!(!due(&mut treated, first, 29_999, Remedy::Restart), "the second time waits");
+    assert!(due(&mut treated, first, 30_000, Remedy::Restart));
+    // another takes its place, and waits as it would have
+    treated.leaves(one, first);
+    assert!(!due(&mut treated, second, 89_999, Remedy::Replace));
+    assert!(due(&mut treated, second, 90_000, Remedy::Replace));
+    assert_eq!(treated.of[&second].times, 3);
+    assert!(due(&mut treated, third, 90_000, Remedy::Replace), "a replica of its own");
+    // hours later nothing of it counts
+    treated.forget(90_000 + 2 * 3_600_000, |_| false);
+    assert!(treated.of.is_empty() && treated.left.is_empty());
+}
+
+#[test]
+fn turns_are_there_again_and_bounded() {
+    let dir = tempfile::tempdir().unwrap();
+    let (files, one) = (Files::new(dir.path()), id());
+    let turn = |second: i64, done: &str| Turned {
+        at: Timestamp::from_second(second).unwrap(),
+        instance: InstanceId(ulid::Ulid(1)),
+        from: State::Degraded,
+        to: State::Unhealthy,
+        why: "no answer within 10 s".into(),
+        done: done.into(),
+    };
+    for second in 0..3000 {
+        files.turned(one, turn(second, if second % 2 == 0 { "" } else { "restarted" })).unwrap();
+    }
+    let files = Files::new(dir.path());
+    assert_eq!(files.turns(one, 2), [turn(2999, "restarted"), turn(2998, "")]);
+    let bytes: u64 =
+        std::fs::read_dir(dir.path().join("health")).unwrap().map(|e| e.unwrap().metadata().unwrap().len()).sum();
+    assert!(bytes < 3 * (64 << 10), "{bytes}");
+    files.prune(|_| false);
+    assert_eq!(files.turns(one, 2), []);
 }

@@ -15,6 +15,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::lives::{Ended, Lives};
 use super::slots::Done;
 use super::{Deps, sleep};
 use crate::engine::{ContainerSpec, ContainerState, Engine, EngineError, Mount, Network, label};
@@ -66,11 +67,19 @@ pub(super) struct BringUp {
     pub good: bool,
     pub instance: InstanceId,
     pub container: Option<String>,
+    /// When its container started, once it has.
+    pub began: Option<Timestamp>,
+    /// Its init, once that has connected.
+    pub link: Option<Link>,
+    /// What it took to wake it, once that is done.
+    pub woke: Option<Duration>,
     pub from: From,
     /// Who waits for it to be awake.
     pub nap: Nap,
     pub done: mpsc::Sender<Done>,
     pub cancel: CancellationToken,
+    /// Where ends are kept that nobody asked for.
+    pub lives: Lives,
     /// For what goes on after it has come up.
     pub tasks: TaskTracker,
     pub stop: CancellationToken,
@@ -103,9 +112,9 @@ impl BringUp {
         let instance = self.instance;
         let done = match result {
             None => Done::Cancelled { instance },
-            Some(Ok((replica, gated))) => Done::Up { instance, replica: Box::new(replica), gated },
+            Some(Ok((replica, gated))) => Done::Up { instance, replica: Box::new(replica), gated, woke: self.woke },
             Some(Err(trouble)) => {
-                let why = self.explain(&trouble).await;
+                let (why, ended) = self.explain(&trouble).await;
                 // what failed must not go on burning its quota, or hold its volume
                 if let Some(container) = &self.container
                     && let Err(error) = self.deps.engine.stop(container, 2).await
@@ -117,25 +126,47 @@ impl BringUp {
                 }
                 let output = last_output(&self.deps.tail, self.deployment.id, instance).await;
                 let blameless = matches!(trouble, Trouble::Engine(EngineError::Unreachable { .. }));
+                if !blameless && self.began.is_some() {
+                    self.keep_life(&why, ended).await;
+                }
                 Done::Failed { instance, why, output, blameless }
             }
         };
         let _closed = self.done.send(done).await;
     }
 
-    /// The exit of its container explains more than what the gate saw.
-    async fn explain(&self, trouble: &Trouble) -> String {
+    /// The exit of its container explains more than what the gate saw. With its exit code, and whether it ran out of memory,
+    /// if it has ended by itself.
+    async fn explain(&self, trouble: &Trouble) -> (String, Option<(i64, bool)>) {
         let words = trouble.to_string();
-        let Some(container) = &self.container else { return words };
-        match self.deps.engine.inspect(container).await {
-            Ok(c) => match c.state {
-                ContainerState::Exited { oom: true, .. } => {
-                    format!("{words}: it ran out of memory ({} MiB)", self.spec.resources.memory >> 20)
-                }
-                _ => words,
-            },
-            Err(_) => words,
+        let Some(container) = &self.container else { return (words, None) };
+        match self.deps.engine.inspect(container).await.map(|c| c.state) {
+            Ok(ContainerState::Exited { code, oom: true, .. }) => {
+                let memory = self.spec.resources.memory >> 20;
+                (format!("{words}: it ran out of memory ({memory} MiB)"), Some((code, true)))
+            }
+            Ok(ContainerState::Exited { code, oom, .. }) => (words, Some((code, oom))),
+            // the init tells of its server's end a moment before the engine does of the container's
+            _ => (words, self.link.as_ref().and_then(main_exit).map(|code| (code, false))),
         }
+    }
+
+    /// Keeps how it ended.
+    async fn keep_life(&self, why: &str, ended: Option<(i64, bool)>) {
+        let life = Ended {
+            at: Timestamp::now(),
+            began: self.began,
+            instance: self.instance,
+            release: self.release,
+            served: false,
+            code: ended.map(|(code, _)| code),
+            oom: ended.is_some_and(|(_, oom)| oom),
+            // the output follows it
+            why: why.split(upstream::LAST_OUTPUT).next().unwrap_or_default().to_owned(),
+            output: Vec::new(),
+            cut: false,
+        };
+        self.lives.ended(&self.deps.tail, self.deployment.id, life).await;
     }
 
     async fn progress(&self, doing: &'static str, pid: Option<u32>, started_at: Option<Timestamp>) {
@@ -195,9 +226,11 @@ impl BringUp {
         let ContainerState::Running { pid, started_at } = engine.inspect(&container).await?.state else {
             return Err(Trouble::Other("its container ended at once".into()));
         };
+        self.began = Some(started_at);
         self.deps.links.expect(self.instance, pid);
         self.progress("starting", Some(pid), Some(started_at)).await;
         let link = self.deps.links.wait(self.instance, LINK_LIMIT).await?;
+        self.link = Some(link.clone());
         let environment = Arc::new(environment(&self.deployment.name, &self.spec, secrets));
         if self.spec.transport != Transport::Stdio {
             let process = Process {
@@ -264,9 +297,11 @@ impl BringUp {
         let ContainerState::Running { pid, started_at } = engine.inspect(container).await?.state else {
             return Err(Trouble::Other("its container ended at once".into()));
         };
+        self.began = Some(started_at);
         self.deps.links.expect(self.instance, pid);
         self.progress("starting", Some(pid), Some(started_at)).await;
         let link = self.deps.links.wait(self.instance, LINK_LIMIT).await?;
+        self.link = Some(link.clone());
         let linked = began.elapsed();
         let environment = Arc::new(environment(&self.deployment.name, &self.spec, secrets));
         if self.spec.transport != Transport::Stdio {
@@ -280,6 +315,7 @@ impl BringUp {
         }
         sleep::publish(&self.deps, &self.deployment, &replica);
         self.nap.woke();
+        self.woke = Some(began.elapsed());
         tracing::debug!(
             deployment = %self.deployment.name, instance = %self.instance, ?started, ?linked, ready = ?began.elapsed(),
             "woken"
@@ -429,6 +465,12 @@ impl BringUp {
     }
 }
 
+/// How its server ended, as a container's exit code.
+fn main_exit(link: &Link) -> Option<i64> {
+    let exit = link.main_exit().borrow().clone()?;
+    exit.code.or(exit.signal.map(|signal| 128 + signal)).map(i64::from)
+}
+
 /// Takes a woken container's wide quota away: it must not keep what is not its tier's.
 async fn narrow(engine: &dyn Engine, container: &str, limit: f64) {
     while let Err(error) = engine.set_cpus(container, limit).await {
@@ -549,7 +591,13 @@ pub(super) fn remove(
 }
 
 /// Removes what a removed deployment leaves beside containers, then its record. Volumes stay: they are data.
-pub(super) fn clean(deps: Arc<Deps>, deployment: Arc<Deployment>, done: mpsc::Sender<Done>, tasks: &TaskTracker) {
+pub(super) fn clean(
+    deps: Arc<Deps>,
+    lives: Lives,
+    deployment: Arc<Deployment>,
+    done: mpsc::Sender<Done>,
+    tasks: &TaskTracker,
+) {
     tasks.spawn(async move {
         let agent = deps.agent.to_string().to_lowercase();
         let network = format!("sigil-{agent}-{}", deployment.id.to_string().to_lowercase());
@@ -559,6 +607,8 @@ pub(super) fn clean(deps: Arc<Deps>, deployment: Arc<Deployment>, done: mpsc::Se
                 deps.engine.remove_network(&network).await.map_err(|e| e.to_string())?;
             }
             deps.tail.forget(deployment.id).await;
+            let id = deployment.id;
+            tokio::task::spawn_blocking(move || lives.forget(id)).await.map_err(|e| e.to_string())?;
             deps.links.forget_deployment(deployment.id);
             deps.store.delete(deployment.id).await.map_err(|e| e.to_string())
         };

@@ -9,6 +9,7 @@ use sigil_core::sleep::Depth;
 use tokio_util::sync::CancellationToken;
 
 use super::act;
+use super::lives::Ended;
 use super::slots::{Done, Room, Slot};
 use crate::engine::{Container, ContainerState, label};
 
@@ -160,7 +161,7 @@ impl Room {
                     let why = exit_words(*code, *oom, error);
                     slot.message.clone_from(&why);
                     let served = slot.ready_since.filter(|_| was == Phase::Ready);
-                    self.crashed(instance, why, served);
+                    self.crashed(instance, why, served, (*code, *oom));
                 } else if new {
                     // it ended while no agent watched (an engine restart, a reboot): start again at once
                     slot.message = exit_words(*code, *oom, error);
@@ -170,8 +171,9 @@ impl Room {
         }
     }
 
-    /// Counts a crash of an instance that ran; `served`: since when it was ready.
-    fn crashed(&mut self, instance: InstanceId, why: String, served: Option<Timestamp>) {
+    /// Counts a crash of an instance that ran; `served`: since when it was ready; `end`: its exit code, and whether the kernel
+    /// killed it for want of memory.
+    fn crashed(&mut self, instance: InstanceId, why: String, served: Option<Timestamp>, (code, oom): (i64, bool)) {
         let Some(slot) = self.slots.get(&instance) else { return };
         let asked = self.deps.store.deployment(slot.deployment);
         let asked = asked.filter(|d| d.desired.release == slot.release && d.desired.restart == slot.restart);
@@ -185,12 +187,26 @@ impl Room {
         memory.backoff.fail(now);
         memory.failure = Some((generation, why.clone()));
         self.mark(slot, &why);
+        let life = Ended {
+            at: now,
+            began: slot.started_at,
+            instance,
+            release: slot.release,
+            served: served.is_some(),
+            code: Some(code),
+            oom,
+            why,
+            output: Vec::new(),
+            cut: false,
+        };
+        let lives = self.lives.clone();
         let (tail, deployment) = (self.deps.tail.clone(), slot.deployment);
         let tx = self.done_tx.clone();
         // the last output is read off the loop: it may come from disk
         self.shared.tasks.spawn(async move {
             let output = act::last_output(&tail, deployment, instance).await;
             let _closed = tx.send(Done::Output { deployment, lines: output }).await;
+            lives.ended(&tail, deployment, life).await;
         });
     }
 

@@ -3,6 +3,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 use sigil_core::model::{Deployment, DeploymentId, InstanceId, Outcome, Run};
@@ -30,6 +31,8 @@ pub(super) struct Sleep {
     pub evicted: bool,
     /// What its waker is made for.
     armed: Option<Depth>,
+    /// What the last start of its containers took, until it could be called.
+    pub took: Option<Duration>,
     /// How long it slept the last times.
     naps: VecDeque<SignedDuration>,
 }
@@ -191,6 +194,19 @@ impl Room {
                 let _closed = done.send(Done::Woken { deployment, error }).await;
             });
         }
+    }
+
+    /// Wakes one whose containers have ended before anybody calls it.
+    pub(super) fn wake_ahead(&mut self, deployment: DeploymentId, why: &str) {
+        let Some(memory) = self.memory.get(&deployment) else { return };
+        if memory.sleep.rest != Some(Depth::Stopped) || memory.sleep.armed.is_none() || self.tight {
+            return;
+        }
+        let nap = memory.sleep.nap.clone();
+        for slot in self.slots.values().filter(|slot| slot.deployment == deployment) {
+            self.mark(slot, &format!("woken ahead: {why}"));
+        }
+        nap.wake();
     }
 
     /// Whether the host is short of memory: then who sleeps is stopped, not only frozen.

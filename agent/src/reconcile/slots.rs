@@ -11,6 +11,7 @@ use sigil_core::sleep::Depth;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
+use super::lives::Lives;
 use super::{Deps, Shared, act, budget, routes, sleep, status};
 use crate::audit::by_agent;
 use crate::sample;
@@ -82,7 +83,13 @@ pub(super) enum Done {
         started_at: Option<Timestamp>,
     },
     /// It serves.
-    Up { instance: InstanceId, replica: Box<Replica>, gated: bool },
+    Up {
+        instance: InstanceId,
+        replica: Box<Replica>,
+        gated: bool,
+        /// It was woken; this took it.
+        woke: Option<Duration>,
+    },
     /// It could not be brought up. `blameless`: the engine was away, which says nothing about the release.
     Failed { instance: InstanceId, why: String, output: Vec<String>, blameless: bool },
     /// What one printed last that ran and ended by itself.
@@ -124,9 +131,11 @@ pub(super) struct Room {
     pub tight: bool,
     /// The most that a replica was seen to take of memory, bytes.
     pub measured: HashMap<DeploymentId, u64>,
+    pub lives: Lives,
     stop: CancellationToken,
     pub done_tx: mpsc::Sender<Done>,
     done_rx: mpsc::Receiver<Done>,
+    wakes: mpsc::Receiver<(DeploymentId, String)>,
     pub seen_engine: bool,
     /// A container went (or a former agent's may have): init binaries may be unused.
     pub sweep: bool,
@@ -135,11 +144,17 @@ pub(super) struct Room {
 }
 
 impl Room {
-    pub(super) fn new(deps: Deps, shared: Arc<Shared>, stop: CancellationToken) -> Self {
+    pub(super) fn new(
+        deps: Deps,
+        shared: Arc<Shared>,
+        wakes: mpsc::Receiver<(DeploymentId, String)>,
+        stop: CancellationToken,
+    ) -> Self {
         let (done_tx, done_rx) = mpsc::channel(256);
         let former = deps.links.known();
         Self {
             former,
+            lives: shared.lives.clone(),
             deps: Arc::new(deps),
             shared,
             slots: HashMap::new(),
@@ -151,6 +166,7 @@ impl Room {
             stop,
             done_tx,
             done_rx,
+            wakes,
             seen_engine: false,
             sweep: true,
         }
@@ -198,6 +214,7 @@ impl Room {
                 Ok(()) = drift.changed() => {}
                 Ok(()) = events.changed() => resync = true,
                 Ok(()) = links.changed() => resync = true,
+                Some((deployment, why)) = self.wakes.recv() => self.wake_ahead(deployment, &why),
                 Some(done) = self.done_rx.recv() => { resync = done.ends(); self.take(done).await; }
                 Ok(()) = used.changed() => {
                     self.tight = self.is_tight();
@@ -227,7 +244,7 @@ impl Room {
                     slot.started_at = started_at.or(slot.started_at);
                 }
             }
-            Done::Up { instance, replica, gated } => {
+            Done::Up { instance, replica, gated, woke } => {
                 let Some(slot) = self.slots.get_mut(&instance) else { return };
                 slot.busy = false;
                 slot.returning = false;
@@ -242,6 +259,7 @@ impl Room {
                 }
                 if let Some(memory) = self.memory.get_mut(&id) {
                     memory.failed = None;
+                    memory.sleep.took = woke.or(memory.sleep.took);
                     memory.sleep.nap.touch();
                 }
                 self.passed(id, release).await;
@@ -481,7 +499,13 @@ impl Room {
             let actions = plan.actions;
             if deployment.desired.run == Run::Removed && insts.is_empty() && !memory.cleaning {
                 memory.cleaning = true;
-                act::clean(self.deps.clone(), deployment.clone(), self.done_tx.clone(), &self.shared.tasks);
+                act::clean(
+                    self.deps.clone(),
+                    self.lives.clone(),
+                    deployment.clone(),
+                    self.done_tx.clone(),
+                    &self.shared.tasks,
+                );
             }
             for action in actions {
                 self.start(&deployment, action);
@@ -581,10 +605,14 @@ impl Room {
             good: release.outcome == Outcome::Good,
             instance: id,
             container: slot.container.clone(),
+            began: None,
+            link: None,
+            woke: None,
             from,
             nap: self.memory.get(&deployment.id).map(|memory| memory.sleep.nap.clone()).unwrap_or_default(),
             done: self.done_tx.clone(),
             cancel: slot.cancel.clone(),
+            lives: self.lives.clone(),
             tasks: self.shared.tasks.clone(),
             stop: self.stop.clone(),
         };

@@ -191,6 +191,7 @@ fn one(
         changed_at: old.filter(|o| o.state == state).map_or(now, |o| o.changed_at),
         failure: memory.failure.clone(),
         last_output: memory.last_output.clone(),
+        wake_took: memory.sleep.took,
         cpu_percent: used.cpu_percent,
         memory_bytes: used.memory_bytes,
     }

@@ -47,6 +47,15 @@ pub struct State {
     pub usage: v1::UsageReply,
     pub usage_asked: Vec<v1::UsageRequest>,
     pub limits: Vec<v1::LimitInfo>,
+    /// How deployments do, and what was asked of that.
+    pub health: v1::HealthReply,
+    pub health_asked: Vec<v1::HealthRequest>,
+    /// How deployments are scaled, and how that was to be changed.
+    pub scaling: v1::ScalingReply,
+    pub scaling_set: Vec<v1::SetScalingRequest>,
+    pub explained: v1::ScalingExplainReply,
+    pub decisions: Vec<String>,
+    pub trace: v1::ScalingTraceReply,
     /// Required `authorization`, when set.
     pub token: Option<String>,
 }
@@ -163,6 +172,8 @@ impl Fake {
             .add_service(v1::audit_server::AuditServer::new(self.clone()))
             .add_service(v1::usage_server::UsageServer::new(self.clone()))
             .add_service(v1::metrics_server::MetricsServer::new(self.clone()))
+            .add_service(v1::health_server::HealthServer::new(self.clone()))
+            .add_service(v1::scaling_server::ScalingServer::new(self.clone()))
     }
 
     /// Listens on a unix socket until the runtime ends.
@@ -243,6 +254,51 @@ impl v1::metrics_server::Metrics for Fake {
     }
     async fn series(&self, _: Request<v1::SeriesRequest>) -> Result<Response<v1::SeriesReply>, Status> {
         Err(Status::unimplemented("not played"))
+    }
+}
+
+#[tonic::async_trait]
+impl v1::health_server::Health for Fake {
+    async fn get(&self, request: Request<v1::HealthRequest>) -> Result<Response<v1::HealthReply>, Status> {
+        let asked = request.into_inner();
+        self.find(&asked.name)?;
+        Ok(Response::new(self.with(|s| {
+            s.health_asked.push(asked);
+            s.health.clone()
+        })))
+    }
+}
+
+#[tonic::async_trait]
+impl v1::scaling_server::Scaling for Fake {
+    async fn get(&self, request: Request<v1::NameRequest>) -> Result<Response<v1::ScalingReply>, Status> {
+        self.find(&request.get_ref().name)?;
+        Ok(Response::new(self.with(|s| s.scaling.clone())))
+    }
+    async fn set(&self, request: Request<v1::SetScalingRequest>) -> Result<Response<v1::ScalingReply>, Status> {
+        let asked = request.into_inner();
+        self.find(&asked.name)?;
+        Ok(Response::new(self.with(|s| {
+            s.scaling_set.push(asked);
+            s.scaling.clone()
+        })))
+    }
+    async fn history(
+        &self,
+        request: Request<v1::ScalingHistoryRequest>,
+    ) -> Result<Response<v1::ScalingHistoryReply>, Status> {
+        let name = self.find(&request.get_ref().name)?.name;
+        let limit = request.get_ref().limit as usize;
+        let decisions = self.with(|s| s.decisions.iter().take(limit).cloned().collect());
+        Ok(Response::new(v1::ScalingHistoryReply { name, decisions }))
+    }
+    async fn explain(&self, request: Request<v1::NameRequest>) -> Result<Response<v1::ScalingExplainReply>, Status> {
+        self.find(&request.get_ref().name)?;
+        Ok(Response::new(self.with(|s| s.explained.clone())))
+    }
+    async fn trace(&self, request: Request<v1::NameRequest>) -> Result<Response<v1::ScalingTraceReply>, Status> {
+        self.find(&request.get_ref().name)?;
+        Ok(Response::new(self.with(|s| s.trace.clone())))
     }
 }
 

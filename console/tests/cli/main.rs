@@ -3,9 +3,11 @@
 
 mod audit;
 mod fake;
+mod health;
 mod offline;
 mod operations;
 mod reading;
+mod scaling;
 mod serving;
 mod transport;
 

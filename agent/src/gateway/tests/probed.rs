@@ -75,3 +75,68 @@ async fn a_waiting_process_that_hangs_is_found_and_ended() {
     assert_eq!(replica.spare.key(), None);
     wait_until("it is ended", || replica_keys(&replica).is_empty()).await;
 }
+
+/// Speaks the stateless era only, does one thing at a time, and stops over `hang` until its client goes away.
+const SINGLE: &str = r#"
+import json, sys, time
+def ok(id, **r): print(json.dumps({"jsonrpc": "2.0", "id": id, "result": {"resultType": "complete", **r}}), flush=True)
+for line in sys.stdin:
+    m = json.loads(line)
+    id, method = m.get("id"), m["method"]
+    if id is None: continue
+    if method == "server/discover": ok(id, supportedVersions=["2026-07-28"])
+    elif m["params"].get("name") == "hang": time.sleep(600)
+    else: ok(id, content=[])
+"#;
+
+#[tokio::test]
+async fn a_stateless_server_is_asked_through_the_process_that_all_share() {
+    let front = Front::new().await;
+    let replica = stdio(SINGLE);
+    front.set(&[(NAME, vec![replica.clone()])]);
+    let instance = replica.instance;
+    assert_eq!(front.gateway.discover(instance, SOON).await, None);
+    assert_eq!((replica_keys(&replica).len(), front.gateway.burdened(instance).shared), (0, false), "none is started");
+    let (headers, body) = stateless("1", "tools/call", r#""name":"echo""#, "");
+    let path = format!("/mcp/{NAME}");
+    assert_eq!(front.raw("POST", &path, &headers, &body).await.status, 200);
+    let before = front.gateway.burdened(instance);
+    assert!(before.shared && before.heard == 1 && before.in_flight == 0, "{before:?}");
+    let calls = front.gateway.outcomes();
+    assert_eq!(front.gateway.discover(instance, SOON).await, Some(Ok(())));
+    // nobody's call, and nobody's use of it
+    assert_eq!((front.gateway.outcomes(), front.gateway.burdened(instance)), (calls, before));
+    assert_eq!(replica_keys(&replica).len(), 1);
+
+    let (headers, body) = stateless("2", "tools/call", r#""name":"hang""#, "");
+    let gateway = front.gateway.clone();
+    let hangs = tokio::spawn(async move { front.raw("POST", &path, &headers, &body).await });
+    wait_until("it hangs", || gateway.burdened(instance).in_flight == 1).await;
+    let asked = gateway.discover(instance, Duration::from_millis(300)).await;
+    let why = asked.and_then(Result::err).unwrap();
+    assert!(why.starts_with("its shared process did not answer server/discover"), "{why}");
+    let now = gateway.burdened(instance);
+    assert_eq!((now.heard, now.in_flight, now.begun), (before.heard, 1, 0), "and no word came from it");
+    hangs.abort();
+}
+
+#[tokio::test]
+async fn being_asked_keeps_no_shared_process_from_being_idle() {
+    let front = Front::new().await;
+    let replica = stdio(SINGLE);
+    front.set(&[(NAME, vec![replica.clone()])]);
+    let (headers, body) = stateless("1", "tools/call", r#""name":"echo""#, "");
+    assert_eq!(front.raw("POST", &format!("/mcp/{NAME}"), &headers, &body).await.status, 200);
+    let process = front
+        .gateway
+        .shared
+        .registry
+        .common(replica.instance)
+        .unwrap()
+        .running(crate::gateway::common::EVERYBODY)
+        .unwrap();
+    let quiet = || process.idle().unwrap();
+    wait_until("nobody used it for a while", || quiet() > Duration::from_millis(200)).await;
+    process.discover(SOON).await.unwrap();
+    assert!(quiet() > Duration::from_millis(200), "{:?}", quiet());
+}
