@@ -248,9 +248,10 @@ impl Remembered {
     pub(crate) fn forget_all_lists(&self, deployment: DeploymentId) {
         self.answers.forget(deployment);
         let memory = &mut *self.memory();
-        let releases = memory.all.get_mut(&deployment).into_iter().flat_map(BTreeMap::values_mut);
-        if releases.fold(false, |any, release| release.forget_lists() || any) {
-            memory.changed.insert(deployment);
+        for release in memory.all.get_mut(&deployment).into_iter().flat_map(BTreeMap::values_mut) {
+            if release.forget_lists() {
+                memory.changed.insert(deployment);
+            }
         }
     }
 

@@ -463,7 +463,7 @@ async fn mcp(
         return passed.map_err(|refusal| (refusal, id));
     }
     // with an old session id too: a client that starts over means a new session
-    let ticket = ticket.filter(|_| !is_modern && !(lasting && first.is_some_and(is_hello)));
+    let ticket = ticket.filter(|_| !(is_modern || lasting && first.is_some_and(is_hello)));
     let configured = settings.as_ref().map(|settings| Box::new(settings.headers(headers)));
     let headers = configured.as_deref().unwrap_or(headers);
     let query = settings.as_deref().map_or(parts.uri.query(), Settings::query);

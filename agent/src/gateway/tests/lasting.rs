@@ -225,7 +225,7 @@ fn set_replayable(front: &Front, ready: &[Arc<Endpoint>]) {
 async fn one_that_may_be_begun_again_is() {
     let front = Front::new().await;
     let (replica, other) = (keeper(), keeper());
-    set_replayable(&front, &[replica.clone()]);
+    set_replayable(&front, std::slice::from_ref(&replica));
     let session = {
         let answer = front.post(NAME, None, named("2025-11-25", "one")).await;
         assert_eq!(front.post(NAME, Some(&answer.header("mcp-session-id")), READY).await.status, 202);
@@ -249,7 +249,7 @@ async fn one_that_may_be_begun_again_is() {
     bed.asleep().await;
     assert_eq!(front.post(NAME, Some(&session), ping(7)).await.last()["result"], json!({}));
     assert_eq!(bed.wakes(), 0);
-    set_replayable(&front, &[other.clone()]);
+    set_replayable(&front, std::slice::from_ref(&other));
     let same = Entry { release: Some(replica.release), ..front.entry(NAME, &[other]) };
     let renamed = same.ready.iter().map(|live| live.endpoint.release).all(|release| release == replica.release);
     assert!(renamed, "the test's replicas are of one release");
