@@ -221,8 +221,8 @@ impl App {
             stops.loops.clone(),
         )
         .context("usage cannot be counted")?;
-        let counted = gateway.clone();
-        usage.tell_counted(move || counted.counted());
+        let (counted, ended) = (gateway.clone(), gateway.clone());
+        usage.tell_counted(move || counted.counted(), move || ended.ended());
         gateway.tell_quotas(usage.verdicts());
         let operate = Operate::spawn(
             operate::Deps {

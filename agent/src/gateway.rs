@@ -428,6 +428,12 @@ impl Gateway {
         table.routes.values().map(|entry| entry.recorder.counted(entry.id)).collect()
     }
 
+    /// Calls that have ended since the agent's start.
+    pub fn ended(&self) -> u64 {
+        let table = self.shared.table.borrow().clone();
+        table.routes.values().map(|entry| entry.recorder.load.calls()).sum()
+    }
+
     /// Tells who is beyond a quota; until then nobody is. Only the first call counts.
     pub fn tell_quotas(&self, verdicts: watch::Receiver<Arc<Verdicts>>) {
         self.shared.quotas.set(verdicts).ok();

@@ -3,9 +3,9 @@
 //! Never: counts a thing twice, or refuses a call itself: the gateway reads the verdicts.
 //! Tested by: unit tests here, with agents that are killed at any moment.
 //!
-//! Every reading of `sample` is taken in at once, in memory. It is written down when there were requests, else once a minute.
-//! What a killed agent loses is bounded by that: requests and bytes of at most ten seconds; of containers nothing while they
-//! live, since their counters go on (but memory of the first minute of a life), and at most a minute of those that ended in
+//! Every reading of `sample` is taken in at once, in memory, and so are calls, a quarter of a second after they ended at the
+//! latest: quotas are judged then, too. It is written down when there were requests, else once a minute. What a killed agent
+//! loses is bounded by that: requests and bytes of at most a quarter of a second; of containers nothing while they live, since their counters go on (but memory of the first minute of a life), and at most a minute of those that ended in
 //! it. A lost power may take a minute.
 
 mod book;
@@ -37,6 +37,8 @@ use journal::Journal;
 
 /// What was not requests is written down this often.
 const WRITE: Duration = Duration::from_secs(60);
+/// Calls that have ended are looked for this often.
+const CALLS: Duration = Duration::from_millis(250);
 /// Images' sizes are asked for this often.
 const SIZES: Duration = Duration::from_secs(3600);
 
@@ -90,6 +92,7 @@ struct Shared {
     store: Store,
     config: watch::Receiver<Arc<AgentConfig>>,
     counted: OnceLock<Box<dyn Fn() -> Vec<Counted> + Send + Sync>>,
+    ended: OnceLock<Box<dyn Fn() -> u64 + Send + Sync>>,
     verdicts: watch::Sender<Arc<Verdicts>>,
     facts: watch::Sender<Arc<Vec<Crossing>>>,
     tasks: TaskTracker,
@@ -118,6 +121,7 @@ impl Usage {
             store: deps.store.clone(),
             config: deps.config.clone(),
             counted: OnceLock::new(),
+            ended: OnceLock::new(),
             verdicts: watch::Sender::default(),
             facts: watch::Sender::default(),
             tasks: TaskTracker::new(),
@@ -127,9 +131,15 @@ impl Usage {
         Ok(Self { shared })
     }
 
-    /// Tells where the gateway's counts are. Only the first call counts.
-    pub fn tell_counted(&self, counted: impl Fn() -> Vec<Counted> + Send + Sync + 'static) {
+    /// Tells where the gateway's counts are, and how many calls have ended of all that it counts (cheap, and asked often).
+    /// Only the first call counts.
+    pub fn tell_counted(
+        &self,
+        counted: impl Fn() -> Vec<Counted> + Send + Sync + 'static,
+        ended: impl Fn() -> u64 + Send + Sync + 'static,
+    ) {
         self.shared.counted.set(Box::new(counted)).ok();
+        self.shared.ended.set(Box::new(ended)).ok();
     }
 
     /// Whom the gateway refuses or slows down.
@@ -162,10 +172,20 @@ impl Shared {
 async fn run_on(deps: Deps, shared: Arc<Shared>, stop: CancellationToken) {
     let mut latest = deps.sample.latest();
     let mut sizes = Sizes::default();
+    let mut ended = 0;
+    let mut calls = tokio::time::interval(CALLS);
+    calls.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         let ends = tokio::select! {
             () = stop.cancelled() => true,
             changed = latest.changed() => changed.is_err(),
+            _ = calls.tick() => {
+                let now = shared.ended.get().map_or(0, |ended| ended());
+                if std::mem::replace(&mut ended, now) == now {
+                    continue;
+                }
+                false
+            }
         };
         let snapshot = latest.borrow_and_update().clone();
         sizes.look(&deps).await;

@@ -30,6 +30,11 @@ impl Load {
         }
     }
 
+    /// How many there were.
+    pub(crate) fn calls(&self) -> u64 {
+        self.buckets.iter().map(|bucket| bucket.load(Relaxed)).sum()
+    }
+
     pub(crate) fn latency(&self) -> Latency {
         Latency {
             buckets: array::from_fn(|i| self.buckets.get(i).map_or(0, |b| b.load(Relaxed))),

@@ -1,6 +1,7 @@
 //! Counting through kills, restarts and damage: what was used is known here, and has to come out.
 
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use sigil_core::cgroup::Reading;
 use sigil_core::model::InstanceId;
@@ -264,10 +265,14 @@ async fn quotas_are_judged_and_a_budget_stops_once() {
     let most = judge::tier_quota(&tier).unwrap().requests.unwrap();
     let count = crate::web::Count { requests: most, errors: 1, sent: 10 };
     let deployment = d.id;
-    usage.tell_counted(move || {
+    let more = Arc::new(AtomicU64::new(0));
+    let (told, ended) = (more.clone(), more.clone());
+    let counted = move || {
+        let count = crate::web::Count { requests: most + told.load(Relaxed), ..count };
         let users = vec![("ada".to_owned(), count)];
         vec![Counted { deployment, whole: count, users, tools: vec![("now".to_owned(), count)] }]
-    });
+    };
+    usage.tell_counted(counted, move || ended.load(Relaxed));
     let budget = judge::Budget { amount: 0.01, stop: true };
     let set = |whose: Whose, quota, budget| {
         let limit = Limit { whose: whose.clone(), quota, budget, by: "ada".into(), at: Timestamp::now() };
@@ -304,6 +309,27 @@ async fn quotas_are_judged_and_a_budget_stops_once() {
     let reason = tokio::time::timeout(Duration::from_secs(20), stopped).await.expect("it is not stopped");
     assert!(reason.starts_with("stopped: the budget of everything is used up"), "{reason}");
     assert!(usage.facts().borrow().iter().any(|fact| fact.what == What::Budget && fact.over));
+    // a call that ends is written down long before the next reading of containers
+    let written = || {
+        // a copy: whoever opens a journal cuts off what is not whole yet
+        let copy = tempfile::tempdir().unwrap();
+        std::fs::create_dir(copy.path().join("usage")).unwrap();
+        std::fs::copy(dir.path().join("usage/journal"), copy.path().join("usage/journal")).unwrap();
+        Journal::open(copy.path()).unwrap().1.rows.values().map(|amounts| amounts.requests).max()
+    };
+    let soon = async {
+        let mut seen = 0;
+        while seen < 3 {
+            let before = more.fetch_add(1, Relaxed);
+            while written() != Some(most + before + 1) {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+            seen += 1;
+        }
+    };
+    // three times, within the time of one reading
+    tokio::time::timeout(Duration::from_secs(9), soon).await.expect("calls are not written down when they end");
+    let most = most + 3;
     // somebody starts it again: this month's budget has had its say
     let start = |d: &mut Deployment| {
         d.desired.run = Run::Running;
