@@ -11,6 +11,7 @@
 mod act;
 mod budget;
 mod observe;
+mod reclaim;
 mod routes;
 mod sleep;
 mod slots;
@@ -196,6 +197,7 @@ struct Shared {
     changes: watch::Sender<u64>,
     tasks: TaskTracker,
     took: Took,
+    reclaim_trouble: watch::Sender<Option<String>>,
 }
 
 /// How long the loop's work took, microseconds.
@@ -227,6 +229,7 @@ impl Reconcile {
             changes: watch::channel(0).0,
             tasks: TaskTracker::new(),
             took: Took::default(),
+            reclaim_trouble: watch::Sender::default(),
         });
         let room = slots::Room::new(deps, shared.clone(), stop);
         shared.tasks.spawn(room.run());
@@ -254,6 +257,11 @@ impl Reconcile {
     /// Why the engine cannot be seen, while it cannot.
     pub fn engine_trouble(&self) -> Option<String> {
         self.shared.engine_trouble.read().ok()?.clone()
+    }
+
+    /// Why memory of frozen deployments cannot be given back to the host, once that was tried.
+    pub fn reclaim_trouble(&self) -> watch::Receiver<Option<String>> {
+        self.shared.reclaim_trouble.subscribe()
     }
 
     /// How long the loop's passes take.
