@@ -47,6 +47,10 @@ pub struct State {
     pub usage: v1::UsageReply,
     pub usage_asked: Vec<v1::UsageRequest>,
     pub limits: Vec<v1::LimitInfo>,
+    /// How often it was asked what it is.
+    pub asked_info: u32,
+    pub alerts: v1::AlertsReply,
+    pub deliveries: Vec<v1::AlertDelivery>,
     /// Required `authorization`, when set.
     pub token: Option<String>,
 }
@@ -163,6 +167,7 @@ impl Fake {
             .add_service(v1::audit_server::AuditServer::new(self.clone()))
             .add_service(v1::usage_server::UsageServer::new(self.clone()))
             .add_service(v1::metrics_server::MetricsServer::new(self.clone()))
+            .add_service(v1::alerts_server::AlertsServer::new(self.clone()))
     }
 
     /// Listens on a unix socket until the runtime ends.
@@ -223,6 +228,7 @@ impl Proxy {
 impl v1::agent_server::Agent for Fake {
     async fn info(&self, request: Request<v1::InfoRequest>) -> Result<Response<v1::InfoReply>, Status> {
         self.allowed(&request)?;
+        self.with(|s| s.asked_info += 1);
         Ok(Response::new(v1::InfoReply {
             agent_id: "01AGENT".into(),
             version: "0.1.0".into(),
@@ -243,6 +249,18 @@ impl v1::metrics_server::Metrics for Fake {
     }
     async fn series(&self, _: Request<v1::SeriesRequest>) -> Result<Response<v1::SeriesReply>, Status> {
         Err(Status::unimplemented("not played"))
+    }
+}
+
+#[tonic::async_trait]
+impl v1::alerts_server::Alerts for Fake {
+    async fn list(&self, request: Request<v1::AlertsRequest>) -> Result<Response<v1::AlertsReply>, Status> {
+        self.allowed(&request)?;
+        Ok(Response::new(self.with(|s| s.alerts.clone())))
+    }
+    async fn test(&self, request: Request<v1::TestAlertRequest>) -> Result<Response<v1::TestAlertReply>, Status> {
+        self.allowed(&request)?;
+        Ok(Response::new(v1::TestAlertReply { deliveries: self.with(|s| s.deliveries.clone()) }))
     }
 }
 
