@@ -1,5 +1,6 @@
 //! Owns: MCP sessions and the HTTP front for MCP clients.
-//! May touch: upstream, the keys of access, `<data>/gateway.key`, `<data>/remembered`, the identity provider.
+//! May touch: upstream, the keys of access, `<data>/gateway.key`, `<data>/remembered`, `<data>/sessions`, the identity
+//! provider.
 //! Never: starts containers, sends a call twice, or keeps a session only in memory.
 //! Tested by: unit tests here (against local servers), `tests/docker`, conformance.
 
@@ -21,6 +22,7 @@ pub(crate) mod find;
 pub(crate) mod greeter;
 pub(crate) mod guard;
 pub(crate) mod jws;
+pub(crate) mod lasting;
 pub(crate) mod lately;
 pub(crate) mod limits;
 pub(crate) mod listen;
@@ -135,6 +137,7 @@ pub(crate) struct Shared {
     parked: translate::Parked,
     pub(crate) http_sessions: lately::HttpSessions,
     pub(crate) remembered: Arc<remembered::Remembered>,
+    pub(crate) lasting: lasting::Ledger,
     pub(crate) greeted_ended: greeter::Ended,
     pub(crate) resuming: tokio::sync::Mutex<()>,
     pub(crate) waiting: Semaphore,
@@ -228,6 +231,7 @@ impl Gateway {
             let next = table::build(new, &publish.borrow(), &shared.registry, &tail, &shared.tasks);
             shared.registry.prune(&next);
             shared.http_sessions.only(|instance| next.by_id.values().any(|entry| entry.instance(instance).is_some()));
+            shared.lasting.only(shared, &next);
             publish.send_replace(Arc::new(next));
         };
         update(&shared, &publish, &first);
@@ -284,6 +288,7 @@ impl Gateway {
             parked: translate::Parked::default(),
             http_sessions: lately::HttpSessions::default(),
             remembered: Arc::new(remembered::Remembered::open(keys.data_dir())),
+            lasting: lasting::Ledger::open(keys.data_dir()),
             greeted_ended: greeter::Ended::default(),
             resuming: tokio::sync::Mutex::default(),
             waiting: Semaphore::new(WAITING),
@@ -514,6 +519,7 @@ impl Shared {
             refusals: refusals.into_iter().collect(),
             dropped: self.dropped.load(Relaxed),
             recalled: self.counters.recalled.load(Relaxed),
+            replayed: self.lasting.replayed.load(Relaxed),
             cache_bytes: self.remembered.answers.bytes(),
             rounds_sent: self.telemetry.counted.rounds_sent.load(Relaxed),
             rounds_lost: self.telemetry.counted.rounds_lost.load(Relaxed),
@@ -596,6 +602,7 @@ async fn sweep(shared: Arc<Shared>) {
         // memory that nothing can be found in any more; keys are looked at each minute
         if turn % 12 == 1 || !Arc::ptr_eq(&table, &swept) {
             caching::sweep(&shared, &table);
+            shared.lasting.sweep(&table);
             swept = table.clone();
         }
         // init is asked seldom: strangers exist only after a restart

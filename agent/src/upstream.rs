@@ -85,6 +85,8 @@ pub struct Route {
     pub pins: View,
     /// What callers may set for a session, as the desired release says.
     pub session: Option<Box<SessionConfig>>,
+    /// Whether its sessions may be begun again, as the desired release says.
+    pub replayable: bool,
     /// Whether it is awake; who sends it something goes through here.
     pub nap: nap::Nap,
 }

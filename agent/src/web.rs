@@ -183,6 +183,8 @@ pub struct Facts {
     pub dropped: u64,
     /// Lists answered in the place of servers that were not ready.
     pub recalled: u64,
+    /// Sessions of servers begun again in their clients' place, since the agent's start.
+    pub replayed: u64,
     /// By key.
     pub keys: Vec<KeyTraffic>,
     /// Bytes of kept answers.
@@ -326,6 +328,9 @@ pub fn tell(facts: &Facts, out: &mut dyn Sink) {
     out.value(&[], facts.dropped as f64);
     out.family("sigil_gateway_recalled_total", Kind::Counter, "Lists answered for servers that were not ready.");
     out.value(&[], facts.recalled as f64);
+    let name = "sigil_gateway_sessions_replayed_total";
+    out.family(name, Kind::Counter, "Sessions begun again in their clients' place.");
+    out.value(&[], facts.replayed as f64);
     out.family("sigil_spans_sent_total", Kind::Counter, "Spans that the collector of traces took.");
     out.value(&[], facts.spans_sent as f64);
     out.family("sigil_spans_dropped_total", Kind::Counter, "Spans that no collector took, or that found no room.");

@@ -355,6 +355,8 @@ pub struct Sessions {
     pub max: Option<u32>,
     /// Whether callers give configuration values of their own with a session. What the deploy sets stays as it is.
     pub config: bool,
+    /// Whether a session may be opened again with what its client said when it began: nothing else of it counts.
+    pub replayable: bool,
     /// Values with which the server can be looked at where nobody has given any.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub example: Option<serde_json::Value>,

@@ -117,7 +117,8 @@ fn a_frozen_server_gives_memory_back_where_the_host_is_short_of_it() {
     let mut agent = Agent::start_from("[alerts]\nafter_seconds = 0\n");
     let script = std::fs::read_to_string(format!("{}/server.py", fixture("hostile"))).expect("the fixture");
     // its files are in memory on its own account
-    let fill = "import os\nwith open('/data/large', 'wb') as f:\n  f.write(b'x' * (9 << 20))\n  f.flush()\n  os.fsync(f)\n";
+    let fill =
+        "import os\nwith open('/data/large', 'wb') as f:\n  f.write(b'x' * (9 << 20))\n  f.flush()\n  os.fsync(f)\n";
     let script = format!("{fill}{script}");
     let (_dir, path) =
         manifest("name: pipe\ntransport: stdio\nscaling: { min: 0, max: 1, idleTimeout: 2, sleep: paused }\n");

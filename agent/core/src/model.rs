@@ -350,6 +350,9 @@ pub struct ReleaseSpec {
     pub access: String,
     /// Most stdio sessions a replica holds; `None` derives it from memory.
     pub sessions_max: Option<u32>,
+    /// A session holds nothing but what its client said when it began: it may be begun again in its place.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub sessions_replayable: bool,
     /// Longest wait for the answer to one request, in milliseconds (streams exempt).
     pub request_timeout_ms: u64,
     /// Longest time from start to a passed gate, in milliseconds.

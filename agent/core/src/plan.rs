@@ -347,6 +347,7 @@ mod tests {
             session: None,
             access: "anonymous".into(),
             sessions_max: None,
+            sessions_replayable: false,
             request_timeout_ms: 30_000,
             start_timeout_ms: 60_000,
             health: crate::health::Rules::default(),

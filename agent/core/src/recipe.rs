@@ -413,6 +413,7 @@ fn over(a: Manifest, b: Manifest) -> Manifest {
         sessions: Sessions {
             max: a.sessions.max.or(b.sessions.max),
             config: per_session,
+            replayable: a.sessions.replayable || b.sessions.replayable,
             example: a.sessions.example.or(b.sessions.example),
         },
     }

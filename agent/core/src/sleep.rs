@@ -32,6 +32,8 @@ pub struct Terms {
     pub idle: SignedDuration,
     /// The depth that its policy asks for; `None`: chosen here.
     pub depth: Option<Depth>,
+    /// Its sessions can be begun again for their clients: they do not keep it from stopping.
+    pub replayable: bool,
     /// The engine can freeze containers.
     pub can_pause: bool,
     /// How long a session lives that nobody uses.
@@ -49,6 +51,8 @@ pub struct Facts<'a> {
     pub busy: bool,
     /// Open sessions of the older era.
     pub sessions: u64,
+    /// Conversations that end with its process, whatever its sessions are like.
+    pub attached: u64,
     /// The host is short of memory.
     pub tight: bool,
     /// How long it slept the last times, in any order.
@@ -85,7 +89,7 @@ pub fn rest(terms: &Terms, facts: &Facts<'_>, now: Timestamp) -> Rest {
             now
         }
     };
-    let stops = if facts.sessions > 0 {
+    let stops = if facts.attached > 0 || facts.sessions > 0 && !terms.replayable {
         // they are counted until nobody has used them for their life: looked at again
         Some(after(now, LOOK))
     } else {
@@ -132,12 +136,13 @@ mod tests {
     const TERMS: Terms = Terms {
         idle: SignedDuration::from_secs(60),
         depth: None,
+        replayable: false,
         can_pause: true,
         session_life: SignedDuration::from_mins(30),
     };
 
     fn quiet(used: i64) -> Facts<'static> {
-        Facts { asleep: None, used: at(used), busy: false, sessions: 0, tight: false, naps: &[] }
+        Facts { asleep: None, used: at(used), busy: false, sessions: 0, attached: 0, tight: false, naps: &[] }
     }
 
     #[test]
@@ -172,6 +177,7 @@ mod tests {
         let paused = Facts { asleep: Some((Depth::Paused, at(60))), ..held };
         assert_eq!(rest(&terms, &paused, at(90)), Rest::Stay(Some(at(120))));
         assert_eq!(rest(&terms, &Facts { sessions: 0, ..paused }, at(120)), Rest::Go(Depth::Stopped));
+        assert_eq!(rest(&Terms { replayable: true, ..terms }, &held, at(60)), Rest::Go(Depth::Stopped));
         let rigid = Terms { can_pause: false, ..terms };
         assert_eq!(rest(&rigid, &held, at(60)), Rest::Stay(Some(at(90))));
         assert_eq!(
@@ -185,21 +191,22 @@ mod tests {
     proptest! {
         #[test]
         fn nobody_is_disturbed(
-            busy: bool, used in -10_000_i64..10_000, now in -10_000_i64..10_000, sessions in 0_u64..3, tight: bool,
-            can_pause: bool, asked in 0..3_usize, asleep in 0..3_usize, since in -10_000_i64..10_000,
+            busy: bool, used in -10_000_i64..10_000, now in -10_000_i64..10_000, sessions in 0_u64..3,
+            attached in 0_u64..2, tight: bool,
+            can_pause: bool, replayable: bool, asked in 0..3_usize, asleep in 0..3_usize, since in -10_000_i64..10_000,
             naps in proptest::collection::vec(0_i64..100_000, 0..9),
         ) {
             let depth: [Option<Depth>; 3] = [None, Some(Depth::Paused), Some(Depth::Stopped)];
-            let terms = Terms { depth: depth[asked], can_pause, ..TERMS };
+            let terms = Terms { depth: depth[asked], replayable, can_pause, ..TERMS };
             let naps: Vec<SignedDuration> = naps.into_iter().map(SignedDuration::from_secs).collect();
             let asleep = depth[asleep].map(|depth| (depth, at(since)));
-            let facts = Facts { asleep, used: at(used), busy, sessions, tight, naps: &naps };
+            let facts = Facts { asleep, used: at(used), busy, sessions, attached, tight, naps: &naps };
             match rest(&terms, &facts, at(now)) {
                 Rest::Go(depth) => {
                     prop_assert!(!busy);
                     prop_assert!(depth != Depth::Paused || can_pause);
                     prop_assert!(asleep.is_none_or(|(was, _)| was < depth), "only ever deeper");
-                    prop_assert!(depth != Depth::Stopped || sessions == 0);
+                    prop_assert!(depth != Depth::Stopped || attached == 0 && (sessions == 0 || replayable));
                     prop_assert!(asleep.is_some() || now >= used + 60);
                 }
                 Rest::Stay(Some(until)) => prop_assert!(until > at(now), "or it would be asked at once again"),

@@ -9,6 +9,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 use hyper::body::{Body, Frame, SizeHint};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, Sleep};
+use tokio_util::task::AbortOnDropHandle;
 
 use super::common::Held;
 use super::load::{Call, Flow};
@@ -29,6 +30,7 @@ pub(crate) enum Out {
     Proxied(Box<Proxied>),
     Events(Box<Events>),
     Wrapped(Box<Wrapped>),
+    Later(Box<Later>),
 }
 
 impl Out {
@@ -48,6 +50,74 @@ impl Out {
             Self::Proxied(proxied) => proxied.flow = Some(flow),
             Self::Events(events) => events.flow = Some(flow),
             Self::Wrapped(wrapped) => wrapped.counted(flow),
+            Self::Later(later) => later.counted(flow),
+        }
+    }
+}
+
+/// A stream that is there as soon as somebody has opened it; `None`: there will be none.
+pub(crate) type Next = AbortOnDropHandle<Option<Out>>;
+
+/// A client's stream of events whose server may come and go.
+pub(crate) struct Later {
+    now: Option<Out>,
+    waiting: Option<Next>,
+    next: Box<dyn FnMut() -> Next + Send + Sync>,
+    keep_alive: Pin<Box<Sleep>>,
+    flow: Option<Flow>,
+}
+
+impl std::fmt::Debug for Later {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Later").field("now", &self.now).finish_non_exhaustive()
+    }
+}
+
+impl Later {
+    /// Nothing is open yet. `next` finds each stream after the one before.
+    pub(crate) fn new(next: impl FnMut() -> Next + Send + Sync + 'static) -> Self {
+        let keep_alive = Box::pin(tokio::time::sleep(KEEP_ALIVE));
+        Self { now: None, waiting: None, next: Box::new(next), keep_alive, flow: None }
+    }
+
+    /// The first one is.
+    pub(crate) fn begun(now: Out, next: impl FnMut() -> Next + Send + Sync + 'static) -> Self {
+        Self { now: Some(now), ..Self::new(next) }
+    }
+
+    fn counted(&mut self, flow: Flow) {
+        if let Some(now) = &mut self.now {
+            now.counted(flow.clone());
+        }
+        self.flow = Some(flow);
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, http::BodyError>>> {
+        loop {
+            if let Some(now) = &mut self.now {
+                match ready!(Pin::new(now).poll_frame(cx)) {
+                    Some(Ok(frame)) if frame.is_data() => return Poll::Ready(Some(Ok(frame))),
+                    // a server's stream that breaks off is no reason for its client's to do so
+                    Some(Err(error)) => tracing::debug!(%error, "a server broke its event stream off"),
+                    Some(Ok(_)) => continue,
+                    None => {}
+                }
+                self.now = None;
+                self.keep_alive.as_mut().reset(Instant::now() + KEEP_ALIVE);
+            }
+            let Self { waiting, next, .. } = self;
+            if let Poll::Ready(found) = Pin::new(waiting.get_or_insert_with(next)).poll(cx) {
+                self.waiting = None;
+                let Ok(Some(mut found)) = found else { return Poll::Ready(None) };
+                if let Some(flow) = &self.flow {
+                    found.counted(flow.clone());
+                }
+                self.now = Some(found);
+                continue;
+            }
+            ready!(self.keep_alive.as_mut().poll(cx));
+            self.keep_alive.as_mut().reset(Instant::now() + KEEP_ALIVE);
+            return Poll::Ready(Some(Ok(Frame::data(Bytes::from_static(b": keep-alive\n\n")))));
         }
     }
 }
@@ -231,6 +301,7 @@ impl Body for Out {
             Self::Full(bytes) => Poll::Ready(bytes.take().map(|b| Ok(Frame::data(b)))),
             Self::Events(events) => events.poll(cx).map(|bytes| bytes.map(|b| Ok(Frame::data(b)))),
             Self::Wrapped(wrapped) => wrapped.poll(cx),
+            Self::Later(later) => later.poll(cx),
             Self::Proxied(proxied) => {
                 let frame = ready!(Pin::new(&mut proxied.inner).poll_frame(cx));
                 match &frame {
@@ -275,7 +346,7 @@ impl Body for Out {
         match self {
             Self::Full(bytes) => bytes.is_none(),
             Self::Proxied(proxied) => proxied.inner.is_end_stream(),
-            Self::Events(_) => false,
+            Self::Events(_) | Self::Later(_) => false,
             Self::Wrapped(wrapped) => wrapped.is_end_stream(),
         }
     }
@@ -284,7 +355,7 @@ impl Body for Out {
         match self {
             Self::Full(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, |b| b.len() as u64)),
             Self::Proxied(proxied) => proxied.inner.size_hint(),
-            Self::Events(_) => SizeHint::default(),
+            Self::Events(_) | Self::Later(_) => SizeHint::default(),
             Self::Wrapped(wrapped) => wrapped.size_hint(),
         }
     }

@@ -351,7 +351,7 @@ impl Session {
         }
         match (head.kind, head.method.as_ref()) {
             (Kind::Request, _) => drop(self.questions.fetch_add(1, Relaxed)),
-            (_, "notifications/tools/list_changed") => self.remembered.answers.forget(self.endpoint.deployment),
+            (_, "notifications/tools/list_changed") => self.remembered.forget_lists(&self.endpoint),
             _ => {}
         }
         let token = (head.kind == Kind::Notification && head.method == "notifications/progress")

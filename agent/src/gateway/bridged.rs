@@ -512,7 +512,12 @@ pub(crate) fn json(data: Bytes) -> Response<Out> {
 }
 
 pub(crate) fn stream(events: Events) -> Response<Out> {
-    let mut response = Response::new(Out::Events(Box::new(events)));
+    event_stream(Out::Events(Box::new(events)))
+}
+
+/// A stream of events.
+pub(crate) fn event_stream(out: Out) -> Response<Out> {
+    let mut response = Response::new(out);
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache, no-transform"));

@@ -140,6 +140,7 @@ fn spec() -> ReleaseSpec {
         session: None,
         access: String::new(),
         sessions_max: Some(10_000),
+        sessions_replayable: false,
         request_timeout_ms: u64::try_from(REQUEST.as_millis()).unwrap_or(u64::MAX),
         start_timeout_ms: 60_000,
         health: sigil_core::health::Rules::default(),
@@ -257,6 +258,7 @@ impl Shared {
             teller: Arc::default(),
             masks: None,
             terms: None,
+            replayable: false,
             recorder: before.map_or_else(Arc::default, |kept| kept.entry.recorder.clone()),
         });
         all.insert(own, Kept { members: ids, entry: entry.clone(), used: Instant::now() });

@@ -454,7 +454,7 @@ impl Keeping {
         // an answer that broke off is no JSON
         let Ok(head) = jsonrpc::parse_one(starred.as_deref().unwrap_or(text)) else { return self.spoil() };
         if head.method == CHANGED {
-            self.remembered.answers.forget(self.deployment);
+            self.remembered.forget_all_lists(self.deployment);
         }
         match &mut self.aim {
             Aim::Changes => {}

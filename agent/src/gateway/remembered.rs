@@ -30,8 +30,13 @@ use crate::upstream::{Endpoint, http, sse};
 
 /// Longest list kept, bytes.
 const LIST_MAX: usize = 1 << 20;
-/// Lists kept of a release: pages, and for servers of the older era one for each kind of client.
-const LISTS_MAX: usize = 32;
+/// Answers kept of a release: pages, and for servers of the older era one for each kind of client. Beyond that the oldest
+/// goes.
+const LISTS_MAX: usize = 64;
+/// Begins what was asked by a handshake.
+const HELLO: &str = "initialize ";
+/// Begins what was asked within a session of the older era.
+const OLDER: &str = "older ";
 /// Longest cursor and capabilities by which a list is kept, bytes.
 const ASKED_MAX: usize = 4 << 10;
 
@@ -54,6 +59,18 @@ struct Said {
     /// How long it may be used, milliseconds; `None`: as long as the release, its server being one of the older era that
     /// has no words for it.
     life: Option<i64>,
+    /// The answer to a handshake came with a session.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    session: bool,
+}
+
+/// A server's answer to a handshake.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Greeting {
+    /// The result's own text.
+    pub(crate) result: String,
+    /// It has sessions.
+    pub(crate) sessions: bool,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -61,6 +78,15 @@ struct Release {
     known: Known,
     /// By what was asked.
     lists: BTreeMap<String, Said>,
+}
+
+impl Release {
+    /// True: there were some.
+    fn forget_lists(&mut self) -> bool {
+        let before = self.lists.len();
+        self.lists.retain(|asked, _| asked.starts_with(HELLO));
+        self.lists.len() != before
+    }
 }
 
 type Releases = BTreeMap<ReleaseNo, Release>;
@@ -138,13 +164,20 @@ impl Remembered {
 
     /// Keeps a list for everybody who asks the same.
     fn keep(&self, place: &Place, result: &RawValue) {
-        let said = said(result, place.translated);
+        let said = said(result, place.translated).map(|said| Said { session: place.session, ..said });
         self.learn(place.deployment, place.release, |release| {
             let Some(said) = said else { return release.lists.remove(&place.asked).is_some() };
-            if release.lists.len() >= LISTS_MAX && !release.lists.contains_key(&place.asked) {
-                return false;
+            if release.lists.len() >= LISTS_MAX
+                && !release.lists.contains_key(&place.asked)
+                && let Some(oldest) =
+                    release.lists.iter().min_by_key(|(_, said)| said.at).map(|(asked, _)| asked.clone())
+            {
+                release.lists.remove(&oldest);
             }
-            let same = |old: &Said| old.result == said.result && (old.life.is_none() || said.at - old.at < 1000);
+            let same = |old: &Said| {
+                let young = old.life.is_none() || said.at - old.at < 1000;
+                old.result == said.result && old.session == said.session && young
+            };
             if release.lists.get(&place.asked).is_some_and(same) {
                 return false;
             }
@@ -179,14 +212,46 @@ impl Remembered {
         pages.map(|(_, said)| said.result.clone()).collect()
     }
 
+    /// What a release's server answered to a handshake with these parameters.
+    pub(crate) fn greeting(&self, deployment: DeploymentId, release: ReleaseNo, hello: &str) -> Option<Greeting> {
+        let memory = self.memory();
+        let said = memory.all.get(&deployment)?.get(&release)?.lists.get(&format!("{HELLO}{hello}"))?;
+        Some(Greeting { result: said.result.clone(), sessions: said.session })
+    }
+
+    /// It answers otherwise now.
+    pub(crate) fn forget_greeting(&self, deployment: DeploymentId, release: ReleaseNo, hello: &str) {
+        self.learn(deployment, release, |release| release.lists.remove(&format!("{HELLO}{hello}")).is_some());
+    }
+
+    /// What a release's server answered to this request in a session that had begun with `hello`, and with nothing else
+    /// since.
+    pub(crate) fn older_list(
+        &self,
+        deployment: DeploymentId,
+        release: ReleaseNo,
+        head: &Head<'_>,
+        hello: &str,
+    ) -> Option<String> {
+        let memory = self.memory();
+        let said = memory.all.get(&deployment)?.get(&release)?.lists.get(&older_key(head, hello)?)?;
+        Some(said.result.clone())
+    }
+
     /// The server says that its lists are others now.
     pub(crate) fn forget_lists(&self, endpoint: &Endpoint) {
         self.answers.forget(endpoint.deployment);
-        self.learn(endpoint.deployment, endpoint.release, |release| {
-            let any = !release.lists.is_empty();
-            release.lists.clear();
-            any
-        });
+        self.learn(endpoint.deployment, endpoint.release, Release::forget_lists);
+    }
+
+    /// One of a deployment's servers says so.
+    pub(crate) fn forget_all_lists(&self, deployment: DeploymentId) {
+        self.answers.forget(deployment);
+        let memory = &mut *self.memory();
+        let releases = memory.all.get_mut(&deployment).into_iter().flat_map(BTreeMap::values_mut);
+        if releases.fold(false, |any, release| release.forget_lists() || any) {
+            memory.changed.insert(deployment);
+        }
     }
 
     /// Forgets releases that nobody runs or will run.
@@ -275,7 +340,7 @@ fn said(result: &RawValue, translated: bool) -> Option<Said> {
         (text(hints.scope)? == "public").then_some(())?;
         Some(life.min(i64::from(u32::MAX)))
     };
-    Some(Said { result: result.get().to_owned(), at: now(), life })
+    Some(Said { result: result.get().to_owned(), at: now(), life, session: false })
 }
 
 /// Where a list is kept.
@@ -286,6 +351,8 @@ struct Place {
     asked: String,
     /// The server is of the older era.
     translated: bool,
+    /// The answer came with a session.
+    session: bool,
 }
 
 /// Whether a stateless request asks for something that may be kept here.
@@ -293,15 +360,32 @@ pub(crate) fn is_list(head: &Head<'_>) -> bool {
     head.kind == Kind::Request && matches!(head.method.as_ref(), "tools/list" | "server/discover")
 }
 
-/// By what a list is kept: a server of the older era shows each kind of client its own.
-fn key(head: &Head<'_>, translated: bool) -> Option<String> {
+/// Whether a request within a session of the older era asks for something that may be kept here.
+pub(crate) fn is_older_list(head: &Head<'_>) -> bool {
+    let lists = ["tools/list", "prompts/list", "resources/templates/list"];
+    head.kind == Kind::Request && lists.contains(&head.method.as_ref())
+}
+
+/// By what such a list is kept.
+fn older_key(head: &Head<'_>, hello: &str) -> Option<String> {
+    let key = format!("{OLDER}{} {} {hello}", head.method, cursor(head)?);
+    (key.len() <= ASKED_MAX).then_some(key)
+}
+
+/// Which page a request asks for.
+fn cursor<'h>(head: &Head<'h>) -> Option<&'h str> {
     #[derive(Deserialize, Default)]
     struct Page<'a> {
         #[serde(borrow, default)]
         cursor: Option<&'a RawValue>,
     }
     let page: Page<'_> = head.params.map(|p| serde_json::from_str(p.get())).transpose().ok()?.unwrap_or_default();
-    let cursor = page.cursor.map_or("", RawValue::get);
+    Some(page.cursor.map_or("", RawValue::get))
+}
+
+/// By what a list is kept: a server of the older era shows each kind of client its own.
+fn key(head: &Head<'_>, translated: bool) -> Option<String> {
+    let cursor = cursor(head)?;
     let capabilities = translated.then(|| {
         let meta = jsonrpc::Meta::read(Params::read(head.params).meta);
         meta.client_capabilities.map_or_else(|| "{}".to_owned(), |c| c.get().to_owned())
@@ -313,7 +397,9 @@ fn key(head: &Head<'_>, translated: bool) -> Option<String> {
 /// The answer to a request for a list while nobody else can give it.
 pub(crate) fn recall(shared: &Shared, asked: &Asked<'_>, head: &Head<'_>) -> Option<Result<Response<Out>, Refusal>> {
     let entry = asked.entry;
-    if !entry.ready.is_empty() || !entry.expected || !accepts(asked.headers, "text/event-stream") {
+    // one that sleeps sleeps on, frozen or stopped
+    let away = !entry.recorder.nap.is_awake() || entry.ready.is_empty();
+    if !away || !entry.expected || !accepts(asked.headers, "text/event-stream") {
         return None;
     }
     let find = |translated: bool| {
@@ -353,9 +439,57 @@ pub(crate) fn watch(
         return response;
     }
     let Some(asked) = key(head, translated) else { return response };
+    let place = Place { deployment: entry.id, release: endpoint.release, asked, translated, session: false };
+    learning(shared, &entry, place, head, response)
+}
+
+/// The answer to a handshake, kept on its way out for others who say the same.
+pub(crate) fn watch_greeting(
+    shared: &Arc<Shared>,
+    asked: &Asked<'_>,
+    head: &Head<'_>,
+    response: Response<Out>,
+) -> Response<Out> {
+    let Some(entry) = shared.table.borrow().by_id.get(&asked.entry.id).cloned() else { return response };
+    let release = entry.ready.first().map(|live| live.endpoint.release);
+    let alone = entry.ready.iter().all(|live| Some(live.endpoint.release) == release);
+    let hello = head.params.map(RawValue::get).filter(|hello| hello.len() <= ASKED_MAX);
+    let (Some(release), Some(hello), true) = (release.filter(|_| alone), hello, response.status() == StatusCode::OK)
+    else {
+        return response;
+    };
+    if !Client::of(asked, &entry).carries_nothing() {
+        return response;
+    }
+    let session = response.headers().contains_key("mcp-session-id");
+    let place = Place { deployment: entry.id, release, asked: format!("{HELLO}{hello}"), translated: true, session };
+    learning(shared, &entry, place, head, response)
+}
+
+/// A list within a session that began with `hello`, and in which nothing else was said since.
+pub(crate) fn watch_older(
+    shared: &Arc<Shared>,
+    entry: &Entry,
+    release: ReleaseNo,
+    head: &Head<'_>,
+    hello: &str,
+    response: Response<Out>,
+) -> Response<Out> {
+    let Some(asked) = older_key(head, hello).filter(|_| response.status() == StatusCode::OK) else { return response };
+    let place = Place { deployment: entry.id, release, asked, translated: true, session: false };
+    learning(shared, entry, place, head, response)
+}
+
+fn learning(
+    shared: &Arc<Shared>,
+    entry: &Entry,
+    place: Place,
+    head: &Head<'_>,
+    response: Response<Out>,
+) -> Response<Out> {
     let learning = Learning {
         remembered: shared.remembered.clone(),
-        place: Place { deployment: entry.id, release: endpoint.release, asked, translated },
+        place,
         id: head.id.clone(),
         events: http::is_event_stream(response.headers()),
         kept: BytesMut::new(),
@@ -460,7 +594,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let remembered = Remembered::open(dir.path());
         let (deployment, release) = (DeploymentId(ulid::Ulid(1)), 3);
-        let place = Place { deployment, release, asked: "tools/list".into(), translated: false };
+        let place = Place { deployment, release, asked: "tools/list".into(), translated: false, session: false };
         let entry = Entry { release: Some(release), ..entry("time", "{}") };
         remembered.keep(&place, &raw(r#"{"ttlMs": 60000,"cacheScope":"public","tools":[1]}"#));
         let text =

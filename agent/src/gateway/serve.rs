@@ -31,7 +31,7 @@ use super::table::Entry;
 use super::tap::Tapping;
 use super::trace::{Trace, Upstream};
 use super::wrap::{Line, Shaping, Wrapped};
-use super::{Shared, bridged, caching, cross, modern, proxy, remembered};
+use super::{Shared, bridged, caching, cross, lasting, modern, proxy, remembered};
 use crate::web;
 
 /// A refusal and the request it answers.
@@ -315,14 +315,18 @@ async fn mcp(
     };
     // what goes out without a body comes back at once; a stream that listens keeps nobody awake
     let nap = entry.recorder.nap.clone();
-    let held = (method != Method::POST).then(|| nap.hold());
+    let lasting = lasting::is(ticket.as_ref());
+    let held = (method != Method::POST && !lasting).then(|| nap.hold());
     // a session may wait for the agent to take its replica over, and a frozen one does not answer
-    if !nap.is_awake() && (held.is_some() || ticket.as_ref().is_some_and(|(_, t)| entry.instance(t.instance).is_none()))
+    if !lasting
+        && !nap.is_awake()
+        && (held.is_some() || ticket.as_ref().is_some_and(|(_, t)| entry.instance(t.instance).is_none()))
     {
         Box::pin(shared.awake(name, &nap)).await.map_err(plain)?;
         entry = shared.personal(shared.entry(name).await.map_err(plain)?, &caller).map_err(plain)?;
     }
     if let Some((_, ticket)) = &ticket
+        && !lasting
         && entry.instance(ticket.instance).is_none()
         && entry.may_return(ticket.instance)
     {
@@ -362,6 +366,8 @@ async fn mcp(
             trace: None,
         };
         let outcome = match entry_transport(&entry) {
+            _ if lasting && method == Method::GET => Box::pin(lasting::listen(shared, asked)).await,
+            _ if lasting => Box::pin(lasting::delete(shared, asked)).await,
             // what is seldom lies beside: the future of a call is moved, and should be small
             Some(Transport::Http) | None if !translated => Box::pin(proxy::without_body(shared, asked)).await,
             _ if method == Method::GET => Box::pin(bridged::listen(shared, asked)).await,
@@ -467,7 +473,8 @@ async fn mcp(
         let passed = Box::pin(again.pass(shared, name, &entry, &caller, permits, tapping)).await;
         return passed.map_err(|refusal| (refusal, id));
     }
-    let ticket = ticket.filter(|_| !is_modern);
+    // with an old session id too: a client that starts over means a new session
+    let ticket = ticket.filter(|_| !is_modern && !(lasting && first.is_some_and(is_hello)));
     let configured = settings.as_ref().map(|settings| Box::new(settings.headers(headers)));
     let headers = configured.as_deref().unwrap_or(headers);
     let query = settings.as_deref().map_or(parts.uri.query(), Settings::query);
@@ -557,6 +564,13 @@ pub(crate) async fn pass_on(
 ) -> Result<Response<Out>, Refusal> {
     // what a server lists may depend on its configuration, and on who asks where it is told that
     let alike = asked.settings.is_none() && asked.entry.personal.is_none();
+    if let Some(head) = first.filter(|head| !is_modern && is_hello(head)) {
+        let mut response = Box::pin(send(shared, &asked, first, heads, body, false)).await?;
+        if alike {
+            response = remembered::watch_greeting(shared, &asked, head, response);
+        }
+        return Ok(if asked.entry.replayable { lasting::keep(shared, &asked, head, response) } else { response });
+    }
     match first.filter(|head| is_modern && alike && remembered::is_list(head)) {
         None => send(shared, &asked, first, heads, body, is_modern).await,
         Some(head) => match remembered::recall(shared, &asked, head) {
@@ -569,6 +583,11 @@ pub(crate) async fn pass_on(
     }
 }
 
+/// A handshake of the older era.
+fn is_hello(head: &Head<'_>) -> bool {
+    head.kind == Kind::Request && head.method == "initialize"
+}
+
 async fn send(
     shared: &Arc<Shared>,
     asked: &Asked<'_>,
@@ -577,14 +596,30 @@ async fn send(
     body: &Bytes,
     is_modern: bool,
 ) -> Result<Response<Out>, Refusal> {
+    if lasting::is(asked.ticket.as_ref()) {
+        return Box::pin(lasting::post(shared, asked, first, heads, body)).await;
+    }
     let nap = &asked.entry.recorder.nap;
     let _held = nap.hold();
     if !nap.is_awake() {
-        if let Some(pong) = pong(asked, first) {
-            return Ok(pong);
+        let hello = first.filter(|head| !is_modern && is_hello(head));
+        if let Some(answer) = pong(asked, first).or_else(|| lasting::greet(shared, asked, hello)) {
+            return Ok(answer);
         }
         Box::pin(shared.awake(asked.name, nap)).await?;
     }
+    send_awake(shared, asked, first, heads, body, is_modern).await
+}
+
+/// The same to one that is awake, and is kept so.
+pub(crate) async fn send_awake(
+    shared: &Arc<Shared>,
+    asked: &Asked<'_>,
+    first: Option<&Head<'_>>,
+    heads: &[&Head<'_>],
+    body: &Bytes,
+    is_modern: bool,
+) -> Result<Response<Out>, Refusal> {
     if asked.ticket.is_none() && asked.entry.ready.is_empty() {
         return send_late(shared, asked, first, heads, body, is_modern).await;
     }
@@ -632,7 +667,7 @@ fn send_late<'a>(
 ) -> BoxFuture<'a, Result<Response<Out>, Refusal>> {
     Box::pin(async move {
         let entry = shared.personal(shared.ready(asked.name).await?, asked.caller)?;
-        send(shared, &asked.of(&entry), first, heads, body, is_modern).await
+        send_awake(shared, &asked.of(&entry), first, heads, body, is_modern).await
     })
 }
 

@@ -70,6 +70,8 @@ pub(crate) struct Entry {
     pub(crate) masks: Option<Arc<Masks>>,
     /// What callers may set for a session.
     pub(crate) terms: Option<Arc<Terms>>,
+    /// Its sessions may be begun again.
+    pub(crate) replayable: bool,
     pub(crate) recorder: Arc<Recorder>,
 }
 
@@ -263,6 +265,7 @@ pub(crate) fn build(new: &RouteTable, old: &Table, registry: &Registry, tail: &T
             route.ready.first().map_or(route.session.as_deref(), |replica| replica.spec.session.as_deref()),
             old.by_id.get(&route.id).and_then(|entry| entry.terms.as_ref()),
         ),
+        replayable: route.replayable,
         recorder: registry.recorder_of(route.id, &route.nap),
     });
     Table::new(entries, new.known)
@@ -295,6 +298,7 @@ pub(crate) mod tests {
             teller: Teller::default(),
             masks: None,
             terms: None,
+            replayable: false,
             recorder: Arc::default(),
         }
     }

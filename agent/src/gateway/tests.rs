@@ -6,6 +6,7 @@ mod cached;
 mod compressed;
 pub(crate) mod fixture;
 mod greeted;
+mod lasting;
 mod link;
 mod matrix;
 mod metrics;

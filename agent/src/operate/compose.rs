@@ -146,6 +146,7 @@ pub(super) fn spec(
         session,
         access: access(request, config, now)?.as_str().into(),
         sessions_max: recipe.manifest.sessions.max,
+        sessions_replayable: recipe.manifest.sessions.replayable,
         request_timeout_ms: health.request_timeout.unwrap_or(REQUEST_SECONDS) * 1000,
         start_timeout_ms: health.start_timeout.unwrap_or(START_SECONDS) * 1000,
         health: rules(health),

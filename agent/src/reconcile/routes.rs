@@ -71,6 +71,7 @@ impl Room {
             rules: self.rules(deployment),
             pins,
             session: deployment.release(deployment.desired.release).and_then(|r| r.spec.session.clone()),
+            replayable: deployment.release(deployment.desired.release).is_some_and(|r| r.spec.sessions_replayable),
             nap: sleep::nap(self, deployment.id),
         }
     }

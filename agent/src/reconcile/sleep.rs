@@ -66,6 +66,7 @@ impl Room {
                 scale::Depth::Paused => Some(Depth::Paused),
                 scale::Depth::Stopped => Some(Depth::Stopped),
             },
+            replayable: release.spec.sessions_replayable,
             can_pause: self.can_pause,
             session_life: i64::try_from(self.deps.config.borrow().gateway.session_idle_seconds)
                 .map_or(SignedDuration::MAX, SignedDuration::from_secs),
@@ -142,7 +143,8 @@ impl Room {
             asleep: sleep.rest.map(|depth| (depth, sleep.since)),
             used: now - sleep.nap.quiet(),
             busy: sleep.nap.is_busy(),
-            sessions: (self.deps.sessions)(deployment.id) + sleep.nap.attached(),
+            sessions: (self.deps.sessions)(deployment.id),
+            attached: sleep.nap.attached(),
             tight,
             naps: &naps,
         };

@@ -121,6 +121,7 @@ fn spec(secrets: Vec<SecretUse>) -> ReleaseSpec {
         session: None,
         access: "anonymous".into(),
         sessions_max: None,
+        sessions_replayable: false,
         request_timeout_ms: 1,
         start_timeout_ms: 1,
         health: sigil_core::health::Rules::default(),

@@ -46,6 +46,7 @@ pub(crate) fn deployment(name: &str) -> Deployment {
         session: None,
         access: "anonymous".into(),
         sessions_max: None,
+        sessions_replayable: false,
         request_timeout_ms: 60_000,
         start_timeout_ms: 60_000,
         health: sigil_core::health::Rules::default(),

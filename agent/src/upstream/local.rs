@@ -174,6 +174,7 @@ pub(crate) fn spec(transport: Transport, port: u16, command: &[&str]) -> Release
         session: None,
         access: "anonymous".into(),
         sessions_max: None,
+        sessions_replayable: false,
         request_timeout_ms: 10_000,
         start_timeout_ms: 10_000,
         health: sigil_core::health::Rules::default(),

@@ -240,13 +240,18 @@ fn manifest(walk: &mut Walk, root: &Node) -> Manifest {
         }
     }
     if let Some(n) = get("sessions") {
-        let f = walk.fields(n, "sessions", &["max", "config", "example"]);
+        let f = walk.fields(n, "sessions", &["max", "config", "replayable", "example"]);
         let max = f.get("max").and_then(|n| walk.int(n, "sessions.max", 1, 100_000));
         let config = f.get("config").and_then(|n| walk.boolean(n, "sessions.config")).unwrap_or(false);
         if let (true, Some(n)) = (config && m.config.is_none(), f.get("config")) {
             walk.flaw_hint(n, "sessions.config needs a schema", "say with `config` which values there are");
         }
-        m.sessions = Sessions { max: max.map(|n| n as u32), config, example: f.get("example").map(|n| n.to_json()) };
+        m.sessions = Sessions {
+            max: max.map(|n| n as u32),
+            config,
+            replayable: f.get("replayable").and_then(|n| walk.boolean(n, "sessions.replayable")).unwrap_or(false),
+            example: f.get("example").map(|n| n.to_json()),
+        };
     }
     m
 }
@@ -406,13 +411,14 @@ scaling: { min: 0, max: 3, cpu: 50, response_time: 2s, weights: { cpu: 1 }, mode
 health: { startTimeout: 2m }
 network: { mode: bridge, egress: ["*.example.org", "api.example.org:8443"] }
 volumes: [{ name: data, path: /data }, "cache:/cache:ro"]
-sessions: { max: 4 }
+sessions: { max: 4, replayable: true }
 "#,
         )
         .unwrap();
         let Some(Scaling::Policy(policy)) = &m.scaling else { panic!() };
         assert_eq!((policy.cpu, policy.response_time, policy.idle_timeout), (Some(50.0), Some(2000), Some(600)));
         assert_eq!(policy.weights.map(|w| (w.cpu, w.memory)), Some((1.0, 0.0)));
+        assert!(m.sessions.replayable);
         assert_eq!(m.version.as_deref(), Some("1.10"));
         assert_eq!(m.command, ["node", "dist/index.js", "--name", "two words"]);
         assert_eq!(m.build.base_image.as_deref(), Some("acme/node:20"));
@@ -607,6 +613,7 @@ sessions: { max: 0 }
                 "network.egress",
                 "sessions.max",
                 "sessions.config",
+                "sessions.replayable",
                 "sessions.example",
             ])
             .collect();

@@ -53,6 +53,7 @@ fn deployment(number: usize, image: &str) -> Deployment {
         session: None,
         access: "anonymous".into(),
         sessions_max: None,
+        sessions_replayable: false,
         request_timeout_ms: 30_000,
         start_timeout_ms: 60_000,
         health: sigil_core::health::Rules::default(),

@@ -296,6 +296,7 @@ impl Front {
             teller: Arc::default(),
             masks: None,
             terms: Terms::of(ready.first().and_then(|e| e.spec.session.as_deref()), None),
+            replayable: false,
             recorder: self.gateway.shared.registry.recorder_of(id, &Nap::default()),
         }
     }
