@@ -4,6 +4,7 @@
 //! Tested by: unit tests, a server on a real socket and on TLS; `tests/tests/proto.rs` for the contract.
 
 mod agent;
+mod alerts;
 mod asker;
 mod audit;
 mod board;
@@ -58,6 +59,7 @@ use tonic::transport::Server;
 pub use agent::host_name;
 
 use crate::access::Access;
+use crate::alert::AlertRoom;
 use crate::audit::Audit;
 use crate::autoscale::Autoscale;
 use crate::engine::Engine;
@@ -157,6 +159,8 @@ pub struct ApiDeps {
     pub probe: Probe,
     /// Scaling policies at work.
     pub autoscale: Autoscale,
+    /// What is wrong.
+    pub alerts: AlertRoom,
     /// When the agent started.
     pub started_at: Timestamp,
     /// What is degraded, one line each, beside the store's alarms; for `Info`.
@@ -240,7 +244,7 @@ pub async fn spawn(deps: ApiDeps, stop: CancellationToken) -> Result<ApiHandle, 
     };
     let metrics = metrics::MetricsService {
         store: deps.store.clone(),
-        sample: deps.sample,
+        sample: deps.sample.clone(),
         reconcile: deps.reconcile.clone(),
         gateway: deps.gateway.clone(),
     };
@@ -252,6 +256,7 @@ pub async fn spawn(deps: ApiDeps, stop: CancellationToken) -> Result<ApiHandle, 
         reconcile: deps.reconcile.clone(),
         gateway: deps.gateway.clone(),
         probe: deps.probe.clone(),
+        sample: deps.sample.clone(),
         gateway_url: url.clone(),
         links: deps.links,
         config: deps.config.clone(),
@@ -289,6 +294,7 @@ pub async fn spawn(deps: ApiDeps, stop: CancellationToken) -> Result<ApiHandle, 
         time_ms: Box::new(move |d| lately.recent(d.id, 60).times.map_or(0.0, |(median, _)| median)),
     };
     let health = health::HealthService { store: deps.store.clone(), probe: deps.probe, reconcile: deps.reconcile };
+    let alerts = alerts::AlertsService { store: deps.store.clone(), alerts: deps.alerts };
     let waivers = waivers::WaiversService { store: deps.store.clone() };
     let pins = pins::PinsService { store: deps.store.clone(), inspect: deps.inspect };
     let taps = taps::TapsService { gateway: gateway.clone(), store: deps.store.clone(), stop: stop.clone() };
@@ -318,6 +324,7 @@ pub async fn spawn(deps: ApiDeps, stop: CancellationToken) -> Result<ApiHandle, 
         .add_service(v1::policies_server::PoliciesServer::new(policies).max_decoding_message_size(DECODE_MAX))
         .add_service(v1::scaling_server::ScalingServer::new(scaling).max_decoding_message_size(DECODE_MAX))
         .add_service(v1::health_server::HealthServer::new(health).max_decoding_message_size(DECODE_MAX))
+        .add_service(v1::alerts_server::AlertsServer::new(alerts).max_decoding_message_size(DECODE_MAX))
         .add_service(v1::waivers_server::WaiversServer::new(waivers).max_decoding_message_size(DECODE_MAX))
         .add_service(v1::pins_server::PinsServer::new(pins).max_decoding_message_size(DECODE_MAX))
         .add_service(v1::taps_server::TapsServer::new(taps).max_decoding_message_size(DECODE_MAX))

@@ -291,6 +291,7 @@ impl App {
             stops.loops.clone(),
         );
         let (measures, counts) = (sample.clone(), usage.clone());
+        let no_reclaim = reconcile.reclaim_trouble();
         let api = api::spawn(
             ApiDeps {
                 data_dir: data_dir.to_owned(),
@@ -311,9 +312,10 @@ impl App {
                 access,
                 audit: audit.clone(),
                 autoscale: autoscale.clone(),
+                alerts: alerts.clone(),
                 probe: probe.clone(),
                 started_at: Timestamp::now(),
-                notes: notes(report.alarms, reload, own, alerts.firing(), stops.loops.clone()),
+                notes: notes(report.alarms, reload, own, alerts.firing(), no_reclaim, stops.loops.clone()),
             },
             stops.edge.clone(),
         )
@@ -468,10 +470,14 @@ fn notes(
     reload: &Reload,
     mut own: watch::Receiver<Followed>,
     mut firing: watch::Receiver<Vec<Alert>>,
+    mut no_reclaim: watch::Receiver<Option<String>>,
     stop: CancellationToken,
 ) -> watch::Receiver<Vec<String>> {
     let mut status = reload.watch_status();
-    let lines = move |status: &sigil_config::reload::ReloadStatus, own: &Followed, firing: &[Alert]| {
+    let lines = move |status: &sigil_config::reload::ReloadStatus,
+                      own: &Followed,
+                      firing: &[Alert],
+                      no_reclaim: &Option<String>| {
         let mut lines = alarms.clone();
         lines.extend(status.last_error.as_ref().map(|e| format!("the configuration file was not taken: {e}")));
         lines.extend(
@@ -483,9 +489,13 @@ fn notes(
             format!("{about}: {} since {}: {text}", kind.as_str(), alert.since.strftime("%Y-%m-%d %H:%M:%S UTC"))
         };
         lines.extend(firing.iter().map(alert));
+        let no_reclaim = no_reclaim.as_ref();
+        lines.extend(
+            no_reclaim.map(|why| format!("frozen deployments keep their memory where the host is short of it: {why}")),
+        );
         lines
     };
-    let (tx, rx) = watch::channel(lines(&status.borrow(), &own.borrow(), &firing.borrow()));
+    let (tx, rx) = watch::channel(lines(&status.borrow(), &own.borrow(), &firing.borrow(), &no_reclaim.borrow()));
     tokio::spawn(async move {
         loop {
             tokio::select! {
@@ -493,8 +503,10 @@ fn notes(
                 Ok(()) = status.changed() => {}
                 Ok(()) = own.changed() => {}
                 Ok(()) = firing.changed() => {}
+                Ok(()) = no_reclaim.changed() => {}
             }
-            let now = lines(&status.borrow_and_update(), &own.borrow_and_update(), &firing.borrow_and_update());
+            let (status, own) = (status.borrow_and_update(), own.borrow_and_update());
+            let now = lines(&status, &own, &firing.borrow_and_update(), &no_reclaim.borrow_and_update());
             tx.send_replace(now);
         }
     });

@@ -441,6 +441,11 @@ pub trait Engine: Send + Sync + std::fmt::Debug {
     async fn remove_volume(&self, name: &str) -> Result<()>;
     /// Volumes of ours by name, with their labels.
     async fn volumes(&self) -> Result<Vec<(String, BTreeMap<String, String>)>>;
+    /// Volumes of ours by name, with their labels, and where their files are on this host. Of one that is not here, or of an
+    /// engine without a host, there is nothing.
+    async fn volume_places(&self) -> Result<Vec<(String, BTreeMap<String, String>, PathBuf)>> {
+        Ok(Vec::new())
+    }
     /// Makes sure a bridge network of ours exists, on a small free subnet.
     async fn ensure_network(&self, name: &str, labels: &BTreeMap<String, String>) -> Result<()>;
     /// Removes a network of ours; gone is fine.

@@ -35,6 +35,7 @@ mod pins;
 pub(crate) mod plain;
 pub(crate) mod proxy;
 pub(crate) mod remembered;
+mod scrape;
 pub(crate) mod seal;
 pub(crate) mod serve;
 pub(crate) mod settings;
@@ -69,7 +70,7 @@ pub use tap::Frame;
 use crate::access::{Access, Principal};
 use crate::inspect::ChangedTool;
 use crate::tail::Tail;
-use crate::telemetry::Telemetry;
+use crate::telemetry::{Metrics, Telemetry};
 use crate::upstream::{RouteTable, SHARED_PREFIX, spare};
 use crate::usage::Verdicts;
 use crate::web;
@@ -162,6 +163,7 @@ pub(crate) struct Shared {
     pub(crate) dropped: Arc<AtomicU64>,
     pub(crate) counters: Counters,
     pub(crate) telemetry: Telemetry,
+    pub(crate) scrapes: scrape::Scrapes,
     pub(crate) keys: Access,
     pub(crate) limits: limits::Limits,
     pub(crate) bundles: bundle::Bundles,
@@ -311,6 +313,7 @@ impl Gateway {
             dropped: Arc::default(),
             counters,
             telemetry,
+            scrapes: scrape::Scrapes::default(),
             keys,
             limits: limits::Limits::default(),
             bundles: bundle::Bundles::default(),
@@ -327,6 +330,13 @@ impl Gateway {
         }
         shared.tasks.spawn(sweep(shared.clone()));
         shared.tasks.spawn(exporter);
+        let told = Arc::downgrade(&shared);
+        shared.tasks.spawn(Metrics::run(
+            shared.config.clone(),
+            move || told.upgrade().map(|shared| shared.facts()),
+            shared.telemetry.counted.clone(),
+            shared.stop.clone(),
+        ));
         tracing::info!(%address, "the gateway listens");
         Ok(Self { shared, address })
     }
@@ -520,30 +530,37 @@ impl Shared {
         self.direct.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What the pages of [`web`] show.
+    /// Why the agent is not ready to serve; `None` when it is.
+    pub(crate) fn not_ready(&self) -> Option<String> {
+        if self.stop.is_cancelled() {
+            return Some("the agent is stopping".into());
+        }
+        self.status.get().map_or_else(|| Some("the agent is starting".into()), |s| s.status().ready().err())
+    }
+
+    /// What metrics tell. It walks over all deployments and tools: not for the threads that answer calls.
     pub(crate) fn facts(&self) -> web::Facts {
         let table = self.table.borrow().clone();
         let traffic =
             table.routes.values().map(|entry| web::Traffic { tools: entry.recorder.tools(), ..entry.traffic() });
         let status = self.status.get().map(|s| s.status());
-        let refusals = self.counters.refusals.lock().unwrap_or_else(PoisonError::into_inner);
+        // its own line: who refuses a call must not wait for the rest
+        let refusals = self.counters.refusals.lock().unwrap_or_else(PoisonError::into_inner).clone();
         web::Facts {
-            not_ready: if self.stop.is_cancelled() {
-                Some("the agent is stopping".into())
-            } else {
-                status.map_or_else(|| Some("the agent is starting".into()), |s| s.ready().err())
-            },
+            not_ready: self.not_ready(),
             deployments: status.map(web::Status::deployments).unwrap_or_default(),
             outbound: status.map(web::Status::outbound).unwrap_or_default(),
             measured: status.map(web::Status::measured).unwrap_or_default(),
             traffic: traffic.collect(),
             connections: self.counters.connections.load(Relaxed),
             connections_refused: self.counters.connections_refused.load(Relaxed),
-            refusals: refusals.iter().map(|(code, count)| (*code, *count)).collect(),
+            refusals: refusals.into_iter().collect(),
             dropped: self.dropped.load(Relaxed),
             recalled: self.counters.recalled.load(Relaxed),
             replayed: self.lasting.replayed.load(Relaxed),
             cache_bytes: self.remembered.answers.bytes(),
+            rounds_sent: self.telemetry.counted.rounds_sent.load(Relaxed),
+            rounds_lost: self.telemetry.counted.rounds_lost.load(Relaxed),
             spans_sent: self.telemetry.counted.sent.load(Relaxed),
             spans_dropped: self.telemetry.counted.dropped.load(Relaxed),
             keys: self

@@ -12,6 +12,7 @@ mod act;
 mod budget;
 mod lives;
 mod observe;
+mod reclaim;
 mod routes;
 mod sleep;
 mod slots;
@@ -209,6 +210,7 @@ struct Shared {
     took: Took,
     lives: lives::Lives,
     wakes: mpsc::Sender<(DeploymentId, String)>,
+    reclaim_trouble: watch::Sender<Option<String>>,
 }
 
 /// How long the loop's work took, microseconds.
@@ -243,6 +245,7 @@ impl Reconcile {
             took: Took::default(),
             lives: lives::Lives::new(&deps.data_dir),
             wakes,
+            reclaim_trouble: watch::Sender::default(),
         });
         let room = slots::Room::new(deps, shared.clone(), wanted, stop);
         shared.tasks.spawn(room.run());
@@ -284,6 +287,11 @@ impl Reconcile {
     /// Why the engine cannot be seen, while it cannot.
     pub fn engine_trouble(&self) -> Option<String> {
         self.shared.engine_trouble.read().ok()?.clone()
+    }
+
+    /// Why memory of frozen deployments cannot be given back to the host, once that was tried.
+    pub fn reclaim_trouble(&self) -> watch::Receiver<Option<String>> {
+        self.shared.reclaim_trouble.subscribe()
     }
 
     /// How long the loop's passes take.

@@ -1,6 +1,6 @@
 //! Owns: what containers, deployments and the host use now and used before: the latest reading, a short window, the rings on
 //! disk, and what servers tell of themselves (`/mcp/metrics`).
-//! May touch: `/proc`, `/sys/fs/cgroup`, `<data>/metrics`; the engine's figures where files cannot be read; of a server only
+//! May touch: `/proc`, `/sys/fs/cgroup`, `<data>/metrics`; sizes of files in volumes; the engine's figures where files cannot be read; of a server only
 //! that one page, through its init.
 //! Never: wakes anybody, counts as traffic, or decides what a figure means.
 //! Tested by: unit tests here (recorded trees of both versions of control groups), `tests/contract` (the engine's figures),
@@ -9,6 +9,7 @@
 //! Reconcile tells which instances run. Every ten seconds one thread that may wait reads the files of all of them; one that
 //! is frozen is looked at for that alone, and wholly once a minute.
 
+mod disk;
 mod host;
 mod read;
 mod rings;
@@ -33,8 +34,9 @@ use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+pub use disk::Volumes;
 pub use host::Host;
-pub use read::{figures, lives, needed, uptime};
+pub use read::{figures, lives, needed, reclaim_file, uptime};
 
 use crate::engine::Engine;
 use crate::initlink::InitLinks;
@@ -158,6 +160,8 @@ pub struct Snapshot {
     pub deployments: HashMap<DeploymentId, Arc<DeploymentUse>>,
     /// How it was measured.
     pub effort: Effort,
+    /// What volumes take on disk, by deployment; those that have none are missing.
+    pub volumes: Arc<HashMap<DeploymentId, Volumes>>,
     /// What servers tell of themselves.
     pub servers: Arc<Families>,
 }

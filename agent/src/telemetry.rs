@@ -1,17 +1,18 @@
-//! Owns: spans of requests, from their end to the collector that `[telemetry]` names.
+//! Owns: spans of requests, from their end to the collector that `[telemetry]` names; the rounds of metrics that go there.
 //! May touch: that collector, over the HTTP client that knows the configured proxy and authorities.
 //! Never: holds up or fails a request, or tells a message's content, a key or a session id.
-//! Tested by: `gateway/tests/traces.rs`, against a collector that reads what comes.
+//! Tested by: `gateway/tests/traces.rs` and units here, against collectors that read what comes.
+
+mod metrics;
+mod send;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use hyper::header::HeaderValue;
 use opentelemetry_proto::tonic::collector::trace::v1::{ExportTraceServiceRequest, ExportTraceServiceResponse};
 use opentelemetry_proto::tonic::common::v1::any_value::Value;
-use opentelemetry_proto::tonic::common::v1::{AnyValue, InstrumentationScope, KeyValue};
-use opentelemetry_proto::tonic::resource::v1::Resource;
+use opentelemetry_proto::tonic::common::v1::{AnyValue, KeyValue};
 use opentelemetry_proto::tonic::trace::v1::span::SpanKind;
 use opentelemetry_proto::tonic::trace::v1::status::StatusCode;
 use opentelemetry_proto::tonic::trace::v1::{ResourceSpans, ScopeSpans, Span as Wire, Status};
@@ -20,7 +21,8 @@ use sigil_config::agent::AgentConfig;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
-use crate::source;
+pub(crate) use metrics::Metrics;
+use send::Sender;
 
 /// Spans that wait to be sent.
 const QUEUED: usize = 4096;
@@ -28,8 +30,6 @@ const QUEUED: usize = 4096;
 const BATCH: usize = 512;
 /// How long a span waits for others to go with it.
 const GATHER: Duration = Duration::from_secs(1);
-/// One try of one message.
-const SEND: Duration = Duration::from_secs(10);
 /// Pauses between tries; after the last one a batch is dropped.
 const PAUSES: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(4)];
 /// For what is left when the agent stops.
@@ -126,11 +126,13 @@ fn wire(span: Span) -> Wire {
     }
 }
 
-/// What became of spans.
+/// What became of spans, and of rounds of metrics.
 #[derive(Debug, Default)]
 pub(crate) struct Counted {
     pub(crate) sent: AtomicU64,
     pub(crate) dropped: AtomicU64,
+    pub(crate) rounds_sent: AtomicU64,
+    pub(crate) rounds_lost: AtomicU64,
 }
 
 /// Takes spans that are over.
@@ -171,7 +173,7 @@ struct Exporter {
 
 impl Exporter {
     async fn run(mut self) {
-        let mut client = None;
+        let mut client = Sender::default();
         let mut batch = Vec::with_capacity(BATCH);
         let stop = self.stop.clone();
         loop {
@@ -226,7 +228,7 @@ impl Exporter {
     }
 
     /// Sends a batch, again if that may help; what cannot be sent is dropped.
-    async fn send(&mut self, client: &mut Option<(Arc<AgentConfig>, reqwest::Client)>, spans: Vec<Wire>) {
+    async fn send(&mut self, client: &mut Sender, spans: Vec<Wire>) {
         let config = self.config.borrow().clone();
         let (count, body) = (spans.len(), encode(&config, spans));
         if config.telemetry.otlp_endpoint.is_empty() {
@@ -263,85 +265,17 @@ impl Exporter {
     }
 
     /// How many spans the collector rejected; or why none was taken, and whether another try may help.
-    async fn once(
-        &self,
-        client: &mut Option<(Arc<AgentConfig>, reqwest::Client)>,
-        config: &Arc<AgentConfig>,
-        body: Vec<u8>,
-    ) -> Result<u64, (String, bool)> {
-        let known = client.as_ref().filter(|(made_for, _)| Arc::ptr_eq(made_for, config));
-        let sender = match known {
-            Some((_, sender)) => sender.clone(),
-            None => {
-                let made = source::straight_client(config).map_err(|e| (e.to_string(), false))?;
-                *client = Some((config.clone(), made.clone()));
-                made
-            }
-        };
-        let mut request = sender.post(traces_at(&config.telemetry.otlp_endpoint));
-        for (name, value) in &config.telemetry.headers {
-            request = request.header(name.as_str(), header(name, value.reveal()).await?);
-        }
-        let request = request.header("content-type", "application/x-protobuf").timeout(SEND).body(body);
-        let answer = request.send().await.map_err(|e| (with_causes(&e), true))?;
-        let status = answer.status();
-        if !status.is_success() {
-            // as OTLP says which (opentelemetry.io/docs/specs/otlp, Failures)
-            return Err((format!("it answers {status}"), matches!(status.as_u16(), 429 | 502 | 503 | 504)));
-        }
-        let told = answer.bytes().await.map_err(|e| (with_causes(&e), true))?;
+    async fn once(&self, client: &mut Sender, config: &Arc<AgentConfig>, body: Vec<u8>) -> Result<u64, (String, bool)> {
+        let told = client.post(config, send::TRACES, body).await?;
         let partial = ExportTraceServiceResponse::decode(told).ok().and_then(|told| told.partial_success);
         Ok(partial.map_or(0, |partial| u64::try_from(partial.rejected_spans).unwrap_or(0)))
     }
 }
 
-/// A header's value, or what its file holds now.
-async fn header(name: &str, text: &str) -> Result<HeaderValue, (String, bool)> {
-    let read;
-    let text = match text.strip_prefix("file:") {
-        None => text,
-        Some(path) => {
-            let held = tokio::fs::read_to_string(path).await;
-            read = held.map_err(|e| (format!("[telemetry] headers: {path} cannot be read: {e}"), false))?;
-            read.trim()
-        }
-    };
-    let value = HeaderValue::try_from(text).ok().filter(|value| !value.is_empty());
-    let mut value = value.ok_or_else(|| (format!("[telemetry] headers: {name} has no value of a header"), false))?;
-    value.set_sensitive(true);
-    Ok(value)
-}
-
-fn with_causes(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(inner) = cause {
-        text = format!("{text}: {inner}");
-        cause = inner.source();
-    }
-    text
-}
-
-/// Where traces go below a collector's address; an address that says it already is taken as it is.
-fn traces_at(endpoint: &str) -> String {
-    let endpoint = endpoint.trim_end_matches('/');
-    if endpoint.ends_with("/v1/traces") { endpoint.to_owned() } else { format!("{endpoint}/v1/traces") }
-}
-
 fn encode(config: &AgentConfig, spans: Vec<Wire>) -> Vec<u8> {
-    let mut attributes: Vec<Attribute> = vec![
-        ("service.name", config.telemetry.service_name.as_str().into()),
-        ("service.version", env!("CARGO_PKG_VERSION").into()),
-    ];
-    if !config.name.is_empty() {
-        attributes.push(("host.name", config.name.as_str().into()));
-    }
-    let scope = InstrumentationScope { name: "sigil".into(), ..InstrumentationScope::default() };
-    let scope_spans = ScopeSpans { scope: Some(scope), spans, ..ScopeSpans::default() };
-    let attributes = attributes.into_iter().map(key_value).collect();
-    let resource = Resource { attributes, ..Resource::default() };
-    let resource_spans =
-        ResourceSpans { resource: Some(resource), scope_spans: vec![scope_spans], ..ResourceSpans::default() };
+    let scope_spans = ScopeSpans { scope: Some(send::scope()), spans, ..ScopeSpans::default() };
+    let resource = Some(send::resource(config));
+    let resource_spans = ResourceSpans { resource, scope_spans: vec![scope_spans], ..ResourceSpans::default() };
     ExportTraceServiceRequest { resource_spans: vec![resource_spans] }.encode_to_vec()
 }
 
@@ -362,12 +296,5 @@ mod tests {
             telemetry.ended(Span { trace, id, parent, state, name, asks, began, attributes, error });
         }
         assert_eq!(telemetry.counted.dropped.load(Relaxed), 10);
-    }
-
-    #[test]
-    fn traces_go_below_the_collectors_address() {
-        assert_eq!(traces_at("http://c:4318"), "http://c:4318/v1/traces");
-        assert_eq!(traces_at("https://c/otlp/"), "https://c/otlp/v1/traces");
-        assert_eq!(traces_at("https://c/v1/traces"), "https://c/v1/traces");
     }
 }

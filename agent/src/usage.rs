@@ -257,7 +257,8 @@ fn there(store: &Store, shared: &Shared, snapshot: &Snapshot, sizes: &Sizes) -> 
                 counted_to: 0,
                 gone: false,
             },
-            storage: image(d).and_then(|image| sizes.by_image.get(image).copied()).unwrap_or(0),
+            storage: image(d).and_then(|image| sizes.by_image.get(image).copied()).unwrap_or(0)
+                + snapshot.volumes.get(&d.id).map_or(0, |volumes| volumes.bytes),
             replicas: snapshot.deployments.get(&d.id).map(|used| used.replicas.clone()).unwrap_or_default(),
             counts: counted.remove(&d.id).unwrap_or_default(),
         }

@@ -507,14 +507,16 @@ impl Default for OutboundConfig {
     }
 }
 
-/// Traces of requests over the gateway, sent to a collector by OTLP.
+/// Traces of requests over the gateway, and metrics, sent to a collector by OTLP.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct TelemetryConfig {
-    /// The collector's OTLP/HTTP address (`http://127.0.0.1:4318`); empty: nothing is traced. Live.
+    /// The collector's OTLP/HTTP address (`http://127.0.0.1:4318`); empty: nothing is sent. Live.
     pub otlp_endpoint: String,
     /// Share of the traces that begin here that is recorded, 0 to 1; a caller's own choice goes first. Live.
     pub sample_ratio: f64,
+    /// How often metrics are sent, seconds; 0: never. Live.
+    pub metrics_seconds: u64,
     /// What the collector calls this agent (`service.name`). Live.
     pub service_name: String,
     /// Headers that the collector asks for, by name: a value, or `file:` and the path of a file that holds it. Live.
@@ -531,11 +533,22 @@ pub struct AlertsConfig {
     pub webhooks: BTreeMap<String, Hidden>,
     /// A program and its arguments, run with the object on its standard input; empty: none. Live.
     pub command: Vec<String>,
+    /// An address that gets a POST again and again while the agent runs, so that somebody notices when none comes: a URL, or
+    /// `file:` and the path of a file that holds it; empty: none. Live.
+    pub heartbeat: Hidden,
+    /// How often, seconds. Live.
+    pub heartbeat_seconds: u64,
 }
 
 impl Default for AlertsConfig {
     fn default() -> Self {
-        Self { after_seconds: 60, webhooks: BTreeMap::new(), command: Vec::new() }
+        Self {
+            after_seconds: 60,
+            webhooks: BTreeMap::new(),
+            command: Vec::new(),
+            heartbeat: Hidden::default(),
+            heartbeat_seconds: 60,
+        }
     }
 }
 
@@ -568,6 +581,7 @@ impl Default for TelemetryConfig {
         Self {
             otlp_endpoint: String::new(),
             sample_ratio: 1.0,
+            metrics_seconds: 60,
             service_name: "sigil-agent".into(),
             headers: BTreeMap::new(),
         }

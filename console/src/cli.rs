@@ -1,6 +1,7 @@
 //! Owns: the command line: one file per verb, what they print, exit codes. May touch: the terminal, the caller's files,
 //! `link`. Never: knows tonic, decides what the agent decides. Tested by: units beside the code, `console/tests/*`.
 
+mod alert;
 mod args;
 mod audit;
 mod budget;
@@ -120,6 +121,7 @@ pub enum Verb {
     Rollback(rollback::Args),
     Rm(rm::Args),
     Top(top::Args),
+    Alert(alert::Args),
     Usage(usage::Args),
     Quota(quota::Args),
     Budget(budget::Args),
@@ -322,6 +324,7 @@ async fn dispatch(ctx: &Ctx, verb: Verb) -> Outcome {
         Verb::Rollback(args) => rollback::run(ctx, args).await,
         Verb::Rm(args) => rm::run(ctx, args).await,
         Verb::Top(args) => top::run(ctx, args).await,
+        Verb::Alert(args) => alert::run(ctx, args).await,
         Verb::Usage(args) => usage::run(ctx, args).await,
         Verb::Quota(args) => quota::run(ctx, args).await,
         Verb::Budget(args) => budget::run(ctx, args).await,

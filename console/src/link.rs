@@ -3,6 +3,7 @@
 //! Tested by: `link/*`, `console/tests/*` against an agent made of the generated services.
 
 mod address;
+pub mod alerts;
 mod convert;
 mod dial;
 mod error;

@@ -110,3 +110,44 @@ fn a_memory_hog_dies_alone_and_it_is_said_in_words() {
     let spared = if may.is_ok_and(|status| status.success()) { "-900" } else { "0" };
     assert_eq!(score(&agent.pid().to_string()).trim(), spared);
 }
+
+/// The host is made to look short of memory by a reserve that nobody has.
+#[test]
+fn a_frozen_server_gives_memory_back_where_the_host_is_short_of_it() {
+    let mut agent = Agent::start_from("[alerts]\nafter_seconds = 0\n");
+    let script = std::fs::read_to_string(format!("{}/server.py", fixture("hostile"))).expect("the fixture");
+    // its files are in memory on its own account
+    let fill =
+        "import os\nwith open('/data/large', 'wb') as f:\n  f.write(b'x' * (9 << 20))\n  f.flush()\n  os.fsync(f)\n";
+    let script = format!("{fill}{script}");
+    let (_dir, path) =
+        manifest("name: pipe\ntransport: stdio\nscaling: { min: 0, max: 1, idleTimeout: 2, sleep: paused }\n");
+    let head = ["deploy", "image:sigil-base/python:latest", "--name", "pipe", "--manifest", &path];
+    agent.sigil(&[&head[..], &["--volume", "data:/data", "--", "python3", "-c", &script]].concat()).ok();
+    asleep(&agent, "pipe", "paused");
+    assert!(!detail(&agent, "pipe")["message"].as_str().unwrap_or_default().contains("given back"), "there is enough");
+    agent.kill();
+    let config = agent.data().parent().expect("it is in a directory").join("agent.toml");
+    std::fs::write(config, "[alerts]\nafter_seconds = 0\n[limits]\nmemory_reserve = \"100TiB\"\n").expect("a file");
+    agent.up();
+    let message = eventually("memory was given back", SOON, || {
+        let detail = detail(&agent, "pipe");
+        detail["message"].as_str().filter(|message| message.contains("given back to the host")).map(str::to_owned)
+    });
+    println!("{message}");
+    assert_eq!(engine_state(&agent, "pipe"), "paused");
+    let logs = agent.sigil(&["logs", "pipe", "--grep", "of memory back to the host"]).ok();
+    assert!(!logs.out.is_empty(), "{logs:?}");
+    // it wakes all the same
+    let called = agent.sigil(&["call", "pipe", "echo", "--arg", "text=awake"]).ok();
+    assert_eq!(called.out.trim(), "awake");
+    // what its volume takes is known
+    let bytes = detail(&agent, "pipe")["volume_bytes"].as_u64().expect("a number");
+    assert!((9 << 20..10 << 20).contains(&bytes), "{bytes}");
+    let top = agent.sigil(&["top", "--once", "-o", "json"]).ok().json();
+    assert_eq!(top["deployments"][0]["volume_bytes"].as_u64(), Some(bytes));
+    // and that the first agent was killed
+    let alerts = agent.sigil(&["alert", "list", "-o", "json"]).ok().json();
+    assert_eq!(alerts["ended"][0]["kind"], "agent-lost", "{alerts}");
+    assert!(alerts["firing"].as_array().is_some_and(Vec::is_empty), "{alerts}");
+}

@@ -31,6 +31,10 @@ pub enum Kind {
     Quota,
     /// A budget is.
     Budget,
+    /// An agent is not there, or was not.
+    AgentLost,
+    /// Somebody tries whether alerts arrive.
+    Test,
 }
 
 impl Kind {
@@ -46,6 +50,8 @@ impl Kind {
             Self::Certificate => "certificate",
             Self::Quota => "quota",
             Self::Budget => "budget",
+            Self::AgentLost => "agent-lost",
+            Self::Test => "test",
         }
     }
 }
@@ -69,6 +75,45 @@ pub struct Alert {
     pub fact: Fact,
     /// Since when.
     pub since: Timestamp,
+}
+
+/// A fact that lasted, and is over.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ended {
+    /// What it was.
+    #[serde(flatten)]
+    pub alert: Alert,
+    /// When that was told, or it ended.
+    pub ended: Timestamp,
+}
+
+/// What is sent to whoever is told, as JSON.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Message {
+    /// `firing`, `resolved` or `test`.
+    pub state: String,
+    /// What it is about.
+    #[serde(flatten)]
+    pub alert: Alert,
+    /// When this was said.
+    pub at: Timestamp,
+    /// The agent's id.
+    pub agent: String,
+    /// What its owner calls it.
+    pub host: String,
+}
+
+impl Message {
+    /// What a command gets in its environment.
+    pub fn environment(&self) -> [(&'static str, &str); 4] {
+        let fact = &self.alert.fact;
+        [
+            ("SIGIL_ALERT_STATE", &self.state),
+            ("SIGIL_ALERT_KIND", fact.kind.as_str()),
+            ("SIGIL_ALERT_ABOUT", &fact.about),
+            ("SIGIL_ALERT_TEXT", &fact.text),
+        ]
+    }
 }
 
 /// What is to be told.

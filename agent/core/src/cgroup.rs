@@ -49,6 +49,7 @@ pub struct Files {
     processes: String,
     io: String,
     frozen: String,
+    reclaim: String,
 }
 
 /// Reads a file into the buffer, replacing what is there; false when it cannot be read.
@@ -85,6 +86,7 @@ impl Files {
                 kills: format!("{memory}/memory.oom_control"),
                 memory_stat: format!("{memory}/memory.stat"),
                 memory: format!("{memory}/memory.usage_in_bytes"),
+                reclaim: format!("{memory}/memory.force_empty"),
                 processes: format!("{}/pids.current", other("pids")),
                 io: format!("{}/blkio.throttle.io_service_bytes_recursive", other("blkio")),
                 frozen: format!("{}/freezer.state", other("freezer")),
@@ -104,12 +106,19 @@ impl Files {
             processes: file("pids.current"),
             io: file("io.stat"),
             frozen: file("cgroup.events"),
+            reclaim: file("memory.reclaim"),
         })
     }
 
     /// Version of the hierarchy, 1 or 2.
     pub fn version(&self) -> u8 {
         self.version
+    }
+
+    /// The file that has the kernel take memory back: of version 2 a number of bytes is written there (Linux 5.19), of version
+    /// 1 anything, and all is taken that can be.
+    pub fn reclaim(&self) -> &str {
+        &self.reclaim
     }
 
     /// Whether the container is frozen (paused): then it uses no CPU, and its counters stand still.

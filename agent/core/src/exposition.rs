@@ -1,9 +1,14 @@
-//! Owns: reading metrics that a server tells of itself, in the text form of Prometheus, so that they can be shown beside the
-//! agent's own. May touch: nothing. Never: believes a name, a label or a number of what a server says: what does not fit the
-//! form is left out and counted, and nothing of it can take the place of a metric of the agent's. Tested by: units here.
+//! Owns: what metrics are shown as ([`Sink`], and the text form of Prometheus), and reading those that a server tells of
+//! itself in that form, so that they can be shown beside the agent's own. May touch: nothing. Never: believes a name, a label
+//! or a number of what a server says: what does not fit the form is left out and counted, and nothing of it can take the
+//! place of a metric of the agent's. Tested by: units here.
+
+mod text;
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
+
+pub use text::Text;
 
 /// What names begin with when they are shown.
 pub const PREFIX: &str = "sigil_server_";
@@ -13,6 +18,43 @@ const NAME_MAX: usize = 128;
 const VALUE_MAX: usize = 256;
 /// Labels of one line.
 const LABELS_MAX: usize = 16;
+
+/// What the values of a family are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// A level, as it is now.
+    Gauge,
+    /// A sum since the agent's start.
+    Counter,
+    /// A sum since something else began: a container, the host.
+    Total,
+    /// Observations by size, since the agent's start.
+    Histogram,
+}
+
+impl Kind {
+    /// The word of the text form.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Gauge => "gauge",
+            Self::Counter | Self::Total => "counter",
+            Self::Histogram => "histogram",
+        }
+    }
+}
+
+/// Takes metrics, one family after the other. Whoever tells them does not know what becomes of them: they are written down
+/// once, and shown in every form.
+pub trait Sink {
+    /// A family begins: what follows is of it.
+    fn family(&mut self, name: &str, kind: Kind, help: &str);
+    /// A value of it.
+    fn value(&mut self, labels: &[(&str, &str)], value: f64);
+    /// A histogram of it: observations by bucket, not summed up, one bucket more than there are bounds.
+    fn histogram(&mut self, labels: &[(&str, &str)], bounds: &[f64], buckets: &[u64], sum: f64);
+    /// Families that servers told.
+    fn told(&mut self, families: &Families);
+}
 
 /// Families of metrics by name.
 pub type Families = BTreeMap<String, Family>;
@@ -96,10 +138,21 @@ pub fn take(families: &mut Families, text: &str, labels: &[(&str, &str)], most: 
     left_out
 }
 
-type Sample<'t> = (&'t str, Vec<(&'t str, String)>, f64);
+/// Name, labels and value of a line.
+pub type Sample<'t> = (&'t str, Vec<(&'t str, String)>, f64);
+
+/// A line of a [`Family`], taken apart: name, labels and value.
+pub fn parts(line: &str) -> Option<Sample<'_>> {
+    read(line, LABELS_MAX + 16, usize::MAX)
+}
+
+/// A line that a server says.
+fn sample(line: &str) -> Option<Sample<'_>> {
+    read(line, LABELS_MAX, VALUE_MAX)
+}
 
 /// `name{label="value",…} number [time]`.
-fn sample(line: &str) -> Option<Sample<'_>> {
+fn read(line: &str, labels_max: usize, value_max: usize) -> Option<Sample<'_>> {
     let end = line.find(['{', ' ', '\t'])?;
     let (name, mut rest) = line.split_at(end);
     if !is_name(name, true) {
@@ -117,10 +170,10 @@ fn sample(line: &str) -> Option<Sample<'_>> {
             let (label, after) = rest.split_once('=')?;
             let label = label.trim();
             let (value, after) = quoted(after.trim_start().strip_prefix('"')?)?;
-            if !is_name(label, false) || label.starts_with("__") || value.len() > VALUE_MAX {
+            if !is_name(label, false) || label.starts_with("__") || value.len() > value_max {
                 return None;
             }
-            if labels.len() == LABELS_MAX || labels.iter().any(|(taken, _)| *taken == label) {
+            if labels.len() == labels_max || labels.iter().any(|(taken, _)| *taken == label) {
                 return None;
             }
             labels.push((label, value));
@@ -187,6 +240,11 @@ mod tests {
         let took = &families["sigil_server_took"];
         assert_eq!((took.kind.as_str(), took.lines.len()), ("histogram", 3));
         assert_eq!(families["sigil_server_up"].kind, "untyped");
+        // and can be taken apart again
+        let (name, labels, value) = parts(&hits.lines[1]).unwrap();
+        let labels: Vec<_> = labels.iter().map(|(label, value)| (*label, value.as_str())).collect();
+        assert_eq!((name, value, labels.len()), ("sigil_server_hits", 4.0, 4));
+        assert_eq!(labels[2..], [("exported_deployment", "other"), ("a", "q\"\\ \n")]);
         // another that means something else by the same name
         take(&mut families, "# TYPE hits gauge\nhits 1\n", &[("deployment", "b")], 100);
         assert_eq!(families["sigil_server_hits"].kind, "untyped");

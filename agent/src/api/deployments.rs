@@ -19,6 +19,7 @@ use crate::initlink::InitLinks;
 use crate::operate::Operate;
 use crate::probe::Probe;
 use crate::reconcile::Reconcile;
+use crate::sample::Sample;
 use crate::store::Store;
 
 pub(super) struct DeploymentsService {
@@ -27,6 +28,7 @@ pub(super) struct DeploymentsService {
     pub reconcile: Reconcile,
     pub gateway: Gateway,
     pub probe: Probe,
+    pub sample: Sample,
     pub gateway_url: String,
     pub links: InitLinks,
     pub config: watch::Receiver<Arc<AgentConfig>>,
@@ -148,6 +150,7 @@ impl v1::deployments_server::Deployments for DeploymentsService {
             network: spec.map(|s| s.network.as_str().to_owned()).unwrap_or_default(),
             refused: refused.into_iter().map(convert::refused).collect(),
             refused_total,
+            volume_bytes: self.sample.latest().borrow().volumes.get(&d.id).map_or(0, |volumes| volumes.bytes),
         }))
     }
 }

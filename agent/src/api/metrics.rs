@@ -35,7 +35,10 @@ impl v1::metrics_server::Metrics for MetricsService {
             .deployments()
             .iter()
             .filter(|d| asker.sees(d))
-            .map(|d| self.deployment(d, now.deployments.get(&d.id).map(|used| &**used)))
+            .map(|d| v1::DeploymentUse {
+                volume_bytes: now.volumes.get(&d.id).map_or(0, |volumes| volumes.bytes),
+                ..self.deployment(d, now.deployments.get(&d.id).map(|used| &**used))
+            })
             .collect();
         deployments.sort_by(|a, b| a.name.cmp(&b.name));
         let host = if asker.sees_all() { Some(self.host(&now.host).await) } else { None };
@@ -123,6 +126,7 @@ impl MetricsService {
             sent_per_second: value("sent_bytes") / seconds,
             disk_per_second: value("disk_bytes") / seconds,
             replicas: used.replicas.iter().map(replica).collect(),
+            ..v1::DeploymentUse::default()
         }
     }
 

@@ -115,6 +115,8 @@ pub(super) const RULES: &[Rule] = &[
     target("/sigil.v1.Scaling/Explain", Role::Viewer),
     target("/sigil.v1.Scaling/Trace", Role::Viewer),
     target("/sigil.v1.Health/Get", Role::Viewer),
+    target("/sigil.v1.Alerts/List", Role::Viewer),
+    agent("/sigil.v1.Alerts/Test", Role::Admin).audited("alert.test"),
     target("/sigil.v1.Waivers/List", Role::Viewer),
     target("/sigil.v1.Waivers/Add", Role::Admin).audited("waiver.add"),
     target("/sigil.v1.Waivers/Remove", Role::Admin).audited("waiver.remove"),

@@ -164,7 +164,17 @@ pub(super) async fn house_with(configure: impl FnOnce(&Path, &mut AgentConfig)) 
         },
         stop.clone(),
     );
+    let alerts = crate::alert::AlertRoom::spawn(
+        crate::alert::Deps {
+            facts: Arc::new(Vec::new),
+            config: config.clone(),
+            data_dir: dir.path().to_owned(),
+            agent: "a".into(),
+        },
+        stop.clone(),
+    );
     let deps = ApiDeps {
+        alerts,
         probe,
         autoscale,
         access,

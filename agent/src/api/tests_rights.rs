@@ -28,7 +28,7 @@ enum Of {
 
 use Of::{All, Any, It, Nothing};
 
-const MATRIX: [(&str, Role, Of); 54] = [
+const MATRIX: [(&str, Role, Of); 56] = [
     ("Agent/Info", Role::Caller, Nothing),
     ("Sources/Upload", Role::Deployer, Any),
     ("Operations/Start", Role::Operator, It),
@@ -71,6 +71,8 @@ const MATRIX: [(&str, Role, Of); 54] = [
     ("Scaling/Explain", Role::Viewer, It),
     ("Scaling/Trace", Role::Viewer, It),
     ("Health/Get", Role::Viewer, It),
+    ("Alerts/List", Role::Viewer, Any),
+    ("Alerts/Test", Role::Admin, All),
     ("Waivers/List", Role::Viewer, It),
     ("Waivers/Add", Role::Admin, It),
     ("Waivers/Remove", Role::Admin, It),
@@ -310,6 +312,10 @@ async fn call(rpc: &str, wire: Wire, on: &str, operation: &str) -> Result<(), St
         "Health/Get" => {
             let asked = HealthRequest { name: of, probes: 1, turns: 1, lives: 1 };
             health_client::HealthClient::new(wire).get(asked).await.map(drop)
+        }
+        "Alerts/List" => alerts_client::AlertsClient::new(wire).list(AlertsRequest {}).await.map(drop),
+        "Alerts/Test" => {
+            alerts_client::AlertsClient::new(wire).test(TestAlertRequest { request_id: fresh() }).await.map(drop)
         }
         "Waivers/List" => waivers_client::WaiversClient::new(wire).list(named(on)).await.map(drop),
         "Waivers/Add" => {

@@ -458,6 +458,11 @@ impl Engine for Docker {
         objects::volumes(&self.inner, &conn).await
     }
 
+    async fn volume_places(&self) -> Result<Vec<(String, BTreeMap<String, String>, PathBuf)>> {
+        let conn = self.inner.conn().await?;
+        objects::volume_places(&self.inner, &conn).await
+    }
+
     async fn ensure_network(&self, name: &str, labels: &BTreeMap<String, String>) -> Result<()> {
         let conn = self.inner.conn().await?;
         objects::ensure_network(&self.inner, &conn, name, labels).await

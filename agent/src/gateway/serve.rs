@@ -213,10 +213,21 @@ async fn route_path(shared: &Arc<Shared>, peer: Peer, host: &str, request: Reque
             {
                 return refuse(&refusal, None);
             }
-            let page = web::page(path, &shared.facts());
-            let mut response = Response::new(Out::full(page.text));
-            *response.status_mut() = page.status;
-            response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(page.media_type));
+            let (status, media_type, text) = match path {
+                "/metrics" => match shared.scrapes.page(shared).await {
+                    Some(text) => (StatusCode::OK, web::EXPOSITION, text),
+                    // whoever makes it has ended before it was made
+                    None => (StatusCode::SERVICE_UNAVAILABLE, web::PLAIN, "the agent is stopping\n".into()),
+                },
+                path => {
+                    let not_ready = shared.not_ready();
+                    let page = if path == "/healthz" { web::health() } else { web::readiness(not_ready.as_deref()) };
+                    (page.status, page.media_type, page.text.into())
+                }
+            };
+            let mut response = Response::new(Out::full(text));
+            *response.status_mut() = status;
+            response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(media_type));
             response
         }
         _ => refuse(&Refusal::no_path(path), None),

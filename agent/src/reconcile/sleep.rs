@@ -12,6 +12,7 @@ use sigil_core::scale;
 use sigil_core::sleep::{self, Depth, Facts, Rest, Terms};
 
 use super::act;
+use super::reclaim::{self, Back};
 use super::slots::{Done, Room, Slot};
 use crate::upstream::nap::Nap;
 
@@ -29,6 +30,8 @@ pub(super) struct Sleep {
     pub since: Timestamp,
     /// Its memory is wanted: it is stopped, whoever has sessions with it.
     pub evicted: bool,
+    /// Memory that it gave back in this sleep; `None`: it was not asked to.
+    pub given_back: Option<Back>,
     /// What its waker is made for.
     armed: Option<Depth>,
     /// What the last start of its containers took, until it could be called.
@@ -41,6 +44,7 @@ impl Sleep {
     /// It is to be awake from now on.
     pub fn end(&mut self, now: Timestamp) {
         self.evicted = false;
+        self.given_back = None;
         if self.rest.take().is_some() && self.armed.take().is_some() {
             self.naps.truncate(NAPS - 1);
             self.naps.push_front(now.duration_since(self.since).max(SignedDuration::ZERO));
@@ -298,7 +302,8 @@ pub(super) fn message(sleep: &Sleep) -> String {
         None => String::new(),
         Some(depth) => {
             let since = sleep.since.strftime("%H:%M:%S UTC");
-            format!("asleep ({}) since {since}; the next call wakes it", depth.as_str())
+            let back = reclaim::words(sleep.given_back.filter(|_| depth == Depth::Paused));
+            format!("asleep ({}) since {since}{back}; the next call wakes it", depth.as_str())
         }
     }
 }

@@ -12,7 +12,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::lives::Lives;
-use super::{Deps, Shared, act, budget, routes, sleep, status};
+use super::{Deps, Shared, act, budget, reclaim, routes, sleep, status};
 use crate::audit::by_agent;
 use crate::sample;
 use crate::upstream::{LAST_OUTPUT, Replica, RouteTable};
@@ -98,6 +98,8 @@ pub(super) enum Done {
     Slept { instance: InstanceId, depth: Depth, error: Option<String> },
     /// Its frozen containers run again, or could not be thawed.
     Woken { deployment: DeploymentId, error: Option<String> },
+    /// Memory of a frozen one was given back, bytes by instance, or cannot be on this host.
+    Reclaimed { deployment: DeploymentId, given: Vec<(InstanceId, u64)>, trouble: Option<String> },
     /// Somebody calls it, and its containers have ended.
     Wanted { deployment: DeploymentId },
     /// Told to stop trying.
@@ -115,7 +117,8 @@ pub(super) enum Done {
 impl Done {
     /// Whether its instance is nobody's work any more: then the engine is asked what became of it meanwhile.
     fn ends(&self) -> bool {
-        !matches!(self, Self::Progress { .. } | Self::Woken { error: None, .. } | Self::Wanted { .. })
+        let goes_on = matches!(self, Self::Progress { .. } | Self::Woken { error: None, .. } | Self::Wanted { .. });
+        !goes_on && !matches!(self, Self::Reclaimed { .. })
     }
 }
 
@@ -129,6 +132,7 @@ pub(super) struct Room {
     pub can_pause: bool,
     /// The host is short of memory.
     pub tight: bool,
+    pub reclaim: reclaim::Reclaim,
     /// The most that a replica was seen to take of memory, bytes.
     pub measured: HashMap<DeploymentId, u64>,
     pub lives: Lives,
@@ -162,6 +166,7 @@ impl Room {
             orphans: HashSet::new(),
             can_pause: false,
             tight: false,
+            reclaim: reclaim::Reclaim::default(),
             measured: HashMap::new(),
             stop,
             done_tx,
@@ -219,6 +224,7 @@ impl Room {
                 Ok(()) = used.changed() => {
                     self.tight = self.is_tight();
                     self.measure(Timestamp::now());
+                    self.reclaim(Timestamp::now());
                 }
                 () = tokio::time::sleep(pause) => resync = true,
             }
@@ -308,6 +314,7 @@ impl Room {
             Done::Slept { instance, depth, error } => self.slept(instance, depth, error),
             Done::Woken { deployment, error } => self.woken(deployment, error),
             Done::Wanted { deployment } => self.wanted(deployment),
+            Done::Reclaimed { deployment, given, trouble } => self.reclaimed(deployment, &given, trouble),
             Done::Cancelled { instance } => {
                 if let Some(slot) = self.slots.get_mut(&instance) {
                     slot.busy = false;

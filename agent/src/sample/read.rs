@@ -93,6 +93,12 @@ pub fn figures(pid: u32, network: bool) -> Option<Reading> {
     Place::find(&Trees::default(), 0, pid, network, &mut buffer)?.read(&mut buffer)
 }
 
+/// The file that has the kernel take memory of this process's container back, and whether it wants to be told how much.
+pub fn reclaim_file(pid: u32) -> Option<(bool, std::path::PathBuf)> {
+    let place = Place::find(&Trees::default(), 0, pid, false, &mut String::new())?;
+    Some((place.files.version() == 2, place.files.reclaim().into()))
+}
+
 /// What the container of this process needs of its memory and could not give back, bytes.
 pub fn needed(pid: u32) -> Option<u64> {
     figures(pid, false).map(|reading| reading.anonymous)

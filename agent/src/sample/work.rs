@@ -13,6 +13,7 @@ use sigil_core::model::{DeploymentId, InstanceId, NetworkMode};
 use sigil_core::series::{self, DEPLOYMENT, Point, REQUESTS, SECONDS, TIERS};
 use tokio_util::sync::CancellationToken;
 
+use super::disk::Disk;
 use super::host;
 use super::read::{self, Place};
 use super::rings::{self, Rings};
@@ -92,7 +93,7 @@ pub(super) async fn run(deps: Deps, shared: Arc<Shared>, stop: CancellationToken
     };
     let Ok(mut work) = made.await else { return };
     let mut instances = shared.instances.subscribe();
-    let mut pages = Pages::new(deps.clone());
+    let (mut pages, mut disk) = (Pages::new(deps.clone()), Disk::new(deps.clone(), stop.clone()));
     // the first round is at once: rates need two
     let mut due = Timestamp::now().as_millisecond();
     loop {
@@ -135,11 +136,12 @@ pub(super) async fn run(deps: Deps, shared: Arc<Shared>, stop: CancellationToken
         });
         let Ok((back, mut snapshot)) = done.await else { return };
         work = back;
-        snapshot.servers = pages.families();
+        (snapshot.servers, snapshot.volumes) = (pages.families(), disk.volumes());
         (snapshot.effort.pages, snapshot.effort.page_lines_left_out) = pages.counted();
         shared.latest.send_replace(Arc::new(snapshot));
         if whole {
             pages.look(&now);
+            disk.look();
         }
     }
 }
@@ -325,6 +327,7 @@ impl Work {
             deployments,
             effort: self.effort,
             servers: Arc::default(),
+            volumes: Arc::default(),
         }
     }
 

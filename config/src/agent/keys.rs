@@ -23,6 +23,8 @@ pub enum Kind {
     },
     /// `http://…` or `https://…`.
     Url,
+    /// The same, not shown, or `file:/path`.
+    HiddenUrl,
     /// `unix:///path`.
     Engine,
     /// Directives of a log filter.
@@ -186,11 +188,14 @@ pub const KEYS: &[Key] = &[
     key("outbound.deny", Kind::Hosts, LIVE),
     key("telemetry.otlp_endpoint", Kind::Url, LIVE),
     key("telemetry.sample_ratio", Kind::Share, LIVE),
+    key("telemetry.metrics_seconds", Kind::Int(0, 86_400), LIVE),
     key("telemetry.service_name", Kind::Text, LIVE),
     key("telemetry.headers", Kind::Headers, LIVE),
     key("alerts.after_seconds", Kind::Int(0, 86_400), LIVE),
     key("alerts.webhooks", Kind::Headers, LIVE),
     key("alerts.command", Kind::Texts, LIVE),
+    key("alerts.heartbeat", Kind::HiddenUrl, LIVE),
+    key("alerts.heartbeat_seconds", Kind::Int(5, 86_400), LIVE),
 ];
 
 /// A key whose value differs between two configurations.

@@ -146,10 +146,16 @@ pub fn parse(
     if let Some((name, text)) = file {
         layers.file(name, text);
     }
-    let mut env: Vec<_> = env.into_iter().filter(|(name, _)| name.starts_with("SIGIL_")).collect();
+    let known = |name: &str| name.starts_with("SIGIL_") || name.starts_with("OTEL_");
+    let mut env: Vec<_> = env.into_iter().filter(|(name, _)| known(name)).collect();
     env.sort();
+    // our own names come later, and count
     for (name, value) in env {
-        layers.env(&name, &value);
+        if name.starts_with("OTEL_") {
+            layers.otel(&name, &value);
+        } else {
+            layers.env(&name, &value);
+        }
     }
     for flag in flags {
         let at = At::whole(flag.flag.as_str());
@@ -234,6 +240,39 @@ impl Layers {
         }
     }
 
+    /// Takes the names that OpenTelemetry gives to what is configured here (opentelemetry.io/docs/specs/otel/configuration,
+    /// Environment variables). Others of its names are not ours.
+    fn otel(&mut self, name: &str, value: &str) {
+        let value = value.trim();
+        // an empty one counts as if it were not there, by the same page
+        if value.is_empty() {
+            return;
+        }
+        let at = At::whole(name);
+        let mut set = |path: &str, entry: Option<&str>, value: &str| {
+            if let Some(key) = KEYS.iter().find(|k| k.path == path) {
+                self.outside(key, entry, &at, value);
+            }
+        };
+        match name {
+            "OTEL_EXPORTER_OTLP_ENDPOINT" => set("telemetry.otlp_endpoint", None, value),
+            "OTEL_SERVICE_NAME" => set("telemetry.service_name", None, value),
+            "OTEL_METRICS_EXPORTER" if value == "none" => set("telemetry.metrics_seconds", None, "0"),
+            "OTEL_METRIC_EXPORT_INTERVAL" => {
+                // milliseconds there; what is none is told as what it is
+                let seconds = value.parse::<u64>().map(|ms| ms.div_ceil(1000).to_string());
+                set("telemetry.metrics_seconds", None, seconds.as_deref().unwrap_or(value));
+            }
+            "OTEL_EXPORTER_OTLP_HEADERS" => {
+                for pair in value.split(',').filter(|pair| !pair.trim().is_empty()) {
+                    let (header, text) = pair.split_once('=').unwrap_or((pair, ""));
+                    set("telemetry.headers", Some(header.trim()), &unescaped(text.trim()));
+                }
+            }
+            _ => {}
+        }
+    }
+
     /// Takes a value written as text outside the file.
     fn outside(&mut self, key: &'static Key, entry: Option<&str>, at: &At, text: &str) {
         let plain = Node::text(at, text);
@@ -305,6 +344,7 @@ impl Layers {
             | Kind::File
             | Kind::Listen { .. }
             | Kind::Url
+            | Kind::HiddenUrl
             | Kind::Engine
             | Kind::Level => {
                 let Some(text) = node.as_text() else {
@@ -425,11 +465,12 @@ impl Layers {
                     self.warnings.push(Flaw::new(&node.at, message).hint(hint));
                 }
             }
-            Kind::Url => {
-                let fine = url::Url::parse(text).is_ok_and(|u| matches!(u.scheme(), "http" | "https") && u.has_host());
-                if !fine {
-                    return bad("write an http:// or https:// URL".into());
-                }
+            Kind::Url if !is_url(text) => return bad("write an http:// or https:// URL".into()),
+            Kind::HiddenUrl if !text.starts_with("file:/") && !is_url(text) => {
+                // never with the text: it may be the secret
+                let hint = "write an http:// or https:// URL, or file: and the path of a file that holds it";
+                self.flaws.push(Flaw::new(&node.at, format!("{path} is no address")).hint(hint));
+                return None;
             }
             Kind::Engine if !text.strip_prefix("unix://").is_some_and(|p| p.starts_with('/') && p.len() > 1) => {
                 return bad("the engine is on this host: write unix:///path/to/docker.sock".into());
@@ -621,6 +662,23 @@ fn level(text: &str) -> bool {
     })
 }
 
+fn is_url(text: &str) -> bool {
+    url::Url::parse(text).is_ok_and(|u| matches!(u.scheme(), "http" | "https") && u.has_host())
+}
+
+/// A text with `%41` for `A`; what is no such escape stays.
+fn unescaped(text: &str) -> String {
+    let mut out = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let [first, tail @ ..] = rest {
+        let digits = tail.get(..2).filter(|d| *first == b'%' && d.iter().all(u8::is_ascii_hexdigit));
+        let byte = digits.and_then(|d| std::str::from_utf8(d).ok()).and_then(|d| u8::from_str_radix(d, 16).ok());
+        out.push(byte.unwrap_or(*first));
+        rest = if byte.is_some() { &tail[2..] } else { tail };
+    }
+    String::from_utf8_lossy(&out).into_owned()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -651,6 +709,31 @@ mod tests {
     fn every_key_has_a_variable_of_its_own() {
         let names: BTreeSet<_> = KEYS.iter().map(|k| variable(k.path)).collect();
         assert_eq!(names.len(), KEYS.len());
+    }
+
+    #[test]
+    fn opentelemetrys_own_names_are_known_and_ours_count_more() {
+        let env = pairs(&[
+            ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:4318"),
+            ("OTEL_EXPORTER_OTLP_HEADERS", "authorization=Basic%20YTpi, x_team=mcp"),
+            ("OTEL_METRIC_EXPORT_INTERVAL", "1500"),
+            ("OTEL_SERVICE_NAME", "theirs"),
+            ("OTEL_TRACES_SAMPLER", "always_on"),
+            ("SIGIL_TELEMETRY_SERVICE_NAME", "ours"),
+        ]);
+        let loaded = parse(Some(("f", "[telemetry]\nmetrics_seconds = 5\n")), env, &[]).unwrap();
+        let told = &loaded.config.telemetry;
+        assert_eq!((told.otlp_endpoint.as_str(), told.service_name.as_str()), ("http://127.0.0.1:4318", "ours"));
+        assert_eq!((told.metrics_seconds, told.headers["authorization"].reveal()), (2, "Basic YTpi"));
+        assert_eq!(told.headers["x-team"].reveal(), "mcp");
+        assert!(loaded.warnings.is_empty(), "{:?}", loaded.warnings);
+        assert_eq!(
+            parse(None, pairs(&[("OTEL_METRICS_EXPORTER", "none")]), &[]).unwrap().config.telemetry.metrics_seconds,
+            0
+        );
+        let wrong = parse(None, pairs(&[("OTEL_METRIC_EXPORT_INTERVAL", "soon")]), &[]).unwrap_err();
+        assert!(wrong.flaws[0].to_string().contains("OTEL_METRIC_EXPORT_INTERVAL"), "{wrong:?}");
+        assert_eq!(unescaped("a%2Cb%zz%4"), "a,b%zz%4");
     }
 
     #[test]

@@ -27,6 +27,11 @@ pub fn show(loaded: &Loaded) -> String {
         let _ = match values.pointer(&pointer(key.path)) {
             None | Some(Json::Null) => writeln!(out, "# {name} =  # {from}"),
             Some(value) if key.kind == Kind::Headers => writeln!(out, "{name} = {}  # {from}", toml(&hidden(value))),
+            Some(Json::String(text))
+                if key.kind == Kind::HiddenUrl && !text.is_empty() && !text.starts_with("file:") =>
+            {
+                writeln!(out, "{name} = \"***\"  # {from}")
+            }
             Some(value) => writeln!(out, "{name} = {}  # {from}", toml(value)),
         };
     }
@@ -119,6 +124,11 @@ mod tests {
         let text = "[telemetry.headers]\nx-key = \"hunter2\"\nauthorization = \"file:/run/otlp\"\n";
         let shown = show(&parse(Some(("f", text)), [], &[]).unwrap());
         assert!(!shown.contains("hunter2"), "{shown}");
+        let beat = "[alerts]\nheartbeat = \"https://hc.example/hunter2\"\n";
+        let beat = show(&parse(Some(("f", beat)), [], &[]).unwrap());
+        assert!(!beat.contains("hunter2") && beat.contains("heartbeat = \"***\""), "{beat}");
+        let wrong = check_text(&parse(Some(("f", "[alerts]\nheartbeat = \"hunter2\"\n")), [], &[]));
+        assert!(!wrong.contains("hunter2") && wrong.contains("alerts.heartbeat is no address"), "{wrong}");
         assert!(shown.contains(r#"headers = { "authorization" = "file:/run/otlp", "x-key" = "***" }"#), "{shown}");
     }
 

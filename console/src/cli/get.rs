@@ -78,6 +78,9 @@ fn page(ctx: &Ctx, detail: &Detail, now: Timestamp) -> String {
             d.sessions
         ),
     );
+    if detail.volume_bytes > 0 {
+        field("volumes", format!("{} on disk", time::size(detail.volume_bytes)));
+    }
     field("created", time::ago(d.created_at, now));
     let why = if detail.reason.is_empty() { String::new() } else { format!(": {}", clean(&detail.reason)) };
     field("changed", format!("{} (generation {}){why}", time::ago(d.changed_at, now), detail.generation));

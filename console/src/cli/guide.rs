@@ -43,6 +43,7 @@ const PAGES: &[Page] = &[
     page!("health", "what is asked of replicas, and what is done", false),
     page!("clients", "addresses, keys, clients that start a process", false),
     page!("sleep", "sleeping, waking, and a host that is full", false),
+    page!("alerts", "what is told when something is wrong, and to whom", false),
     page!("usage", "what is used, what it costs, quotas, budgets", false),
     page!("scan", "the scanner, severities, waivers", false),
     page!("own-rules", "rules of your own for the scanner", false),

@@ -171,8 +171,11 @@ pub struct Table {
     headings: Vec<&'static str>,
     rows: Vec<Vec<Cell>>,
     flexible: usize,
+    yields: &'static [&'static str],
 }
 
+/// What the column that gives way keeps before others are left out for it.
+const FLEXIBLE_KEPT: usize = 16;
 /// The least that a column which gives way keeps.
 const FLEXIBLE_MIN: usize = 8;
 
@@ -180,7 +183,12 @@ impl Table {
     /// Headings, and the column that gives way (the last one when there is none of that name).
     pub fn new(headings: &[&'static str], flexible: &str) -> Self {
         let at = headings.iter().position(|h| *h == flexible).unwrap_or(headings.len().saturating_sub(1));
-        Self { headings: headings.to_vec(), rows: Vec::new(), flexible: at }
+        Self { headings: headings.to_vec(), rows: Vec::new(), flexible: at, yields: &[] }
+    }
+
+    /// Columns that are left out where the width is not enough, the first first.
+    pub fn yielding(self, yields: &'static [&'static str]) -> Self {
+        Self { yields, ..self }
     }
 
     /// Adds a row.
@@ -196,22 +204,31 @@ impl Table {
                 widths[i] = widths[i].max(cell.text.width());
             }
         }
-        let gaps = 2 * widths.len().saturating_sub(1);
+        let mut shown: Vec<usize> = (0..widths.len()).collect();
+        for name in self.yields.iter().filter(|_| width.is_some()) {
+            let kept = |i: &usize| if *i == self.flexible { widths[*i].min(FLEXIBLE_KEPT) } else { widths[*i] };
+            let needs = shown.iter().map(kept).sum::<usize>() + 2 * shown.len().saturating_sub(1);
+            if width.is_some_and(|limit| needs <= limit) {
+                break;
+            }
+            shown.retain(|i| self.headings[*i] != *name);
+        }
+        let gaps = 2 * shown.len().saturating_sub(1);
         if let Some(limit) = width {
             // first the column that may give way, then whichever is widest
-            let mut order: Vec<usize> = (0..widths.len()).filter(|i| *i != self.flexible).collect();
+            let mut order: Vec<usize> = shown.iter().copied().filter(|i| *i != self.flexible).collect();
             order.sort_by_key(|i| std::cmp::Reverse(widths[*i]));
             order.insert(0, self.flexible);
             for i in order {
-                let over = (widths.iter().sum::<usize>() + gaps).saturating_sub(limit);
+                let over = (shown.iter().map(|i| widths[*i]).sum::<usize>() + gaps).saturating_sub(limit);
                 let least = FLEXIBLE_MIN.max(self.headings[i].width()).min(widths[i]);
                 widths[i] = widths[i].saturating_sub(over).max(least);
             }
         }
-        let last = widths.len().saturating_sub(1);
+        let last = shown.last().copied().unwrap_or_default();
         let mut text = String::new();
         let mut emit = |cells: Vec<(&str, Paint)>| {
-            for (i, (value, how)) in cells.into_iter().enumerate() {
+            for (i, (value, how)) in cells.into_iter().enumerate().filter(|(i, _)| shown.contains(i)) {
                 let value = super::text::fit(value, widths[i]);
                 let pad = if i == last { 0 } else { widths[i] - value.width() + 2 };
                 text.push_str(&paint(&value, how, colour));
@@ -243,5 +260,19 @@ mod tests {
         assert!(text.contains('…'));
         assert!(table.text(None, false).contains(&source));
         assert!(table.text(Some(40), true).contains("\x1b[32mready\x1b[0m"));
+    }
+
+    #[test]
+    fn columns_that_yield_are_left_out_one_by_one() {
+        let mut table = Table::new(&["NAME", "A", "B", "C"], "NAME").yielding(&["C", "A"]);
+        table.row(vec![cell("n".repeat(30)), cell("a".repeat(10)), cell("b".repeat(10)), cell("c".repeat(10))]);
+        let headings = |width| table.text(width, false).lines().next().unwrap().split_whitespace().collect::<String>();
+        assert_eq!(headings(None), "NAMEABC");
+        // 16 of the name, three columns, three gaps
+        assert_eq!(
+            (headings(Some(52)), headings(Some(51)), headings(Some(39))),
+            ("NAMEABC".into(), "NAMEAB".into(), "NAMEB".into())
+        );
+        assert!(table.text(Some(39), false).lines().all(|l| l.width() <= 39));
     }
 }

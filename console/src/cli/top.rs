@@ -37,6 +37,9 @@ enum Sort {
     Name,
 }
 
+/// What a narrow terminal does without, the first first.
+const YIELDS: [&str; 7] = ["DISK", "NET", "P50", "LOAD", "%CPU", "READY", "ERRORS"];
+
 pub async fn run(ctx: &Ctx, args: Args) -> Outcome {
     let link = ctx.link().await?;
     let live = ctx.term.stdout && !ctx.format.is_data() && !args.once;
@@ -46,13 +49,12 @@ pub async fn run(ctx: &Ctx, args: Args) -> Outcome {
     loop {
         let mut top = link.top().await?;
         sort(&mut top, args.sort);
-        if live {
-            output::write(b"\x1b[H\x1b[2J")?;
-        }
-        show(ctx, &top)?;
         if !live {
+            show(ctx, &top)?;
             return Ok(DONE);
         }
+        let rows = crossterm::terminal::size().map_or(24, |(_, rows)| usize::from(rows));
+        output::write(screen(&text(ctx, &top), rows).as_bytes())?;
         tokio::time::sleep(Duration::from_secs(args.every)).await;
     }
 }
@@ -79,9 +81,9 @@ fn text(ctx: &Ctx, top: &Top) -> String {
     let mut headings =
         vec!["NAME", "STATE", "READY", "CPU", "%CPU", "MEMORY", "LOAD", "RPM", "P50", "P99", "ERRORS", "NET", "DISK"];
     if wide {
-        headings.extend(["P90", "FLIGHT", "SESSIONS"]);
+        headings.extend(["P90", "FLIGHT", "SESSIONS", "VOLUMES"]);
     }
-    let mut table = Table::new(&headings, "NAME");
+    let mut table = Table::new(&headings, "NAME").yielding(&YIELDS);
     for d in &top.deployments {
         let mut row = vec![
             cell(&d.name),
@@ -99,7 +101,8 @@ fn text(ctx: &Ctx, top: &Top) -> String {
             cell(rate(d.disk_per_second)),
         ];
         if wide {
-            let more = [format!("{:.0} ms", d.p90_ms), d.in_flight.to_string(), d.sessions.to_string()];
+            let (p90, volumes) = (format!("{:.0} ms", d.p90_ms), time::size(d.volume_bytes));
+            let more = [p90, d.in_flight.to_string(), d.sessions.to_string(), volumes];
             row.extend(more.map(cell));
         }
         table.row(row);
@@ -147,7 +150,25 @@ fn rate(bytes: f64) -> String {
     format!("{}/s", time::size(bytes.round() as u64))
 }
 
-/// The host in two lines.
+/// A page over the one before, without a flicker. What a screen has no room for is left out, and counted.
+fn screen(text: &str, rows: usize) -> String {
+    let lines: Vec<&str> = text.lines().collect();
+    // the cursor stands in the last row
+    let room = rows.saturating_sub(1).max(1);
+    let shown = if lines.len() > room { room - 1 } else { lines.len() };
+    let mut out = "\x1b[H".to_owned();
+    for line in &lines[..shown] {
+        out.push_str(line);
+        out.push_str("\x1b[K\n");
+    }
+    if shown < lines.len() {
+        out.push_str(&format!("… {} more; --sort says who comes first\x1b[K\n", lines.len() - shown));
+    }
+    out.push_str("\x1b[J");
+    out
+}
+
+/// The host in four lines of at most 80 columns.
 fn host(h: &HostUse) -> String {
     let pressure = |p: Option<f64>| p.map_or_else(|| "-".to_owned(), |p| format!("{p:.1}%"));
     let used = h.memory_bytes.saturating_sub(h.memory_available_bytes);
@@ -157,13 +178,17 @@ fn host(h: &HostUse) -> String {
         format!(", {:.0}% of inodes free", h.inodes_free as f64 / h.inodes as f64 * 100.0)
     };
     format!(
-        "host   {:.0}% of {} CPUs, load {:.2} {:.2} {:.2}, memory {} of {}, disk {} free of {}{inodes}\n       \
-         waiting for CPU {}, memory {}, disk {}; network {} in, {} out; the agent {:.1}% CPU, {}\n\n",
+        "host   {:.0}% of {} CPUs, load {:.2} {:.2} {:.2}; the agent {:.1}% CPU, {}\n       \
+         memory {} of {}, disk {} free of {}{inodes}\n       \
+         waiting for CPU {}, memory {}, disk {}\n       \
+         network {} in, {} out\n\n",
         h.cpu_percent,
         h.cpus,
         h.load[0],
         h.load[1],
         h.load[2],
+        h.agent_cpu_percent,
+        time::size(h.agent_memory_bytes),
         time::size(used),
         time::size(h.memory_bytes),
         time::size(h.disk_free_bytes),
@@ -173,7 +198,20 @@ fn host(h: &HostUse) -> String {
         pressure(h.pressure_io_percent),
         rate(h.received_per_second),
         rate(h.sent_per_second),
-        h.agent_cpu_percent,
-        time::size(h.agent_memory_bytes),
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_page_fills_its_screen_and_no_more() {
+        let lines = |n: usize| (0..n).map(|n| format!("line {n}\n")).collect::<String>();
+        let shown = |text: &str, rows| screen(text, rows).matches('\n').count();
+        assert_eq!((shown(&lines(5), 24), shown(&lines(23), 24), shown(&lines(24), 24)), (5, 23, 23));
+        assert!(screen(&lines(30), 24).contains("line 21\x1b[K\n… 8 more"), "{:?}", screen(&lines(30), 24));
+        assert!(!screen(&lines(23), 24).contains("more") && shown(&lines(5), 1) == 1);
+        assert!(screen("", 24).starts_with("\x1b[H\x1b[J"));
+    }
 }

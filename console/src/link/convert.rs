@@ -191,6 +191,7 @@ pub(super) fn detail(d: v1::DeploymentDetail) -> Result<view::Detail, LinkError>
             .map(|r| view::EgressRefusal { host: r.host, port: r.port, why: r.why, count: r.count, last: time(r.last) })
             .collect(),
         refused_total: d.refused_total,
+        volume_bytes: d.volume_bytes,
     })
 }
 

@@ -96,6 +96,8 @@ pub struct DeploymentUse {
     pub sent_per_second: f64,
     /// Bytes a second from and to disks.
     pub disk_per_second: f64,
+    /// Disk that its volumes take, bytes.
+    pub volume_bytes: u64,
     /// Each replica.
     pub replicas: Vec<ReplicaUse>,
 }
@@ -190,6 +192,7 @@ fn deployment(d: v1::DeploymentUse) -> DeploymentUse {
         received_per_second: d.received_per_second,
         sent_per_second: d.sent_per_second,
         disk_per_second: d.disk_per_second,
+        volume_bytes: d.volume_bytes,
         replicas: d.replicas.into_iter().map(replica).collect(),
     }
 }

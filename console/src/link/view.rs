@@ -142,6 +142,8 @@ pub struct Detail {
     pub refused: Vec<EgressRefusal>,
     /// How often it was refused one.
     pub refused_total: u64,
+    /// Disk that its volumes take, bytes.
+    pub volume_bytes: u64,
 }
 
 /// A host that a deployment was refused.

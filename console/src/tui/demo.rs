@@ -191,6 +191,7 @@ pub(super) fn detail() -> Detail {
         network: "link".into(),
         refused: Vec::new(),
         refused_total: 0,
+        volume_bytes: 0,
         last_output: vec![
             "Traceback (most recent call last):".into(),
             "  File \"/app/main.py\", line 1, in <module>".into(),

@@ -56,6 +56,10 @@ pub struct State {
     pub explained: v1::ScalingExplainReply,
     pub decisions: Vec<String>,
     pub trace: v1::ScalingTraceReply,
+    /// How often it was asked what it is.
+    pub asked_info: u32,
+    pub alerts: v1::AlertsReply,
+    pub deliveries: Vec<v1::AlertDelivery>,
     /// Required `authorization`, when set.
     pub token: Option<String>,
 }
@@ -174,6 +178,7 @@ impl Fake {
             .add_service(v1::metrics_server::MetricsServer::new(self.clone()))
             .add_service(v1::health_server::HealthServer::new(self.clone()))
             .add_service(v1::scaling_server::ScalingServer::new(self.clone()))
+            .add_service(v1::alerts_server::AlertsServer::new(self.clone()))
     }
 
     /// Listens on a unix socket until the runtime ends.
@@ -234,6 +239,7 @@ impl Proxy {
 impl v1::agent_server::Agent for Fake {
     async fn info(&self, request: Request<v1::InfoRequest>) -> Result<Response<v1::InfoReply>, Status> {
         self.allowed(&request)?;
+        self.with(|s| s.asked_info += 1);
         Ok(Response::new(v1::InfoReply {
             agent_id: "01AGENT".into(),
             version: "0.1.0".into(),
@@ -299,6 +305,18 @@ impl v1::scaling_server::Scaling for Fake {
     async fn trace(&self, request: Request<v1::NameRequest>) -> Result<Response<v1::ScalingTraceReply>, Status> {
         self.find(&request.get_ref().name)?;
         Ok(Response::new(self.with(|s| s.trace.clone())))
+    }
+}
+
+#[tonic::async_trait]
+impl v1::alerts_server::Alerts for Fake {
+    async fn list(&self, request: Request<v1::AlertsRequest>) -> Result<Response<v1::AlertsReply>, Status> {
+        self.allowed(&request)?;
+        Ok(Response::new(self.with(|s| s.alerts.clone())))
+    }
+    async fn test(&self, request: Request<v1::TestAlertRequest>) -> Result<Response<v1::TestAlertReply>, Status> {
+        self.allowed(&request)?;
+        Ok(Response::new(v1::TestAlertReply { deliveries: self.with(|s| s.deliveries.clone()) }))
     }
 }
 

@@ -1,6 +1,7 @@
 //! The built `sigil`, run as a person or a script runs it.
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used)]
 
+mod alerts;
 mod audit;
 mod fake;
 mod health;

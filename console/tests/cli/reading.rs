@@ -226,6 +226,8 @@ async fn top_is_a_table_that_fits_and_once_into_a_pipe() {
     let once = home.run(&["top"]).await.exits(0);
     assert!(once.out.starts_with("host   25% of 4 CPUs"), "{}", once.out);
     assert!(once.out.contains("waiting for CPU 1.5%, memory -"), "{}", once.out);
+    assert!(once.out.lines().all(|l| l.chars().count() <= 80), "{}", once.out);
+    assert!(once.out.contains("P99") && !once.out.contains("DISK"), "a narrow one has less columns: {}", once.out);
     let names = |out: &str| {
         let rows = out.lines().skip_while(|l| !l.starts_with("NAME")).skip(1).take(2);
         rows.map(|l| l.split_whitespace().next().unwrap().to_owned()).collect::<Vec<_>>()

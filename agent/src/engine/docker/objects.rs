@@ -1,6 +1,7 @@
 //! Containers, images, volumes and networks as the engine tells them, in our types.
 
 use std::collections::{BTreeMap, HashMap};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use bollard::container::LogOutput;
@@ -399,10 +400,18 @@ pub(super) async fn remove_volume(inner: &Inner, conn: &Shared, name: &str) -> R
 }
 
 pub(super) async fn volumes(inner: &Inner, conn: &Shared) -> Result<Vec<(String, BTreeMap<String, String>)>> {
+    let places = volume_places(inner, conn).await?;
+    Ok(places.into_iter().map(|(name, labels, _)| (name, labels)).collect())
+}
+
+pub(super) async fn volume_places(
+    inner: &Inner,
+    conn: &Shared,
+) -> Result<Vec<(String, BTreeMap<String, String>, PathBuf)>> {
     let options = query::ListVolumesOptions { filters: Some(inner.label_filter()) };
     let listed = inner.call(conn, "list volumes", READ, conn.docker.list_volumes(Some(options))).await?;
     let ours = listed.volumes.unwrap_or_default().into_iter().filter(|held| inner.ours(Some(&held.labels)));
-    Ok(ours.map(|held| (held.name, held.labels.into_iter().collect())).collect())
+    Ok(ours.map(|held| (held.name, held.labels.into_iter().collect(), held.mountpoint.into())).collect())
 }
 
 pub(super) async fn ensure_network(

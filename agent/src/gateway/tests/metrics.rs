@@ -136,3 +136,52 @@ async fn calls_are_counted_by_key() {
     // the key itself is nowhere
     assert!(!values.keys().any(|series| series.contains("sigil_ey") || series.contains(&first)));
 }
+
+/// The bar of 20 ms is for a release build, with the page made, sent and read; a debug build has ten times as long.
+#[tokio::test]
+async fn a_large_page_is_fast_and_holds_up_no_call() {
+    const DEPLOYMENTS: usize = 200;
+    const TOOLS: usize = 20;
+    let (front, http) = (Front::new().await, HttpServer::start().await);
+    let names: Vec<String> = (0..DEPLOYMENTS).map(|n| format!("deployment-{n}")).collect();
+    let routes: Vec<_> = names.iter().map(|name| (name.as_str(), vec![http.endpoint()])).collect();
+    front.set(&routes);
+    let table = front.gateway.shared.table.borrow().clone();
+    let nobody = Caller::anonymous();
+    for tool in 0..TOOLS {
+        let text = format!(
+            r#"{{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{{"name":"a_tool_with_a_name_{tool}"}}}}"#
+        );
+        let head = sigil_core::jsonrpc::parse_one(text.as_bytes()).unwrap();
+        for entry in table.routes.values() {
+            let mut call = Call::begin(&std::sync::Arc::default(), &entry.recorder, &nobody).of(&head);
+            call.answered(br#"{"jsonrpc":"2.0","id":1,"result":{"content":[]}}"#);
+        }
+    }
+    let scrape = async || {
+        let began = std::time::Instant::now();
+        let text = front.raw("GET", "/metrics", &[], "").await.text;
+        (began.elapsed(), text)
+    };
+    let (mut best, text) = scrape().await;
+    for _ in 0..4 {
+        best = best.min(scrape().await.0);
+    }
+    let series = text.lines().filter(|l| l.starts_with("sigil_tool_duration_seconds_count{")).count();
+    assert_eq!(series, DEPLOYMENTS * TOOLS);
+    println!(
+        "/metrics of {DEPLOYMENTS} deployments with {TOOLS} tools each, over HTTP: {} bytes in {best:?}",
+        text.len()
+    );
+    let factor = if cfg!(debug_assertions) { 10 } else { 1 };
+    assert!(best.as_millis() < 20 * factor, "{best:?}");
+    // the page is made beside the thread that answers: making it many times costs a call next to nothing
+    let shared = front.gateway.shared.clone();
+    let made = tokio::spawn(async move { shared.scrapes.page(&shared).await });
+    let began = std::time::Instant::now();
+    tokio::task::yield_now().await;
+    let turn = began.elapsed();
+    println!("a turn of the gateway's thread while a page is made: {turn:?}");
+    assert!(turn < best.max(std::time::Duration::from_millis(1)), "{turn:?} of {best:?}");
+    assert!(made.await.unwrap().is_some_and(|page| page.len() > text.len() / 2));
+}
