@@ -4,6 +4,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
+use sigil_tests::clients::{Client, Way};
 use sigil_tests::{Agent, docker, eventually, fixture, python_client};
 
 const SOON: Duration = Duration::from_secs(60);
@@ -65,6 +66,40 @@ fn real_servers_sleep_and_wake_for_real_clients() {
     asleep(&agent, "pipe-paused", "paused");
     agent.sigil(&["rm", "pipe-paused", "--yes"]).ok();
     eventually("its container is gone", SOON, || engine_state(&agent, "pipe-paused").is_empty().then_some(()));
+}
+
+#[test]
+fn clients_that_stay_go_on_though_the_server_behind_them_was_stopped() {
+    let agent = Agent::start();
+    let script = std::fs::read_to_string(format!("{}/server.py", fixture("hostile"))).expect("the fixture");
+    let sleeps = "scaling: { min: 0, max: 1, idleTimeout: 2, sleep: stopped }\nsessions: { replayable: true }\n";
+    let (_dir, path) = manifest(&format!("name: pipe\ntransport: stdio\n{sleeps}"));
+    let head = ["deploy", "image:sigil-base/python:latest", "--name", "pipe", "--manifest", &path];
+    agent.sigil(&[&head[..], &["--access", "anonymous", "--", "python3", "-c", &script]].concat()).ok();
+    let web = "name: web\nruntime: python\ntransport: http\nport: 8080\npath: /mcp\nentrypoint: server.py\n";
+    let (_dir, path) = manifest(&format!("{web}{sleeps}"));
+    let head = ["deploy", &fixture("echo"), "--name", "web", "--manifest", &path, "--access", "anonymous"];
+    agent.sigil(&head).ok();
+    for name in ["pipe", "web"] {
+        let ways = [Way::Python("legacy"), Way::TypeScript("legacy")];
+        let begin = || ways.map(|way| Client::start(way, &agent.url(name), "echo", r#"{"text":"here"}"#));
+        let mut clients = begin();
+        let check = |client: &mut Client, what: &str| {
+            let turn = client.turn();
+            let told = (turn.begun, turn.lost.as_deref(), turn.is_error);
+            assert_eq!(told, (1, None, false), "{name}, {what}: {:?} {turn:?}", client.way);
+            assert!(turn.text.contains("here") && turn.tools.iter().any(|tool| tool == "echo"), "{turn:?}");
+        };
+        clients.iter_mut().for_each(|client| check(client, "at first"));
+        // their streams stay open, and it is stopped all the same
+        asleep(&agent, name, "stopped");
+        assert_eq!(engine_state(&agent, name), "exited");
+        clients.iter_mut().for_each(Client::again);
+        clients.iter_mut().for_each(|client| check(client, "after it was stopped"));
+        asleep(&agent, name, "stopped");
+        // and who comes anew is answered as those were
+        begin().iter_mut().for_each(|client| check(client, "of one that sleeps"));
+    }
 }
 
 #[test]
