@@ -8,6 +8,7 @@ mod convert;
 mod dial;
 mod error;
 pub mod health;
+mod look;
 mod mcp;
 mod people;
 pub mod port;

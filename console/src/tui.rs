@@ -11,6 +11,7 @@ mod logbuf;
 mod model;
 mod plain;
 mod port;
+mod sheet;
 mod terminal;
 #[cfg(test)]
 mod tests;
@@ -28,6 +29,7 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 pub use port::{DEPTH, Feed, LinkEvent, Port, Request, Trouble, pair};
+pub use sheet::{Look, Seen};
 
 use model::Model;
 use terminal::Terminal;

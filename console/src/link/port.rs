@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
+use super::look;
 use super::resume::Backoff;
 use super::{AgentInfo, DeploymentWatch, Link, LinkError, Logs, Progress, Target, What};
 use crate::tui::{Feed, LinkEvent, Request, Trouble};
@@ -41,7 +42,7 @@ pub async fn serve(mut target: Target, mut feed: Feed) {
     }
 }
 
-fn trouble(error: &LinkError) -> Trouble {
+pub(super) fn trouble(error: &LinkError) -> Trouble {
     Trouble { what: error.to_string(), hint: error.hint() }
 }
 
@@ -68,6 +69,7 @@ async fn pause(feed: &mut Feed, wait: Duration) -> Told {
                 tell(&feed.events, LinkEvent::Accepted { change, result: Err(none()) }).await?;
             }
             Request::Detail { name } => tell(&feed.events, LinkEvent::Detail { name, result: Err(none()) }).await?,
+            Request::Look { look, .. } => tell(&feed.events, LinkEvent::Looked { look, result: Err(none()) }).await?,
             Request::WatchLogs { watch, .. } => {
                 tell(&feed.events, LinkEvent::LogsEnded { watch, trouble: Some(none()) }).await?;
             }
@@ -99,6 +101,13 @@ async fn connected(link: Link, feed: &mut Feed) -> Told {
                     tasks.spawn(async move {
                         let result = link.get(&name).await.map(Box::new).map_err(|e| trouble(&e));
                         tell(&events, LinkEvent::Detail { name, result }).await
+                    });
+                }
+                Request::Look { look, what } => {
+                    let (link, events) = (link.clone(), feed.events.clone());
+                    tasks.spawn(async move {
+                        let result = look::look(&link, what).await.map(Box::new).map_err(|e| trouble(&e));
+                        tell(&events, LinkEvent::Looked { look, result }).await
                     });
                 }
                 Request::Change { change, what } => {

@@ -1,6 +1,7 @@
 //! The command palette's language: a verb and its arguments, as on the command line.
 
-use super::model::Sort;
+use super::model::{Screen, Sort};
+use super::sheet::TITLES;
 
 /// What can be typed after `:`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -8,6 +9,7 @@ pub enum Command {
     Table,
     Detail(String),
     Logs(Vec<String>),
+    Open(Screen, Option<String>),
     Restart(String),
     Stop(String),
     Start(String),
@@ -22,10 +24,12 @@ pub enum Command {
 }
 
 /// Verb, arguments, what it does. `NAME` is completed with deployments.
-pub const VERBS: [(&str, &str, &str); 14] = [
+pub const VERBS: [(&str, &str, &str); 16] = [
+    ("overview", "", "the agent, and what is wrong"),
     ("ls", "", "deployments"),
     ("get", "NAME", "one deployment"),
     ("logs", "[NAME…]", "follow output"),
+    ("health", "NAME", "probes, turns, ended lives"),
     ("restart", "NAME", "new containers, same release"),
     ("stop", "NAME", "keep everything, run nothing"),
     ("start", "NAME", "run again"),
@@ -82,6 +86,10 @@ pub fn parse(text: &str, subject: Option<&str>) -> Result<Command, String> {
         }
         "help" | "?" => Command::Help,
         "quit" | "q" | "q!" | "exit" => Command::Quit,
+        screen if TITLES.iter().any(|t| t.verb == screen) => {
+            let title = TITLES.iter().find(|t| t.verb == screen).ok_or_else(|| usage(verb))?;
+            Command::Open(title.screen, if title.of_one { Some(name(verb)?) } else { None })
+        }
         "" => return Err("type a command, Esc leaves".to_owned()),
         other => {
             let near = best(other, VERBS.iter().map(|(v, ..)| *v));

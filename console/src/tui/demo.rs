@@ -1,5 +1,7 @@
 //! A made-up agent to look at the screens with: `cargo test -p sigil tui::demo -- --ignored --nocapture` in a terminal.
 
+pub(super) mod sheets;
+
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -235,6 +237,10 @@ async fn act(mut feed: Feed) {
                         let event = Event { seq: 2, time: None, what: What::Done(Box::new(done)) };
                         let _ = events.send(LinkEvent::Operation { change, event }).await;
                     });
+                }
+                Some(Request::Look { look, what }) => {
+                    let result = Ok(Box::new(sheets::seen(&what)));
+                    let _ = events.send(LinkEvent::Looked { look, result }).await;
                 }
                 Some(Request::Reconnect) => {}
             },

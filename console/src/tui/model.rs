@@ -6,6 +6,7 @@ use jiff::Timestamp;
 
 use super::logbuf::{Buffer, Pattern};
 use super::port::Trouble;
+use super::sheet::Sheet;
 use super::theme::Theme;
 use crate::link::{AgentInfo, Change, Deployment, Detail, Event};
 
@@ -31,14 +32,27 @@ pub enum Link {
 }
 
 /// A screen.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Screen {
+    /// The agent, and what is wrong.
+    Overview,
     /// All deployments.
     Table,
     /// One of them.
     Detail,
     /// Their output.
     Logs,
+    /// How the replicas of one answer.
+    Health,
+}
+
+/// Where a person is: a screen and what it is about.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Place {
+    /// Which screen.
+    pub screen: Screen,
+    /// Names of deployments.
+    pub names: Vec<String>,
 }
 
 /// What the table is sorted by.
@@ -310,6 +324,16 @@ pub struct Model {
     pub page: Option<Page>,
     /// The logs.
     pub logs: Option<Logs>,
+    /// Screens that are sheets, as they were left.
+    pub sheets: BTreeMap<Screen, Sheet>,
+    /// Places that were visited, in order.
+    pub visits: Vec<Place>,
+    /// Which of them is shown.
+    pub visit: usize,
+    /// Where one was before.
+    pub before: Option<Place>,
+    /// Since when the link is up.
+    pub up_since: Option<Timestamp>,
     /// What lies over them.
     pub overlay: Option<Overlay>,
     /// A passing word.
@@ -348,6 +372,11 @@ impl Model {
             },
             page: None,
             logs: None,
+            sheets: BTreeMap::new(),
+            visits: vec![Place { screen: Screen::Table, names: Vec::new() }],
+            visit: 0,
+            before: None,
+            up_since: None,
             overlay: None,
             toast: None,
             asked: BTreeMap::new(),
@@ -391,7 +420,29 @@ impl Model {
                 let names = &self.logs.as_ref()?.names;
                 self.fleet.values().find(|d| names.len() == 1 && d.name == names[0])
             }
+            screen => {
+                let sheet = self.sheets.get(&screen)?;
+                let name = sheet.name.as_ref().or(sheet.about.as_ref())?;
+                self.fleet.values().find(|d| d.name == *name)
+            }
         }
+    }
+
+    /// The sheet on top.
+    pub fn sheet(&self) -> Option<&Sheet> {
+        self.sheets.get(&self.screen())
+    }
+
+    /// Where a person is.
+    pub fn place(&self) -> Place {
+        let screen = self.screen();
+        let names = match screen {
+            Screen::Table => Vec::new(),
+            Screen::Detail => self.page.iter().map(|p| p.name.clone()).collect(),
+            Screen::Logs => self.logs.as_ref().map(|l| l.names.clone()).unwrap_or_default(),
+            _ => self.sheet().and_then(|s| s.name.clone()).into_iter().collect(),
+        };
+        Place { screen, names }
     }
 
     /// All that actions are about: the marked ones, else the one under the cursor.

@@ -121,6 +121,7 @@ impl Plain {
             _ => {}
         }
         let detail = matches!(event, LinkEvent::Detail { .. });
+        let looked = matches!(event, LinkEvent::Looked { .. });
         let effects = update(&mut self.model, Event::Link(event));
         if first {
             self.list()?;
@@ -130,6 +131,12 @@ impl Plain {
                 say(&line)?;
             }
             // Printed once; what changes is told line by line.
+            self.model.screens = vec![Screen::Table];
+        }
+        if looked && self.model.screen().is_sheet() {
+            for line in view::sheet::text(&self.model) {
+                say(&line)?;
+            }
             self.model.screens = vec![Screen::Table];
         }
         if let Some(toast) = self.model.toast.take() {
@@ -203,6 +210,9 @@ impl Plain {
                 let all = names.is_empty();
                 let query = LogQuery { deployments: names, all, follow: true, tail: Some(20), ..LogQuery::default() };
                 asked.push(Request::WatchLogs { watch: self.model.counter, query });
+            }
+            Command::Open(screen, name) => {
+                asked = asks(super::update::run(&mut self.model, Command::Open(screen, name)));
             }
             Command::Start(name) => asked = self.start(Change::Start(name))?,
             Command::Scale(name, n) if n > 0 => asked = self.start(Change::Scale(name, n))?,

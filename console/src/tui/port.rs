@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use tokio::sync::mpsc;
 
+use super::sheet::{Look, Seen};
 use crate::link::{AgentInfo, Change, Detail, Event, LogBatch, LogQuery, Operation, Update};
 
 /// Messages that may wait in each direction. A batch of log lines has at most about 1,000.
@@ -46,6 +47,13 @@ pub enum LinkEvent {
         name: String,
         /// What there is, or why not.
         result: Result<Box<Detail>, Trouble>,
+    },
+    /// The answer to [`Request::Look`].
+    Looked {
+        /// Its number.
+        look: u64,
+        /// What there is, or why not.
+        result: Result<Box<Seen>, Trouble>,
     },
     /// Lines of the watch with this number.
     Logs {
@@ -112,6 +120,13 @@ pub enum Request {
     Detail {
         /// Its name.
         name: String,
+    },
+    /// What a sheet shows.
+    Look {
+        /// Counts up; comes back with the answer.
+        look: u64,
+        /// What.
+        what: Look,
     },
     /// Do not wait for the next try.
     Reconnect,

@@ -3,6 +3,8 @@
 mod actions;
 mod logs;
 mod overlay;
+mod places;
+mod sheet;
 mod table;
 
 use crossterm::event::{KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
@@ -13,6 +15,7 @@ use super::port::{LinkEvent, Request};
 use crate::link::What;
 pub use actions::{run, start};
 pub use overlay::suggestions;
+pub use sheet::cursor;
 
 /// What happens to the console.
 #[derive(Debug, Clone, PartialEq)]
@@ -122,7 +125,7 @@ fn tick(model: &mut Model, now: Timestamp) -> Vec<Effect> {
     {
         return fetch(model).into_iter().collect();
     }
-    Vec::new()
+    sheet::tick(model)
 }
 
 /// Asks again for the page that is shown.
@@ -136,11 +139,13 @@ fn link(model: &mut Model, event: LinkEvent) -> Vec<Effect> {
     match event {
         LinkEvent::Connected { info, rtt } => {
             model.info = Some(*info);
+            model.up_since = Some(model.now);
             model.link = Link::Up { rtt_ms: super::view::step(rtt) };
             model.dirty = true;
             if model.screen() == Screen::Detail {
                 return fetch(model).into_iter().collect();
             }
+            return sheet::ask_now(model);
         }
         LinkEvent::Rtt(rtt) => {
             let up = Link::Up { rtt_ms: super::view::step(rtt) };
@@ -156,6 +161,7 @@ fn link(model: &mut Model, event: LinkEvent) -> Vec<Effect> {
             };
             let retry_at = model.now.checked_add(jiff::SignedDuration::try_from(retry_in).unwrap_or_default());
             model.link = Link::Down { trouble, since, retry_at: retry_at.unwrap_or(model.now) };
+            model.up_since = None;
             model.dirty = true;
         }
         LinkEvent::Fleet(update) => return table::fleet(model, update),
@@ -168,6 +174,7 @@ fn link(model: &mut Model, event: LinkEvent) -> Vec<Effect> {
                 model.dirty |= model.screens.last() == Some(&Screen::Detail);
             }
         }
+        LinkEvent::Looked { look, result } => sheet::looked(model, look, result),
         LinkEvent::Logs { watch, batch } => {
             if let Some(logs) = model.logs.as_mut().filter(|l| l.watch == watch) {
                 logs.buffer.add(batch);
@@ -249,11 +256,22 @@ fn keyed(model: &mut Model, key: KeyEvent) -> Vec<Effect> {
         KeyCode::Char('l') if control => return vec![Effect::Redraw],
         _ => {}
     }
+    let from = model.place();
+    let effects = focused(model, key);
+    places::visited(model, from);
+    effects
+}
+
+/// A key for what lies on top, or for the screen.
+fn focused(model: &mut Model, key: KeyEvent) -> Vec<Effect> {
     if model.overlay.is_some() {
         return overlay::key(model, key);
     }
+    if let Some(effects) = places::key(model, key) {
+        return effects;
+    }
     match key.code {
-        KeyCode::Char('?') | KeyCode::F(1) => {
+        KeyCode::Char('?') => {
             model.overlay = Some(Overlay::Help { scroll: 0 });
             return Vec::new();
         }
@@ -264,13 +282,12 @@ fn keyed(model: &mut Model, key: KeyEvent) -> Vec<Effect> {
         KeyCode::Char('/') if model.screen() != Screen::Detail => {
             let filter = match model.screen() {
                 Screen::Logs => model.logs.as_ref().and_then(|l| l.buffer.filter().map(|f| f.text.clone())),
-                _ => model.table.filter.as_ref().map(|f| f.text.clone()),
+                Screen::Table => model.table.filter.as_ref().map(|f| f.text.clone()),
+                _ => model.sheet().and_then(|s| s.filter.as_ref().map(|f| f.text.clone())),
             };
             ask(model, Purpose::Filter, &filter.unwrap_or_default());
             return Vec::new();
         }
-        KeyCode::F(2) => return actions::go_table(model),
-        KeyCode::F(3) => return actions::open_logs(model),
         KeyCode::Char('q') if model.screens.len() == 1 => return actions::interrupt(model),
         KeyCode::Char('R') if !matches!(model.link, Link::Up { .. }) => {
             return vec![Effect::Ask(Request::Reconnect)];
@@ -282,6 +299,7 @@ fn keyed(model: &mut Model, key: KeyEvent) -> Vec<Effect> {
         Screen::Table => table::key(model, key),
         Screen::Detail => page(model, key),
         Screen::Logs => logs::key(model, key),
+        _ => sheet::key(model, key),
     }
 }
 
@@ -308,12 +326,19 @@ fn back(model: &mut Model, code: KeyCode) -> Vec<Effect> {
         Screen::Logs if undo && model.logs.as_ref().is_some_and(|l| l.buffer.filter().is_some()) => {
             logs::set_filter(model, None);
         }
+        screen if undo && model.sheet().is_some_and(|s| s.filter.is_some()) => {
+            if let Some(sheet) = model.sheets.get_mut(&screen) {
+                sheet.filter = None;
+            }
+            sheet::settle(model);
+        }
         _ if model.screens.len() > 1 => {
             let left = model.screens.pop();
             if left == Some(Screen::Logs) {
                 model.logs = None;
                 return vec![Effect::Ask(Request::StopLogs)];
             }
+            return places::shown(model);
         }
         _ => {}
     }

@@ -1,8 +1,12 @@
 //! Model -> frame. Reads the model, changes nothing.
 
 pub mod detail;
+mod health;
 pub mod logs;
 mod overlay;
+mod overview;
+mod plot;
+pub mod sheet;
 pub mod table;
 
 use std::time::Duration;
@@ -28,6 +32,7 @@ pub fn view(model: &Model, area: Rect, buf: &mut Buffer) -> Option<(u16, u16)> {
         Screen::Table => table::draw(model, body, buf),
         Screen::Detail => detail::draw(model, body, buf),
         Screen::Logs => logs::draw(model, body, buf),
+        _ => sheet::draw(model, body, buf),
     }
     let foot = Rect { y: area.y + area.height - 1, height: 1, ..area };
     if let Some(Overlay::Input(input)) = &model.overlay {
@@ -81,6 +86,37 @@ pub fn ago(now: Timestamp, then: Option<Timestamp>) -> String {
     }
 }
 
+/// A time of day; of another day with its date. Unlike an age it does not move while nothing happens.
+pub fn moment(model: &Model, time: Option<Timestamp>) -> String {
+    let Some(time) = time else { return "-".to_owned() };
+    let recent = (model.now.as_second() - time.as_second()).abs() < 18 * 3_600;
+    let form = if recent { "%H:%M:%S" } else { "%m-%d %H:%M" };
+    time.to_zoned(model.zone.clone()).strftime(form).to_string()
+}
+
+/// The last characters of an identity: the beginning of a ULID is the same for all of one minute.
+pub fn tail(text: &str, n: usize) -> String {
+    let skip = text.chars().count().saturating_sub(n);
+    text.chars().skip(skip).collect()
+}
+
+/// The screen on top, and what it is about.
+fn here(model: &Model) -> String {
+    let place = model.place();
+    let what = match place.names.as_slice() {
+        [] => String::new(),
+        [one] => words(model, one),
+        [first, ..] => format!("{} and {} more", words(model, first), place.names.len() - 1),
+    };
+    let filter = model.sheet().and_then(|s| s.filter.as_ref());
+    let filter = filter.map(|f| format!(" /{}", words(model, &f.text))).unwrap_or_default();
+    match place.screen.titled() {
+        Some(title) if what.is_empty() => format!("{} {}{filter}", title.digit, title.title),
+        Some(title) => format!("{} {}: {what}{filter}", title.digit, title.title),
+        None => what,
+    }
+}
+
 /// A time of day.
 pub fn clock(model: &Model, time: Timestamp) -> String {
     time.to_zoned(model.zone.clone()).strftime("%H:%M:%S").to_string()
@@ -100,8 +136,14 @@ fn header(model: &Model, area: Rect, buf: &mut Buffer) {
             (theme.glyph("✖", "x"), format!("no link, {next}"))
         }
     };
-    let mut parts =
-        vec![("sigil".to_owned(), true), (words(model, model.host()), false), (format!("{glyph} {link}"), true)];
+    // Where one is, on which host, and whether that answers, are always there; on a wide screen the program's name too.
+    let wide = area.width >= 60;
+    let mut parts = if wide { vec![("sigil".to_owned(), true)] } else { Vec::new() };
+    let always = parts.len() + 3;
+    let room = usize::from(area.width) / 3;
+    parts.push((fit(model, &here(model), room.max(14)), true));
+    parts.push((fit(model, &words(model, model.host()), room.saturating_sub(if wide { 4 } else { 0 }).max(8)), false));
+    parts.push((format!("{glyph} {link}"), true));
     if let Some(age) = model.stale_seconds() {
         parts.push((format!("stale {age} s"), true));
     }
@@ -124,12 +166,11 @@ fn header(model: &Model, area: Rect, buf: &mut Buffer) {
     let end = area.x + area.width;
     for (i, (text, bold)) in parts.into_iter().enumerate() {
         let left = usize::from(end.saturating_sub(x + 1));
-        // The name, the host and the link are always there; the rest as a whole or not at all.
-        if i > 2 && text.width() > left {
+        // The rest as a whole or not at all.
+        if i >= always && text.width() > left {
             break;
         }
         let style = if bold { bar.add_modifier(ratatui::style::Modifier::BOLD) } else { bar };
-        let left = if i == 1 { left.saturating_sub(16).max(8).min(left) } else { left };
         let (next, _) = buf.set_stringn(x, area.y, fit(model, &text, left), left, style);
         x = next + 2;
     }
@@ -156,6 +197,7 @@ fn footer(model: &Model, area: Rect, buf: &mut Buffer) {
             ("s", "scale"),
             ("?", "help"),
             ("q", "quit"),
+            ("0-9", "screens"),
             (":", "command"),
             ("Space", "mark"),
             ("b", "rollback"),
@@ -183,6 +225,24 @@ fn footer(model: &Model, area: Rect, buf: &mut Buffer) {
             ("?", "help"),
             ("^S", "save"),
             ("p", "previous"),
+        ],
+        Screen::Overview => &[
+            ("Enter", "open"),
+            ("2", "deployments"),
+            ("4", "health"),
+            ("/", "filter"),
+            ("S", "sort"),
+            ("?", "help"),
+            ("Esc", "back"),
+        ],
+        Screen::Health => &[
+            ("Enter", "full text"),
+            ("l", "logs"),
+            ("i", "detail"),
+            ("/", "filter"),
+            ("r", "restart"),
+            ("?", "help"),
+            ("Esc", "back"),
         ],
     };
     let mut spans = Vec::new();

@@ -3,7 +3,7 @@
 use crossterm::event::{KeyCode, KeyEvent};
 
 use super::super::command::Command;
-use super::super::model::{Asked, Confirm, Link, Logs, Model, Overlay, Page, Purpose, Screen};
+use super::super::model::{Asked, Confirm, Link, Logs, Model, Overlay, Page, Place, Purpose, Screen};
 use super::super::port::Request;
 use super::{Effect, ask, fetch, tell};
 use crate::link::{Change, LogQuery};
@@ -11,8 +11,7 @@ use crate::link::{Change, LogQuery};
 /// Keys that mean the same everywhere.
 pub fn key(model: &mut Model, key: KeyEvent) -> Vec<Effect> {
     match key.code {
-        KeyCode::Char('l' | '3') => return open_logs(model),
-        KeyCode::Char('2') => return go_table(model),
+        KeyCode::Char('l') => return open_logs(model),
         KeyCode::Char('r') => confirm(model, Verb::Restart),
         KeyCode::Char('x') => confirm(model, Verb::Stop),
         KeyCode::Char('u') => confirm(model, Verb::Start),
@@ -214,6 +213,10 @@ pub fn run(model: &mut Model, command: Command) -> Vec<Effect> {
         Command::Table => return go_table(model),
         Command::Detail(name) => return open_detail(model, Some(name)),
         Command::Logs(names) => return open_logs_of(model, names),
+        Command::Open(screen, name) => {
+            let place = Place { screen, names: name.into_iter().collect() };
+            return super::places::open(model, place);
+        }
         Command::Restart(name) => confirm_of(model, Verb::Restart, vec![name]),
         Command::Stop(name) => confirm_of(model, Verb::Stop, vec![name]),
         Command::Start(name) => return start(model, Change::Start(name)).into_iter().collect(),

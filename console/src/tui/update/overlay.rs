@@ -5,7 +5,7 @@ use crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
 use super::super::command;
 use super::super::logbuf::Pattern;
 use super::super::model::{Confirm, Input, Model, Overlay, Purpose, Screen, Sort};
-use super::{Effect, actions, logs, table, tell};
+use super::{Effect, actions, logs, sheet, table, tell};
 
 /// Takes a key for the overlay.
 pub fn key(model: &mut Model, key: KeyEvent) -> Vec<Effect> {
@@ -14,7 +14,7 @@ pub fn key(model: &mut Model, key: KeyEvent) -> Vec<Effect> {
         Overlay::Help { scroll } => {
             if let Some(scroll) = scrolled(scroll, key.code) {
                 // No further than the text is long.
-                model.overlay = Some(Overlay::Help { scroll: scroll.min(40) });
+                model.overlay = Some(Overlay::Help { scroll: scroll.min(60) });
             }
         }
         Overlay::Line { title, text, scroll } => match key.code {
@@ -30,6 +30,14 @@ pub fn key(model: &mut Model, key: KeyEvent) -> Vec<Effect> {
                 }
             }
         },
+        Overlay::Sort if model.screen().is_sheet() => {
+            let found = |c: char| model.screen().orders().iter().position(|(k, _)| *k == c);
+            if let KeyCode::Char(c) = key.code
+                && let Some(order) = found(c)
+            {
+                sheet::sort(model, order);
+            }
+        }
         Overlay::Sort => {
             if let KeyCode::Char(c) = key.code
                 && let Some((by, ..)) = Sort::ALL.iter().find(|(_, k, _)| *k == c)
@@ -181,6 +189,8 @@ pub fn filter(model: &mut Model, text: &str) -> Result<(), String> {
     let pattern = Pattern::parse(text)?;
     if model.screen() == Screen::Logs {
         logs::set_filter(model, pattern);
+    } else if model.screen().is_sheet() {
+        sheet::filter(model, pattern);
     } else {
         model.table.filter = pattern;
         table::keep_cursor(model);

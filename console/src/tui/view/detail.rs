@@ -8,7 +8,7 @@ use ratatui::text::{Line, Span};
 use super::super::model::Model;
 use super::super::theme::Role;
 use super::table::size;
-use super::{ago, clock, fit, words};
+use super::{ago, clock, fit, tail, words};
 use crate::link::{Detail, Event, What};
 
 /// How many lines the page has.
@@ -198,7 +198,6 @@ impl<F: Fn(Role) -> Style> Page<'_, F> {
                 "backing-off" => Role::Bad,
                 _ => Role::Busy,
             };
-            // The end of a ULID is its random part; the beginning is the same for all of one minute.
             let instance = tail(&r.instance, 6);
             let facts = format!(
                 "  {instance}  r{:<3} up {:<4} {} restarts, {} sessions  ",
@@ -276,9 +275,4 @@ impl<F: Fn(Role) -> Style> Page<'_, F> {
             self.text(line, Role::Text);
         }
     }
-}
-
-fn tail(text: &str, n: usize) -> String {
-    let skip = text.chars().count().saturating_sub(n);
-    text.chars().skip(skip).collect()
 }

@@ -7,6 +7,7 @@ use unicode_width::UnicodeWidthStr as _;
 
 use super::super::command::VERBS;
 use super::super::model::{Confirm, Input, Model, Overlay, Purpose, Screen, Sort};
+use super::super::sheet::TITLES;
 use super::super::theme::Role;
 use super::super::update::suggestions;
 use super::{fit, prompt, words};
@@ -47,6 +48,18 @@ pub fn draw(model: &Model, area: Rect, buf: &mut Buffer) {
         None | Some(Overlay::Input(_)) => {}
         Some(Overlay::Help { scroll }) => help(model, *scroll, area, buf),
         Some(Overlay::Confirm(confirm)) => question(model, confirm, area, buf),
+        Some(Overlay::Sort) if model.screen().is_sheet() => {
+            let now = model.sheet().map_or(0, |s| s.order);
+            let orders = model.screen().orders().iter().enumerate();
+            let lines: Vec<Line<'static>> = orders
+                .map(|(i, (key, word))| {
+                    let sign = if i == now { " (now; again inverts)" } else { "" };
+                    let key = Span::styled(format!(" {key} "), model.theme.style(Role::Key));
+                    Line::from(vec![key, Span::styled(format!(" {word}{sign}"), model.theme.style(Role::Text))])
+                })
+                .collect();
+            panel(model, "Sort by", &lines, 0, area, buf);
+        }
         Some(Overlay::Sort) => {
             let lines: Vec<Line<'static>> = Sort::ALL
                 .iter()
@@ -245,11 +258,26 @@ fn help(model: &Model, scroll: usize, area: Rect, buf: &mut Buffer) {
             ("y Y", "copy the line, all shown lines"),
             ("Ctrl-S", "save shown lines (:save FILE)"),
         ],
+        Screen::Overview => &[
+            ("Enter", "the deployment, or the alert in full  sigil alert list, sigil info"),
+            ("/ S", "filter, sort"),
+            ("4 l i", "health, logs, detail of the selected one"),
+            ("r s x u", "restart, scale, stop, start the selected one"),
+            ("y Y R", "copy the row, all rows; ask again now"),
+        ],
+        Screen::Health => &[
+            ("Enter", "the row in full, with last output     sigil health NAME --last-output"),
+            ("/", "filter turns, lives and replicas      sigil health NAME --probes 20"),
+            ("l i", "logs, detail                          sigil logs -f NAME"),
+            ("r s x u", "restart, scale, stop, start"),
+            ("y Y R", "copy the row, all rows; ask again now"),
+        ],
     };
     let everywhere = [
         ("j k", "or arrows: move; g G: first, last; PgUp PgDn"),
         (":", "command; Tab completes, arrows: history"),
-        ("F2 F3", "deployments, logs from anywhere"),
+        ("1-9 0", "screens; F1-F10 from logs too"),
+        ("- [ ]", "last screen; back, forth in the history"),
         ("Esc", "back; q quits on the first screen"),
         ("Ctrl-L", "draw anew; Ctrl-Z suspends"),
     ];
@@ -264,12 +292,16 @@ fn help(model: &Model, scroll: usize, area: Rect, buf: &mut Buffer) {
     add("", "");
     everywhere.iter().for_each(|(k, t)| add(k, t));
     add("", "");
+    for title in &TITLES {
+        let about = if title.of_one { " of the selected one" } else { "" };
+        add(
+            &format!("{} F{}", title.digit, if title.digit == '0' { "10".to_owned() } else { title.digit.to_string() }),
+            &format!("{:<13} :{}{about}", title.title, title.verb),
+        );
+    }
+    add("", "");
     VERBS.iter().for_each(|(verb, args, about)| add(&format!(":{verb}"), format!("{args:<16} {about}").as_str()));
-    let screen = match model.screen() {
-        Screen::Table => "Deployments",
-        Screen::Detail => "Detail",
-        Screen::Logs => "Logs",
-    };
+    let screen = model.screen().titled().map_or("Detail", |t| t.title);
     panel(model, &format!("{screen}: keys"), &ascii(model, lines), scroll, area, buf);
 }
 

@@ -61,7 +61,8 @@ fn short(n: f64) -> String {
     }
 }
 
-fn millis(ms: f64) -> String {
+/// A time in a few characters.
+pub fn millis(ms: f64) -> String {
     match ms {
         ms if ms <= 0.0 => "-".to_owned(),
         ms if ms < 1.0 => "<1ms".to_owned(),
