@@ -7,6 +7,7 @@ pub mod alerts;
 mod convert;
 mod dial;
 mod error;
+pub mod findings;
 pub mod health;
 mod look;
 mod mcp;

@@ -29,7 +29,7 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 pub use port::{DEPTH, Feed, LinkEvent, Port, Request, Trouble, pair};
-pub use sheet::{Look, Seen};
+pub use sheet::{Look, Scaled, Seen};
 
 use model::Model;
 use terminal::Terminal;

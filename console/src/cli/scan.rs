@@ -4,7 +4,6 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
-use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use sigil_core::scan::{Own, join_with, look_with};
 
@@ -14,6 +13,7 @@ use super::folder::{self, Folder, Kind, Purpose};
 use super::output::{self, Format, Paint, paint, state_paint};
 use super::source::{self, Given};
 use super::{Ctx, rules, text, time, wait};
+use crate::link::findings::{Finding, Report};
 use crate::link::{Change, SourceRef};
 
 /// Look for flaws in a source; nothing is built. Exit code 6 when it is blocked
@@ -29,34 +29,6 @@ pub struct Args {
     rules: Option<PathBuf>,
     #[command(flatten)]
     wait: WaitArgs,
-}
-
-/// The answer as `cli.md` promises it.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-struct Report {
-    verdict: String,
-    findings: Vec<Finding>,
-    files: u64,
-    elapsed_ms: u64,
-}
-
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-struct Finding {
-    rule: String,
-    class: String,
-    severity: String,
-    path: String,
-    line: u64,
-    column: u64,
-    message: String,
-    #[serde(default)]
-    impact: String,
-    #[serde(default)]
-    fix: String,
-    #[serde(default)]
-    help: String,
-    #[serde(default)]
-    snippet: String,
 }
 
 /// A file beyond this is data; the rules skip it too.
@@ -135,13 +107,7 @@ fn page(ctx: &Ctx, report: &Report) -> String {
     let mut out = String::new();
     let mut findings: Vec<&Finding> = report.findings.iter().collect();
     // the worst first: that is what a person came for
-    let rank = |f: &Finding| match f.severity.as_str() {
-        "block" => 0,
-        "error" => 1,
-        "warning" => 2,
-        _ => 3,
-    };
-    findings.sort_by_key(|f| rank(f));
+    findings.sort_by_key(|f| f.rank());
     for f in findings {
         let severity = paint(&f.severity, state_paint(&f.severity), colour);
         out.push_str(&format!("{severity}  {}  {}:{}:{}\n", clean(&f.rule), clean(&f.path), f.line, f.column));

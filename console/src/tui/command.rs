@@ -24,12 +24,14 @@ pub enum Command {
 }
 
 /// Verb, arguments, what it does. `NAME` is completed with deployments.
-pub const VERBS: [(&str, &str, &str); 16] = [
+pub const VERBS: [(&str, &str, &str); 18] = [
     ("overview", "", "the agent, and what is wrong"),
     ("ls", "", "deployments"),
     ("get", "NAME", "one deployment"),
     ("logs", "[NAME…]", "follow output"),
     ("health", "NAME", "probes, turns, ended lives"),
+    ("scaling", "NAME", "replicas, load, decisions"),
+    ("findings", "NAME", "what is wrong with its source"),
     ("restart", "NAME", "new containers, same release"),
     ("stop", "NAME", "keep everything, run nothing"),
     ("start", "NAME", "run again"),

@@ -8,6 +8,7 @@ use super::logbuf::{Buffer, Pattern};
 use super::port::Trouble;
 use super::sheet::Sheet;
 use super::theme::Theme;
+use crate::link::findings::Report;
 use crate::link::{AgentInfo, Change, Deployment, Detail, Event};
 
 /// The link's state.
@@ -44,6 +45,10 @@ pub enum Screen {
     Logs,
     /// How the replicas of one answer.
     Health,
+    /// How one is scaled.
+    Scaling,
+    /// What is wrong with the source of one.
+    Findings,
 }
 
 /// Where a person is: a screen and what it is about.
@@ -332,6 +337,10 @@ pub struct Model {
     pub visit: usize,
     /// Where one was before.
     pub before: Option<Place>,
+    /// The agent's clock minus this one, seconds.
+    pub clock_offset: i64,
+    /// Reports of scans that were asked for here, by source.
+    pub reports: BTreeMap<String, Report>,
     /// Since when the link is up.
     pub up_since: Option<Timestamp>,
     /// What lies over them.
@@ -376,6 +385,8 @@ impl Model {
             visits: vec![Place { screen: Screen::Table, names: Vec::new() }],
             visit: 0,
             before: None,
+            clock_offset: 0,
+            reports: BTreeMap::new(),
             up_since: None,
             overlay: None,
             toast: None,
@@ -464,6 +475,11 @@ impl Model {
             Link::Down { since, .. } if self.complete => Some((self.now.as_second() - since.as_second()).max(0)),
             _ => None,
         }
+    }
+
+    /// What the agent's clock shows, as far as it is known.
+    pub fn agent_now(&self) -> Timestamp {
+        self.now.checked_add(jiff::SignedDuration::from_secs(self.clock_offset)).unwrap_or(self.now)
     }
 
     /// The host, for titles and questions.

@@ -7,7 +7,9 @@ use super::logbuf::Pattern;
 use super::model::Screen;
 use super::port::Trouble;
 use crate::link::alerts::Alerts;
+use crate::link::findings::Found;
 use crate::link::health::Health;
+use crate::link::scaling::{Decided, Explained, Load, Scaling};
 
 /// What a sheet asks for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -19,6 +21,20 @@ pub enum Look {
         /// Whose.
         name: String,
     },
+    /// How a deployment is scaled.
+    Scaling {
+        /// Whose.
+        name: String,
+        /// With the load of its last days, which is long and changes slowly.
+        load: bool,
+    },
+    /// What is known to be wrong with a deployment's source.
+    Findings {
+        /// Whose.
+        name: String,
+        /// The operation whose findings are known.
+        known: Option<String>,
+    },
 }
 
 /// What came back.
@@ -28,7 +44,43 @@ pub enum Seen {
     Overview(Alerts),
     /// For [`Look::Health`].
     Health(Box<Health>),
+    /// For [`Look::Scaling`].
+    Scaling(Box<Scaled>),
+    /// For [`Look::Findings`].
+    Findings(Box<Found>),
 }
+
+/// How a deployment is scaled.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Scaled {
+    /// The policy, and what is wanted.
+    pub scaling: Scaling,
+    /// What would be decided now.
+    pub explained: Explained,
+    /// Steps and refusals, newest first.
+    pub decisions: Vec<Decided>,
+    /// Its load; `None`: not asked for.
+    pub load: Option<Load>,
+}
+
+impl Seen {
+    /// Keeps of the answer before what this one left out, since it is known.
+    pub fn over(&mut self, old: Option<&Self>) {
+        match (self, old) {
+            (Self::Scaling(new), Some(Self::Scaling(old))) if new.load.is_none() => new.load.clone_from(&old.load),
+            (Self::Findings(new), Some(Self::Findings(old)))
+                if new.told.is_none() && new.operation == old.operation =>
+            {
+                new.told.clone_from(&old.told);
+            }
+            _ => {}
+        }
+    }
+}
+
+/// Times that plots over time show, by word and seconds.
+pub const WINDOWS: [(&str, i64); 4] =
+    [("6 hours", 6 * 3_600), ("24 hours", 86_400), ("7 days", 7 * 86_400), ("1 hour", 3_600)];
 
 /// One sheet. It stays when another screen is shown, with its filter, its order and its place.
 #[derive(Debug, Default)]
@@ -57,6 +109,10 @@ pub struct Sheet {
     pub inverted: bool,
     /// Which rows are shown.
     pub filter: Option<Pattern>,
+    /// Index into [`WINDOWS`].
+    pub window: usize,
+    /// When what changes slowly was asked for.
+    pub slow_at: Option<Timestamp>,
 }
 
 /// What is said of a screen: the digit that opens it, its title, the palette's verb, and whether it is a deployment's.
@@ -78,11 +134,13 @@ const fn title(screen: Screen, digit: char, title: &'static str, verb: &'static 
 }
 
 /// Screens that digits open.
-pub const TITLES: [Title; 4] = [
+pub const TITLES: [Title; 6] = [
     title(Screen::Overview, '1', "Overview", "overview", false),
     title(Screen::Table, '2', "Deployments", "ls", false),
     title(Screen::Logs, '3', "Logs", "logs", false),
     title(Screen::Health, '4', "Health", "health", true),
+    title(Screen::Scaling, '5', "Scaling", "scaling", true),
+    title(Screen::Findings, '8', "Findings", "findings", true),
 ];
 
 impl Screen {
@@ -100,6 +158,7 @@ impl Screen {
     pub fn every(self) -> i64 {
         match self {
             Self::Overview => 5,
+            Self::Findings => 10,
             _ => 2,
         }
     }
@@ -108,6 +167,8 @@ impl Screen {
     pub fn orders(self) -> &'static [(char, &'static str)] {
         match self {
             Self::Overview => &[('w', "what is wrong first"), ('n', "name")],
+            Self::Scaling => &[('t', "time")],
+            Self::Findings => &[('s', "severity"), ('p', "path"), ('r', "rule")],
             _ => &[],
         }
     }

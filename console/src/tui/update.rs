@@ -13,6 +13,7 @@ use jiff::Timestamp;
 use super::model::{Input, Link, Model, Overlay, Page, Purpose, Screen, Toast};
 use super::port::{LinkEvent, Request};
 use crate::link::What;
+use crate::link::findings::Report;
 pub use actions::{run, start};
 pub use overlay::suggestions;
 pub use sheet::cursor;
@@ -109,7 +110,8 @@ fn tick(model: &mut Model, now: Timestamp) -> Vec<Effect> {
     }
     // Only what shows seconds moves by itself: an idle console writes nothing.
     let relative = model.logs.as_ref().is_some_and(|l| l.time == super::model::TimeMode::Relative);
-    if matches!(model.link, Link::Down { .. }) || (relative && model.screen() == Screen::Logs) {
+    let counting = super::view::scaling::counts_down(model);
+    if matches!(model.link, Link::Down { .. }) || (relative && model.screen() == Screen::Logs) || counting {
         model.dirty = true;
     }
     // A page of something that changes without a delta of its own (steps, replicas) is asked for again.
@@ -138,6 +140,9 @@ fn fetch(model: &mut Model) -> Option<Effect> {
 fn link(model: &mut Model, event: LinkEvent) -> Vec<Effect> {
     match event {
         LinkEvent::Connected { info, rtt } => {
+            let offset = info.now.map_or(0, |now| now.as_second() - model.now.as_second());
+            // A second or two is the way here, not the clock.
+            model.clock_offset = if offset.abs() > 2 { offset } else { 0 };
             model.info = Some(*info);
             model.up_since = Some(model.now);
             model.link = Link::Up { rtt_ms: super::view::step(rtt) };
@@ -221,6 +226,12 @@ fn link(model: &mut Model, event: LinkEvent) -> Vec<Effect> {
                 let name = asked.name.clone();
                 let done = done.clone();
                 model.asked.remove(&change);
+                if done.kind == "scan"
+                    && let Some(report) = done.result.as_ref().and_then(Report::read)
+                {
+                    model.reports.insert(name.clone(), report);
+                    sheet::settle(model);
+                }
                 let text = match &done.error {
                     Some(problem) => {
                         format!("{name}: {} failed: {}", done.kind, joined(&problem.message, &problem.hint))

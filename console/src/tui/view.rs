@@ -1,11 +1,13 @@
 //! Model -> frame. Reads the model, changes nothing.
 
 pub mod detail;
+mod findings;
 mod health;
 pub mod logs;
 mod overlay;
 mod overview;
 mod plot;
+pub mod scaling;
 pub mod sheet;
 pub mod table;
 
@@ -230,6 +232,25 @@ fn footer(model: &Model, area: Rect, buf: &mut Buffer) {
             ("Enter", "open"),
             ("2", "deployments"),
             ("4", "health"),
+            ("/", "filter"),
+            ("S", "sort"),
+            ("?", "help"),
+            ("Esc", "back"),
+        ],
+        Screen::Scaling => &[
+            ("Enter", "why"),
+            ("z", "time"),
+            ("/", "filter"),
+            ("s", "scale"),
+            ("l", "logs"),
+            ("i", "detail"),
+            ("?", "help"),
+            ("Esc", "back"),
+        ],
+        Screen::Findings => &[
+            ("Enter", "full text"),
+            ("s", "scan"),
+            ("w", "copy waiver"),
             ("/", "filter"),
             ("S", "sort"),
             ("?", "help"),

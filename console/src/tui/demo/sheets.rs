@@ -1,15 +1,21 @@
 //! What the made-up agent says to sheets.
 
-use super::super::sheet::{Look, Seen};
+use super::super::sheet::{Look, Scaled, Seen};
 use super::at;
+use crate::link::Waiver;
 use crate::link::alerts::{Alert, Alerts};
+use crate::link::findings::{Finding, Found, Report, Told};
 use crate::link::health::{Health, Life, Line, Probe, Replica, Turn, Window};
+use crate::link::scaling::{Decided, Explained, Load, Scaling};
 use sigil_core::health::Calls;
+use sigil_core::scale::{Bucket, Decision, Held, HeldBy, History, Measure, Signals, Verdict};
 
 pub(crate) fn seen(what: &Look) -> Seen {
     match what {
         Look::Overview => Seen::Overview(alerts()),
         Look::Health { .. } => Seen::Health(Box::new(health())),
+        Look::Scaling { load, .. } => Seen::Scaling(Box::new(scaled(*load))),
+        Look::Findings { known, .. } => Seen::Findings(Box::new(found(known.as_deref()))),
     }
 }
 
@@ -91,5 +97,112 @@ pub(crate) fn health() -> Health {
             output: vec![line("stdout", "reading the index"), line("stderr", "allocating \x1b[2J 300 MiB")],
             cut: true,
         }],
+    }
+}
+
+pub(crate) fn scaled(load: bool) -> Scaled {
+    let decision = |from, to, wanted, reason: &str, held: &[(HeldBy, &str)]| Decision {
+        from,
+        to,
+        wanted,
+        reason: reason.into(),
+        held: held.iter().map(|(by, why)| Held { by: *by, why: (*why).into() }).collect(),
+        measures: vec![
+            Measure {
+                name: "cpu".into(),
+                value: Some(91.25),
+                up: 70.0,
+                down: 50.0,
+                verdict: Verdict::Up,
+                need: wanted,
+            },
+            Measure { name: "requests".into(), value: None, up: 50.0, down: 10.0, verdict: Verdict::Unknown, need: 1 },
+        ],
+        signals: Some(Signals {
+            ready: from,
+            cpu: Some(91.25),
+            requests: 412.0,
+            p95: Some(180.0),
+            ..Signals::default()
+        }),
+        forecast: Some(2),
+    };
+    let at = |seconds, decision| Decided { at: at(seconds), decision };
+    let cool = "3 wanted; the cool-down for steps up ends in 20 s";
+    let mut history = History::default();
+    let now = History::number(super::at(0).as_second());
+    for n in 0..60u8 {
+        let requests = f32::from(n % 12) * 40.0;
+        history.set(now - 59 + i64::from(n), Bucket { requests, peak: requests * 1.5, cores: 0.2 });
+    }
+    Scaled {
+        scaling: Scaling { name: "git".into(), policy: "preset: standard\nmax: 8\n".into(), replicas: 2 },
+        explained: Explained {
+            name: "git".into(),
+            decision: Some(decision(2, 2, 3, "CPU, 91.3 %, is above 70.0 %", &[(HeldBy::Cooldown, cool)])),
+            notes: vec!["forecast: as yesterday, 2 replicas within the hour".into()],
+            next_seconds: 12,
+        },
+        decisions: vec![
+            at(-20, decision(1, 2, 3, "CPU, 95.0 %, is above 70.0 %", &[(HeldBy::Step, "one at a time")])),
+            at(-4_000, decision(1, 1, 2, "CPU, 75.0 %, is above 70.0 %", &[(HeldBy::Cost, "the cost cap of 0.1")])),
+            at(-9_000, decision(4, 1, 1, "all measures are well below their targets", &[])),
+            at(-15_000, decision(1, 4, 4, "requests, 210, are above 50", &[])),
+        ],
+        load: load.then_some(Load { policy: String::new(), history, cpu_limit: 0.5, price: None, time_ms: None }),
+    }
+}
+
+pub(crate) fn finding(severity: &str, rule: &str, path: &str, line: u64) -> Finding {
+    Finding {
+        rule: rule.into(),
+        class: rule.into(),
+        severity: severity.into(),
+        path: path.into(),
+        line,
+        column: 5,
+        message: format!("what a caller sends reaches {rule}"),
+        impact: "a caller runs programs in the container".into(),
+        fix: "hand the words over as a list, without a shell".into(),
+        help: "sigil guide scan".into(),
+        snippet: "subprocess.run(command, shell=True)".into(),
+    }
+}
+
+pub(crate) fn report() -> Report {
+    let findings = vec![
+        finding("info", "docker-root", "Dockerfile", 1),
+        finding("warning", "ssrf", "src/server.py", 4),
+        finding("block", "command-injection", "src/server.py", 40),
+    ];
+    Report { verdict: "blocked".into(), findings, files: 12, elapsed_ms: 31 }
+}
+
+pub(crate) fn found(known: Option<&str>) -> Found {
+    let told = Told {
+        at: Some(at(-600)),
+        by: "ada".into(),
+        outcome: "warning (3 findings, 12 files, 0 of them known)".into(),
+        findings: vec![
+            finding("warning", "ssrf", "src/server.py", 4),
+            finding("warning", "typosquat", "requirements.txt", 2),
+            finding("error", "command-injection", "src/server.py", 40),
+        ],
+        whole: false,
+    };
+    let waiver = |finding: &str, over| Waiver {
+        finding: finding.into(),
+        reason: "the host is checked by the proxy".into(),
+        until: "2027-01-31".into(),
+        by: "ada".into(),
+        at: Some(at(-600)),
+        over,
+    };
+    Found {
+        name: "git".into(),
+        source: "pypi:mcp-server-git==1.2.0".into(),
+        operation: Some("01KAMNOP".into()),
+        told: (known != Some("01KAMNOP")).then_some(told),
+        waivers: vec![waiver("ssrf:src/server.py", false), waiver("docker-root", true)],
     }
 }

@@ -227,3 +227,78 @@ fn rows_are_filtered_opened_and_copied() {
     press(&mut m, "Sn");
     assert!(m.sheet().unwrap().inverted);
 }
+
+#[test]
+fn scaling_counts_cool_downs_down_and_asks_for_the_load_now_and_then() {
+    let mut m = shown(COLOUR, (80, 24), "5");
+    assert!(text(&m).contains("cools down: up after 40 s, down after 4 min 40 s"), "{}", text(&m));
+    let loads = |m: &mut Model, s: i64| {
+        let asked = looks(&update(m, Event::Tick(at(s))));
+        for (look, what) in &asked {
+            update(m, Event::Link(LinkEvent::Looked { look: *look, result: Ok(Box::new(sheets::seen(what))) }));
+        }
+        asked.into_iter().map(|(_, what)| matches!(what, Look::Scaling { load: true, .. })).collect::<Vec<_>>()
+    };
+    m.dirty = false;
+    assert_eq!(loads(&mut m, 4), [false]);
+    assert!(m.dirty, "the seconds of a cool-down are drawn");
+    assert!(text(&m).contains("up after 36 s"), "{}", text(&m));
+    let kept = matches!(&m.sheet().unwrap().seen, Some(Seen::Scaling(s)) if s.load.is_some());
+    assert!(kept, "the load is kept");
+    assert_eq!(loads(&mut m, 64), [true]);
+    loads(&mut m, 700);
+    m.dirty = false;
+    update(&mut m, Event::Tick(at(701)));
+    assert!(!m.dirty, "nothing counts down any more");
+    press(&mut m, "Gz");
+    assert_eq!(m.sheet().unwrap().window, 1);
+    press(&mut m, "/refus<enter><esc>/cost cap<enter>G<enter>");
+    assert!(text(&m).contains("says up, needs 2"), "{}", text(&m));
+}
+
+#[test]
+fn findings_are_sorted_waived_and_scanned_anew() {
+    let mut m = shown(COLOUR, (80, 24), "8");
+    let at_line = |m: &Model, words: &str| text(m).lines().position(|l| l.contains(words)).unwrap();
+    assert!(at_line(&m, "✖ error") < at_line(&m, "▲ warning"), "{}", text(&m));
+    assert!(at_line(&m, "waived") > 0);
+    let effects = press(&mut m, "w");
+    assert!(
+        matches!(&effects[..], [Effect::Copy { text, .. }] if text ==
+        "sigil waiver add git command-injection:src/server.py --reason TEXT --until DATE"),
+        "{effects:?}"
+    );
+    // The same operation is not read twice.
+    let [(_, what)] = &looks(&press(&mut m, "R"))[..] else { panic!("R does not ask") };
+    assert!(matches!(what, Look::Findings { known: Some(_), .. }), "{what:?}");
+    answered(&mut m, "R");
+    assert!(text(&m).contains("Findings: 3"), "what was told is kept");
+    let effects = press(&mut m, "s");
+    let [Effect::Ask(Request::Change { change, what: Change::Scan { source } })] = &effects[..] else {
+        panic!("{effects:?}")
+    };
+    assert_eq!(source.text, "pypi:mcp-server-git==1.2.0");
+    assert!(text(&m).contains("under way since"), "{}", text(&m));
+    assert!(press(&mut m, "s").is_empty(), "one scan at a time");
+    let mut done = detail().last_operation.unwrap();
+    (done.kind, done.state, done.error) = ("scan".into(), "succeeded".into(), None);
+    done.result = Some(serde_json::to_value(sheets::report()).unwrap());
+    let event = crate::link::Event { seq: 9, time: None, what: What::Done(Box::new(done)) };
+    update(&mut m, Event::Link(LinkEvent::Operation { change: *change, event }));
+    insta::assert_snapshot!("findings_scanned_80x24", picture(&m));
+    press(&mut m, "<enter>");
+    let shown = text(&m);
+    assert!(shown.contains("in src/server.py:40:5") && shown.contains("What to do"), "{shown}");
+    press(&mut m, "<esc>Sp");
+    assert!(at_line(&m, "Dockerfile") < at_line(&m, "src/server.py"));
+    // A folder cannot be fetched.
+    let mut found = sheets::found(None);
+    found.source = "./git".into();
+    let [(look, _)] = &looks(&press(&mut m, "R"))[..] else { panic!("R does not ask") };
+    update(
+        &mut m,
+        Event::Link(LinkEvent::Looked { look: *look, result: Ok(Box::new(Seen::Findings(Box::new(found)))) }),
+    );
+    assert!(press(&mut m, "s").is_empty());
+    assert!(text(&m).contains("sigil scan DIR"), "{}", text(&m));
+}

@@ -5,12 +5,16 @@ use crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
 use super::super::logbuf::Pattern;
 use super::super::model::{Link, Model, Overlay, Screen};
 use super::super::port::{Request, Trouble};
-use super::super::sheet::{Look, Seen, Sheet};
+use super::super::sheet::{Look, Seen, Sheet, WINDOWS};
 use super::super::view::sheet::{Doc, doc, room};
-use super::{Effect, actions};
+use super::{Effect, actions, tell};
+use crate::link::findings::Origin;
+use crate::link::{Change, SourceRef};
 
 /// An answer that takes longer than this is not waited for, seconds.
 const PATIENCE: i64 = 10;
+/// How old what changes slowly may become, seconds.
+const SLOW: i64 = 60;
 
 /// Shows a sheet, about a deployment where it is one's.
 pub fn open(model: &mut Model, screen: Screen, name: Option<String>) -> Vec<Effect> {
@@ -36,6 +40,20 @@ pub fn ask_now(model: &mut Model) -> Vec<Effect> {
     let what = match (screen, sheet.name.clone()) {
         (Screen::Overview, _) => Look::Overview,
         (Screen::Health, Some(name)) => Look::Health { name },
+        (Screen::Scaling, Some(name)) => {
+            let load = sheet.slow_at.is_none_or(|at| now.as_second() - at.as_second() >= SLOW);
+            if load {
+                sheet.slow_at = Some(now);
+            }
+            Look::Scaling { name, load }
+        }
+        (Screen::Findings, Some(name)) => {
+            let known = match &sheet.seen {
+                Some(Seen::Findings(found)) => found.operation.clone().filter(|_| found.told.is_some()),
+                _ => None,
+            };
+            Look::Findings { name, known }
+        }
         _ => return Vec::new(),
     };
     model.counter += 1;
@@ -57,12 +75,14 @@ pub fn looked(model: &mut Model, look: u64, result: Result<Box<Seen>, Trouble>) 
     let Some((screen, sheet)) = model.sheets.iter_mut().find(|(_, s)| s.look == look) else { return };
     sheet.waiting = false;
     let changed = match result {
-        Ok(seen) => {
+        Ok(mut seen) => {
+            seen.over(sheet.seen.as_ref());
             let new = sheet.seen.as_ref() != Some(&*seen) || sheet.trouble.is_some();
             (sheet.seen, sheet.trouble) = (Some(*seen), None);
             new
         }
         Err(trouble) => {
+            sheet.slow_at = None;
             let new = sheet.trouble.as_ref() != Some(&trouble);
             sheet.trouble = Some(trouble);
             new
@@ -86,7 +106,13 @@ pub fn settle(model: &mut Model) {
     }
     let doc = doc(model);
     let at = model.sheet().map_or(0, |s| cursor(s, &doc));
+    let offset = model.sheet().map_or(0, |s| s.offset);
     place(model, &doc, at);
+    let (most, screen) = (doc.lines.len().saturating_sub(room(model).max(1)), model.screen());
+    // The first row has not been gone to: what stands above it stays where it is.
+    if let Some(sheet) = model.sheets.get_mut(&screen).filter(|s| s.row.is_none()) {
+        sheet.offset = offset.min(most);
+    }
 }
 
 fn place(model: &mut Model, doc: &Doc, at: usize) {
@@ -112,7 +138,9 @@ fn step(model: &mut Model, by: isize) {
     let Some(sheet) = model.sheets.get_mut(&screen) else { return };
     let at = cursor(sheet, &doc);
     let to = at.saturating_add_signed(by).min(doc.rows.len().saturating_sub(1));
-    if to != at {
+    // A cursor that is out of sight is come to by lines.
+    let seen = doc.rows.get(at).is_some_and(|r| (sheet.offset..sheet.offset + room).contains(&r.at));
+    if to != at && seen {
         return place(model, &doc, to);
     }
     let most = doc.lines.len().saturating_sub(room);
@@ -185,8 +213,16 @@ pub fn key(model: &mut Model, key: KeyEvent) -> Vec<Effect> {
         (KeyCode::Char('y'), false) => return copy(model, false),
         (KeyCode::Char('Y'), false) => return copy(model, true),
         (KeyCode::Char('l'), false) => return actions::open_logs(model),
+        (KeyCode::Char('z'), false) if model.screen() == Screen::Scaling => {
+            let sheet = model.sheets.entry(Screen::Scaling).or_default();
+            sheet.window = (sheet.window + 1) % WINDOWS.len();
+        }
+        (KeyCode::Char('s'), false) if model.screen() == Screen::Findings => return scan(model),
+        (KeyCode::Char('w'), false) if model.screen() == Screen::Findings => return waive(model),
         // What changes a deployment works where the screen shows one.
-        _ if matches!(model.screen(), Screen::Overview | Screen::Health) => return actions::key(model, key),
+        _ if matches!(model.screen(), Screen::Overview | Screen::Health | Screen::Scaling) => {
+            return actions::key(model, key);
+        }
         _ => {}
     }
     Vec::new()
@@ -228,4 +264,38 @@ fn copy(model: &Model, all: bool) -> Vec<Effect> {
         n => format!("{n} rows"),
     };
     vec![Effect::Copy { text: rows.join("\n"), what }]
+}
+
+/// Has the agent scan the source anew; what comes of it is shown when it ends.
+fn scan(model: &mut Model) -> Vec<Effect> {
+    let Some(Seen::Findings(found)) = model.sheet().and_then(|s| s.seen.as_ref()) else { return Vec::new() };
+    let source = found.source.clone();
+    match found.origin() {
+        Origin::Fetched if model.asked_of(&source).is_some() => {
+            tell(model, "it is being scanned", false);
+            Vec::new()
+        }
+        Origin::Fetched => {
+            let source = SourceRef { text: source, upload: None };
+            actions::start(model, Change::Scan { source }).into_iter().collect()
+        }
+        Origin::Folder => {
+            tell(model, "this is a folder of who deployed it: run 'sigil scan DIR' where it lies", true);
+            Vec::new()
+        }
+        Origin::NoSource => {
+            tell(model, "there is no source to scan: the image or the server was made elsewhere", true);
+            Vec::new()
+        }
+    }
+}
+
+/// Copies the command that answers for the finding under the cursor.
+fn waive(model: &mut Model) -> Vec<Effect> {
+    let doc = doc(model);
+    let command = model.sheet().and_then(|s| doc.rows.get(cursor(s, &doc))).and_then(|r| r.command.clone());
+    match command {
+        Some(text) => vec![Effect::Copy { text, what: "the command that waives it".to_owned() }],
+        None => Vec::new(),
+    }
 }

@@ -69,7 +69,7 @@ fn replicas(pen: &mut Pen<'_>, health: &Health) {
             key: format!("replica {}", r.instance),
             title: format!("Replica {}", tail(&r.instance, 6)),
             full,
-            deployment: None,
+            ..About::default()
         };
         pen.row(about, &[(&name, role), (&word, role), (&facts, Role::Text), (&r.why, Role::Text)]);
     }
@@ -167,7 +167,7 @@ fn turns(pen: &mut Pen<'_>, health: &Health) {
             key: format!("turn {:?} {} {}", t.at, t.instance, t.done),
             title: format!("Replica {}, {}", tail(&t.instance, 6), moment(pen.model, t.at)),
             full: vec![what.trim().to_owned(), t.why.clone(), format!("replica {}", t.instance)],
-            deployment: None,
+            ..About::default()
         };
         pen.row(about, &[(&when, Role::Dim), (&instance, Role::Text), (&what, role), (&t.why, Role::Text)]);
     }
@@ -200,7 +200,7 @@ fn lives(pen: &mut Pen<'_>, health: &Health) {
             key: format!("life {:?} {}", life.at, life.instance),
             title: format!("Life of {}, ended {}", tail(&life.instance, 6), moment(pen.model, life.at)),
             full,
-            deployment: None,
+            ..About::default()
         };
         pen.row(
             about,

@@ -265,6 +265,22 @@ fn help(model: &Model, scroll: usize, area: Rect, buf: &mut Buffer) {
             ("r s x u", "restart, scale, stop, start the selected one"),
             ("y Y R", "copy the row, all rows; ask again now"),
         ],
+        Screen::Scaling => &[
+            ("Enter", "all that led to a decision            sigil scaling history NAME"),
+            ("z", "1 hour, 6 hours, 24 hours, 7 days"),
+            ("/ S", "filter, sort decisions                sigil scaling explain NAME"),
+            ("s", "replicas by hand                      sigil scale NAME N"),
+            ("l i", "logs, detail                          sigil scaling get NAME"),
+            ("r x u", "restart, stop, start"),
+            ("y Y R", "copy the row, all rows; ask again now"),
+        ],
+        Screen::Findings => &[
+            ("Enter", "the finding in full: why, where, what to do"),
+            ("s", "scan the source anew                  sigil scan SOURCE"),
+            ("w", "copy the command that waives it       sigil waiver add NAME FINDING"),
+            ("/ S", "filter; sort by severity, path, rule  sigil waiver ls NAME"),
+            ("y Y R", "copy the row, all rows; ask again now"),
+        ],
         Screen::Health => &[
             ("Enter", "the row in full, with last output     sigil health NAME --last-output"),
             ("/", "filter turns, lives and replicas      sigil health NAME --probes 20"),

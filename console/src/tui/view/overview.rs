@@ -116,7 +116,7 @@ fn wrong(pen: &mut Pen<'_>, alerts: Option<&Alerts>) {
             key: format!("note {note}"),
             title: "The agent says".to_owned(),
             full: vec![note.clone()],
-            deployment: None,
+            ..About::default()
         };
         let sign = format!("{} {:<12}", model.theme.glyph("▲", "!"), "agent");
         all.push(Wrong {
@@ -155,5 +155,5 @@ fn told(pen: &Pen<'_>, alert: &Alert) -> About {
         full.push(format!("until {}", moment(model, alert.ended)));
     }
     let key = format!("alert {} {} {:?}", alert.kind, alert.about, alert.since);
-    About { key, title: format!("Alert: {}", alert.kind), full, deployment }
+    About { key, title: format!("Alert: {}", alert.kind), full, deployment, ..About::default() }
 }

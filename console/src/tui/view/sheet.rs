@@ -11,7 +11,7 @@ use super::super::model::{Link, Model, Screen};
 use super::super::sheet::{Seen, Sheet};
 use super::super::theme::Role;
 use super::super::update::joined;
-use super::{fit, health, overlay, overview, words};
+use super::{findings, fit, health, overlay, overview, scaling, words};
 
 /// A row that a cursor can stand on.
 pub struct Row {
@@ -25,6 +25,8 @@ pub struct Row {
     pub full: Vec<String>,
     /// What is copied.
     pub copy: String,
+    /// A command line that is to do with it.
+    pub command: Option<String>,
     /// The deployment that it is about.
     pub about: Option<String>,
 }
@@ -49,6 +51,8 @@ pub struct About {
     pub title: String,
     /// What Enter shows.
     pub full: Vec<String>,
+    /// A command line that is to do with it.
+    pub command: Option<String>,
     /// The deployment that it is about.
     pub deployment: Option<String>,
 }
@@ -92,6 +96,8 @@ fn written(model: &Model, columns: usize) -> Doc {
             overview::write(&mut pen, alerts);
         }
         (_, Some(Seen::Health(health))) => health::write(&mut pen, health),
+        (_, Some(Seen::Scaling(scaled))) => scaling::write(&mut pen, scaled),
+        (_, Some(Seen::Findings(found))) => findings::write(&mut pen, found),
         (_, None | Some(Seen::Overview(_))) => pen.nothing_yet(),
     }
     pen.filtered();
@@ -157,10 +163,10 @@ impl Pen<'_> {
             self.doc.hidden += 1;
             return;
         }
-        let About { key, title, full, deployment } = about;
+        let About { key, title, full, command, deployment } = about;
         let copy = text.split_whitespace().collect::<Vec<_>>().join(" ");
         let at = self.doc.lines.len();
-        self.doc.rows.push(Row { at, key, title, full, copy, about: deployment });
+        self.doc.rows.push(Row { at, key, title, full, copy, command, about: deployment });
         self.line(parts);
     }
 

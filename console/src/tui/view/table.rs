@@ -52,7 +52,8 @@ fn release(d: &Deployment) -> String {
     if d.release == 0 { "-".to_owned() } else { d.release.to_string() }
 }
 
-fn short(n: f64) -> String {
+/// A figure in a few characters; `-` for none.
+pub fn short(n: f64) -> String {
     match n {
         n if n <= 0.0 => "-".to_owned(),
         n if n < 10.0 => format!("{n:.1}"),
