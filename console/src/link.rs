@@ -9,6 +9,7 @@ mod dial;
 mod error;
 pub mod findings;
 pub mod health;
+pub mod keeping;
 mod look;
 mod mcp;
 mod people;
@@ -49,7 +50,7 @@ pub use view::{
 };
 // made by the tests of the screens only, which are given whole values
 #[cfg(test)]
-pub use view::{Condition, Engine, Release, Replica};
+pub use view::{Condition, Engine, Grant, Key, Release, Replica, Team};
 
 /// Longest wait for a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);

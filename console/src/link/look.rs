@@ -1,7 +1,7 @@
 //! What the full-screen console's sheets ask for, put together from the calls that the command line makes.
 
 use super::health::Wanted;
-use super::{Link, LinkError, findings};
+use super::{Link, LinkError, findings, keeping};
 use crate::tui::{Look, Scaled, Seen};
 
 /// Histories as long as a large terminal is wide and high.
@@ -23,6 +23,8 @@ pub(super) async fn look(link: &Link, what: Look) -> Result<Seen, LinkError> {
             let load = if load { Some(link.scaling_load(&name).await?) } else { None };
             Seen::Scaling(Box::new(Scaled { scaling, explained, decisions, load }))
         }
+        Look::Secrets => Seen::Secrets(Box::new(keeping::kept(link).await?)),
+        Look::Access { since } => Seen::Access(Box::new(keeping::access(link, since).await)),
         Look::Findings { name, known } => Seen::Findings(Box::new(findings::found(link, &name, known).await?)),
     })
 }

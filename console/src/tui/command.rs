@@ -24,7 +24,7 @@ pub enum Command {
 }
 
 /// Verb, arguments, what it does. `NAME` is completed with deployments.
-pub const VERBS: [(&str, &str, &str); 18] = [
+pub const VERBS: [(&str, &str, &str); 20] = [
     ("overview", "", "the agent, and what is wrong"),
     ("ls", "", "deployments"),
     ("get", "NAME", "one deployment"),
@@ -32,6 +32,8 @@ pub const VERBS: [(&str, &str, &str); 18] = [
     ("health", "NAME", "probes, turns, ended lives"),
     ("scaling", "NAME", "replicas, load, decisions"),
     ("findings", "NAME", "what is wrong with its source"),
+    ("secrets", "", "names, versions, who uses them"),
+    ("access", "", "users, keys, audit log"),
     ("restart", "NAME", "new containers, same release"),
     ("stop", "NAME", "keep everything, run nothing"),
     ("start", "NAME", "run again"),

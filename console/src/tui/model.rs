@@ -49,6 +49,10 @@ pub enum Screen {
     Scaling,
     /// What is wrong with the source of one.
     Findings,
+    /// Secrets without their values.
+    Secrets,
+    /// Who may what, and who did what.
+    Access,
 }
 
 /// Where a person is: a screen and what it is about.

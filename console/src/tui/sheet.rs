@@ -9,6 +9,7 @@ use super::port::Trouble;
 use crate::link::alerts::Alerts;
 use crate::link::findings::Found;
 use crate::link::health::Health;
+use crate::link::keeping::{Access, Kept};
 use crate::link::scaling::{Decided, Explained, Load, Scaling};
 
 /// What a sheet asks for.
@@ -35,6 +36,13 @@ pub enum Look {
         /// The operation whose findings are known.
         known: Option<String>,
     },
+    /// Secrets, and who uses them.
+    Secrets,
+    /// Who may what, and who did what.
+    Access {
+        /// Of the audit log only what is not older.
+        since: Option<Timestamp>,
+    },
 }
 
 /// What came back.
@@ -48,7 +56,14 @@ pub enum Seen {
     Scaling(Box<Scaled>),
     /// For [`Look::Findings`].
     Findings(Box<Found>),
+    /// For [`Look::Secrets`].
+    Secrets(Box<Kept>),
+    /// For [`Look::Access`].
+    Access(Box<Access>),
 }
+
+/// Records of the audit log that are kept for a screen.
+const RECORDS: usize = 500;
 
 /// How a deployment is scaled.
 #[derive(Debug, Clone, PartialEq)]
@@ -73,6 +88,7 @@ impl Seen {
             {
                 new.told.clone_from(&old.told);
             }
+            (Self::Access(new), Some(Self::Access(old))) => new.over(old, RECORDS),
             _ => {}
         }
     }
@@ -134,13 +150,15 @@ const fn title(screen: Screen, digit: char, title: &'static str, verb: &'static 
 }
 
 /// Screens that digits open.
-pub const TITLES: [Title; 6] = [
+pub const TITLES: [Title; 8] = [
     title(Screen::Overview, '1', "Overview", "overview", false),
     title(Screen::Table, '2', "Deployments", "ls", false),
     title(Screen::Logs, '3', "Logs", "logs", false),
     title(Screen::Health, '4', "Health", "health", true),
     title(Screen::Scaling, '5', "Scaling", "scaling", true),
     title(Screen::Findings, '8', "Findings", "findings", true),
+    title(Screen::Secrets, '9', "Secrets", "secrets", false),
+    title(Screen::Access, '0', "Access and audit", "access", false),
 ];
 
 impl Screen {
@@ -159,6 +177,7 @@ impl Screen {
         match self {
             Self::Overview => 5,
             Self::Findings => 10,
+            Self::Secrets => 30,
             _ => 2,
         }
     }
@@ -168,6 +187,8 @@ impl Screen {
         match self {
             Self::Overview => &[('w', "what is wrong first"), ('n', "name")],
             Self::Scaling => &[('t', "time")],
+            Self::Secrets => &[('n', "name"), ('c', "changed last"), ('s', "scope")],
+            Self::Access => &[('t', "time"), ('w', "who"), ('a', "what was done")],
             Self::Findings => &[('s', "severity"), ('p', "path"), ('r', "rule")],
             _ => &[],
         }

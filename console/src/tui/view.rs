@@ -1,5 +1,6 @@
 //! Model -> frame. Reads the model, changes nothing.
 
+mod access;
 pub mod detail;
 mod findings;
 mod health;
@@ -8,6 +9,7 @@ mod overlay;
 mod overview;
 mod plot;
 pub mod scaling;
+mod secrets;
 pub mod sheet;
 pub mod table;
 
@@ -247,6 +249,17 @@ fn footer(model: &Model, area: Rect, buf: &mut Buffer) {
             ("?", "help"),
             ("Esc", "back"),
         ],
+        Screen::Secrets => &[
+            ("Enter", "who uses it"),
+            ("w", "copy command"),
+            ("/", "filter"),
+            ("S", "sort"),
+            ("?", "help"),
+            ("Esc", "back"),
+        ],
+        Screen::Access => {
+            &[("Enter", "full text"), ("/", "filter"), ("S", "sort"), ("Y", "copy all"), ("?", "help"), ("Esc", "back")]
+        }
         Screen::Findings => &[
             ("Enter", "full text"),
             ("s", "scan"),

@@ -2,11 +2,14 @@
 
 use super::super::sheet::{Look, Scaled, Seen};
 use super::at;
-use crate::link::Waiver;
 use crate::link::alerts::{Alert, Alerts};
 use crate::link::findings::{Finding, Found, Report, Told};
 use crate::link::health::{Health, Life, Line, Probe, Replica, Turn, Window};
+use crate::link::keeping::{Access, Kept, Read};
 use crate::link::scaling::{Decided, Explained, Load, Scaling};
+use crate::link::{Grant, Key, Secret, Team, User, Waiver};
+use crate::tui::Trouble;
+use sigil_core::audit::Record;
 use sigil_core::health::Calls;
 use sigil_core::scale::{Bucket, Decision, Held, HeldBy, History, Measure, Signals, Verdict};
 
@@ -15,6 +18,8 @@ pub(crate) fn seen(what: &Look) -> Seen {
         Look::Overview => Seen::Overview(alerts()),
         Look::Health { .. } => Seen::Health(Box::new(health())),
         Look::Scaling { load, .. } => Seen::Scaling(Box::new(scaled(*load))),
+        Look::Secrets => Seen::Secrets(Box::new(kept())),
+        Look::Access { since } => Seen::Access(Box::new(access(since.is_some()))),
         Look::Findings { known, .. } => Seen::Findings(Box::new(found(known.as_deref()))),
     }
 }
@@ -205,4 +210,87 @@ pub(crate) fn found(known: Option<&str>) -> Found {
         told: (known != Some("01KAMNOP")).then_some(told),
         waivers: vec![waiver("ssrf:src/server.py", false), waiver("docker-root", true)],
     }
+}
+
+pub(crate) fn kept() -> Kept {
+    let secret = |name: &str, scope: &str, version, used: &[&str]| Secret {
+        name: name.into(),
+        scope: scope.into(),
+        version,
+        changed_at: Some(at(-86_400 * i64::from(version))),
+        changed_by: "ada".into(),
+        used_by: used.iter().map(|u| (*u).to_owned()).collect(),
+    };
+    let read = Read { at: at(-600), what_for: "git, starting".into() };
+    Kept {
+        secrets: vec![
+            secret("GITHUB_TOKEN", "team", 3, &["git", "search"]),
+            secret("API_KEY", "deployment:time", 1, &["time"]),
+            secret("OLD", "team", 2, &[]),
+        ],
+        reads: Ok([("team/default/GITHUB_TOKEN".to_owned(), read)].into()),
+    }
+}
+
+pub(crate) fn record(seq: u64, who: &str, what: &str, target: &str, outcome: &str) -> Record {
+    let line = serde_json::json!({
+        "seq": seq, "time": at(seq as i64 * 60 - 600).to_string(), "who": who, "from": "unix:1000", "what": what,
+        "target": target, "before": {"policy": "a\nb"}, "after": {"policy": "a\nc", "version": "3"},
+        "outcome": outcome, "prev": "0", "hash": "f00d",
+    });
+    serde_json::from_value(line).unwrap()
+}
+
+pub(crate) fn access(newer: bool) -> Access {
+    let user = |name: &str, disabled, role: Option<&str>| User {
+        id: format!("id-{name}"),
+        name: name.into(),
+        disabled,
+        grants: role.into_iter().map(|r| Grant { role: r.into(), on: "all".into() }).collect(),
+        created_at: Some(at(-90_000)),
+        created_by: "root".into(),
+        keys: 1,
+    };
+    let key = Key {
+        id: "k1".into(),
+        label: "laptop".into(),
+        role: "caller".into(),
+        user: "ada".into(),
+        deployments: vec!["git*".into()],
+        tools: Vec::new(),
+        rate: "60/min".into(),
+        concurrency: 0,
+        created_at: Some(at(-90_000)),
+        last_used_at: Some(at(-700)),
+        expires_at: Some(at(-10)),
+    };
+    let team = Team {
+        id: "default".into(),
+        name: "default".into(),
+        created_at: None,
+        created_by: String::new(),
+        members: Vec::new(),
+        deployments: Vec::new(),
+    };
+    let mut records = vec![
+        record(3, "ada", "secret.set", "GITHUB_TOKEN", "ok"),
+        record(2, "token:ci", "deploy", "git", "BLOCKED"),
+        record(1, "root", "policy.set", "git", "ok"),
+    ];
+    if newer {
+        records.truncate(1);
+        records.insert(0, record(4, "eve", "secret.reveal", "GITHUB_TOKEN", "NOT_ALLOWED"));
+    }
+    Access {
+        users: Ok(vec![user("ada", false, Some("deployer")), user("eve", true, None)]),
+        teams: Ok(vec![team]),
+        keys: Ok(vec![key]),
+        records: Ok(records),
+        damaged: 0,
+    }
+}
+
+pub(crate) fn closed() -> Access {
+    let no = || Trouble { what: "your role does not allow it".into(), hint: "ask an admin".into() };
+    Access { users: Err(no()), teams: Err(no()), keys: Err(no()), records: Err(no()), damaged: 0 }
 }

@@ -302,3 +302,42 @@ fn findings_are_sorted_waived_and_scanned_anew() {
     assert!(press(&mut m, "s").is_empty());
     assert!(text(&m).contains("sigil scan DIR"), "{}", text(&m));
 }
+
+#[test]
+fn secrets_show_who_uses_them_and_never_a_value() {
+    let mut m = shown(COLOUR, (80, 24), "9");
+    assert!(text(&m).contains("git, search") && text(&m).contains("nobody"), "{}", text(&m));
+    press(&mut m, "j<enter>");
+    assert!(text(&m).contains("for git, starting"), "{}", text(&m));
+    press(&mut m, "<esc>g");
+    let effects = press(&mut m, "w");
+    let wanted = "sigil secret rotate API_KEY --deployment time";
+    assert!(matches!(&effects[..], [Effect::Copy { text, .. }] if text == wanted), "{effects:?}");
+    // Keys that change deployments do nothing here.
+    assert!(press(&mut m, "rDxu").is_empty());
+    assert!(m.overlay.is_none());
+    let mut none = sheets::kept();
+    none.secrets.clear();
+    let [(look, _)] = &looks(&press(&mut m, "R"))[..] else { panic!("R does not ask") };
+    update(&mut m, Event::Link(LinkEvent::Looked { look: *look, result: Ok(Box::new(Seen::Secrets(Box::new(none)))) }));
+    assert!(text(&m).contains("sigil secret set NAME"), "{}", text(&m));
+}
+
+#[test]
+fn the_audit_log_grows_from_the_top_and_asks_only_for_what_is_new() {
+    let mut m = shown(COLOUR, (80, 24), "0");
+    let [(look, what)] = &looks(&update(&mut m, Event::Tick(at(2))))[..] else { panic!("it does not ask") };
+    assert_eq!(*what, Look::Access { since: Some(at(-420)) });
+    update(&mut m, Event::Link(LinkEvent::Looked { look: *look, result: Ok(Box::new(sheets::seen(what))) }));
+    let Some(Seen::Access(access)) = &m.sheet().unwrap().seen else { panic!("no answer") };
+    let seqs: Vec<u64> = access.records.as_ref().unwrap().iter().map(|r| r.seq).collect();
+    assert_eq!(seqs, [4, 3, 2, 1], "none twice, none lost");
+    press(&mut m, "/reveal<enter><enter>");
+    assert!(text(&m).contains("secret.reveal by eve from unix:1000"), "{}", text(&m));
+    press(&mut m, "<esc><esc>");
+    // What is closed says so, part by part.
+    let [(look, _)] = &looks(&press(&mut m, "R"))[..] else { panic!("R does not ask") };
+    let closed = Seen::Access(Box::new(sheets::closed()));
+    update(&mut m, Event::Link(LinkEvent::Looked { look: *look, result: Ok(Box::new(closed)) }));
+    assert_eq!(text(&m).matches("your role does not allow it - ask an admin").count(), 3, "{}", text(&m));
+}

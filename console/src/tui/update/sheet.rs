@@ -47,6 +47,14 @@ pub fn ask_now(model: &mut Model) -> Vec<Effect> {
             }
             Look::Scaling { name, load }
         }
+        (Screen::Secrets, _) => Look::Secrets,
+        (Screen::Access, _) => {
+            let since = match &sheet.seen {
+                Some(Seen::Access(access)) => access.records.as_ref().ok().and_then(|r| r.first()).map(|r| r.time),
+                _ => None,
+            };
+            Look::Access { since }
+        }
         (Screen::Findings, Some(name)) => {
             let known = match &sheet.seen {
                 Some(Seen::Findings(found)) => found.operation.clone().filter(|_| found.told.is_some()),
@@ -218,7 +226,9 @@ pub fn key(model: &mut Model, key: KeyEvent) -> Vec<Effect> {
             sheet.window = (sheet.window + 1) % WINDOWS.len();
         }
         (KeyCode::Char('s'), false) if model.screen() == Screen::Findings => return scan(model),
-        (KeyCode::Char('w'), false) if model.screen() == Screen::Findings => return waive(model),
+        (KeyCode::Char('w'), false) if matches!(model.screen(), Screen::Findings | Screen::Secrets) => {
+            return command(model);
+        }
         // What changes a deployment works where the screen shows one.
         _ if matches!(model.screen(), Screen::Overview | Screen::Health | Screen::Scaling) => {
             return actions::key(model, key);
@@ -290,12 +300,12 @@ fn scan(model: &mut Model) -> Vec<Effect> {
     }
 }
 
-/// Copies the command that answers for the finding under the cursor.
-fn waive(model: &mut Model) -> Vec<Effect> {
+/// Copies the command that goes with the row under the cursor.
+fn command(model: &mut Model) -> Vec<Effect> {
     let doc = doc(model);
     let command = model.sheet().and_then(|s| doc.rows.get(cursor(s, &doc))).and_then(|r| r.command.clone());
     match command {
-        Some(text) => vec![Effect::Copy { text, what: "the command that waives it".to_owned() }],
+        Some(text) => vec![Effect::Copy { text, what: "the command".to_owned() }],
         None => Vec::new(),
     }
 }

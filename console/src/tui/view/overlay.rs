@@ -274,6 +274,18 @@ fn help(model: &Model, scroll: usize, area: Rect, buf: &mut Buffer) {
             ("r x u", "restart, stop, start"),
             ("y Y R", "copy the row, all rows; ask again now"),
         ],
+        Screen::Secrets => &[
+            ("Enter", "who uses it, and its commands        sigil secret ls"),
+            ("w", "copy the command for a new value     sigil secret rotate NAME"),
+            ("/ S", "filter; sort by name, change, scope"),
+            ("y Y R", "copy the row, all rows; ask again now"),
+        ],
+        Screen::Access => &[
+            ("Enter", "the row in full                      sigil audit, sigil user ls"),
+            ("/", "filter: who, what, target            sigil audit --what 'secret.*'"),
+            ("S", "sort records by time, who, what      sigil key ls, sigil team ls"),
+            ("y Y R", "copy the row, all rows; ask again now"),
+        ],
         Screen::Findings => &[
             ("Enter", "the finding in full: why, where, what to do"),
             ("s", "scan the source anew                  sigil scan SOURCE"),

@@ -11,7 +11,7 @@ use super::super::model::{Link, Model, Screen};
 use super::super::sheet::{Seen, Sheet};
 use super::super::theme::Role;
 use super::super::update::joined;
-use super::{findings, fit, health, overlay, overview, scaling, words};
+use super::{access, findings, fit, health, overlay, overview, scaling, secrets, words};
 
 /// A row that a cursor can stand on.
 pub struct Row {
@@ -97,6 +97,8 @@ fn written(model: &Model, columns: usize) -> Doc {
         }
         (_, Some(Seen::Health(health))) => health::write(&mut pen, health),
         (_, Some(Seen::Scaling(scaled))) => scaling::write(&mut pen, scaled),
+        (_, Some(Seen::Secrets(kept))) => secrets::write(&mut pen, kept),
+        (_, Some(Seen::Access(access))) => access::write(&mut pen, access),
         (_, Some(Seen::Findings(found))) => findings::write(&mut pen, found),
         (_, None | Some(Seen::Overview(_))) => pen.nothing_yet(),
     }
