@@ -42,10 +42,10 @@ fn users(pen: &mut Pen<'_>, access: &Access) {
     for u in users {
         let grants: Vec<String> = u.grants.iter().map(|g| format!("{} on {}", g.role, g.on)).collect();
         let may = if grants.is_empty() { "may nothing yet".to_owned() } else { grants.join(", ") };
-        let state = if u.disabled { "  disabled" } else { "" };
+        let state = if u.disabled { "disabled  " } else { "" };
         let keys = format!("  {} key{}", u.keys, if u.keys == 1 { "" } else { "s" });
         let full = vec![
-            format!("{}{state}", u.name),
+            format!("{}  {}", u.name, state.trim()),
             may.clone(),
             format!("{}, added {} by {}", keys.trim(), moment(pen.model, u.created_at), u.created_by),
         ];
