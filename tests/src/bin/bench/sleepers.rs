@@ -43,14 +43,6 @@ pub fn run(_: &Options, section: &mut Section) -> anyhow::Result<()> {
             section.say(&format!("{} deployed", n + 1));
         }
     }
-    let scrapes = tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(scraped(&agent))?;
-    section.row(
-        &format!("scrape of /metrics, {ALL} deployments with {TOOLS} tools each"),
-        "ms",
-        Sample::of(scrapes)?,
-        None,
-        Bar::AtMost(20.0),
-    );
     all_asleep(&agent);
     let (percent, resident) = watched(&agent)?;
     // a new process has nothing left over from two hundred deploys
@@ -64,6 +56,14 @@ pub fn run(_: &Options, section: &mut Section) -> anyhow::Result<()> {
     section.row("resident, in the agent that deployed them", "MiB", Sample::one(resident), empty_one(), Bar::None);
     let beyond = Sample::one(resident_anew - empty);
     section.row("resident, in a new agent, beyond an empty one", "MiB", beyond, empty_one(), Bar::AtMost(MEMORY));
+    let scrapes = tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(scraped(&agent))?;
+    section.row(
+        &format!("scrape of /metrics, {ALL} deployments with {TOOLS} tools each"),
+        "ms",
+        Sample::of(scrapes)?,
+        None,
+        Bar::AtMost(20.0),
+    );
     section
         .note(format!("{ALL} deployments, half frozen, half stopped; watched for {} s each time", WATCHED.as_secs()));
     drop(agent);
