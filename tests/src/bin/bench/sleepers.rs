@@ -44,6 +44,8 @@ pub fn run(_: &Options, section: &mut Section) -> anyhow::Result<()> {
         }
     }
     all_asleep(&agent);
+    // a minute after the last deploy its image is read for its bill of materials, once
+    std::thread::sleep(Duration::from_secs(90));
     let (percent, resident) = watched(&agent)?;
     // a new process has nothing left over from two hundred deploys
     agent.terminate();
