@@ -89,6 +89,8 @@ pub struct Traffic {
     pub in_flight: u64,
     /// Open sessions.
     pub sessions: u64,
+    /// Clients to which an event stream is open, or a long answer on its way.
+    pub connections: u64,
     /// Replicas that serve.
     pub ready: u64,
     /// By tool.
@@ -260,6 +262,8 @@ pub fn tell(facts: &Facts, out: &mut dyn Sink) {
     by("sigil_bytes_received_total", Kind::Counter, "Bytes of clients' messages.", &|t| t.bytes_in as f64);
     by("sigil_bytes_sent_total", Kind::Counter, "Bytes of answers to clients.", &|t| t.bytes_out as f64);
     by("sigil_sessions", Kind::Gauge, "Open MCP sessions.", &|t| t.sessions as f64);
+    let help = "Clients to which an event stream is open, or a long answer on its way.";
+    by("sigil_connections", Kind::Gauge, help, &|t| t.connections as f64);
     by("sigil_replicas_ready", Kind::Gauge, "Replicas that serve.", &|t| t.ready as f64);
     by("sigil_cache_hits_total", Kind::Counter, "Tool calls answered from the cache.", &|t| t.cached.hits as f64);
     by("sigil_cache_misses_total", Kind::Counter, "Tool calls that the cache had no answer to.", &|t| {

@@ -155,6 +155,8 @@ pub(crate) struct Recorder {
     pub(crate) cached: count::Cached,
     tools: Names<Load>,
     users: Names<UserLoad>,
+    /// Answers on their way to clients: event streams, and what is long.
+    pub(crate) connections: AtomicU64,
     /// Who looks at its messages.
     pub(crate) tap: Tap,
     /// Whether it is awake.
@@ -177,6 +179,7 @@ impl Recorder {
             cached: count::Cached::default(),
             tools: Names::default(),
             users: Names::default(),
+            connections: AtomicU64::new(0),
             tap: Tap::default(),
             nap,
         }
@@ -227,16 +230,40 @@ impl Recorder {
 }
 
 /// Counts bytes of one request for its deployment and its key.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub(crate) struct Flow {
     recorder: Arc<Recorder>,
     key: Option<Arc<KeyLoad>>,
     user: Arc<UserLoad>,
+    /// It counts among its deployment's connections.
+    connected: bool,
+}
+
+impl Clone for Flow {
+    fn clone(&self) -> Self {
+        Self { recorder: self.recorder.clone(), key: self.key.clone(), user: self.user.clone(), connected: false }
+    }
+}
+
+impl Drop for Flow {
+    fn drop(&mut self) {
+        if self.connected {
+            self.recorder.connections.fetch_sub(1, Relaxed);
+        }
+    }
 }
 
 impl Flow {
     pub(crate) fn new(recorder: &Arc<Recorder>, caller: &Caller) -> Self {
-        Self { recorder: recorder.clone(), key: caller.load.clone(), user: recorder.user(caller) }
+        let (recorder, key, user) = (recorder.clone(), caller.load.clone(), recorder.user(caller));
+        Self { recorder, key, user, connected: false }
+    }
+
+    /// Of an answer: its client is connected until it has gone out.
+    pub(crate) fn connected(mut self) -> Self {
+        self.recorder.connections.fetch_add(1, Relaxed);
+        self.connected = true;
+        self
     }
 
     pub(crate) fn received(&self, bytes: usize) {

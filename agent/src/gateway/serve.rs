@@ -708,7 +708,7 @@ fn wrapped(
     tapping: Option<Tapping>,
     lists: bool,
 ) -> Response<Out> {
-    response.body_mut().counted(Flow::new(&entry.recorder, caller));
+    response.body_mut().counted(Flow::new(&entry.recorder, caller).connected());
     let events = crate::upstream::http::is_event_stream(response.headers());
     let shaping = Shaping::new(entry, caller, events, lists);
     let masking = entry.masks.as_ref().map(Masking::new);

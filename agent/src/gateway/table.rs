@@ -90,6 +90,7 @@ impl Entry {
             bytes_in: self.recorder.bytes.from_clients.load(Relaxed),
             bytes_out: self.recorder.bytes.to_clients.load(Relaxed),
             ready: self.ready.len() as u64,
+            connections: self.recorder.connections.load(Relaxed),
             cached: self.recorder.cached.told(),
             ..crate::web::Traffic::default()
         };

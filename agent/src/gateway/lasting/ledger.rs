@@ -1,6 +1,7 @@
 //! What is kept of the sessions that last: in memory, and each in a file of its own, so that they outlive the agent.
 
 use std::collections::{BTreeSet, HashMap};
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -184,7 +185,10 @@ impl Ledger {
     fn write(&self, lasting: &Lasting) -> std::io::Result<()> {
         let written = lasting.state().clone();
         std::fs::create_dir_all(&self.dir)?;
-        crate::store::replace_file(&self.file(&lasting.key), &serde_json::to_vec(&written)?, None)?;
+        // it outlives the agent, and need not outlive the machine: containers do not either, so nothing waits for the disk
+        let mut file = tempfile::NamedTempFile::new_in(&self.dir)?;
+        file.write_all(&serde_json::to_vec(&written)?)?;
+        file.persist(self.file(&lasting.key)).map_err(|e| e.error)?;
         if !self.all().contains_key(&lasting.key) {
             std::fs::remove_file(self.file(&lasting.key))?;
         }

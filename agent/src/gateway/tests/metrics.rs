@@ -67,6 +67,10 @@ async fn calls_are_counted_by_tool() {
     assert!(of("sigil_request_duration_seconds_sum", "") > 0.0);
     assert!(of("sigil_bytes_received_total", "") > 3.0 * CALL.len() as f64);
     assert!(of("sigil_bytes_sent_total", "") > 100.0 && of("sigil_sessions", "") == 1.0);
+    assert_eq!(of("sigil_connections", ""), 0.0);
+    let stream = front.open("GET", &format!("/mcp/{NAME}"), &accept(Some(&session)), "").await;
+    assert_eq!(page(&front).await[&format!("sigil_connections{{deployment=\"{NAME}\"}}")], 1.0);
+    drop(stream);
 
     let entry = front.gateway.shared.table.borrow().routes[NAME].clone();
     let nobody = Caller::anonymous();

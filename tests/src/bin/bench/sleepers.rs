@@ -1,6 +1,10 @@
-//! What two hundred deployments that sleep cost the agent, beside one that has none: half of them frozen, half stopped.
+//! What two hundred deployments that sleep cost the agent, beside one that has none: half of them frozen, half stopped. And
+//! how long a scrape of what is known of them takes.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
+
+use anyhow::Context as _;
+use http_body_util::{BodyExt as _, Full};
 
 use sigil_tests::{Agent, docker, eventually};
 
@@ -11,6 +15,9 @@ use crate::wake;
 
 /// Deployments.
 const ALL: usize = 200;
+/// Tools of each that were called.
+const TOOLS: usize = 20;
+const SCRAPES: usize = 20;
 /// 20 MB in MiB.
 const MEMORY: f64 = 20e6 / (1 << 20) as f64;
 /// How long the agent is watched.
@@ -37,6 +44,8 @@ pub fn run(_: &Options, section: &mut Section) -> anyhow::Result<()> {
         }
     }
     all_asleep(&agent);
+    // a minute after the last deploy its image is read for its bill of materials, once
+    std::thread::sleep(Duration::from_secs(90));
     let (percent, resident) = watched(&agent)?;
     // a new process has nothing left over from two hundred deploys
     agent.terminate();
@@ -49,11 +58,44 @@ pub fn run(_: &Options, section: &mut Section) -> anyhow::Result<()> {
     section.row("resident, in the agent that deployed them", "MiB", Sample::one(resident), empty_one(), Bar::None);
     let beyond = Sample::one(resident_anew - empty);
     section.row("resident, in a new agent, beyond an empty one", "MiB", beyond, empty_one(), Bar::AtMost(MEMORY));
+    let scrapes = tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(scraped(&agent))?;
+    section.row(
+        &format!("scrape of /metrics, {ALL} deployments with {TOOLS} tools each"),
+        "ms",
+        Sample::of(scrapes)?,
+        None,
+        Bar::AtMost(20.0),
+    );
     section
         .note(format!("{ALL} deployments, half frozen, half stopped; watched for {} s each time", WATCHED.as_secs()));
     drop(agent);
     docker(&["rmi", "-f", &image]);
     Ok(())
+}
+
+/// Milliseconds of each scrape, once every deployment has been called by the names of so many tools.
+async fn scraped(agent: &Agent) -> anyhow::Result<Vec<f64>> {
+    let url = agent.url("s000");
+    let port = url.split([':', '/']).filter_map(|part| part.parse::<u16>().ok()).next().context("no port")?;
+    let mut sender = wake::connect(port).await?;
+    for n in 0..ALL {
+        for tool in 0..TOOLS {
+            let (path, tool) = (format!("/mcp/s{n:03}"), format!("a_tool_with_a_name_{tool}"));
+            wake::call_of(&mut sender, &path, &tool, "scraped").await?;
+        }
+    }
+    let mut took = Vec::new();
+    for _ in 0..SCRAPES {
+        let began = Instant::now();
+        let request = hyper::Request::get("/metrics").header("host", "127.0.0.1").body(Full::default())?;
+        let response = sender.send_request(request).await?;
+        anyhow::ensure!(response.status() == hyper::StatusCode::OK, "{}", response.status());
+        let text = response.into_body().collect().await?.to_bytes();
+        took.push(began.elapsed().as_secs_f64() * 1e3);
+        let series = String::from_utf8_lossy(&text).matches("\nsigil_tool_duration_seconds_count{").count();
+        anyhow::ensure!(series == ALL * TOOLS, "{series} tools are told");
+    }
+    Ok(took)
 }
 
 fn all_asleep(agent: &Agent) {

@@ -158,7 +158,7 @@ async fn wake(port: u16, name: &str, round: u32) -> anyhow::Result<Vec<f64>> {
     Ok(took)
 }
 
-async fn connect(port: u16) -> anyhow::Result<SendRequest<Full<Bytes>>> {
+pub async fn connect(port: u16) -> anyhow::Result<SendRequest<Full<Bytes>>> {
     let stream = TcpStream::connect(("127.0.0.1", port)).await?;
     stream.set_nodelay(true)?;
     let (sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
@@ -167,21 +167,26 @@ async fn connect(port: u16) -> anyhow::Result<SendRequest<Full<Bytes>>> {
     Ok(sender)
 }
 
-fn message(id: &str) -> String {
+fn message(tool: &str, id: &str) -> String {
     format!(
-        r#"{{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{{"name":"count","arguments":{{"call":"{id}"}},"_meta":{{"io.modelcontextprotocol/protocolVersion":"2026-07-28","io.modelcontextprotocol/clientCapabilities":{{}},"io.modelcontextprotocol/clientInfo":{{"name":"bench","version":"1"}}}}}}}}"#
+        r#"{{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{{"name":"{tool}","arguments":{{"call":"{id}"}},"_meta":{{"io.modelcontextprotocol/protocolVersion":"2026-07-28","io.modelcontextprotocol/clientCapabilities":{{}},"io.modelcontextprotocol/clientInfo":{{"name":"bench","version":"1"}}}}}}}}"#
     )
 }
 
 async fn call(sender: &mut SendRequest<Full<Bytes>>, path: &str, id: &str) -> anyhow::Result<()> {
+    call_of(sender, path, "count", id).await
+}
+
+/// A call of a tool of that name: the server takes any.
+pub async fn call_of(sender: &mut SendRequest<Full<Bytes>>, path: &str, tool: &str, id: &str) -> anyhow::Result<()> {
     let request = Request::post(path)
         .header("host", "127.0.0.1")
         .header("content-type", "application/json")
         .header("accept", "application/json, text/event-stream")
         .header("mcp-protocol-version", "2026-07-28")
         .header("mcp-method", "tools/call")
-        .header("mcp-name", "count")
-        .body(Full::from(message(id)))?;
+        .header("mcp-name", tool)
+        .body(Full::from(message(tool, id)))?;
     let response = sender.send_request(request).await?;
     let status = response.status();
     let text = response.into_body().collect().await?.to_bytes();
@@ -254,7 +259,7 @@ impl Twin {
             drop(server);
         } else {
             let mut server = Piped::start(command.arg("stdio"))?;
-            server.ask(&message("twin"))?;
+            server.ask(&message("count", "twin"))?;
             took += began.elapsed();
         }
         let options = bollard::query_parameters::StopContainerOptions { t: Some(0), signal: None };
