@@ -123,6 +123,8 @@ pub(crate) struct Frame {
     gates: Vec<(DeploymentId, Part, Option<Gate>)>,
     about: Vec<(DeploymentId, Option<About>)>,
     stopped: Vec<(Month, Whose)>,
+    /// Runs of the agent whose last counts were taken in after their end.
+    former: Vec<String>,
 }
 
 impl Frame {
@@ -140,6 +142,8 @@ pub(crate) struct Book {
     pub(crate) about: BTreeMap<DeploymentId, About>,
     /// Budgets for which deployments were stopped: once a month, so that who starts one again has it.
     pub(crate) stopped: BTreeSet<(Month, Whose)>,
+    /// Former runs that are wholly in here, as long as their files may be there.
+    former: BTreeSet<String>,
     dirty: Dirty,
 }
 
@@ -150,6 +154,7 @@ struct Dirty {
     gates: BTreeSet<(DeploymentId, Part)>,
     about: BTreeSet<DeploymentId>,
     stopped: bool,
+    former: bool,
 }
 
 impl Book {
@@ -166,6 +171,7 @@ impl Book {
         frame.gates.into_iter().for_each(|(id, part, value)| set(&mut self.gates, (id, part), value));
         frame.about.into_iter().for_each(|(key, value)| set(&mut self.about, key, value));
         self.stopped.extend(frame.stopped);
+        self.former.extend(frame.former);
     }
 
     /// Everything.
@@ -176,6 +182,7 @@ impl Book {
             gates: self.gates.iter().map(|((id, part), v)| (*id, part.clone(), Some(v.clone()))).collect(),
             about: self.about.iter().map(|(k, v)| (*k, Some(v.clone()))).collect(),
             stopped: self.stopped.iter().cloned().collect(),
+            former: self.former.iter().cloned().collect(),
         }
     }
 
@@ -192,6 +199,7 @@ impl Book {
             lasts: dirty.lasts.into_iter().map(|k| (k, self.lasts.get(&k).copied())).collect(),
             about: dirty.about.into_iter().map(|k| (k, self.about.get(&k).cloned())).collect(),
             stopped: if dirty.stopped { self.stopped.iter().cloned().collect() } else { Vec::new() },
+            former: if dirty.former { self.former.iter().cloned().collect() } else { Vec::new() },
         }
     }
 
@@ -204,41 +212,73 @@ impl Book {
         self.dirty.rows.insert(key);
     }
 
-    /// Takes in what everything stands at. Answers whether there were requests.
+    /// Takes in where the gateway's counters stood when a run of the agent ended. Once: whatever was taken in since, a run
+    /// that is in here adds nothing. `month` is the one of its end; `known`: deployments that there are.
+    pub(crate) fn end(
+        &mut self,
+        run: &str,
+        month: Month,
+        counts: &[(DeploymentId, Vec<(Part, Counts)>)],
+        known: impl Fn(DeploymentId) -> bool,
+    ) {
+        if !self.former.insert(run.to_owned()) {
+            return;
+        }
+        self.dirty.former = true;
+        for (id, parts) in counts {
+            // of what nothing is known any more nothing could be shown
+            if !self.about.contains_key(id) && !known(*id) {
+                continue;
+            }
+            for (part, counts) in parts {
+                self.calls(run, month, *id, part, *counts);
+            }
+        }
+    }
+
+    /// Forgets former runs but these.
+    pub(crate) fn keep_former(&mut self, runs: &BTreeSet<String>) {
+        self.former.retain(|run| runs.contains(run));
+    }
+
+    /// Takes in where a counter of the gateway stands. Answers whether there were requests.
+    fn calls(&mut self, run: &str, month: Month, id: DeploymentId, part: &Part, counts: Counts) -> bool {
+        let gate = (id, part.clone());
+        let old = self.gates.get(&gate).filter(|gate| gate.run == run).map(|gate| gate.counts);
+        let more = counts.since(old.unwrap_or_default());
+        if old == Some(counts) || (old.is_none() && counts == Counts::default()) {
+            return false;
+        }
+        let amounts =
+            Amounts { requests: more.requests, errors: more.errors, egress_bytes: more.sent, ..Amounts::default() };
+        self.add(month, id, part.clone(), amounts);
+        self.gates.insert(gate.clone(), Gate { run: run.to_owned(), counts });
+        self.dirty.gates.insert(gate);
+        more.requests > 0
+    }
+
+    /// Takes in what everything stands at. Answers whether it is to be written down at once: there were requests, or a
+    /// container whose memory is counted from here on.
     pub(crate) fn take(&mut self, moment: &Moment<'_>, there: &[There]) -> bool {
         let Moment { run, now, boot, uptime_ms, .. } = *moment;
         let month = Month::of(now);
-        let mut asked = false;
+        let mut urgent = false;
         let mut seen = BTreeSet::new();
         for deployment in there {
             let id = deployment.id;
             self.there(month, now.as_second(), deployment);
             for replica in &deployment.replicas {
                 seen.insert(replica.instance);
+                urgent |= self.lasts.get(&replica.instance).is_none_or(|last| last.life != replica.life);
                 let more = self.replica(replica, boot, uptime_ms);
                 self.add(month, id, Part::Whole, more);
             }
             for (part, counts) in &deployment.counts {
-                let gate = (id, part.clone());
-                let old = self.gates.get(&gate).filter(|gate| gate.run == run).map(|gate| gate.counts);
-                let more = counts.since(old.unwrap_or_default());
-                if old == Some(*counts) || (old.is_none() && *counts == Counts::default()) {
-                    continue;
-                }
-                asked |= more.requests > 0;
-                let amounts = Amounts {
-                    requests: more.requests,
-                    errors: more.errors,
-                    egress_bytes: more.sent,
-                    ..Amounts::default()
-                };
-                self.add(month, id, part.clone(), amounts);
-                self.gates.insert(gate.clone(), Gate { run: run.to_owned(), counts: *counts });
-                self.dirty.gates.insert(gate);
+                urgent |= self.calls(run, month, id, part, *counts);
             }
         }
         self.forget(&seen, there, moment.lives);
-        asked
+        urgent
     }
 
     /// A deployment's being there, and its disk.
