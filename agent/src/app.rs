@@ -182,6 +182,8 @@ impl App {
             stops.loops.clone(),
         );
         sample.tell_traffic(gateway.traffic());
+        let endings = sample.clone();
+        links.tell_ending(move |instance, pid| endings.ending(instance, pid));
         let (load, reach, sessions) = (gateway.clone(), gateway.clone(), gateway.clone());
         let reconcile = Reconcile::spawn(
             reconcile::Deps {

@@ -6,8 +6,10 @@
 //! Every reading of `sample` is taken in at once, in memory, and so are calls, a quarter of a second after they ended at the
 //! latest: quotas are judged then, too. It is written down when there were requests or a new container, else once a minute.
 //! A killed agent loses no call and no byte of an answer, since they are in the tally as they end (by user; of tools it may
-//! lose a quarter of a second), and nothing of a container that lives on, whose counters do. Of a container that ends while
-//! no agent runs it loses what that used since it was written down last. A lost power may take a minute.
+//! lose a quarter of a second), and nothing of a container that lives on, whose counters do. One that ends is read once more
+//! before its init is let go. What a container used since it was read last (at most ten seconds), or since that was written
+//! down (at most a minute), is lost only where its init itself is killed, or where no agent runs at its end. A lost power may
+//! take a minute.
 
 mod book;
 mod journal;
@@ -31,7 +33,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::engine::Engine;
-use crate::sample::{self, Sample, Snapshot};
+use crate::sample::{self, Ending, Sample, Snapshot};
 use crate::store::Store;
 use crate::web::{Count, Counted};
 use book::{About, Book, Counts, Moment, Part, There};
@@ -189,7 +191,7 @@ async fn run_on(deps: Deps, shared: Arc<Shared>, stop: CancellationToken) {
             changed = latest.changed() => changed.is_err(),
             _ = calls.tick() => {
                 let now = shared.ended.get().map_or(0, |ended| ended());
-                if std::mem::replace(&mut ended, now) == now {
+                if std::mem::replace(&mut ended, now) == now && !deps.sample.has_endings() {
                     continue;
                 }
                 false
@@ -198,10 +200,10 @@ async fn run_on(deps: Deps, shared: Arc<Shared>, stop: CancellationToken) {
         let snapshot = latest.borrow_and_update().clone();
         sizes.look(&deps).await;
         let there = there(&deps.store, &shared, &snapshot, &sizes);
-        let taken = shared.clone();
+        let (taken, endings) = (shared.clone(), deps.sample.endings());
         let over = tokio::task::spawn_blocking(move || {
             let now = Timestamp::now();
-            taken.kept().take(now, &there, ends);
+            taken.kept().take(now, &there, &endings, ends);
             taken.judge(now)
         });
         let over = over.await.unwrap_or_default();
@@ -294,10 +296,14 @@ impl Kept {
         }
     }
 
-    fn take(&mut self, now: Timestamp, there: &[There], last: bool) {
+    fn take(&mut self, now: Timestamp, there: &[There], endings: &[Ending], last: bool) {
         let (boot, uptime_ms) = sample::uptime();
         let moment = Moment { run: self.tally.run(), now, boot, uptime_ms, lives: &sample::lives };
-        let urgent = self.book.take(&moment, there);
+        // before what is over is forgotten
+        for ending in endings {
+            self.book.ending(&moment, ending);
+        }
+        let urgent = self.book.take(&moment, there) || !endings.is_empty();
         if urgent || last || self.written.elapsed() >= WRITE {
             self.write(last);
         }

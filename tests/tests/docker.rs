@@ -730,6 +730,30 @@ fn use_is_measured_and_counted_once_over_a_kill() {
     assert!(page.lines().any(|line| line.contains(",echo,")), "{page}");
 }
 
+/// What a container used between the last reading and its end is counted, whether it was stopped or ended by itself.
+#[test]
+fn cpu_until_the_very_end_is_counted() {
+    let agent = Agent::start();
+    agent.sigil(&["deploy", &fixture("echo"), "--name", "echo"]).ok();
+    let cpu = || {
+        let usage = agent.sigil(&["usage", "-o", "json"]).ok().json();
+        let row = usage["rows"].as_array()?.iter().find(|row| row["name"] == "echo")?.clone();
+        row["cpu_seconds"].as_f64()
+    };
+    let burn = || agent.sigil(&["call", "echo", "burn", "--arg", "ms=1500"]).ok();
+    let before = eventually("it is measured", SOON, cpu);
+    burn();
+    agent.sigil(&["stop", "echo"]).ok();
+    // sooner than the next reading might come: by its end alone
+    let stopped = eventually("its end is counted", Duration::from_secs(3), || cpu().filter(|cpu| *cpu >= before + 1.4));
+    agent.sigil(&["start", "echo"]).ok();
+    burn();
+    agent.sigil(&["call", "echo", "crash"]);
+    let crashed =
+        eventually("the crash is counted", Duration::from_secs(3), || cpu().filter(|cpu| *cpu >= stopped + 1.4));
+    assert!(crashed < before + 12.0, "counted more than once: {before}, {stopped}, {crashed}");
+}
+
 /// A call of echo's tool without a session; whether it was sent, and answered.
 fn stateless_call(url: &str) -> (bool, bool) {
     let body = r#"{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"echo","arguments":{"text":"count me"},"_meta":{"io.modelcontextprotocol/protocolVersion":"2026-07-28","io.modelcontextprotocol/clientCapabilities":{},"io.modelcontextprotocol/clientInfo":{"name":"t","version":"1"}}}}"#;

@@ -7,11 +7,12 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+use sigil_core::cgroup::Reading;
 use sigil_core::cost::judge::Whose;
 use sigil_core::cost::{Amounts, Month};
 use sigil_core::model::{DeploymentId, InstanceId};
 
-use crate::sample::{Life, ReplicaUse};
+use crate::sample::{Ending, Life, ReplicaUse};
 
 /// Months that are kept.
 const MONTHS: usize = 25;
@@ -47,6 +48,9 @@ pub(crate) struct Last {
     uptime_ms: u64,
     network: Life,
     sent: u64,
+    /// It was read when a process of it ended: likely there is nothing more of this life.
+    #[serde(default)]
+    ended: bool,
 }
 
 /// What the gateway counted since the agent's start.
@@ -260,7 +264,7 @@ impl Book {
     /// Takes in what everything stands at. Answers whether it is to be written down at once: there were requests, or a
     /// container whose memory is counted from here on.
     pub(crate) fn take(&mut self, moment: &Moment<'_>, there: &[There]) -> bool {
-        let Moment { run, now, boot, uptime_ms, .. } = *moment;
+        let Moment { run, now, .. } = *moment;
         let month = Month::of(now);
         let mut urgent = false;
         let mut seen = BTreeSet::new();
@@ -270,7 +274,7 @@ impl Book {
             for replica in &deployment.replicas {
                 seen.insert(replica.instance);
                 urgent |= self.lasts.get(&replica.instance).is_none_or(|last| last.life != replica.life);
-                let more = self.replica(replica, boot, uptime_ms);
+                let more = self.replica(replica, moment);
                 self.add(month, id, Part::Whole, more);
             }
             for (part, counts) in &deployment.counts {
@@ -293,24 +297,44 @@ impl Book {
         self.add(month, deployment.id, Part::Whole, Amounts { seconds, storage_kib_seconds, ..Amounts::default() });
     }
 
+    /// Takes in the last figures of a container. Its deployment may be gone already.
+    pub(crate) fn ending(&mut self, moment: &Moment<'_>, ending: &Ending) {
+        if !self.about.contains_key(&ending.deployment) {
+            return;
+        }
+        let Ending { instance, life, network_life, reading, .. } = *ending;
+        let more = self.counters(instance, &reading, (life, network_life), moment, true);
+        self.add(Month::of(moment.now), ending.deployment, Part::Whole, more);
+    }
+
     /// What a replica used since it was read last.
-    fn replica(&mut self, replica: &ReplicaUse, boot: u64, uptime_ms: u64) -> Amounts {
-        let reading = &replica.reading;
-        let now = Last {
-            life: replica.life,
-            cpu_micros: reading.cpu_micros,
-            memory: reading.memory,
-            uptime_ms,
-            network: replica.network_life,
-            sent: reading.sent_bytes,
-        };
-        let old = self.lasts.insert(replica.instance, now);
-        self.dirty.lasts.insert(replica.instance);
-        let same = old.filter(|old| old.life == replica.life && replica.life.boot == boot);
+    fn replica(&mut self, replica: &ReplicaUse, moment: &Moment<'_>) -> Amounts {
+        let lives = (replica.life, replica.network_life);
+        self.counters(replica.instance, &replica.reading, lives, moment, false)
+    }
+
+    fn counters(
+        &mut self,
+        instance: InstanceId,
+        reading: &Reading,
+        (life, network): (Life, Life),
+        moment: &Moment<'_>,
+        ended: bool,
+    ) -> Amounts {
+        let uptime_ms = moment.uptime_ms;
+        let old = self.lasts.get(&instance).copied();
+        let same = old.filter(|old| old.life == life && life.boot == moment.boot);
+        // a reading from before the end that was taken in says nothing new
+        if same.is_some_and(|old| old.ended && !ended && reading.cpu_micros <= old.cpu_micros) {
+            return Amounts::default();
+        }
+        let (cpu_micros, memory, sent) = (reading.cpu_micros, reading.memory, reading.sent_bytes);
+        self.lasts.insert(instance, Last { life, cpu_micros, memory, uptime_ms, network, sent, ended });
+        self.dirty.lasts.insert(instance);
         let elapsed = same.map_or(0, |old| uptime_ms.saturating_sub(old.uptime_ms));
         // between two readings of a level its mean counts
         let memory = same.map_or(0, |old| u64::midpoint(old.memory, reading.memory));
-        let sent = old.filter(|old| old.network == replica.network_life).map_or(0, |old| old.sent);
+        let sent = old.filter(|old| old.network == network).map_or(0, |old| old.sent);
         Amounts {
             cpu_micros: reading.cpu_micros.saturating_sub(same.map_or(0, |old| old.cpu_micros)),
             memory_kib_seconds: (memory / 1024).saturating_mul(elapsed) / 1000,

@@ -330,6 +330,43 @@ fn one_that_is_not_seen_yet_counts_on_and_one_that_is_over_is_forgotten() {
 }
 
 #[test]
+fn the_last_figures_of_a_container_count_and_older_ones_behind_them_do_not() {
+    let mut book = Book::default();
+    let life = Life { boot: BOOT, began: 5, pid: 10 };
+    let ending = |cpu_micros, sent_bytes| Ending {
+        deployment: id(1),
+        instance: InstanceId(ulid::Ulid::from_parts(1, 1)),
+        life,
+        reading: Reading { cpu_micros, memory: 1 << 20, sent_bytes, ..Reading::default() },
+        network_life: life,
+    };
+    let one = |cpu, sent| [there(1, vec![replica(1, 5, cpu, 1 << 20, sent)], vec![])];
+    let second = |uptime: u64| Moment { run: "a", now: at(0), boot: BOOT, uptime_ms: uptime * 1000, lives: &|_| false };
+    book.take(&second(0), &one(100, 10));
+    // it ends three seconds behind the round; the rounds after that still show the old one, then none
+    book.ending(&second(3), &ending(180, 25));
+    book.take(&second(4), &one(100, 10));
+    book.take(&second(5), &one(100, 10));
+    book.take(&second(10), &[there(1, vec![], vec![])]);
+    let sum = total(&book, 1);
+    assert_eq!((sum.cpu_micros, sum.egress_bytes, sum.memory_kib_seconds), (180, 25, 3 * 1024));
+    assert!(!serde_json::to_string(&book.whole()).unwrap().contains("cpu_micros\":180,\"memory\""), "it is forgotten");
+    // a container of processes that come and go lives on
+    book.take(&second(20), &one(200, 30));
+    book.ending(&second(21), &ending(210, 31));
+    book.take(&second(22), &one(200, 30));
+    book.take(&second(30), &one(260, 40));
+    book.ending(&second(31), &ending(261, 40));
+    let sum = total(&book, 1);
+    // what was forgotten counts again from its begin: it is another's that came by the same numbers
+    assert_eq!((sum.cpu_micros, sum.egress_bytes), (180 + 261, 25 + 40));
+    // of what nobody knows nothing is told
+    let mut other = Book::default();
+    other.ending(&second(3), &ending(180, 25));
+    assert!(other.rows.is_empty());
+}
+
+#[test]
 fn a_clock_that_jumps_makes_no_memory() {
     let mut book = Book::default();
     let one = [there(1, vec![replica(1, 5, 0, 1 << 30, 0)], vec![])];
