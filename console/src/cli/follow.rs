@@ -165,7 +165,7 @@ fn table(ctx: &Ctx, all: &[Follow]) -> String {
             cell(text::one_line(&follow.name)),
             cell(text::one_line(branch(follow))),
             cell(how(follow)),
-            cell(follow.commit.get(..8).unwrap_or("-").to_owned()),
+            cell(follow.commit.get(..8).unwrap_or("-")),
             cell(time::ago(follow.last_at, now)),
             cell(text::one_line(if follow.trouble.is_empty() { &follow.last } else { &follow.trouble })),
         ]);
