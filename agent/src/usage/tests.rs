@@ -194,7 +194,7 @@ impl Calls {
             self.0.len() - 1
         });
         let (.., counts, slot) = &mut self.0[at];
-        *counts = [counts[0] + 1, counts[1] + u64::from(sent % 7 == 0), counts[2] + sent];
+        *counts = [counts[0] + 1, counts[1] + u64::from(sent.is_multiple_of(7)), counts[2] + sent];
         slot.as_ref().unwrap().set(|| *counts);
     }
 
@@ -251,7 +251,7 @@ fn no_call_that_has_ended_is_lost_or_counted_twice_whenever_the_agent_is_killed(
                         let (n, user, sent) = (dice.below(3), users[dice.below(3) as usize], dice.below(1000));
                         calls.call(&tally, id(n), user, sent);
                         let all = ever.entry((id(n), user)).or_default();
-                        *all = [all[0] + 1, all[1] + u64::from(sent % 7 == 0), all[2] + sent];
+                        *all = [all[0] + 1, all[1] + u64::from(sent.is_multiple_of(7)), all[2] + sent];
                     }
                 }
             }
