@@ -141,12 +141,14 @@ impl App {
         let taken = sigil_core::scan::rules().into_iter().map(|rule| rule.id).collect();
         let own = rules::follow(config.clone(), taken, Arc::new(inspect::examine), stops.loops.clone());
         let access = Access::new(data_dir).with_people(store.clone());
+        let tally = usage::Tally::new(data_dir);
         let (routes, routes_seen) = watch::channel(Arc::new(RouteTable::default()));
         let gateway = Gateway::spawn(
             config.clone(),
             routes_seen.clone(),
             tail.clone(),
             access.clone(),
+            tally.clone(),
             front,
             stops.edge.clone(),
         )
@@ -180,6 +182,8 @@ impl App {
             stops.loops.clone(),
         );
         sample.tell_traffic(gateway.traffic());
+        let endings = sample.clone();
+        links.tell_ending(move |instance, pid| endings.ending(instance, pid));
         let (load, reach, sessions) = (gateway.clone(), gateway.clone(), gateway.clone());
         let reconcile = Reconcile::spawn(
             reconcile::Deps {
@@ -214,6 +218,7 @@ impl App {
             usage::Deps {
                 store: store.clone(),
                 sample: sample.clone(),
+                tally,
                 engine: engine.clone(),
                 config: config.clone(),
             },

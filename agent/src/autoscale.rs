@@ -13,7 +13,7 @@ mod kept;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -33,11 +33,12 @@ use tokio_util::task::TaskTracker;
 
 use crate::audit::{Audit, by_agent};
 use crate::gateway::Recent;
+use crate::kept::Kept as File;
 use crate::reconcile::Status;
 use crate::sample::DeploymentUse;
 use crate::store::Store;
-use early::Early;
 pub use early::Sleeping;
+use early::{Early, Woken};
 use kept::Files;
 pub use kept::Kept;
 
@@ -150,6 +151,9 @@ struct Shared {
     files: Files,
     began: Instant,
     watched: Mutex<HashMap<DeploymentId, Watched>>,
+    /// The day's wakes ahead of calls as they are written down; before the first of its own a former agent's.
+    woken: Mutex<BTreeMap<DeploymentId, Woken>>,
+    woken_file: Arc<Mutex<File>>,
     tasks: TaskTracker,
 }
 
@@ -195,9 +199,7 @@ struct Ahead {
 impl Autoscale {
     /// Evaluates until `stop`.
     pub fn spawn(deps: Deps, stop: CancellationToken) -> Self {
-        let files = Files::new(&deps.data_dir);
-        let (watched, tasks) = (Mutex::default(), TaskTracker::new());
-        let shared = Arc::new(Shared { deps, files, began: Instant::now(), watched, tasks });
+        let shared = Arc::new(Shared::new(deps));
         shared.tasks.spawn(run(shared.clone(), stop));
         shared.tasks.close();
         Self { shared }
@@ -289,6 +291,14 @@ fn idle(deployment: &Deployment) -> Option<String> {
 }
 
 impl Shared {
+    fn new(deps: Deps) -> Self {
+        let files = Files::new(&deps.data_dir);
+        let (watched, tasks) = (Mutex::default(), TaskTracker::new());
+        let (file, woken) = File::open(&deps.data_dir, "woken");
+        let (woken, woken_file) = (Mutex::new(woken), Arc::new(Mutex::new(file)));
+        Self { deps, files, began: Instant::now(), watched, woken, woken_file, tasks }
+    }
+
     fn now(&self) -> i64 {
         i64::try_from(self.began.elapsed().as_millis()).unwrap_or(i64::MAX)
     }
@@ -356,7 +366,7 @@ impl Shared {
             let memory = Memory::resumed(now, ages);
             let due = now + i64::from(policy.evaluate_every) * 1000;
             let (gathered, ahead) = (Gathered::default(), Ahead::default());
-            let early = Early::default();
+            let early = Early::resumed(self.woken().get(&id).copied().unwrap_or_default());
             let fresh = Watched { policy, memory, replicas, due, last: None, gathered, ahead, counted: None, early };
             self.watched().insert(id, fresh);
         }
@@ -403,6 +413,25 @@ impl Shared {
                 tracing::info!(deployment = %id, why, "woken ahead of its calls");
                 (self.deps.wake)(id, why);
             }
+        }
+        self.keep_woken().await;
+    }
+
+    fn woken(&self) -> MutexGuard<'_, BTreeMap<DeploymentId, Woken>> {
+        self.woken.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn keep_woken(&self) {
+        let woken: BTreeMap<DeploymentId, Woken> =
+            self.watched().iter().filter_map(|(id, w)| Some((*id, w.early.woken()?))).collect();
+        if std::mem::replace(&mut *self.woken(), woken.clone()) == woken {
+            return;
+        }
+        let file = self.woken_file.clone();
+        let keep = move || file.lock().unwrap_or_else(PoisonError::into_inner).keep(&woken);
+        let kept = tokio::task::spawn_blocking(keep).await;
+        if let Err(error) = kept.map_err(std::io::Error::other).and_then(|kept| kept) {
+            tracing::warn!(%error, "wakes ahead of calls are not kept");
         }
     }
 

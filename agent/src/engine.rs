@@ -92,6 +92,8 @@ pub enum ContainerState {
         code: i64,
         /// The kernel killed it for memory.
         oom: bool,
+        /// When it was started last.
+        started_at: Option<Timestamp>,
         /// When it ended.
         finished_at: Option<Timestamp>,
         /// The engine's own error (a command that could not be started), else empty.

@@ -72,7 +72,7 @@ use crate::inspect::ChangedTool;
 use crate::tail::Tail;
 use crate::telemetry::{Metrics, Telemetry};
 use crate::upstream::{RouteTable, SHARED_PREFIX, spare};
-use crate::usage::Verdicts;
+use crate::usage::{Tally, Verdicts};
 use crate::web;
 use bridge::Session;
 use error::Refusal;
@@ -233,6 +233,7 @@ impl Gateway {
         mut routes: watch::Receiver<Arc<RouteTable>>,
         tail: Tail,
         keys: Access,
+        tally: Tally,
         front: &Handle,
         stop: CancellationToken,
     ) -> Result<Self, GatewayError> {
@@ -240,6 +241,7 @@ impl Gateway {
         let (publish, table) = watch::channel(Arc::default());
         let gateway = Self::start(config, table, keys, front, stop, HOLD).await?;
         let shared = gateway.shared.clone();
+        shared.registry.tally.set(tally).ok();
         let update = move |shared: &Shared, publish: &watch::Sender<Arc<Table>>, new: &RouteTable| {
             let next = table::build(new, &publish.borrow(), &shared.registry, &tail, &shared.tasks);
             shared.registry.prune(&next);

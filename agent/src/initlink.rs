@@ -16,7 +16,7 @@ mod walls;
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use secrecy::{ExposeSecret, SecretString};
@@ -289,8 +289,12 @@ struct Shared {
     output: mpsc::Sender<OutputChunk>,
     changes: watch::Sender<u64>,
     outbound: outbound::Outbound,
+    ending: OnceLock<Box<Ending>>,
     stop: CancellationToken,
 }
+
+/// Is told that a process of an instance has ended, before its init is let go; and init's pid.
+type Ending = dyn Fn(InstanceId, u32) + Send + Sync;
 
 impl Shared {
     fn changed(&self) {
@@ -333,6 +337,7 @@ impl InitLinks {
             output,
             changes: watch::Sender::new(0),
             outbound: outbound::Outbound::new(outbound),
+            ending: OnceLock::new(),
             stop,
         });
         let links = Self { shared };
@@ -460,6 +465,12 @@ impl InitLinks {
     /// The init binary on disk.
     pub fn binary(&self) -> PathBuf {
         self.shared.binary.clone()
+    }
+
+    /// Tells who is to know of processes that end, while their container is still there. Must not take long: its init waits.
+    /// Only the first call counts.
+    pub fn tell_ending(&self, ending: impl Fn(InstanceId, u32) + Send + Sync + 'static) {
+        self.shared.ending.set(Box::new(ending)).ok();
     }
 
     /// New settings: the proxy holds for new connections, the ports for new containers, the limits at once.

@@ -12,6 +12,7 @@ pub mod engine;
 pub mod gateway;
 pub mod initlink;
 pub mod inspect;
+mod kept;
 mod lines;
 pub mod operate;
 pub mod probe;

@@ -10,6 +10,7 @@
 
 mod act;
 mod budget;
+mod learnt;
 mod lives;
 mod observe;
 mod reclaim;

@@ -10,6 +10,7 @@
 //! is frozen is looked at for that alone, and wholly once a minute.
 
 mod disk;
+mod ending;
 mod host;
 mod read;
 mod rings;
@@ -35,6 +36,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 pub use disk::Volumes;
+pub use ending::Ending;
 pub use host::Host;
 pub use read::{figures, lives, needed, reclaim_file, uptime};
 
@@ -244,6 +246,8 @@ struct Shared {
     counted: OnceLock<Box<Counted>>,
     /// Somebody is new, or newly ready.
     hurry: Notify,
+    endings: ending::Endings,
+    links: InitLinks,
     rings: PathBuf,
     tasks: TaskTracker,
 }
@@ -256,6 +260,8 @@ impl Sample {
             latest: watch::Sender::default(),
             counted: OnceLock::new(),
             hurry: Notify::new(),
+            endings: ending::Endings::default(),
+            links: deps.links.clone(),
             rings: rings::directory(&deps.data_dir),
             tasks: TaskTracker::new(),
         });
@@ -282,6 +288,26 @@ impl Sample {
     /// Tells where the gateway's counts are. Only the first call counts.
     pub fn tell_traffic(&self, counted: impl Fn() -> Vec<(DeploymentId, Traffic)> + Send + Sync + 'static) {
         self.shared.counted.set(Box::new(counted)).ok();
+    }
+
+    /// A process of an instance has ended, and its init, which has this pid, is about to: reads what it used, for
+    /// [`Self::endings`].
+    pub fn ending(&self, instance: InstanceId, pid: u32) {
+        let instances = self.shared.instances.borrow().clone();
+        let of = instances.iter().find(|i| i.instance == instance && i.pid == pid);
+        if let Some(of) = of {
+            self.shared.endings.read(of, self.shared.links.carried(instance));
+        }
+    }
+
+    /// Whether [`Self::endings`] has any.
+    pub fn has_endings(&self) -> bool {
+        self.shared.endings.any()
+    }
+
+    /// The last figures of containers that ended since this was asked last; each is told once.
+    pub fn endings(&self) -> Vec<Ending> {
+        self.shared.endings.take()
     }
 
     /// The latest reading of everything, and each that follows.

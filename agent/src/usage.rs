@@ -4,17 +4,21 @@
 //! Tested by: unit tests here, with agents that are killed at any moment.
 //!
 //! Every reading of `sample` is taken in at once, in memory, and so are calls, a quarter of a second after they ended at the
-//! latest: quotas are judged then, too. It is written down when there were requests, else once a minute. What a killed agent
-//! loses is bounded by that: requests and bytes of at most a quarter of a second; of containers nothing while they live, since their counters go on (but memory of the first minute of a life), and at most a minute of those that ended in
-//! it. A lost power may take a minute.
+//! latest: quotas are judged then, too. It is written down when there were requests or a new container, else once a minute.
+//! A killed agent loses no call and no byte of an answer, since they are in the tally as they end (by user; of tools it may
+//! lose a quarter of a second), and nothing of a container that lives on, whose counters do. One that ends is read once more
+//! before its init is let go. What a container used since it was read last (at most ten seconds), or since that was written
+//! down (at most a minute), is lost only where its init itself is killed, or where no agent runs at its end. A lost power may
+//! take a minute.
 
 mod book;
 mod journal;
 pub mod report;
+mod tally;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
@@ -29,11 +33,13 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::engine::Engine;
-use crate::sample::{self, Sample, Snapshot};
+use crate::sample::{self, Ending, Sample, Snapshot};
 use crate::store::Store;
 use crate::web::{Count, Counted};
 use book::{About, Book, Counts, Moment, Part, There};
 use journal::Journal;
+use tally::Former;
+pub use tally::{Slot, Tally};
 
 /// What was not requests is written down this often.
 const WRITE: Duration = Duration::from_secs(60);
@@ -49,6 +55,8 @@ pub struct Deps {
     pub store: Store,
     /// What is used.
     pub sample: Sample,
+    /// Where the gateway writes its calls down as they end.
+    pub tally: Tally,
     /// Sizes of images.
     pub engine: Arc<dyn Engine>,
     /// Rates, and what becomes of who uses up a quota.
@@ -101,8 +109,10 @@ struct Shared {
 struct Kept {
     book: Book,
     journal: Journal,
-    /// The agent's, under which the gateway's counters count.
-    run: String,
+    /// Of this run of the agent, under whose name the gateway's counters count.
+    tally: Tally,
+    /// Those of runs before, until the book that they are in is written down.
+    former: Vec<Former>,
     written: Instant,
     trouble: Option<String>,
 }
@@ -113,9 +123,9 @@ impl Usage {
     /// # Errors
     /// The journal cannot be opened.
     pub fn spawn(deps: Deps, data_dir: &Path, stop: CancellationToken) -> std::io::Result<Self> {
-        let (journal, book) = Journal::open(data_dir)?;
-        let run = ulid::Ulid::generate().to_string();
-        let kept = Kept { book, journal, run, written: Instant::now(), trouble: None };
+        let mut kept = Kept::open(data_dir, deps.tally.clone())?;
+        let there: BTreeSet<DeploymentId> = deps.store.deployments().iter().map(|d| d.id).collect();
+        kept.take_former(|id| there.contains(&id));
         let shared = Arc::new(Shared {
             kept: Mutex::new(kept),
             store: deps.store.clone(),
@@ -181,7 +191,7 @@ async fn run_on(deps: Deps, shared: Arc<Shared>, stop: CancellationToken) {
             changed = latest.changed() => changed.is_err(),
             _ = calls.tick() => {
                 let now = shared.ended.get().map_or(0, |ended| ended());
-                if std::mem::replace(&mut ended, now) == now {
+                if std::mem::replace(&mut ended, now) == now && !deps.sample.has_endings() {
                     continue;
                 }
                 false
@@ -190,10 +200,10 @@ async fn run_on(deps: Deps, shared: Arc<Shared>, stop: CancellationToken) {
         let snapshot = latest.borrow_and_update().clone();
         sizes.look(&deps).await;
         let there = there(&deps.store, &shared, &snapshot, &sizes);
-        let taken = shared.clone();
+        let (taken, endings) = (shared.clone(), deps.sample.endings());
         let over = tokio::task::spawn_blocking(move || {
             let now = Timestamp::now();
-            taken.kept().take(now, &there, ends);
+            taken.kept().take(now, &there, &endings, ends);
             taken.judge(now)
         });
         let over = over.await.unwrap_or_default();
@@ -267,11 +277,34 @@ fn there(store: &Store, shared: &Shared, snapshot: &Snapshot, sizes: &Sizes) -> 
 }
 
 impl Kept {
-    fn take(&mut self, now: Timestamp, there: &[There], last: bool) {
+    fn open(data_dir: &Path, tally: Tally) -> std::io::Result<Self> {
+        let (journal, mut book) = Journal::open(data_dir)?;
+        let mut former = tally::former(data_dir);
+        // its own is no former one
+        former.retain(|former| former.run != tally.run());
+        book.keep_former(&former.iter().map(|former| former.run.clone()).collect());
+        Ok(Self { book, journal, tally, former, written: Instant::now(), trouble: None })
+    }
+
+    /// Takes in what runs before this one counted last.
+    fn take_former(&mut self, known: impl Fn(DeploymentId) -> bool) {
+        for former in &self.former {
+            self.book.end(&former.run, Month::of(former.at), &former.counts, &known);
+        }
+        if !self.former.is_empty() {
+            self.write(false);
+        }
+    }
+
+    fn take(&mut self, now: Timestamp, there: &[There], endings: &[Ending], last: bool) {
         let (boot, uptime_ms) = sample::uptime();
-        let moment = Moment { run: &self.run, now, boot, uptime_ms, lives: &sample::lives };
-        let asked = self.book.take(&moment, there);
-        if asked || last || self.written.elapsed() >= WRITE {
+        let moment = Moment { run: self.tally.run(), now, boot, uptime_ms, lives: &sample::lives };
+        // before what is over is forgotten
+        for ending in endings {
+            self.book.ending(&moment, ending);
+        }
+        let urgent = self.book.take(&moment, there) || !endings.is_empty();
+        if urgent || last || self.written.elapsed() >= WRITE {
             self.write(last);
         }
     }
@@ -290,6 +323,11 @@ impl Kept {
             && self.trouble.is_none()
         {
             tracing::error!(%error, "usage cannot be written down; it is counted in memory, and tried again");
+        }
+        if written.is_ok() && !self.former.is_empty() {
+            self.former.retain(|former| !former.remove());
+            let left = self.former.iter().map(|former| former.run.clone()).collect();
+            self.book.keep_former(&left);
         }
         self.trouble = written.err().map(|error| error.to_string());
     }

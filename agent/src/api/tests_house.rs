@@ -54,8 +54,10 @@ pub(super) async fn house_with(configure: impl FnOnce(&Path, &mut AgentConfig)) 
     let (routes, seen) = watch::channel(Arc::new(RouteTable::default()));
     let keys = crate::access::Access::new(dir.path()).with_people(store.clone());
     let access = keys.clone();
+    let tally = crate::usage::Tally::new(dir.path());
+    let front = Handle::current();
     let gateway =
-        Gateway::spawn(config.clone(), seen, tail.clone(), keys, &Handle::current(), stop.clone()).await.unwrap();
+        Gateway::spawn(config.clone(), seen, tail.clone(), keys, tally.clone(), &front, stop.clone()).await.unwrap();
     let load = gateway.clone();
     let (inspect, changes) = crate::inspect::Inspect::spawn(store.clone(), tail.clone(), stop.clone());
     gateway.tell_changes(changes);
@@ -108,6 +110,7 @@ pub(super) async fn house_with(configure: impl FnOnce(&Path, &mut AgentConfig)) 
         crate::usage::Deps {
             store: store.clone(),
             sample: sample.clone(),
+            tally,
             engine: engine.clone(),
             config: config.clone(),
         },

@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
 use sigil_core::scale::{Depth, Policy};
 use sigil_core::sleep::ahead::Ahead;
 
@@ -52,6 +53,15 @@ struct Pending {
     calls: u64,
 }
 
+/// What of a day's wakes a new agent goes on with: it does not begin the day anew.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub(super) struct Woken {
+    day: i64,
+    woken: u32,
+    vain: u32,
+}
+
 /// Whether a policy leaves anything to wake ahead, and its minutes of quiet before a sleep and of staying awake. An error says
 /// why not.
 pub(super) fn minutes(policy: &Policy) -> Option<Result<(i64, i64), &'static str>> {
@@ -72,6 +82,18 @@ fn lead(start: Option<Duration>) -> i64 {
 }
 
 impl Early {
+    /// Goes on where a former agent was. A wake that it was not sure of counts as one for nothing.
+    pub(super) fn resumed(woken: Woken) -> Self {
+        let Woken { day, woken, vain } = woken;
+        Self { day, woken, vain, ..Self::default() }
+    }
+
+    /// The day's wakes, if there were any. One that nobody has come for yet is one for nothing until somebody does.
+    pub(super) fn woken(&self) -> Option<Woken> {
+        let vain = self.vain + u32::from(self.pending.is_some());
+        (self.woken > 0).then_some(Woken { day: self.day, woken: self.woken, vain })
+    }
+
     /// Whether its history is to be read.
     pub(super) fn is_stale(&self, now: i64) -> bool {
         self.read.is_none_or(|at| !(at..at + REFRESH).contains(&now))
@@ -159,6 +181,17 @@ mod tests {
         let minutes = minutes.iter().map(|minute| DAY / 60 + minute).collect();
         early.learn(DAY, Ok(Ahead { minutes, why: "a habit".into() }));
         early
+    }
+
+    #[test]
+    fn a_new_agent_goes_on_with_the_day() {
+        let mut early = Early { day: 5, woken: 2, vain: 1, ..Early::default() };
+        assert_eq!(Early::resumed(early.woken().unwrap()).woken(), early.woken());
+        early.pending = Some(Pending { until: 5 * 86_400 + 9, calls: 0 });
+        let mut next = Early::resumed(early.woken().unwrap());
+        assert_eq!((next.woken, next.vain), (2, 2), "nobody will know whether somebody came");
+        next.look(6 * 86_400, Sleeping::default(), 0, 60);
+        assert_eq!((next.woken, next.vain, next.woken()), (0, 0, None), "a new day");
     }
 
     #[test]

@@ -31,12 +31,7 @@ async fn lab(policy: &str, replicas: u32) -> Lab {
         called: Arc::new(|_| Box::pin(async { BTreeSet::new() })),
         wake: Arc::new(|_, _| panic!("nobody sleeps")),
     };
-    Lab { shared: shared(deps), seen, id, _dir: dir }
-}
-
-fn shared(deps: Deps) -> Shared {
-    let files = Files::new(&deps.data_dir);
-    Shared { files, deps, began: Instant::now(), watched: Mutex::default(), tasks: TaskTracker::new() }
+    Lab { shared: Shared::new(deps), seen, id, _dir: dir }
 }
 
 impl Lab {
@@ -115,7 +110,7 @@ async fn a_step_counts_for_the_agent_after_this_one() {
     lab.load(1, 170.0);
     assert_eq!(lab.evaluate().await.unwrap().decision.to, 4);
     let Shared { deps, .. } = lab.shared;
-    lab.shared = shared(deps);
+    lab.shared = Shared::new(deps);
     lab.follow();
     lab.load(4, 900.0);
     let kept = lab.evaluate().await.unwrap();

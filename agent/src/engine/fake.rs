@@ -404,10 +404,14 @@ impl State {
 
 impl Held {
     fn end(&mut self, code: i64, oom: bool) {
-        if matches!(self.container.state, ContainerState::Running { .. } | ContainerState::Paused { .. }) {
+        let started_at = match self.container.state {
+            ContainerState::Running { started_at, .. } => Some(started_at),
+            _ => None,
+        };
+        if started_at.is_some() || matches!(self.container.state, ContainerState::Paused { .. }) {
             self.process = None;
-            self.container.state =
-                ContainerState::Exited { code, oom, finished_at: Some(Timestamp::now()), error: String::new() };
+            let finished_at = Some(Timestamp::now());
+            self.container.state = ContainerState::Exited { code, oom, started_at, finished_at, error: String::new() };
         }
     }
 }

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use crate::usage::Slot;
 use crate::web::{BOUNDS, Latency};
 
 /// Times of calls, and how many of them failed.
@@ -98,6 +99,31 @@ pub(crate) struct UserLoad {
     pub(crate) errors: AtomicU64,
     /// Bytes of answers.
     pub(crate) sent: AtomicU64,
+    /// Where they outlive the agent; made by whoever knows whose they are.
+    pub(crate) slot: OnceLock<Slot>,
+}
+
+impl UserLoad {
+    /// A call has ended.
+    pub(crate) fn call(&self, error: bool) {
+        self.calls.fetch_add(1, Relaxed);
+        if error {
+            self.errors.fetch_add(1, Relaxed);
+        }
+        self.write();
+    }
+
+    /// Bytes go out.
+    pub(crate) fn send(&self, bytes: u64) {
+        self.sent.fetch_add(bytes, Relaxed);
+        self.write();
+    }
+
+    fn write(&self) {
+        if let Some(slot) = self.slot.get() {
+            slot.set(|| [&self.calls, &self.errors, &self.sent].map(|n| n.load(Relaxed)));
+        }
+    }
 }
 
 /// Names counted by themselves; what comes later is counted together.
@@ -179,6 +205,11 @@ impl<V: Default> Names<V> {
             }
         }
         self.others()
+    }
+
+    /// Whether this is where names without a place are counted.
+    pub(crate) fn is_others(&self, value: &Arc<V>) -> bool {
+        self.others.get().is_some_and(|others| Arc::ptr_eq(others, value))
     }
 
     /// Where names without a place are counted.

@@ -15,6 +15,7 @@ use super::tap::Tap;
 use super::trace::{Trace, Upstream};
 use crate::telemetry::Began;
 use crate::upstream::nap::{Attached, Awake, Nap};
+use crate::usage::Tally;
 use crate::web::{Count, Counted, ToolTraffic};
 
 /// Seconds of one slot, and how many slots make the minute.
@@ -161,16 +162,18 @@ pub(crate) struct Recorder {
     pub(crate) tap: Tap,
     /// Whether it is awake.
     pub(crate) nap: Nap,
+    /// Where calls outlive the agent.
+    tally: Option<(Tally, DeploymentId)>,
 }
 
 impl Default for Recorder {
     fn default() -> Self {
-        Self::new(Nap::default())
+        Self::new(Nap::default(), None)
     }
 }
 
 impl Recorder {
-    pub(crate) fn new(nap: Nap) -> Self {
+    pub(crate) fn new(nap: Nap, tally: Option<(Tally, DeploymentId)>) -> Self {
         Self {
             start: Instant::now(),
             window: Window::default(),
@@ -182,6 +185,7 @@ impl Recorder {
             connections: AtomicU64::new(0),
             tap: Tap::default(),
             nap,
+            tally,
         }
     }
 
@@ -200,7 +204,15 @@ impl Recorder {
 
     /// Where a caller's calls are counted.
     fn user(&self, caller: &Caller) -> Arc<UserLoad> {
-        self.users.of(caller.user.as_deref().unwrap_or(ANONYMOUS))
+        let name = caller.user.as_deref().unwrap_or(ANONYMOUS);
+        let load = self.users.of(name);
+        if let Some((tally, deployment)) = &self.tally {
+            load.slot.get_or_init(|| {
+                let name = if self.users.is_others(&load) { count::OTHERS } else { name };
+                tally.slot(*deployment, name)
+            });
+        }
+        load
     }
 
     /// Who used it, for the books.
@@ -212,7 +224,7 @@ impl Recorder {
             (name, Count { requests: latency.calls(), errors: latency.errors, sent: 0 })
         };
         let user = |(name, load): (String, Arc<UserLoad>)| {
-            let UserLoad { calls, errors, sent } = &*load;
+            let UserLoad { calls, errors, sent, .. } = &*load;
             (name, Count { requests: calls.load(Relaxed), errors: errors.load(Relaxed), sent: sent.load(Relaxed) })
         };
         Counted {
@@ -276,7 +288,7 @@ impl Flow {
         for counted in self.key.iter().map(|key| &key.bytes).chain([&self.recorder.bytes]) {
             counted.to_clients.fetch_add(bytes as u64, Relaxed);
         }
-        self.user.sent.fetch_add(bytes as u64, Relaxed);
+        self.user.send(bytes as u64);
     }
 }
 
@@ -472,10 +484,7 @@ impl Drop for Call {
                 key.errors.fetch_add(1, Relaxed);
             }
         }
-        self.user.calls.fetch_add(1, Relaxed);
-        if self.error {
-            self.user.errors.fetch_add(1, Relaxed);
-        }
+        self.user.call(self.error);
         match &self.tool {
             None => {}
             Some(Tool::Known(load)) => load.add(took, self.error),

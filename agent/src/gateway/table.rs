@@ -1,7 +1,7 @@
 //! The gateway's own copy of the route table: replicas with their connections and counters, kept over changes.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 
 use secrecy::SecretString;
 use sigil_core::model::{DeploymentId, Inject, InstanceId, ReleaseNo, SecretUse, Transport};
@@ -21,6 +21,7 @@ use super::settings::{self, Terms};
 use crate::tail::Tail;
 use crate::upstream::nap::Nap;
 use crate::upstream::{Endpoint, Replica, RouteTable};
+use crate::usage::Tally;
 
 /// A replica as requests use it.
 #[derive(Debug, Clone)]
@@ -147,6 +148,8 @@ pub(crate) struct Registry {
     commons: Mutex<HashMap<InstanceId, Weak<Common>>>,
     recorders: Mutex<HashMap<DeploymentId, Arc<Recorder>>>,
     watched: Mutex<HashMap<DeploymentId, Arc<Watched>>>,
+    /// Where calls outlive the agent; set before there are any.
+    pub(crate) tally: OnceLock<Tally>,
     /// Who is told of tools that changed.
     pub(crate) teller: Teller,
 }
@@ -186,7 +189,8 @@ impl Registry {
 
     pub(crate) fn recorder_of(&self, id: DeploymentId, nap: &Nap) -> Arc<Recorder> {
         let mut all = self.recorders.lock().unwrap_or_else(PoisonError::into_inner);
-        all.entry(id).or_insert_with(|| Arc::new(Recorder::new(nap.clone()))).clone()
+        let tally = || self.tally.get().map(|tally| (tally.clone(), id));
+        all.entry(id).or_insert_with(|| Arc::new(Recorder::new(nap.clone(), tally()))).clone()
     }
 
     fn watched_of(&self, id: DeploymentId, view: &View) -> Arc<Watched> {

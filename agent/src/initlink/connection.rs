@@ -302,6 +302,10 @@ impl Reader<'_> {
             }
             ToAgent::Exit { serial, exit } => {
                 let Some(main) = self.instance.exited(serial, exit) else { return nonsense("process") };
+                let pid = *self.instance.expected.borrow();
+                if let Some((ending, pid)) = self.shared.ending.get().zip(pid) {
+                    ending(self.instance.id, pid);
+                }
                 if main {
                     self.exit_known(serial)?;
                 }

@@ -18,6 +18,8 @@ pub const LIVES_MAX: usize = 10;
 const LINES: usize = 64;
 /// Bytes of them, as they are written down.
 const BYTES: usize = 16 << 10;
+/// Times of the engine and ours of one event differ by this at most.
+const SAME: SignedDuration = SignedDuration::from_secs(5);
 /// Bytes of one file, of which a deployment has two: more than [`LIVES_MAX`] lives fit into each.
 const SHARE: u64 = 256 << 10;
 
@@ -63,6 +65,14 @@ impl Ended {
         self.began.map(|began| self.at.duration_since(began).max(SignedDuration::ZERO))
     }
 
+    /// Whether both are the end of the same life: of one instance, begun at one time, or ended at one as far as the loop's
+    /// clock and the engine's agree.
+    fn is_same(&self, other: &Self) -> bool {
+        let close = |a: Timestamp, b: Timestamp| a.duration_since(b).abs() <= SAME;
+        let began = self.began.zip(other.began);
+        self.instance == other.instance && began.map_or_else(|| close(self.at, other.at), |(a, b)| close(a, b))
+    }
+
     /// Keeps the newest lines, within bounds.
     fn keep(&mut self, lines: &[Line]) {
         let mut bytes = 0;
@@ -101,6 +111,15 @@ impl Lives {
     /// Forgets a removed deployment. Blocks.
     pub(super) fn forget(&self, id: DeploymentId) {
         self.0.prune(|name| name == id.to_string());
+    }
+
+    /// One that had ended before anybody looked: kept unless a former agent saw it, too.
+    pub(super) async fn found(&self, tail: &Tail, id: DeploymentId, life: Ended) {
+        let (lives, one) = (self.clone(), life.clone());
+        let known = move || lives.newest(id, LIVES_MAX).iter().any(|known| known.is_same(&one));
+        if !tokio::task::spawn_blocking(known).await.unwrap_or(false) {
+            self.ended(tail, id, life).await;
+        }
     }
 
     /// Reads what it said last, and keeps both.
@@ -166,6 +185,19 @@ mod tests {
         let written = serde_json::to_string(&wild).unwrap().len();
         assert!(wild.cut && wild.output.len() == 5 && written < BYTES + 1024, "{} {written}", wild.output.len());
         assert_eq!(wild.lasted(), Some(SignedDuration::from_secs(3)));
+    }
+
+    #[test]
+    fn one_life_is_told_from_another() {
+        let (one, mut later) = (life(100), life(104));
+        assert!(one.is_same(&one) && one.is_same(&later));
+        later.began = Timestamp::from_second(200).ok();
+        assert!(!one.is_same(&later), "the same container, started again");
+        let mut unseen = life(103);
+        unseen.began = None;
+        assert!(one.is_same(&unseen) && !life(90).is_same(&unseen));
+        unseen.instance = InstanceId(ulid::Ulid(8));
+        assert!(!one.is_same(&unseen));
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 
 use jiff::Timestamp;
-use sigil_core::model::{DeploymentId, InstanceId};
+use sigil_core::model::{DeploymentId, InstanceId, Outcome, Run};
 use sigil_core::plan::Phase;
 use sigil_core::sleep::Depth;
 use tokio_util::sync::CancellationToken;
@@ -137,7 +137,7 @@ impl Room {
             }
             ContainerState::Created => slot.phase = Phase::Created,
             ContainerState::Exited { .. } if slot.phase == Phase::Asleep(Depth::Stopped) => {}
-            ContainerState::Exited { code, oom, error, .. } => {
+            ContainerState::Exited { code, oom, error, started_at, finished_at } => {
                 if new || slot.pid.is_some() {
                     // queued before anything of a next life can be
                     drop(self.deps.tail.ended(instance));
@@ -165,6 +165,8 @@ impl Room {
                 } else if new {
                     // it ended while no agent watched (an engine restart, a reboot): start again at once
                     slot.message = exit_words(*code, *oom, error);
+                    let at = finished_at.unwrap_or_else(Timestamp::now);
+                    self.ended_unseen(instance, (*started_at, at), (*code, *oom));
                 }
             }
             ContainerState::Other(word) => slot.message = format!("the engine says '{word}'"),
@@ -208,6 +210,27 @@ impl Room {
             let _closed = tx.send(Done::Output { deployment, lines: output }).await;
             lives.ended(&tail, deployment, life).await;
         });
+    }
+
+    /// Keeps how an instance ended while no agent ran, where nobody had asked it to. It counts as no failure: more often than
+    /// not the machine was started anew.
+    fn ended_unseen(
+        &mut self,
+        instance: InstanceId,
+        (began, at): (Option<Timestamp>, Timestamp),
+        (code, oom): (i64, bool),
+    ) {
+        let Some(slot) = self.slots.get(&instance) else { return };
+        let deployment = self.deps.store.deployment(slot.deployment);
+        let asked = deployment.filter(|d| d.desired.release == slot.release && d.desired.restart == slot.restart);
+        let Some(asked) = asked.filter(|d| d.desired.run == Run::Running) else { return };
+        let good = asked.release(slot.release).is_some_and(|release| release.outcome == Outcome::Good);
+        let why = format!("{}, while no agent ran", slot.message);
+        self.mark(slot, &why);
+        let (output, cut, release) = (Vec::new(), false, slot.release);
+        let life = Ended { at, began, instance, release, served: good, code: Some(code), oom, why, output, cut };
+        let (lives, tail, deployment) = (self.lives.clone(), self.deps.tail.clone(), slot.deployment);
+        self.shared.tasks.spawn(async move { lives.found(&tail, deployment, life).await });
     }
 
     fn orphan(&mut self, container: &Container) {

@@ -52,6 +52,18 @@ impl Sleep {
     }
 }
 
+impl Sleep {
+    /// How long it slept the last times, seconds, the newest first.
+    pub fn lengths(&self) -> Vec<i64> {
+        self.naps.iter().map(|nap| nap.as_secs()).collect()
+    }
+
+    /// As a former agent saw them.
+    pub fn recall(&mut self, lengths: &[i64]) {
+        self.naps = lengths.iter().take(NAPS).map(|seconds| SignedDuration::from_secs((*seconds).max(0))).collect();
+    }
+}
+
 impl Room {
     /// Whether a deployment may sleep, and how.
     fn terms(&self, deployment: &Deployment) -> Option<Terms> {

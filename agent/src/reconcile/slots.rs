@@ -12,7 +12,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::lives::Lives;
-use super::{Deps, Shared, act, budget, reclaim, routes, sleep, status};
+use super::{Deps, Shared, act, budget, learnt, reclaim, routes, sleep, status};
 use crate::audit::by_agent;
 use crate::sample;
 use crate::upstream::{LAST_OUTPUT, Replica, RouteTable};
@@ -136,6 +136,7 @@ pub(super) struct Room {
     /// The most that a replica was seen to take of memory, bytes.
     pub measured: HashMap<DeploymentId, u64>,
     pub lives: Lives,
+    pub book: learnt::Book,
     stop: CancellationToken,
     pub done_tx: mpsc::Sender<Done>,
     done_rx: mpsc::Receiver<Done>,
@@ -156,7 +157,8 @@ impl Room {
     ) -> Self {
         let (done_tx, done_rx) = mpsc::channel(256);
         let former = deps.links.known();
-        Self {
+        let (book, learnt) = learnt::Book::open(&deps.data_dir);
+        let mut room = Self {
             former,
             lives: shared.lives.clone(),
             deps: Arc::new(deps),
@@ -174,7 +176,10 @@ impl Room {
             wakes,
             seen_engine: false,
             sweep: true,
-        }
+            book,
+        };
+        room.recall(learnt);
+        room
     }
 
     pub(super) async fn run(mut self) {
@@ -225,6 +230,7 @@ impl Room {
                     self.tight = self.is_tight();
                     self.measure(Timestamp::now());
                     self.reclaim(Timestamp::now());
+                    self.keep_learnt();
                 }
                 () = tokio::time::sleep(pause) => resync = true,
             }
@@ -238,6 +244,7 @@ impl Room {
         for slot in self.slots.values() {
             slot.cancel.cancel();
         }
+        self.keep_last().await;
     }
 
     async fn take(&mut self, done: Done) {

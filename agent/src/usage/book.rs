@@ -7,11 +7,12 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+use sigil_core::cgroup::Reading;
 use sigil_core::cost::judge::Whose;
 use sigil_core::cost::{Amounts, Month};
 use sigil_core::model::{DeploymentId, InstanceId};
 
-use crate::sample::{Life, ReplicaUse};
+use crate::sample::{Ending, Life, ReplicaUse};
 
 /// Months that are kept.
 const MONTHS: usize = 25;
@@ -47,6 +48,9 @@ pub(crate) struct Last {
     uptime_ms: u64,
     network: Life,
     sent: u64,
+    /// It was read when a process of it ended: likely there is nothing more of this life.
+    #[serde(default)]
+    ended: bool,
 }
 
 /// What the gateway counted since the agent's start.
@@ -123,6 +127,8 @@ pub(crate) struct Frame {
     gates: Vec<(DeploymentId, Part, Option<Gate>)>,
     about: Vec<(DeploymentId, Option<About>)>,
     stopped: Vec<(Month, Whose)>,
+    /// Runs of the agent whose last counts were taken in after their end.
+    former: Vec<String>,
 }
 
 impl Frame {
@@ -140,6 +146,8 @@ pub(crate) struct Book {
     pub(crate) about: BTreeMap<DeploymentId, About>,
     /// Budgets for which deployments were stopped: once a month, so that who starts one again has it.
     pub(crate) stopped: BTreeSet<(Month, Whose)>,
+    /// Former runs that are wholly in here, as long as their files may be there.
+    former: BTreeSet<String>,
     dirty: Dirty,
 }
 
@@ -150,6 +158,7 @@ struct Dirty {
     gates: BTreeSet<(DeploymentId, Part)>,
     about: BTreeSet<DeploymentId>,
     stopped: bool,
+    former: bool,
 }
 
 impl Book {
@@ -166,6 +175,7 @@ impl Book {
         frame.gates.into_iter().for_each(|(id, part, value)| set(&mut self.gates, (id, part), value));
         frame.about.into_iter().for_each(|(key, value)| set(&mut self.about, key, value));
         self.stopped.extend(frame.stopped);
+        self.former.extend(frame.former);
     }
 
     /// Everything.
@@ -176,6 +186,7 @@ impl Book {
             gates: self.gates.iter().map(|((id, part), v)| (*id, part.clone(), Some(v.clone()))).collect(),
             about: self.about.iter().map(|(k, v)| (*k, Some(v.clone()))).collect(),
             stopped: self.stopped.iter().cloned().collect(),
+            former: self.former.iter().cloned().collect(),
         }
     }
 
@@ -192,6 +203,7 @@ impl Book {
             lasts: dirty.lasts.into_iter().map(|k| (k, self.lasts.get(&k).copied())).collect(),
             about: dirty.about.into_iter().map(|k| (k, self.about.get(&k).cloned())).collect(),
             stopped: if dirty.stopped { self.stopped.iter().cloned().collect() } else { Vec::new() },
+            former: if dirty.former { self.former.iter().cloned().collect() } else { Vec::new() },
         }
     }
 
@@ -204,41 +216,73 @@ impl Book {
         self.dirty.rows.insert(key);
     }
 
-    /// Takes in what everything stands at. Answers whether there were requests.
+    /// Takes in where the gateway's counters stood when a run of the agent ended. Once: whatever was taken in since, a run
+    /// that is in here adds nothing. `month` is the one of its end; `known`: deployments that there are.
+    pub(crate) fn end(
+        &mut self,
+        run: &str,
+        month: Month,
+        counts: &[(DeploymentId, Vec<(Part, Counts)>)],
+        known: impl Fn(DeploymentId) -> bool,
+    ) {
+        if !self.former.insert(run.to_owned()) {
+            return;
+        }
+        self.dirty.former = true;
+        for (id, parts) in counts {
+            // of what nothing is known any more nothing could be shown
+            if !self.about.contains_key(id) && !known(*id) {
+                continue;
+            }
+            for (part, counts) in parts {
+                self.calls(run, month, *id, part, *counts);
+            }
+        }
+    }
+
+    /// Forgets former runs but these.
+    pub(crate) fn keep_former(&mut self, runs: &BTreeSet<String>) {
+        self.former.retain(|run| runs.contains(run));
+    }
+
+    /// Takes in where a counter of the gateway stands. Answers whether there were requests.
+    fn calls(&mut self, run: &str, month: Month, id: DeploymentId, part: &Part, counts: Counts) -> bool {
+        let gate = (id, part.clone());
+        let old = self.gates.get(&gate).filter(|gate| gate.run == run).map(|gate| gate.counts);
+        let more = counts.since(old.unwrap_or_default());
+        if old == Some(counts) || (old.is_none() && counts == Counts::default()) {
+            return false;
+        }
+        let amounts =
+            Amounts { requests: more.requests, errors: more.errors, egress_bytes: more.sent, ..Amounts::default() };
+        self.add(month, id, part.clone(), amounts);
+        self.gates.insert(gate.clone(), Gate { run: run.to_owned(), counts });
+        self.dirty.gates.insert(gate);
+        more.requests > 0
+    }
+
+    /// Takes in what everything stands at. Answers whether it is to be written down at once: there were requests, or a
+    /// container whose memory is counted from here on.
     pub(crate) fn take(&mut self, moment: &Moment<'_>, there: &[There]) -> bool {
-        let Moment { run, now, boot, uptime_ms, .. } = *moment;
+        let Moment { run, now, .. } = *moment;
         let month = Month::of(now);
-        let mut asked = false;
+        let mut urgent = false;
         let mut seen = BTreeSet::new();
         for deployment in there {
             let id = deployment.id;
             self.there(month, now.as_second(), deployment);
             for replica in &deployment.replicas {
                 seen.insert(replica.instance);
-                let more = self.replica(replica, boot, uptime_ms);
+                urgent |= self.lasts.get(&replica.instance).is_none_or(|last| last.life != replica.life);
+                let more = self.replica(replica, moment);
                 self.add(month, id, Part::Whole, more);
             }
             for (part, counts) in &deployment.counts {
-                let gate = (id, part.clone());
-                let old = self.gates.get(&gate).filter(|gate| gate.run == run).map(|gate| gate.counts);
-                let more = counts.since(old.unwrap_or_default());
-                if old == Some(*counts) || (old.is_none() && *counts == Counts::default()) {
-                    continue;
-                }
-                asked |= more.requests > 0;
-                let amounts = Amounts {
-                    requests: more.requests,
-                    errors: more.errors,
-                    egress_bytes: more.sent,
-                    ..Amounts::default()
-                };
-                self.add(month, id, part.clone(), amounts);
-                self.gates.insert(gate.clone(), Gate { run: run.to_owned(), counts: *counts });
-                self.dirty.gates.insert(gate);
+                urgent |= self.calls(run, month, id, part, *counts);
             }
         }
         self.forget(&seen, there, moment.lives);
-        asked
+        urgent
     }
 
     /// A deployment's being there, and its disk.
@@ -253,24 +297,44 @@ impl Book {
         self.add(month, deployment.id, Part::Whole, Amounts { seconds, storage_kib_seconds, ..Amounts::default() });
     }
 
+    /// Takes in the last figures of a container. Its deployment may be gone already.
+    pub(crate) fn ending(&mut self, moment: &Moment<'_>, ending: &Ending) {
+        if !self.about.contains_key(&ending.deployment) {
+            return;
+        }
+        let Ending { instance, life, network_life, reading, .. } = *ending;
+        let more = self.counters(instance, &reading, (life, network_life), moment, true);
+        self.add(Month::of(moment.now), ending.deployment, Part::Whole, more);
+    }
+
     /// What a replica used since it was read last.
-    fn replica(&mut self, replica: &ReplicaUse, boot: u64, uptime_ms: u64) -> Amounts {
-        let reading = &replica.reading;
-        let now = Last {
-            life: replica.life,
-            cpu_micros: reading.cpu_micros,
-            memory: reading.memory,
-            uptime_ms,
-            network: replica.network_life,
-            sent: reading.sent_bytes,
-        };
-        let old = self.lasts.insert(replica.instance, now);
-        self.dirty.lasts.insert(replica.instance);
-        let same = old.filter(|old| old.life == replica.life && replica.life.boot == boot);
+    fn replica(&mut self, replica: &ReplicaUse, moment: &Moment<'_>) -> Amounts {
+        let lives = (replica.life, replica.network_life);
+        self.counters(replica.instance, &replica.reading, lives, moment, false)
+    }
+
+    fn counters(
+        &mut self,
+        instance: InstanceId,
+        reading: &Reading,
+        (life, network): (Life, Life),
+        moment: &Moment<'_>,
+        ended: bool,
+    ) -> Amounts {
+        let uptime_ms = moment.uptime_ms;
+        let old = self.lasts.get(&instance).copied();
+        let same = old.filter(|old| old.life == life && life.boot == moment.boot);
+        // a reading from before the end that was taken in says nothing new
+        if same.is_some_and(|old| old.ended && !ended && reading.cpu_micros <= old.cpu_micros) {
+            return Amounts::default();
+        }
+        let (cpu_micros, memory, sent) = (reading.cpu_micros, reading.memory, reading.sent_bytes);
+        self.lasts.insert(instance, Last { life, cpu_micros, memory, uptime_ms, network, sent, ended });
+        self.dirty.lasts.insert(instance);
         let elapsed = same.map_or(0, |old| uptime_ms.saturating_sub(old.uptime_ms));
         // between two readings of a level its mean counts
         let memory = same.map_or(0, |old| u64::midpoint(old.memory, reading.memory));
-        let sent = old.filter(|old| old.network == replica.network_life).map_or(0, |old| old.sent);
+        let sent = old.filter(|old| old.network == network).map_or(0, |old| old.sent);
         Amounts {
             cpu_micros: reading.cpu_micros.saturating_sub(same.map_or(0, |old| old.cpu_micros)),
             memory_kib_seconds: (memory / 1024).saturating_mul(elapsed) / 1000,

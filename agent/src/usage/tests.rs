@@ -166,7 +166,7 @@ fn an_agent_that_is_killed_at_any_moment_counts_everything_once() {
             // the first reading begins at ten seconds; a start of the container ends one span and begins another
             assert!(counted.seconds <= 2000, "{}", counted.seconds);
             assert!(counted.memory_kib_seconds <= 1024 * 2000, "{}", counted.memory_kib_seconds);
-            // of a life's begin a kill may take what was not written down
+            // from a life's begin on, which is written down at once by whoever keeps the book (here: not always)
             assert!(
                 counted.memory_kib_seconds >= 1024 * (2000 - 60 * life[n]),
                 "{} {}",
@@ -180,6 +180,131 @@ fn an_agent_that_is_killed_at_any_moment_counts_everything_once() {
             book.rows.iter().filter(|(k, _)| k.part == Part::User("u".into())).map(|(_, a)| a.requests).sum();
         assert_eq!(of_user, counted.requests);
     }
+}
+
+/// Calls of a run as the gateway counts them, by user, beside their slots.
+#[derive(Default)]
+struct Calls(Vec<(DeploymentId, String, [u64; 3], Option<Slot>)>);
+
+impl Calls {
+    fn call(&mut self, tally: &Tally, deployment: DeploymentId, user: &str, sent: u64) {
+        let at = self.0.iter().position(|(d, u, ..)| *d == deployment && u == user).unwrap_or_else(|| {
+            let slot = Some(tally.slot(deployment, user));
+            self.0.push((deployment, user.to_owned(), [0; 3], slot));
+            self.0.len() - 1
+        });
+        let (.., counts, slot) = &mut self.0[at];
+        *counts = [counts[0] + 1, counts[1] + u64::from(sent % 7 == 0), counts[2] + sent];
+        slot.as_ref().unwrap().set(|| *counts);
+    }
+
+    fn there(&self) -> Vec<There> {
+        let part = |n: u64| {
+            let mine = || self.0.iter().filter(move |(d, ..)| *d == id(n));
+            let counts = |c: &[u64; 3]| Counts { requests: c[0], errors: c[1], sent: c[2] };
+            let whole: [u64; 3] = std::array::from_fn(|i| mine().map(|(.., c, _)| c[i]).sum());
+            let users = mine().map(|(_, user, c, _)| (Part::User(user.clone()), counts(c)));
+            there(n, vec![], users.chain([(Part::Whole, counts(&whole))]).collect())
+        };
+        (0..3).map(part).collect()
+    }
+}
+
+#[test]
+fn no_call_that_has_ended_is_lost_or_counted_twice_whenever_the_agent_is_killed() {
+    let users = ["ada", "(anonymous)", "a name of many bytes: äöüäöüäöüäöüäöüäöüäöüäöüäöüäöü"];
+    for seed in 1..=40 {
+        let dir = tempfile::tempdir().unwrap();
+        let mut dice = Dice(seed * 0x9e37_79b9);
+        let mut ever: HashMap<(DeploymentId, &str), [u64; 3]> = HashMap::new();
+        let mut second = 0;
+        for _ in 0..20 {
+            // an agent's life: it takes in what is left of those before it, and is killed at some moment
+            let tally = Tally::new(dir.path());
+            let mut kept = Kept::open(dir.path(), tally.clone()).unwrap();
+            kept.take_former(|_| true);
+            let mut calls = Calls::default();
+            for _ in 0..dice.below(60) {
+                second += 1;
+                match dice.below(8) {
+                    0 => {
+                        let moment =
+                            Moment { run: tally.run(), now: at(second), boot: BOOT, uptime_ms: 0, lives: &|_| true };
+                        kept.book.take(&moment, &calls.there());
+                        match dice.below(4) {
+                            0 => {}
+                            1 => kept.journal.compact(&kept.book).unwrap(),
+                            2 => {
+                                // killed in the middle of the write
+                                let path = dir.path().join("usage/journal");
+                                let whole = std::fs::metadata(&path).map_or(0, |m| m.len());
+                                kept.journal.append(&kept.book.changed()).unwrap();
+                                if dice.below(2) == 0 {
+                                    tear(dir.path(), whole, &mut dice);
+                                    break;
+                                }
+                            }
+                            _ => kept.write(false),
+                        }
+                    }
+                    _ => {
+                        let (n, user, sent) = (dice.below(3), users[dice.below(3) as usize], dice.below(1000));
+                        calls.call(&tally, id(n), user, sent);
+                        let all = ever.entry((id(n), user)).or_default();
+                        *all = [all[0] + 1, all[1] + u64::from(sent % 7 == 0), all[2] + sent];
+                    }
+                }
+            }
+        }
+        let mut kept = Kept::open(dir.path(), Tally::new(dir.path())).unwrap();
+        kept.take_former(|_| true);
+        let sum = |part: &dyn Fn(&Part) -> bool, deployment: DeploymentId| {
+            let rows = kept.book.rows.iter().filter(|(k, _)| k.deployment == deployment && part(&k.part));
+            rows.fold([0; 3], |s, (_, a)| [s[0] + a.requests, s[1] + a.errors, s[2] + a.egress_bytes])
+        };
+        for ((deployment, user), all) in &ever {
+            assert_eq!(sum(&|part| *part == Part::User((*user).into()), *deployment), *all, "seed {seed}, {user}");
+        }
+        for n in 0..3 {
+            let all = ever
+                .iter()
+                .filter(|((d, _), _)| *d == id(n))
+                .fold([0; 3], |s, (_, a)| [s[0] + a[0], s[1] + a[1], s[2] + a[2]]);
+            assert_eq!(sum(&|part| *part == Part::Whole, id(n)), all, "seed {seed}");
+        }
+        let left = std::fs::read_dir(dir.path().join("usage")).unwrap().map(|e| e.unwrap().file_name());
+        let left: Vec<_> = left.filter(|name| name.to_string_lossy().starts_with("tally-")).collect();
+        assert!(left.is_empty(), "{left:?} are not removed");
+    }
+}
+
+#[test]
+fn a_former_run_whose_file_stays_is_taken_in_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut calls = Calls::default();
+    let tally = Tally::new(dir.path());
+    (0..5).for_each(|_| calls.call(&tally, id(0), "ada", 10));
+    let file = std::fs::read_dir(dir.path().join("usage")).unwrap().next().unwrap().unwrap().path();
+    let bytes = std::fs::read(&file).unwrap();
+    for round in 0..3 {
+        let mut kept = Kept::open(dir.path(), Tally::new(dir.path())).unwrap();
+        kept.take_former(|_| true);
+        assert_eq!(total(&kept.book, 0).requests, 5, "round {round}");
+        assert!(!file.exists());
+        // as if it could not be removed: the next agent finds it again, behind a run of another that called, too
+        let moment = Moment { run: "other", now: at(round), boot: BOOT, uptime_ms: 0, lives: &|_| true };
+        kept.book.take(&moment, &[there(0, vec![], vec![(Part::Whole, Counts::default())])]);
+        kept.write(false);
+        std::fs::write(&file, &bytes).unwrap();
+    }
+    // one that says nothing whole says nothing
+    std::fs::write(&file, &bytes[..100]).unwrap();
+    let mut torn = bytes.clone();
+    torn[40] ^= 1;
+    std::fs::write(dir.path().join("usage/tally-torn"), &torn).unwrap();
+    let mut kept = Kept::open(dir.path(), Tally::new(dir.path())).unwrap();
+    kept.take_former(|_| true);
+    assert_eq!(total(&kept.book, 0).requests, 5);
 }
 
 #[test]
@@ -202,6 +327,43 @@ fn one_that_is_not_seen_yet_counts_on_and_one_that_is_over_is_forgotten() {
     assert_eq!((total(&book, 1).cpu_micros, total(&book, 1).seconds), (150, 30));
     take(&mut book, "b", 5000, &[]);
     assert_eq!(total(&book, 1).seconds, 30, "it is not there any more");
+}
+
+#[test]
+fn the_last_figures_of_a_container_count_and_older_ones_behind_them_do_not() {
+    let mut book = Book::default();
+    let life = Life { boot: BOOT, began: 5, pid: 10 };
+    let ending = |cpu_micros, sent_bytes| Ending {
+        deployment: id(1),
+        instance: InstanceId(ulid::Ulid::from_parts(1, 1)),
+        life,
+        reading: Reading { cpu_micros, memory: 1 << 20, sent_bytes, ..Reading::default() },
+        network_life: life,
+    };
+    let one = |cpu, sent| [there(1, vec![replica(1, 5, cpu, 1 << 20, sent)], vec![])];
+    let second = |uptime: u64| Moment { run: "a", now: at(0), boot: BOOT, uptime_ms: uptime * 1000, lives: &|_| false };
+    book.take(&second(0), &one(100, 10));
+    // it ends three seconds behind the round; the rounds after that still show the old one, then none
+    book.ending(&second(3), &ending(180, 25));
+    book.take(&second(4), &one(100, 10));
+    book.take(&second(5), &one(100, 10));
+    book.take(&second(10), &[there(1, vec![], vec![])]);
+    let sum = total(&book, 1);
+    assert_eq!((sum.cpu_micros, sum.egress_bytes, sum.memory_kib_seconds), (180, 25, 3 * 1024));
+    assert!(!serde_json::to_string(&book.whole()).unwrap().contains("cpu_micros\":180,\"memory\""), "it is forgotten");
+    // a container of processes that come and go lives on
+    book.take(&second(20), &one(200, 30));
+    book.ending(&second(21), &ending(210, 31));
+    book.take(&second(22), &one(200, 30));
+    book.take(&second(30), &one(260, 40));
+    book.ending(&second(31), &ending(261, 40));
+    let sum = total(&book, 1);
+    // what was forgotten counts again from its begin: it is another's that came by the same numbers
+    assert_eq!((sum.cpu_micros, sum.egress_bytes), (180 + 261, 25 + 40));
+    // of what nobody knows nothing is told
+    let mut other = Book::default();
+    other.ending(&second(3), &ending(180, 25));
+    assert!(other.rows.is_empty());
 }
 
 #[test]
@@ -259,7 +421,7 @@ async fn quotas_are_judged_and_a_budget_stops_once() {
         },
         stop.clone(),
     );
-    let deps = Deps { store: store.clone(), sample: sample.clone(), engine, config };
+    let deps = Deps { store: store.clone(), sample: sample.clone(), tally: Tally::new(dir.path()), engine, config };
     let usage = Usage::spawn(deps, dir.path(), stop.clone()).unwrap();
     let tier = d.release(1).unwrap().spec.resources.tier.clone();
     let most = judge::tier_quota(&tier).unwrap().requests.unwrap();

@@ -53,6 +53,47 @@ async fn a_crash_loop_keeps_the_last_words_of_each_life_over_agents() {
     agent.stop().await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_life_that_ends_while_no_agent_runs_is_found_once_and_a_loop_goes_on_where_it_was() {
+    let world = World::new();
+    let agent = world.agent().await;
+    agent.fine(What::Deploy(deploy("web", &[("GREETING", "hello")]))).await;
+    Caller::open(agent.gateway, "web").await.call().await.unwrap();
+    agent.stop().await;
+    let (container, ..) = world.running("web").remove(0);
+    world.fake.crash(&container, 9, false);
+    let agent = world.agent().await;
+    Caller::open(agent.gateway, "web").await.call().await.unwrap();
+    let found = |lives: Vec<v1::EndedLife>| lives.into_iter().find(|life| life.code == Some(9));
+    let deadline = std::time::Instant::now() + LONG;
+    let life = loop {
+        if let Some(life) = found(health(&agent, "web").await.lives) {
+            break life;
+        }
+        assert!(std::time::Instant::now() < deadline, "it is not found");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    };
+    assert!(life.why == "exited with code 9, while no agent ran" && life.served && life.began > 0, "{life:?}");
+    assert!(life.at >= life.began && !life.output.is_empty(), "{life:?}");
+    // from here on it fails: the agents after this one know how often, and what they saw end they do not see again
+    world.act("web", Act::Exits(4, Duration::from_millis(5)));
+    let (container, ..) = world.running("web").remove(0);
+    world.fake.crash(&container, 4, false);
+    let loops = |d: &v1::DeploymentDetail| shown(d).message.contains("crash loop");
+    agent.until("web", "a crash loop", LONG, loops).await;
+    agent.stop().await;
+    let agent = world.agent().await;
+    agent.until("web", "a crash loop still, before it failed anew", Duration::from_secs(4), loops).await;
+    let lives = health(&agent, "web").await.lives;
+    let began: std::collections::BTreeSet<_> = lives.iter().map(|life| (&life.instance, life.began)).collect();
+    assert_eq!(began.len(), lives.len(), "one life twice: {lives:#?}");
+    // a person's wish forgives
+    world.act("web", Act::Echo);
+    agent.fine(What::Restart(named("web"))).await;
+    agent.settled("web", "ready").await;
+    agent.stop().await;
+}
+
 /// Writes the calls of the past: these minutes, since 1970.
 fn called(world: &World, id: &str, minutes: &[i64]) {
     let tier = TIERS[1];

@@ -110,6 +110,7 @@ fn container(found: Inspected) -> Container {
             ContainerState::Exited {
                 code: state.exit_code.unwrap_or(-1),
                 oom: state.oom_killed,
+                started_at,
                 finished_at,
                 error: state.error,
             }
