@@ -310,10 +310,9 @@ impl<'c> Bridge<'c> {
     fn open(&mut self) {
         let hello = self.memory.hello();
         let mut first = None;
-        while let (None, None, Some(next)) = (&hello, &first, self.waiting.pop_front()) {
-            if self.memory.sending(&next.message) {
-                first = Some(next);
-            }
+        while hello.is_none() && first.is_none() {
+            let Some(next) = self.waiting.pop_front() else { break };
+            first = self.memory.sending(&next.message).then_some(next);
         }
         let Some(message) = hello.or_else(|| first.as_ref().map(|first| first.message.clone())) else {
             self.state = State::Away(None);

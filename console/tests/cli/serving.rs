@@ -160,14 +160,16 @@ async fn run_outlives_the_link() {
     assert!(failed["error"]["message"].as_str().unwrap().contains("is not sent again"), "{failed}");
     let cancelled = told.iter().find(|m| m["method"] == "notifications/cancelled").expect("what it asked is over");
     assert_eq!(cancelled["params"]["requestId"], "ask-1");
-    // the answer to what the other session asked goes nowhere; the next request finds the session as it was
-    bridge.send(&json!({ "jsonrpc": "2.0", "id": "ask-1", "result": {} })).await;
+    // the next request finds the session as it was; the answer to what the other session asked goes nowhere
     let listed = bridge.ask(json!({ "jsonrpc": "2.0", "id": 3, "method": "tools/list" })).await;
     assert_eq!((&listed["id"], &listed["result"]["tools"][0]["name"]), (&json!(3), &json!("now")));
+    bridge.send(&json!({ "jsonrpc": "2.0", "id": "ask-1", "result": {} })).await;
+    bridge.ask(json!({ "jsonrpc": "2.0", "id": 4, "method": "tools/list" })).await;
     let frames = home.fake.with(|s| s.frames.clone());
+    assert!(frames.iter().all(|f| f["id"] != "ask-1"));
     let methods: Vec<&str> = frames.iter().filter_map(|f| f["method"].as_str()).collect();
     let second = ["initialize", "notifications/initialized", "tools/list"];
-    assert_eq!(methods, [&second[..], &["tools/call"], &second].concat());
+    assert_eq!(methods, [&second[..], &["tools/call"], &second, &["tools/list"]].concat());
     assert_eq!(
         frames.iter().filter(|f| f["method"] == "initialize").nth(1).unwrap()["params"],
         params,
@@ -190,7 +192,6 @@ async fn run_waits_for_an_agent_that_is_away() {
     assert!(line.contains("no agent answers") && line.contains("trying again"), "{line}");
     home.fake.listen(&home.socket());
     assert_eq!(bridge.next().await["id"], 0);
-    // a subscription is taken up again by itself
     bridge.send(&json!({ "jsonrpc": "2.0", "method": "notifications/initialized" })).await;
     drop(bridge.stdin);
     assert!(bridge.child.wait().await.unwrap().success());
