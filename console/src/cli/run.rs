@@ -283,6 +283,11 @@ impl<'c> Bridge<'c> {
                 self.served = true;
                 frame.push(b'\n');
                 output::write(&frame)?;
+                if self.out.is_empty() && self.memory.takes_leave() {
+                    // its container was replaced: the next message begins a session with the new one
+                    let again = self.memory.lasts().then(|| Instant::now() + self.backoff.next().min(RETRY));
+                    self.state = State::Away(again);
+                }
             }
             Said::Mine => {}
             Said::Shaken => {

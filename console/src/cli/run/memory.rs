@@ -11,6 +11,8 @@ use serde_json::{Value, json};
 const OWN: &str = "sigil-run-";
 /// Code of errors that the bridge answers with.
 const LOST: i64 = -32000;
+/// What the agent answers when the replica that a session is with cannot be asked any more.
+const UNREACHABLE: &str = "GATEWAY_CONNECTION_FAILED";
 /// Resources that are subscribed to again.
 const SUBSCRIBED_MAX: usize = 1024;
 /// What changes nothing, or the same when it is done twice: it is asked again instead of failing.
@@ -87,6 +89,8 @@ pub struct Memory {
     /// What the server asked over this link.
     asked: BTreeSet<String>,
     next: u64,
+    /// What the session is with is gone.
+    stale: bool,
 }
 
 /// The raw id of a request, a notification's method, …
@@ -224,12 +228,18 @@ impl Memory {
             }
         }
         self.open.remove(id);
+        self.stale |= member(error, "data").is_some_and(|data| data["code"] == UNREACHABLE);
         if id.starts_with(&format!("\"{OWN}")) { Said::Mine } else { Said::Forward }
     }
 
     /// Whether something goes on that needs a link, though the client asks nothing.
     pub fn lasts(&self) -> bool {
         !self.subscribed.is_empty() || self.open.values().any(|open| open.method == LISTEN)
+    }
+
+    /// Whether the session is of no use any more, though the link is there; it is so once.
+    pub fn takes_leave(&mut self) -> bool {
+        self.open.is_empty() && std::mem::take(&mut self.stale)
     }
 
     /// Whether every request has been answered.
@@ -239,6 +249,7 @@ impl Memory {
 
     /// The link is gone. Answers what the client is to be told, and what is to be sent over the next.
     pub fn lost(&mut self, why: &str) -> (Vec<Vec<u8>>, Vec<Vec<u8>>) {
+        self.stale = false;
         let (mut tell, mut again) = (Vec::new(), Vec::new());
         for id in std::mem::take(&mut self.asked) {
             let params = json!({ "requestId": serde_json::from_str::<Value>(&id).unwrap_or_default(), "reason": why });
@@ -360,6 +371,19 @@ mod tests {
         assert!(out[1].contains(r#""level":"debug""#) && out[2].contains(r#""uri":"c:d""#));
         assert_eq!(text(&tell), [r#"{"jsonrpc":"2.0","method":"notifications/tools/list_changed"}"#]);
         assert_eq!(memory.said(br#"{"id":"sigil-run-1","result":{}}"#), Said::Mine);
+    }
+
+    #[test]
+    fn a_session_with_a_replica_that_is_gone_is_left() {
+        let mut memory = shaken();
+        for id in [1, 2] {
+            memory.sending(format!(r#"{{"id":{id},"method":"tools/call"}}"#).as_bytes());
+        }
+        let gone = r#""error":{"code":-31502,"message":"x","data":{"code":"GATEWAY_CONNECTION_FAILED"}}"#;
+        assert_eq!(memory.said(format!(r#"{{"id":1,{gone}}}"#).as_bytes()), Said::Forward);
+        assert!(!memory.takes_leave(), "the other one may still be answered");
+        memory.said(br#"{"id":2,"error":{"code":1,"message":"x","data":{}}}"#);
+        assert!(memory.takes_leave() && !memory.takes_leave());
     }
 
     #[test]
