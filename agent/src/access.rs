@@ -58,6 +58,11 @@ impl Principal {
         Self { who: "root".into(), rights: Arc::new(Rights::all(Role::Admin)), holder: None, user: None, peer }
     }
 
+    /// The id of the user that this one is, where there is such a user.
+    pub fn user(&self) -> Option<String> {
+        self.user.clone()
+    }
+
     /// What secrets of this caller alone are bound to: the id of the user, else the name that the key or the host has.
     pub fn user_id(&self) -> &str {
         match (&self.user, &self.holder) {

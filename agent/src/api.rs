@@ -10,6 +10,7 @@ mod audit;
 mod board;
 mod convert;
 mod deployments;
+mod follows;
 mod health;
 mod keys;
 mod listen;
@@ -63,6 +64,7 @@ use crate::alert::AlertRoom;
 use crate::audit::Audit;
 use crate::autoscale::Autoscale;
 use crate::engine::Engine;
+use crate::follow::Followers;
 use crate::gateway::Gateway;
 use crate::initlink::InitLinks;
 use crate::inspect::Inspect;
@@ -159,6 +161,8 @@ pub struct ApiDeps {
     pub probe: Probe,
     /// Scaling policies at work.
     pub autoscale: Autoscale,
+    /// Who follows a repository.
+    pub followers: Followers,
     /// What is wrong.
     pub alerts: AlertRoom,
     /// When the agent started.
@@ -293,6 +297,7 @@ pub async fn spawn(deps: ApiDeps, stop: CancellationToken) -> Result<ApiHandle, 
         max_replicas: Box::new(move || limits.borrow().limits.max_replicas),
         time_ms: Box::new(move |d| lately.recent(d.id, 60).times.map_or(0.0, |(median, _)| median)),
     };
+    let follows = follows::FollowsService { store: deps.store.clone(), followers: deps.followers };
     let health = health::HealthService { store: deps.store.clone(), probe: deps.probe, reconcile: deps.reconcile };
     let alerts = alerts::AlertsService { store: deps.store.clone(), alerts: deps.alerts };
     let waivers = waivers::WaiversService { store: deps.store.clone() };
@@ -323,6 +328,7 @@ pub async fn spawn(deps: ApiDeps, stop: CancellationToken) -> Result<ApiHandle, 
         .add_service(v1::teams_server::TeamsServer::new(teams).max_decoding_message_size(DECODE_MAX))
         .add_service(v1::policies_server::PoliciesServer::new(policies).max_decoding_message_size(DECODE_MAX))
         .add_service(v1::scaling_server::ScalingServer::new(scaling).max_decoding_message_size(DECODE_MAX))
+        .add_service(v1::follows_server::FollowsServer::new(follows).max_decoding_message_size(DECODE_MAX))
         .add_service(v1::health_server::HealthServer::new(health).max_decoding_message_size(DECODE_MAX))
         .add_service(v1::alerts_server::AlertsServer::new(alerts).max_decoding_message_size(DECODE_MAX))
         .add_service(v1::waivers_server::WaiversServer::new(waivers).max_decoding_message_size(DECODE_MAX))

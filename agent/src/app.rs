@@ -12,6 +12,7 @@ use sigil_config::reload::Reload;
 use sigil_config::rules::{self, Followed};
 use sigil_core::alert::{Alert, Fact};
 use sigil_core::model::{InstanceId, State};
+use sigil_core::rights::{Role, Subject};
 use sigil_core::series::{Point, REQUESTS};
 use sigil_core::sleep::Depth;
 use tokio::runtime::Handle;
@@ -26,6 +27,7 @@ use crate::autoscale::{self, Autoscale};
 use crate::build::Builds;
 use crate::engine::docker::Docker;
 use crate::engine::{Engine, RegistryLogin, label};
+use crate::follow::{self, Followers};
 use crate::gateway::{Burdened, Gateway};
 use crate::initlink::{InitLinks, Mark};
 use crate::inspect::{self, Drift, DriftDeps, Inspect, Scanner};
@@ -57,6 +59,7 @@ pub struct App {
     usage: Usage,
     operate: Operate,
     autoscale: Autoscale,
+    followers: Followers,
     probe: Probe,
     alerts: AlertRoom,
     gateway: Gateway,
@@ -286,6 +289,19 @@ impl App {
             sample: sample.clone(),
             config: config.clone(),
         };
+        let followers = Followers::spawn(
+            follow::Deps {
+                store: store.clone(),
+                secrets: secrets.clone(),
+                sources: sources.clone(),
+                audit: audit.clone(),
+                deploy: redeploy(operate.clone()),
+                may: may_deploy(access.clone()),
+                data_dir: data_dir.to_owned(),
+            },
+            stops.loops.clone(),
+        );
+        gateway.tell_hooks(followers.clone());
         let alerts = AlertRoom::spawn(
             alert::Deps {
                 facts: asked.facts(),
@@ -317,6 +333,7 @@ impl App {
                 access,
                 audit: audit.clone(),
                 autoscale: autoscale.clone(),
+                followers: followers.clone(),
                 alerts: alerts.clone(),
                 probe: probe.clone(),
                 started_at: Timestamp::now(),
@@ -338,6 +355,7 @@ impl App {
             usage: counts,
             operate,
             autoscale,
+            followers,
             probe,
             alerts,
             gateway,
@@ -376,6 +394,7 @@ impl App {
             ("the reconciler", self.reconcile.closed(left() / 2).await),
             ("what counts use", self.usage.closed(left() / 2).await),
             ("the autoscaler", self.autoscale.closed(left() / 2).await),
+            ("followed repositories", self.followers.closed(left() / 2).await),
             ("what probes", self.probe.closed(left() / 2).await),
             ("what alerts", self.alerts.closed(left() / 2).await),
             ("what measures", self.sample.closed(left() / 2).await),
@@ -390,6 +409,40 @@ impl App {
         self.audit.close().await;
         self.store.close().await;
     }
+}
+
+/// Deploys what a deployment follows as it was deployed before.
+fn redeploy(operate: Operate) -> follow::Deploy {
+    Arc::new(move |deployment, follow, commit| {
+        let operate = operate.clone();
+        Box::pin(async move {
+            let asked = deployment.release(deployment.desired.release).and_then(|release| release.asked.as_deref());
+            let refused = |why: String, passing| follow::Refused { why, passing };
+            let asked = asked.ok_or_else(|| refused("how it was asked for is not kept".into(), false))?;
+            let mut request: operate::DeployRequest =
+                serde_json::from_value(asked.clone()).map_err(|e| refused(e.to_string(), false))?;
+            request.name = Some(deployment.name.to_string());
+            // each time is another wish: one that failed may be wished for again
+            let id = format!("follow-{}-{}", commit.get(..12).unwrap_or(&commit), ulid::Ulid::generate());
+            let started = operate.start(operate::Request::Deploy(Box::new(request)), &id, &follow.by).await;
+            started.map(|record| record.id).map_err(|f| refused(f.message, f.code == "BUSY"))
+        })
+    })
+}
+
+/// Whether whoever has a deployment follow its repository may deploy it still.
+fn may_deploy(access: Access) -> follow::May {
+    Arc::new(move |deployment, follow| {
+        let Some(id) = &follow.user else { return Ok(()) };
+        let directory = access.directory();
+        let who = &follow.by;
+        match directory.user(id) {
+            None => Err(format!("{who}, who wanted it, is no user any more; have somebody else set it")),
+            Some((user, _)) if user.disabled => Err(format!("{who}, who wanted it, is disabled")),
+            Some((_, rights)) if rights.on(Subject::of(deployment)).may(Role::Deployer) => Ok(()),
+            Some(_) => Err(format!("{who}, who wanted it, is not deployer of it any more")),
+        }
+    })
 }
 
 /// What the autoscaler decides on: what containers use, and what their callers see.

@@ -68,6 +68,7 @@ pub use error::GatewayError;
 pub use tap::Frame;
 
 use crate::access::{Access, Principal};
+use crate::follow::Followers;
 use crate::inspect::ChangedTool;
 use crate::tail::Tail;
 use crate::telemetry::{Metrics, Telemetry};
@@ -174,6 +175,8 @@ pub(crate) struct Shared {
     pub(crate) anonymous: Arc<caller::Caller>,
     status: OnceLock<Arc<dyn StatusDebug>>,
     /// Who is beyond a quota.
+    /// Who answers forges.
+    pub(crate) hooks: OnceLock<Followers>,
     pub(crate) quotas: OnceLock<watch::Receiver<Arc<Verdicts>>>,
 }
 
@@ -324,6 +327,7 @@ impl Gateway {
             oauth,
             anonymous: Arc::new(anonymous),
             status: OnceLock::new(),
+            hooks: OnceLock::new(),
             quotas: OnceLock::new(),
         });
         shared.tasks.spawn_on(listen::accept(shared.clone(), listener, acceptor), front);
@@ -444,6 +448,11 @@ impl Gateway {
     pub fn ended(&self) -> u64 {
         let table = self.shared.table.borrow().clone();
         table.routes.values().map(|entry| entry.recorder.load.calls()).sum()
+    }
+
+    /// Tells who answers forges (`/hooks/<name>`); until then nobody does. Only the first call counts.
+    pub fn tell_hooks(&self, hooks: Followers) {
+        self.shared.hooks.set(hooks).ok();
     }
 
     /// Tells who is beyond a quota; until then nobody is. Only the first call counts.

@@ -9,6 +9,7 @@ pub mod audit;
 pub mod autoscale;
 pub mod build;
 pub mod engine;
+pub mod follow;
 pub mod gateway;
 pub mod initlink;
 pub mod inspect;

@@ -310,6 +310,42 @@ impl Sources {
         }
     }
 
+    /// The commit that a git source's branch or tag leads to now (its default branch's where it names none). Nothing is
+    /// loaded.
+    ///
+    /// # Errors
+    /// See [`SourceError`]; [`SourceError::Refused`] for what is no git source.
+    pub async fn newest(&self, source: &Source, cancel: CancellationToken) -> Result<String, SourceError> {
+        let config = self.config.borrow().clone();
+        allowed(&config, source.kind())?;
+        let longest = Duration::from_secs(config.sources.timeout_seconds.max(1));
+        let (out, _unheard) = mpsc::channel(16);
+        let job = Job {
+            config,
+            secrets: &self.secrets,
+            cache: &self.cache,
+            data_dir: &self.data_dir,
+            out,
+            cancel: cancel.child_token(),
+            used: Mutex::default(),
+        };
+        let _ends_with_us = job.cancel.clone().drop_guard();
+        let Source::Git { scheme, url, reference, .. } = source else {
+            let what = "only git repositories have something newer";
+            return Err(SourceError::refused(what, "deploy it from git+https://…"));
+        };
+        tokio::select! {
+            biased;
+            () = cancel.cancelled() => Err(SourceError::Cancelled),
+            () = self.stop.cancelled() => Err(SourceError::Cancelled),
+            () = tokio::time::sleep(longest) => Err(SourceError::failed(
+                format!("{url} did not answer within {} s", longest.as_secs()),
+                "try again, or raise [sources] timeout_seconds",
+            )),
+            newest = git::newest(&job, scheme, url, reference.as_deref()) => newest,
+        }
+    }
+
     /// A tree that was fetched before, by its digest (`sha256:…`), while it is kept.
     ///
     /// # Errors

@@ -14,6 +14,7 @@ mod deploy;
 mod dial;
 mod fail;
 mod folder;
+mod follow;
 mod get;
 mod guide;
 mod health;
@@ -120,6 +121,7 @@ pub enum Verb {
     Start(start::Args),
     Scale(scale::Args),
     Scaling(scaling::Args),
+    Follow(follow::Args),
     Health(health::Args),
     Rollback(rollback::Args),
     Rm(rm::Args),
@@ -326,6 +328,7 @@ async fn dispatch(ctx: &Ctx, verb: Verb) -> Outcome {
         Verb::Start(args) => start::run(ctx, args).await,
         Verb::Scale(args) => scale::run(ctx, args).await,
         Verb::Health(args) => health::run(ctx, args).await,
+        Verb::Follow(args) => follow::run(ctx, args).await,
         Verb::Scaling(args) => scaling::run(ctx, args).await,
         Verb::Rollback(args) => rollback::run(ctx, args).await,
         Verb::Rm(args) => rm::run(ctx, args).await,

@@ -8,6 +8,7 @@ mod convert;
 mod dial;
 mod error;
 pub mod findings;
+pub mod follows;
 pub mod health;
 pub mod keeping;
 mod look;

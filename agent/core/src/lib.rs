@@ -8,6 +8,7 @@ pub mod cgroup;
 pub mod cost;
 pub mod egress;
 pub mod exposition;
+pub mod follow;
 pub mod gate;
 pub mod health;
 pub mod jsonrpc;

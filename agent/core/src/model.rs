@@ -11,6 +11,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use sigil_config::manifest::SecretKind;
 
+use crate::follow::Follow;
 use crate::gate::Waiver;
 use crate::health;
 use crate::policy::{Access, Policy};
@@ -431,6 +432,10 @@ pub struct Release {
     pub outcome: Outcome,
     /// What was recognised in the source, and why; for `get` and `releases`.
     pub recognised: String,
+    /// All that was asked for with it, as JSON of whoever deploys: what follows a repository asks for the same of a newer
+    /// commit. `None`: a folder's, whose upload is gone, or made before this was kept.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub asked: Option<Box<serde_json::Value>>,
 }
 
 /// What a deployment should do.
@@ -495,6 +500,9 @@ pub struct Deployment {
     /// How it is scaled; `None`: it has as many replicas as were asked for, and never sleeps.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub scaling: Option<Box<scale::Policy>>,
+    /// What it follows its repository by; `None`: it is what was deployed last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub follow: Option<Box<Follow>>,
 }
 
 impl Deployment {

@@ -370,6 +370,7 @@ mod tests {
             policy: crate::policy::Policy::default(),
             waivers: Vec::new(),
             scaling: None,
+            follow: None,
             releases: outcomes
                 .iter()
                 .enumerate()
@@ -380,6 +381,7 @@ mod tests {
                     spec: spec(exclusive),
                     outcome: outcome.clone(),
                     recognised: String::new(),
+                    asked: None,
                 })
                 .collect(),
         }

@@ -176,7 +176,20 @@ pub(super) async fn house_with(configure: impl FnOnce(&Path, &mut AgentConfig)) 
         },
         stop.clone(),
     );
+    let followers = crate::follow::Followers::spawn(
+        crate::follow::Deps {
+            store: store.clone(),
+            secrets: secrets.clone(),
+            sources: sources.clone(),
+            audit: audit.clone(),
+            deploy: Arc::new(|_, _, _| Box::pin(async { unreachable!("nothing is followed") })),
+            may: Arc::new(|_, _| Ok(())),
+            data_dir: dir.path().to_owned(),
+        },
+        stop.clone(),
+    );
     let deps = ApiDeps {
+        followers,
         alerts,
         probe,
         autoscale,

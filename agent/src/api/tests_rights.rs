@@ -28,7 +28,7 @@ enum Of {
 
 use Of::{All, Any, It, Nothing};
 
-const MATRIX: [(&str, Role, Of); 56] = [
+const MATRIX: [(&str, Role, Of); 59] = [
     ("Agent/Info", Role::Caller, Nothing),
     ("Sources/Upload", Role::Deployer, Any),
     ("Operations/Start", Role::Operator, It),
@@ -70,6 +70,9 @@ const MATRIX: [(&str, Role, Of); 56] = [
     ("Scaling/History", Role::Viewer, It),
     ("Scaling/Explain", Role::Viewer, It),
     ("Scaling/Trace", Role::Viewer, It),
+    ("Follows/List", Role::Viewer, It),
+    ("Follows/Set", Role::Deployer, It),
+    ("Follows/Look", Role::Deployer, It),
     ("Health/Get", Role::Viewer, It),
     ("Alerts/List", Role::Viewer, Any),
     ("Alerts/Test", Role::Admin, All),
@@ -309,6 +312,15 @@ async fn call(rpc: &str, wire: Wire, on: &str, operation: &str) -> Result<(), St
         }
         "Scaling/Explain" => scaling_client::ScalingClient::new(wire).explain(named(on)).await.map(drop),
         "Scaling/Trace" => scaling_client::ScalingClient::new(wire).trace(named(on)).await.map(drop),
+        "Follows/List" => follows_client::FollowsClient::new(wire).list(FollowsRequest { name: of }).await.map(drop),
+        "Follows/Set" => {
+            let asked = SetFollowRequest { request_id: fresh(), name: of, off: true, ..Default::default() };
+            follows_client::FollowsClient::new(wire).set(asked).await.map(drop)
+        }
+        "Follows/Look" => {
+            let asked = LookRequest { request_id: fresh(), name: of };
+            follows_client::FollowsClient::new(wire).look(asked).await.map(drop)
+        }
         "Health/Get" => {
             let asked = HealthRequest { name: of, probes: 1, turns: 1, lives: 1 };
             health_client::HealthClient::new(wire).get(asked).await.map(drop)

@@ -25,13 +25,14 @@ use super::listen::Peer;
 use super::load::Flow;
 use super::mask::Masking;
 use super::oauth::{self, Address};
-use super::plain::{METHODS, accepts, admit, header_text, host, named, preflight, read, under};
+use super::plain::{self, METHODS, accepts, admit, header_text, host, named, preflight, read, under};
 use super::settings::{self, Settings};
 use super::table::Entry;
 use super::tap::Tapping;
 use super::trace::{Trace, Upstream};
 use super::wrap::{Line, Shaping, Wrapped};
 use super::{Shared, bridged, caching, cross, lasting, modern, proxy, remembered};
+use crate::follow::Hook;
 use crate::web;
 
 /// A refusal and the request it answers.
@@ -203,6 +204,10 @@ async fn route_path(shared: &Arc<Shared>, peer: Peer, host: &str, request: Reque
         }
         return refuse(&Refusal::no_path(request.uri().path()), None);
     }
+    if let Some(name) = path.strip_prefix("/hooks/").filter(|_| own.is_none()) {
+        let name = name.to_owned();
+        return Box::pin(hook(shared, name, peer, request)).await;
+    }
     match path {
         "/healthz" | "/readyz" | "/metrics" => {
             if !reads {
@@ -232,6 +237,23 @@ async fn route_path(shared: &Arc<Shared>, peer: Peer, host: &str, request: Reque
         }
         _ => refuse(&Refusal::no_path(path), None),
     }
+}
+
+/// A forge tells of a push.
+async fn hook(shared: &Arc<Shared>, name: String, peer: Peer, request: Request<Incoming>) -> Response<Out> {
+    let (Some(hooks), true) = (shared.hooks.get(), request.method() == Method::POST) else {
+        return refuse(&Refusal::method("POST"), None);
+    };
+    let (head, body) = request.into_parts();
+    let body = match plain::read(shared, &head.headers, body).await {
+        Ok(body) => body,
+        Err(refusal) => return refuse(&refusal, None),
+    };
+    let answer = hooks.hook(Hook { name, headers: head.headers, body, from: peer.ip }).await;
+    let mut response = Response::new(Out::full(format!("{}\n", answer.text)));
+    *response.status_mut() = answer.status;
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+    response
 }
 
 /// What is written down of a request, where it is.

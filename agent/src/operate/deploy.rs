@@ -11,7 +11,7 @@ use sigil_core::rights::DEFAULT_TEAM;
 use sigil_core::scan;
 use sigil_core::source::Source;
 
-use super::{DeployRequest, Failure, ManifestText, Outcome, Run, SourceRef, WaiverRequest, bill, compose};
+use super::{DeployRequest, Failure, ManifestText, Outcome, Request, Run, SourceRef, WaiverRequest, bill, compose};
 use crate::build::{BuildError, Built};
 use crate::engine::EngineError;
 use crate::inspect::Scanned;
@@ -78,6 +78,17 @@ impl Run {
             "source": understood.fetched.pinned, "bytes": built.image.size,
         });
         Ok(Outcome { result, summary })
+    }
+
+    /// What was asked for, as it can be asked for again: not what held for this one time. `None`: a folder's upload is gone
+    /// by then.
+    fn asked(&self) -> Option<Box<serde_json::Value>> {
+        let Ok(Request::Deploy(request)) = serde_json::from_value(self.record.request.clone()) else { return None };
+        if request.source.upload_id.is_some() {
+            return None;
+        }
+        let again = DeployRequest { force: false, waivers: Vec::new(), timeout_ms: None, team: None, ..*request };
+        serde_json::to_value(again).ok().map(Box::new)
     }
 
     pub(super) async fn deploy(&mut self, mut request: DeployRequest) -> Result<Outcome, Failure> {
@@ -413,6 +424,7 @@ impl Run {
         let store = self.deps().store.clone();
         let who = self.record.created_by.clone();
         let now = Timestamp::now();
+        let asked = self.asked();
         let make = move |number| Release {
             number,
             created_at: now,
@@ -420,6 +432,7 @@ impl Run {
             spec: spec.clone(),
             outcome: GateOutcome::Pending,
             recognised: recognised.clone(),
+            asked: asked.clone(),
         };
         let deployment = match existing {
             None => {
@@ -439,6 +452,7 @@ impl Run {
                     policy: Policy::default(),
                     waivers,
                     scaling: scaled.policy,
+                    follow: None,
                 };
                 store.create(deployment).await?
             }

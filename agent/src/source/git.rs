@@ -99,6 +99,25 @@ async fn fetch_with(
     })
 }
 
+/// The commit that a branch or tag leads to now.
+pub(super) async fn newest(
+    job: &Job<'_>,
+    scheme: &str,
+    url: &str,
+    reference: Option<&str>,
+) -> Result<String, SourceError> {
+    let scratch = job.cache.scratch()?;
+    let git = Git::new(job, Programs::default(), scheme, url, scratch.path())?;
+    if let Some(login) = git.login() {
+        job.uses(login).await?;
+    }
+    let refs = list_refs(&git, url).await?;
+    match choose(url, &refs, reference)? {
+        Want::Named { oid, .. } | Want::Commit(oid) => Ok(oid),
+        Want::Abbreviated(_) => Err(no_ref(url, &refs, reference.unwrap_or_default())),
+    }
+}
+
 fn short(commit: &str) -> &str {
     commit.get(..12).unwrap_or(commit)
 }

@@ -67,6 +67,7 @@ pub(crate) fn deployment(name: &str) -> Deployment {
         policy: sigil_core::policy::Policy::default(),
         waivers: Vec::new(),
         scaling: None,
+        follow: None,
         releases: vec![Release {
             number: 1,
             created_at: now,
@@ -74,6 +75,7 @@ pub(crate) fn deployment(name: &str) -> Deployment {
             spec,
             outcome: Outcome::Pending,
             recognised: "pyproject.toml".into(),
+            asked: None,
         }],
     }
 }

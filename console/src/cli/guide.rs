@@ -37,6 +37,7 @@ macro_rules! page {
 const PAGES: &[Page] = &[
     page!("start", "from nothing to a server that answers", false),
     page!("sources", "folders, git, npm, PyPI, images", false),
+    page!("follow", "deploying what is pushed to a repository", false),
     page!("secrets", "how servers get theirs", false),
     page!("access", "users, teams, roles, keys, certificates", false),
     page!("scaling", "policies, what was decided and why, trying one out", false),

@@ -75,6 +75,7 @@ fn deployment(number: usize, image: &str) -> Deployment {
         policy: sigil_core::policy::Policy::default(),
         waivers: Vec::new(),
         scaling: None,
+        follow: None,
         releases: vec![Release {
             number: 1,
             created_at: now,
@@ -82,6 +83,7 @@ fn deployment(number: usize, image: &str) -> Deployment {
             spec,
             outcome: Outcome::Good,
             recognised: String::new(),
+            asked: None,
         }],
     }
 }
