@@ -4,6 +4,7 @@
 //! once with line and column, whatever the format.
 
 pub mod agent;
+pub mod client;
 pub mod console;
 pub mod egress;
 pub mod flaw;

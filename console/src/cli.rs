@@ -7,6 +7,7 @@ mod audit;
 mod budget;
 mod build;
 mod call;
+mod clients;
 mod completions;
 mod context;
 mod deploy;
@@ -19,6 +20,7 @@ mod guide;
 mod health;
 mod info;
 mod init;
+mod install;
 mod key;
 mod logs;
 mod ls;
@@ -52,6 +54,7 @@ mod text;
 mod time;
 mod tools;
 mod top;
+mod uninstall;
 mod usage;
 mod user;
 mod version;
@@ -130,6 +133,9 @@ pub enum Verb {
     Tools(tools::Args),
     Call(call::Args),
     Run(run::Args),
+    Install(install::Args),
+    Uninstall(uninstall::Args),
+    Clients(clients::Args),
     Ops(ops::Args),
     Secret(secret::Args),
     Key(key::Args),
@@ -334,6 +340,9 @@ async fn dispatch(ctx: &Ctx, verb: Verb) -> Outcome {
         Verb::Tools(args) => tools::run(ctx, args).await,
         Verb::Call(args) => call::run(ctx, args).await,
         Verb::Run(args) => run::run(ctx, args).await,
+        Verb::Install(args) => install::run(ctx, args).await,
+        Verb::Uninstall(args) => uninstall::run(ctx, args).await,
+        Verb::Clients(args) => clients::run(ctx, &args),
         Verb::Ops(args) => ops::run(ctx, args).await,
         Verb::Secret(args) => secret::run(ctx, args).await,
         Verb::Key(args) => key::run(ctx, args).await,

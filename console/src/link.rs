@@ -41,8 +41,8 @@ use tonic::{Request, Response, Status};
 pub use address::{Address, Pin};
 pub use dial::{HELLO, fingerprint, local, local_sockets};
 pub use error::{LinkError, Refusal};
-pub use mcp::McpSession;
-pub use resume::{AuditLines, DeploymentWatch, Fleet, Logs, OperationFollow, Progress, Update};
+pub use mcp::{McpSender, McpSession};
+pub use resume::{AuditLines, Backoff, DeploymentWatch, Fleet, Logs, OperationFollow, Progress, Update};
 pub use usage::{Limit, NewLimit, Usage, UsageQuery, UsageRow};
 pub use used::{HostUse, Top};
 pub use view::{

@@ -42,7 +42,7 @@ const PAGES: &[Page] = &[
     page!("access", "users, teams, roles, keys, certificates", false),
     page!("scaling", "policies, what was decided and why, trying one out", false),
     page!("health", "what is asked of replicas, and what is done", false),
-    page!("clients", "addresses, keys, clients that start a process", false),
+    page!("clients", "into Claude, Cursor, VS Code and thirty others; keys, sigil run", false),
     page!("sleep", "sleeping, waking, and a host that is full", false),
     page!("alerts", "what is told when something is wrong, and to whom", false),
     page!("usage", "what is used, what it costs, quotas, budgets", false),

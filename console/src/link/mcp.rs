@@ -73,8 +73,16 @@ impl McpSession {
 pub struct McpSender(mpsc::Sender<v1::McpFrame>);
 
 impl McpSender {
-    /// Sends one JSON-RPC message; false when the session is over.
-    pub async fn send(&self, message: Vec<u8>) -> bool {
-        self.0.send(v1::McpFrame { message, ..v1::McpFrame::default() }).await.is_ok()
+    /// Sends one JSON-RPC message; gives it back when there is no room now, or the session is over.
+    pub fn try_send(&self, message: Vec<u8>) -> Result<(), Vec<u8>> {
+        let frame = v1::McpFrame { message, ..v1::McpFrame::default() };
+        self.0.try_send(frame).map_err(|e| e.into_inner().message)
+    }
+
+    /// Waits for room; for ever once the session is over, which says so on its receiving side.
+    pub async fn room(&self) {
+        if self.0.reserve().await.is_err() {
+            std::future::pending::<()>().await;
+        }
     }
 }

@@ -33,12 +33,13 @@ pub enum Progress<T> {
 
 /// Waits between tries: doubling from 200 ms to 10 s, each cut at random by up to half.
 #[derive(Debug, Default)]
-pub(super) struct Backoff {
+pub struct Backoff {
     tries: u32,
 }
 
 impl Backoff {
-    pub(super) fn next(&mut self) -> Duration {
+    /// How long to wait before the next try.
+    pub fn next(&mut self) -> Duration {
         let full = Duration::from_millis(200).saturating_mul(1 << self.tries.min(10)).min(Duration::from_secs(10));
         self.tries += 1;
         // a fresh hasher is seeded by the system: jitter needs no better randomness

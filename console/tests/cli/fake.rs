@@ -62,6 +62,11 @@ pub struct State {
     pub deliveries: Vec<v1::AlertDelivery>,
     /// Required `authorization`, when set.
     pub token: Option<String>,
+    /// Who may call every deployment; empty: `key`.
+    pub access: String,
+    /// Keys, and those that were revoked.
+    pub keys: Vec<v1::KeyInfo>,
+    pub revoked: Vec<String>,
 }
 
 #[derive(Clone)]
@@ -179,6 +184,7 @@ impl Fake {
             .add_service(v1::health_server::HealthServer::new(self.clone()))
             .add_service(v1::scaling_server::ScalingServer::new(self.clone()))
             .add_service(v1::alerts_server::AlertsServer::new(self.clone()))
+            .add_service(v1::keys_server::KeysServer::new(self.clone()))
     }
 
     /// Listens on a unix socket until the runtime ends.
@@ -505,7 +511,7 @@ impl v1::deployments_server::Deployments for Fake {
             plan: "start one replica of release 3\nstop 01OLD".into(),
             generation: 7,
             reason: "deployed by ada".into(),
-            access: "key".into(),
+            access: self.with(|s| if s.access.is_empty() { "key".into() } else { s.access.clone() }),
             bundles: vec!["dev".into()],
             egress: vec!["api.example.org".into(), "*.tiles.example:443".into()],
             network: "link".into(),
@@ -611,6 +617,36 @@ impl v1::mcp_server::Mcp for Fake {
             }
         });
         Ok(Response::new(Box::pin(ReceiverStream::new(receive))))
+    }
+}
+
+#[tonic::async_trait]
+impl v1::keys_server::Keys for Fake {
+    async fn create(&self, request: Request<v1::CreateKeyRequest>) -> Result<Response<v1::CreateKeyReply>, Status> {
+        let asked = request.into_inner();
+        let key = self.with(|s| {
+            let id = format!("k{}", s.keys.len() + s.revoked.len() + 1);
+            let v1::CreateKeyRequest { label, role, deployments, .. } = asked;
+            let key = v1::KeyInfo { id, label, role, deployments, ..Default::default() };
+            s.keys.push(key.clone());
+            key
+        });
+        let text = format!("sigil_text-of-{}", key.id);
+        Ok(Response::new(v1::CreateKeyReply { key: Some(key), text }))
+    }
+
+    async fn list(&self, _: Request<v1::ListKeysRequest>) -> Result<Response<v1::ListKeysReply>, Status> {
+        Ok(Response::new(v1::ListKeysReply { keys: self.with(|s| s.keys.clone()) }))
+    }
+
+    async fn revoke(&self, request: Request<v1::RevokeKeyRequest>) -> Result<Response<v1::KeyInfo>, Status> {
+        let id = request.into_inner().key;
+        let gone = self.with(|s| {
+            let at = s.keys.iter().position(|key| key.id == id)?;
+            s.revoked.push(id.clone());
+            Some(s.keys.remove(at))
+        });
+        gone.map(Response::new).ok_or_else(|| not_found(&id))
     }
 }
 

@@ -3,6 +3,7 @@
 
 mod alerts;
 mod audit;
+mod clients;
 mod fake;
 mod health;
 mod offline;

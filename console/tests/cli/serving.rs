@@ -102,3 +102,97 @@ async fn run_answers_open_requests_when_there_is_no_such_server() {
     assert_eq!((&answer["id"], &answer["error"]["code"]), (&json!(7), &json!(-32000)));
     assert!(answer["error"]["message"].as_str().unwrap().contains("did you mean 'time'?"));
 }
+
+/// A client of `sigil run`.
+struct Bridge {
+    child: tokio::process::Child,
+    stdin: tokio::process::ChildStdin,
+    lines: tokio::io::Lines<BufReader<tokio::process::ChildStdout>>,
+}
+
+impl Bridge {
+    fn start(home: &Home, args: &[&str]) -> Self {
+        let mut child = home.command(args).stdin(Stdio::piped()).spawn().unwrap();
+        let stdin = child.stdin.take().unwrap();
+        let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        Self { child, stdin, lines }
+    }
+
+    async fn send(&mut self, message: &Value) {
+        self.stdin.write_all(format!("{message}\n").as_bytes()).await.unwrap();
+    }
+
+    /// The next message within a deadline.
+    async fn next(&mut self) -> Value {
+        let line = tokio::time::timeout(Duration::from_secs(20), self.lines.next_line()).await;
+        serde_json::from_str(&line.expect("a message in time").unwrap().expect("not the end")).unwrap()
+    }
+
+    async fn ask(&mut self, message: Value) -> Value {
+        self.send(&message).await;
+        self.next().await
+    }
+}
+
+fn call(id: u32, tool: &str) -> Value {
+    json!({ "jsonrpc": "2.0", "id": id, "method": "tools/call", "params": { "name": tool, "arguments": {} } })
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn run_outlives_the_link() {
+    let home = home();
+    home.fake.with(|s| s.results.insert("now".into(), "{\"content\":[]}".into()));
+    let proxy = home.proxy();
+    let host = format!("unix://{}", proxy.path.display());
+    let mut bridge = Bridge::start(&home, &["--host", &host, "run", "time"]);
+    let params = json!({ "protocolVersion": "2025-11-25", "clientInfo": { "name": "x" }, "capabilities": {} });
+    bridge.ask(json!({ "jsonrpc": "2.0", "id": 0, "method": "initialize", "params": params })).await;
+    bridge.send(&json!({ "jsonrpc": "2.0", "method": "notifications/initialized" })).await;
+    let listed = bridge.ask(json!({ "jsonrpc": "2.0", "id": 1, "method": "tools/list" })).await;
+    assert_eq!(listed["id"], 1);
+    // a call that the server is at when the link breaks: an error, once, and it is not sent again
+    bridge.send(&call(2, "slow")).await;
+    let asked = bridge.next().await;
+    assert_eq!(asked["method"], "sampling/createMessage");
+    proxy.cut();
+    let told = [bridge.next().await, bridge.next().await];
+    let failed = told.iter().find(|m| m["id"] == 2).expect("an answer");
+    assert!(failed["error"]["message"].as_str().unwrap().contains("is not sent again"), "{failed}");
+    let cancelled = told.iter().find(|m| m["method"] == "notifications/cancelled").expect("what it asked is over");
+    assert_eq!(cancelled["params"]["requestId"], "ask-1");
+    // the next request finds the session as it was; the answer to what the other session asked goes nowhere
+    let listed = bridge.ask(json!({ "jsonrpc": "2.0", "id": 3, "method": "tools/list" })).await;
+    assert_eq!((&listed["id"], &listed["result"]["tools"][0]["name"]), (&json!(3), &json!("now")));
+    bridge.send(&json!({ "jsonrpc": "2.0", "id": "ask-1", "result": {} })).await;
+    bridge.ask(json!({ "jsonrpc": "2.0", "id": 4, "method": "tools/list" })).await;
+    let frames = home.fake.with(|s| s.frames.clone());
+    assert!(frames.iter().all(|f| f["id"] != "ask-1"));
+    let methods: Vec<&str> = frames.iter().filter_map(|f| f["method"].as_str()).collect();
+    let second = ["initialize", "notifications/initialized", "tools/list"];
+    assert_eq!(methods, [&second[..], &["tools/call"], &second, &["tools/list"]].concat());
+    assert_eq!(
+        frames.iter().filter(|f| f["method"] == "initialize").nth(1).unwrap()["params"],
+        params,
+        "the same words"
+    );
+    drop(bridge.stdin);
+    assert!(bridge.child.wait().await.unwrap().success());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn run_waits_for_an_agent_that_is_away() {
+    let home = Home::empty();
+    std::fs::create_dir_all(home.path("state/sigil")).unwrap();
+    home.fake.with(|s| s.deployments = vec![deployment("time", "ready")]);
+    let mut bridge = Bridge::start(&home, &["run", "time"]);
+    bridge.send(&json!({ "jsonrpc": "2.0", "id": 0, "method": "initialize" })).await;
+    // it says that nobody is there, and goes on trying
+    let mut said = BufReader::new(bridge.child.stderr.take().unwrap()).lines();
+    let line = tokio::time::timeout(Duration::from_secs(20), said.next_line()).await.unwrap().unwrap().unwrap();
+    assert!(line.contains("no agent answers") && line.contains("trying again"), "{line}");
+    home.fake.listen(&home.socket());
+    assert_eq!(bridge.next().await["id"], 0);
+    bridge.send(&json!({ "jsonrpc": "2.0", "method": "notifications/initialized" })).await;
+    drop(bridge.stdin);
+    assert!(bridge.child.wait().await.unwrap().success());
+}
