@@ -382,6 +382,10 @@ impl Shared {
             }
         };
         self.deps.audit.keep(record).await;
+        if let Some(state) = self.states().get_mut(&deployment.id) {
+            state.seen.last = format!("{short} is being deployed (`sigil ops {operation}`)");
+            state.seen.at = Some(Timestamp::now());
+        }
         let mut changes = self.deps.store.operation_changes();
         loop {
             let Some(now) = self.deps.store.operation(operation) else {

@@ -129,7 +129,7 @@ fn shown(follow: &Follow, gateway: &str) -> String {
     if !follow.follows {
         field("follows", "nothing");
         field("trouble", &follow.trouble);
-        return lines.join("\n");
+        return lines.join("\n") + "\n";
     }
     let now = Timestamp::now();
     field("branch", branch(follow));
@@ -138,10 +138,10 @@ fn shown(follow: &Follow, gateway: &str) -> String {
     field("wanted by", &follow.by);
     field("commit", &follow.commit);
     if follow.last_at.is_some() {
-        field("last", &format!("{} ({} ago)", follow.last, time::ago(follow.last_at, now)));
+        field("last", &format!("{} ({})", follow.last, time::ago(follow.last_at, now)));
     }
     if follow.pushed_at.is_some() {
-        field("last push", &format!("{} ago", time::ago(follow.pushed_at, now)));
+        field("last push", &time::ago(follow.pushed_at, now));
     }
     field("trouble", &follow.trouble);
     if follow.webhook {
@@ -154,7 +154,7 @@ fn shown(follow: &Follow, gateway: &str) -> String {
             "Give both to the forge: content type application/json, event push. The secret is shown this once.".into(),
         );
     }
-    lines.join("\n")
+    lines.join("\n") + "\n"
 }
 
 fn table(ctx: &Ctx, all: &[Follow]) -> String {
