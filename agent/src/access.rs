@@ -339,6 +339,19 @@ impl Access {
         }
     }
 
+    /// What a key's holder may, as its user's roles and its own say.
+    ///
+    /// # Errors
+    /// [`AccessError::Disabled`].
+    pub fn rights_of(&self, holder: &Holder) -> Result<Rights, AccessError> {
+        let directory = self.directory();
+        match directory.user(&holder.user) {
+            Some((user, _)) if user.disabled => Err(AccessError::Disabled(user.name.clone())),
+            Some((_, rights)) => Ok(rights.capped(holder.role)),
+            None => Ok(Rights::all(holder.role)),
+        }
+    }
+
     /// Whose own things (secrets of a user) a key's holder has: the id of the user, else the name that the key has.
     pub fn owner(&self, holder: &Holder) -> Arc<str> {
         self.directory().user(&holder.user).map_or(holder.user.as_str(), |(user, _)| &user.id).into()

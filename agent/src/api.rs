@@ -21,6 +21,7 @@ mod noted;
 mod operations;
 mod pins;
 mod policies;
+mod registry;
 mod rules;
 mod scaling;
 mod secrets;
@@ -67,10 +68,11 @@ use crate::engine::Engine;
 use crate::follow::Followers;
 use crate::gateway::Gateway;
 use crate::initlink::InitLinks;
-use crate::inspect::Inspect;
+use crate::inspect::{Inspect, Scanner};
 use crate::operate::Operate;
 use crate::probe::Probe;
 use crate::reconcile::Reconcile;
+use crate::registry::Registry;
 use crate::sample::Sample;
 use crate::secrets::Secrets;
 use crate::source::Sources;
@@ -80,6 +82,8 @@ use crate::usage::Usage;
 
 /// Largest message taken, in bytes; uploads come in chunks below it.
 const DECODE_MAX: usize = 1 << 20;
+/// The same where documents are published, with what is said beside them.
+const PUBLISH_MAX: usize = 2 << 20;
 /// What a frame of `Mcp.Session` may be longer than the gateway's largest body.
 const FRAME_SLACK: usize = 4096;
 /// Calls at once on one connection; more are refused at once, not queued.
@@ -165,6 +169,10 @@ pub struct ApiDeps {
     pub followers: Followers,
     /// What is wrong.
     pub alerts: AlertRoom,
+    /// Packages.
+    pub registry: Registry,
+    /// What was said of sources.
+    pub scanner: Scanner,
     /// When the agent started.
     pub started_at: Timestamp,
     /// What is degraded, one line each, beside the store's alarms; for `Info`.
@@ -217,6 +225,7 @@ pub async fn spawn(deps: ApiDeps, stop: CancellationToken) -> Result<ApiHandle, 
     );
     let engine = deps.engine.clone();
     let (store, notes, audit) = (deps.store.clone(), deps.notes.clone(), deps.audit.clone());
+    let packages = deps.registry.clone();
     let agent = agent::AgentService {
         agent_id: deps.store.agent_id().to_string(),
         started_at: deps.started_at,
@@ -229,6 +238,7 @@ pub async fn spawn(deps: ApiDeps, stop: CancellationToken) -> Result<ApiHandle, 
         }),
         notes: Arc::new(move || {
             let mut lines = store.alarms();
+            lines.extend(packages.alarms());
             lines.extend(audit.trouble().map(|e| format!("nothing is recorded, so nothing is changed: {e}")));
             for line in notes.borrow().iter() {
                 if !lines.contains(line) {
@@ -252,8 +262,12 @@ pub async fn spawn(deps: ApiDeps, stop: CancellationToken) -> Result<ApiHandle, 
         reconcile: deps.reconcile.clone(),
         gateway: deps.gateway.clone(),
     };
-    let operations =
-        operations::OperationsService { operate: deps.operate.clone(), store: deps.store.clone(), stop: stop.clone() };
+    let operations = operations::OperationsService {
+        operate: deps.operate.clone(),
+        store: deps.store.clone(),
+        registry: deps.registry.clone(),
+        stop: stop.clone(),
+    };
     let deployments = deployments::DeploymentsService {
         store: deps.store.clone(),
         operate: deps.operate.clone(),
@@ -300,6 +314,12 @@ pub async fn spawn(deps: ApiDeps, stop: CancellationToken) -> Result<ApiHandle, 
     let follows = follows::FollowsService { store: deps.store.clone(), followers: deps.followers };
     let health = health::HealthService { store: deps.store.clone(), probe: deps.probe, reconcile: deps.reconcile };
     let alerts = alerts::AlertsService { store: deps.store.clone(), alerts: deps.alerts };
+    let registry = registry::RegistryService {
+        registry: deps.registry,
+        store: deps.store.clone(),
+        scanner: deps.scanner,
+        config: deps.config.clone(),
+    };
     let waivers = waivers::WaiversService { store: deps.store.clone() };
     let pins = pins::PinsService { store: deps.store.clone(), inspect: deps.inspect };
     let taps = taps::TapsService { gateway: gateway.clone(), store: deps.store.clone(), stop: stop.clone() };
@@ -336,6 +356,7 @@ pub async fn spawn(deps: ApiDeps, stop: CancellationToken) -> Result<ApiHandle, 
         .add_service(v1::taps_server::TapsServer::new(taps).max_decoding_message_size(DECODE_MAX))
         .add_service(v1::metrics_server::MetricsServer::new(metrics).max_decoding_message_size(DECODE_MAX))
         .add_service(v1::usage_server::UsageServer::new(usage).max_decoding_message_size(DECODE_MAX))
+        .add_service(v1::registry_server::RegistryServer::new(registry).max_decoding_message_size(PUBLISH_MAX))
         .add_service(v1::audit_server::AuditServer::new(audit).max_decoding_message_size(DECODE_MAX));
     Ok(serve(routes, listeners, rules::Guard::new(deps.access, deps.audit), tasks, stop))
 }

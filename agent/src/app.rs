@@ -34,6 +34,7 @@ use crate::inspect::{self, Drift, DriftDeps, Inspect, Scanner};
 use crate::operate::{self, Operate};
 use crate::probe::{self, Probe};
 use crate::reconcile::{self, Reconcile};
+use crate::registry::Registry;
 use crate::sample::{self, Sample};
 use crate::secrets::Secrets;
 use crate::source::Sources;
@@ -41,6 +42,7 @@ use crate::store::{OpenReport, Store};
 use crate::tail::{GapSource, Tail};
 use crate::upstream::RouteTable;
 use crate::usage::{self, Usage};
+use crate::web;
 
 /// Lines read back from the engine's log for one gap.
 const GAP_LINES: usize = 1_000_000;
@@ -62,6 +64,7 @@ pub struct App {
     followers: Followers,
     probe: Probe,
     alerts: AlertRoom,
+    registry: Registry,
     gateway: Gateway,
     api: ApiHandle,
     audit: Audit,
@@ -244,7 +247,7 @@ impl App {
                 config: config.clone(),
                 access: access.clone(),
                 audit: audit.clone(),
-                scanner,
+                scanner: scanner.clone(),
                 data_dir: data_dir.to_owned(),
                 gateway_url: gateway.url(),
             },
@@ -281,6 +284,9 @@ impl App {
             },
             stops.loops.clone(),
         );
+        let registry = Registry::spawn(store.clone(), data_dir, stops.loops.clone());
+        let site = web::registry::Site::new(registry.clone(), access.clone(), audit.clone(), config.clone());
+        gateway.tell_site(site);
         let asked = alert::Asked {
             store: store.clone(),
             reconcile: reconcile.clone(),
@@ -336,6 +342,8 @@ impl App {
                 followers: followers.clone(),
                 alerts: alerts.clone(),
                 probe: probe.clone(),
+                registry: registry.clone(),
+                scanner,
                 started_at: Timestamp::now(),
                 notes: notes(report.alarms, reload, own, alerts.firing(), no_reclaim, stops.loops.clone()),
             },
@@ -358,6 +366,7 @@ impl App {
             followers,
             probe,
             alerts,
+            registry,
             gateway,
             api,
             audit,
@@ -397,6 +406,7 @@ impl App {
             ("followed repositories", self.followers.closed(left() / 2).await),
             ("what probes", self.probe.closed(left() / 2).await),
             ("what alerts", self.alerts.closed(left() / 2).await),
+            ("the registry", self.registry.closed(left() / 2).await),
             ("what measures", self.sample.closed(left() / 2).await),
         ] {
             if !ended {
@@ -664,7 +674,7 @@ struct Pages {
     sample: Sample,
 }
 
-impl crate::web::Status for Pages {
+impl web::Status for Pages {
     fn ready(&self) -> Result<(), String> {
         self.reconcile.engine_trouble().map_or(Ok(()), Err)
     }
@@ -678,15 +688,15 @@ impl crate::web::Status for Pages {
         counts.into_iter().collect()
     }
 
-    fn outbound(&self) -> crate::web::Outbound {
+    fn outbound(&self) -> web::Outbound {
         let (open, made, failed) = self.links.outbound_counts();
         let named = |(id, count)| Some((self.store.deployment(id)?.name.to_string(), count));
         let refused = self.links.refused_totals().into_iter().filter_map(named).collect();
-        crate::web::Outbound { open, made, failed, refused }
+        web::Outbound { open, made, failed, refused }
     }
 
-    fn measured(&self) -> crate::web::Measured {
+    fn measured(&self) -> web::Measured {
         let names = self.store.deployments().into_iter().map(|d| (d.id, d.name.to_string())).collect();
-        crate::web::Measured { snapshot: self.sample.latest().borrow().clone(), names }
+        web::Measured { snapshot: self.sample.latest().borrow().clone(), names }
     }
 }

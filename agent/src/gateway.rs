@@ -174,10 +174,12 @@ pub(crate) struct Shared {
     /// Whoever shows nothing where nothing is asked for.
     pub(crate) anonymous: Arc<caller::Caller>,
     status: OnceLock<Arc<dyn StatusDebug>>,
-    /// Who is beyond a quota.
     /// Who answers forges.
     pub(crate) hooks: OnceLock<Followers>,
+    /// Who is beyond a quota.
     pub(crate) quotas: OnceLock<watch::Receiver<Arc<Verdicts>>>,
+    /// The registry's pages.
+    pub(crate) site: OnceLock<web::registry::Site>,
 }
 
 /// [`web::Status`] that a `Debug` struct can hold.
@@ -329,6 +331,7 @@ impl Gateway {
             status: OnceLock::new(),
             hooks: OnceLock::new(),
             quotas: OnceLock::new(),
+            site: OnceLock::new(),
         });
         shared.tasks.spawn_on(listen::accept(shared.clone(), listener, acceptor), front);
         if let Some(shown) = shown {
@@ -448,6 +451,11 @@ impl Gateway {
     pub fn ended(&self) -> u64 {
         let table = self.shared.table.borrow().clone();
         table.routes.values().map(|entry| entry.recorder.load.calls()).sum()
+    }
+
+    /// Gives the registry's pages an address; until then they are not there. Only the first call counts.
+    pub fn tell_site(&self, site: web::registry::Site) {
+        self.shared.site.set(site).ok();
     }
 
     /// Tells who answers forges (`/hooks/<name>`); until then nobody does. Only the first call counts.

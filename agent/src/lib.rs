@@ -18,6 +18,7 @@ mod lines;
 pub mod operate;
 pub mod probe;
 pub mod reconcile;
+pub mod registry;
 pub mod sample;
 pub mod secrets;
 pub mod source;

@@ -1,11 +1,13 @@
-//! Owns: desired state, operations, sealed secrets and remembered requests; the only room that names sled.
-//! May touch: `<data>/lock`, `<data>/agent-id`, `<data>/state`, `<data>/journal`, `<data>/exports`.
+//! Owns: desired state, operations, sealed secrets, remembered requests, the catalogue of packages; the only room that
+//! names sled.
+//! May touch: `<data>/lock`, `<data>/agent-id`, `<data>/state`, `<data>/journal`, `<data>/exports`, `<data>/catalog`.
 //! Never: decides, or believes anything about containers.
 //! Tested by: unit tests on a temporary directory, one of which kills itself; property tests of journal and database.
 //!
 //! A change is acknowledged when the journal has it (one fdatasync for all that wait); the database is where a start
 //! reads from, and may be lost. All reads come from memory.
 
+mod catalog;
 mod database;
 mod disk;
 mod export;
@@ -25,10 +27,12 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use sigil_core::cost::judge::{Limit, Whose};
 use sigil_core::model::{AgentId, Deployment, DeploymentId, Name, OperationId, ReleaseNo};
+use sigil_core::package::Version;
 use sigil_core::pins::Pins;
 use sigil_core::rights::Directory;
 use tokio::sync::{mpsc, oneshot, watch};
 
+pub use catalog::{Catalog, Entry};
 pub(crate) use disk::replace_file;
 pub use export::ExportHeader;
 use recover::Paths;
@@ -509,6 +513,37 @@ impl Store {
             let new = new.map(|limit| Limit { whose: whose.clone(), ..limit });
             c.put_limit(&whose, new.clone())?;
             Ok(new.filter(|limit| !limit.is_empty()))
+        })
+        .await
+    }
+
+    /// Versions of packages that were published here, by name and version. From memory; cheap.
+    pub fn packages(&self) -> Arc<BTreeMap<(String, String), Arc<Version>>> {
+        self.shared.snapshot().packages.clone()
+    }
+
+    /// Changes versions of packages that were published here: `change` is told what there is, and answers what is to be
+    /// written beside its own answer.
+    ///
+    /// # Errors
+    /// What `change` answered, in its own type; the outer error is the store's.
+    pub async fn update_packages<T, E, F>(&self, change: F) -> Result<std::result::Result<T, E>>
+    where
+        T: Send + 'static,
+        E: Send + 'static,
+        F: FnOnce(&BTreeMap<(String, String), Arc<Version>>) -> std::result::Result<(Vec<Version>, T), E>
+            + Send
+            + 'static,
+    {
+        self.change(move |c| {
+            let (versions, answer) = match change(&c.state.packages) {
+                Ok(done) => done,
+                Err(refused) => return Ok(Err(refused)),
+            };
+            for version in versions {
+                c.put_package(version)?;
+            }
+            Ok(Ok(answer))
         })
         .await
     }

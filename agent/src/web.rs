@@ -1,8 +1,10 @@
-//! Owns: the pages that machines read: liveness, readiness, metrics.
-//! May touch: what it is told ([`Status`] and the gateway's own counters). Has no listener of its own: the gateway's.
+//! Owns: the pages that machines read: liveness, readiness, metrics, the registry's API.
+//! May touch: what it is told ([`Status`] and the gateway's own counters); for the API the registry, access and audit. Has
+//! no listener of its own: the gateway's.
 //! Never: names a session or a person, or shows a key (keys are named as their owners named them).
 //! Tested by: unit tests here and in `gateway`.
 
+pub mod registry;
 mod used;
 
 use std::collections::HashMap;

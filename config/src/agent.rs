@@ -60,6 +60,8 @@ pub struct AgentConfig {
     pub cost: CostConfig,
     /// What becomes of deployments that use up their tier's quota.
     pub quota: QuotaConfig,
+    /// Packages for others to find.
+    pub registry: RegistryConfig,
     /// How containers reach the world.
     pub outbound: OutboundConfig,
     /// Traces of requests, for a collector.
@@ -472,6 +474,20 @@ pub struct QuotaConfig {
 impl Default for QuotaConfig {
     fn default() -> Self {
         Self { action: "warn".into() }
+    }
+}
+
+/// Packages for others to find: the MCP Registry API on the gateway's address (`/v0.1/servers`).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct RegistryConfig {
+    /// From where it may be read without a key: `never`, `loopback` or `anywhere`. Live.
+    pub anonymous: String,
+}
+
+impl Default for RegistryConfig {
+    fn default() -> Self {
+        Self { anonymous: "loopback".into() }
     }
 }
 

@@ -12,5 +12,6 @@ pub mod manifest;
 pub mod node;
 pub mod reload;
 pub mod rules;
+pub mod server_json;
 pub mod size;
 pub mod smithery;

@@ -25,13 +25,16 @@ mod key;
 mod logs;
 mod ls;
 mod mcp;
+mod mirror;
 mod near;
 mod ops;
 mod output;
+mod package;
 mod pins;
 mod plan;
 mod policy;
 mod progress;
+mod publish;
 mod quota;
 mod releases;
 mod restart;
@@ -44,6 +47,7 @@ mod sbom;
 mod scale;
 mod scaling;
 mod scan;
+mod search;
 mod secret;
 mod source;
 mod start;
@@ -137,6 +141,10 @@ pub enum Verb {
     Uninstall(uninstall::Args),
     Clients(clients::Args),
     Ops(ops::Args),
+    Search(search::Args),
+    Package(package::Args),
+    Publish(Box<publish::Args>),
+    Mirror(mirror::Args),
     Secret(secret::Args),
     Key(key::Args),
     User(user::Args),
@@ -344,6 +352,10 @@ async fn dispatch(ctx: &Ctx, verb: Verb) -> Outcome {
         Verb::Uninstall(args) => uninstall::run(ctx, args).await,
         Verb::Clients(args) => clients::run(ctx, &args),
         Verb::Ops(args) => ops::run(ctx, args).await,
+        Verb::Search(args) => search::run(ctx, args).await,
+        Verb::Package(args) => package::run(ctx, args).await,
+        Verb::Publish(args) => publish::run(ctx, *args).await,
+        Verb::Mirror(args) => mirror::run(ctx, args).await,
         Verb::Secret(args) => secret::run(ctx, args).await,
         Verb::Key(args) => key::run(ctx, args).await,
         Verb::User(args) => user::run(ctx, args).await,

@@ -15,6 +15,7 @@ mod look;
 mod mcp;
 mod people;
 pub mod port;
+mod registry;
 mod resume;
 pub mod scaling;
 mod usage;
@@ -42,6 +43,7 @@ pub use address::{Address, Pin};
 pub use dial::{HELLO, fingerprint, local, local_sockets};
 pub use error::{LinkError, Refusal};
 pub use mcp::{McpSender, McpSession};
+pub use registry::{Imported, Package, PackageDetail, PackageQuery, PackageVersion, Packages};
 pub use resume::{AuditLines, Backoff, DeploymentWatch, Fleet, Logs, OperationFollow, Progress, Update};
 pub use usage::{Limit, NewLimit, Usage, UsageQuery, UsageRow};
 pub use used::{HostUse, Top};
@@ -232,6 +234,8 @@ pub struct Deploy {
     pub timeout_ms: u64,
     /// Team of a new deployment; empty: the caller's only one, else the first.
     pub team: String,
+    /// The registry's package that it is of (`name@version`); empty: of none.
+    pub package: String,
 }
 
 /// Whose a secret is.
@@ -743,6 +747,7 @@ fn wire_change(change: Change) -> v1::start_request::What {
                 .collect(),
             timeout_ms: d.timeout_ms,
             team: d.team,
+            package: d.package,
         }),
         Change::Build { source, manifest, dry_run, force } => What::Build(v1::BuildRequest {
             source: Some(wire_source(source)),

@@ -14,6 +14,7 @@ pub mod health;
 pub mod jsonrpc;
 pub mod mirror;
 pub mod model;
+pub mod package;
 pub mod pins;
 pub mod plan;
 pub mod policy;

@@ -13,6 +13,7 @@ use super::asker::{Asker, forbidden};
 use super::status::{self, invalid};
 use super::{convert, noted, rules};
 use crate::operate::{DeployRequest, Operate, Request as What};
+use crate::registry::{Registry, Used};
 use crate::store::{OperationRecord, Store};
 
 /// Operations listed when the caller does not say how many, and at most.
@@ -22,6 +23,7 @@ const LIST_MAX: u32 = 1000;
 pub(super) struct OperationsService {
     pub operate: Operate,
     pub store: Store,
+    pub registry: Registry,
     pub stop: CancellationToken,
 }
 
@@ -105,7 +107,12 @@ impl v1::operations_server::Operations for OperationsService {
     async fn start(&self, request: Request<v1::StartRequest>) -> Result<Response<v1::Operation>, Status> {
         let caller = rules::caller(&request)?;
         let note = noted::note(&request);
-        let (what, request_id) = convert::start_request(request.into_inner())?;
+        let asked = request.into_inner();
+        let package = match &asked.what {
+            Some(v1::start_request::What::Deploy(deploy)) => deploy.package.clone(),
+            _ => String::new(),
+        };
+        let (what, request_id) = convert::start_request(asked)?;
         note.request(&request_id);
         let asked = what.told();
         note.what(asked.what);
@@ -117,7 +124,15 @@ impl v1::operations_server::Operations for OperationsService {
             Some(first) => first,
             None => {
                 let what = self.admitted(&caller, what)?;
-                self.operate.start(what, &request_id, &caller.who).await.map_err(|f| status::failure(&f))?
+                let begun = self.operate.start(what, &request_id, &caller.who).await;
+                let begun = begun.map_err(|f| status::failure(&f))?;
+                let name = package.split('@').next().unwrap_or_default();
+                if !name.is_empty()
+                    && let Err(error) = self.registry.note_use(name, Used::Deployed).await
+                {
+                    tracing::debug!(%error, package = name, "its use is not counted");
+                }
+                begun
             }
         };
         note.target(&op.name, op.deployment.map(|id| id.to_string()).unwrap_or_default());

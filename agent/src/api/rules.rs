@@ -132,6 +132,11 @@ pub(super) const RULES: &[Rule] = &[
     target("/sigil.v1.Usage/Limits", Role::Viewer),
     target("/sigil.v1.Usage/SetLimit", Role::Admin).audited("limit.set"),
     target("/sigil.v1.Usage/RemoveLimit", Role::Admin).audited("limit.remove"),
+    target("/sigil.v1.Registry/Search", Role::Viewer),
+    target("/sigil.v1.Registry/Get", Role::Viewer),
+    target("/sigil.v1.Registry/Publish", Role::Deployer).audited("package.publish"),
+    target("/sigil.v1.Registry/SetStatus", Role::Deployer).audited("package.status"),
+    agent("/sigil.v1.Registry/Import", Role::Admin).audited("package.import"),
     agent("/sigil.v1.Audit/Query", Role::Admin),
 ];
 

@@ -8,6 +8,7 @@ use crate::access::AccessError;
 use crate::audit::AuditError;
 use crate::gateway::GatewayError;
 use crate::operate::Failure;
+use crate::registry::RegistryError;
 use crate::secrets::SecretError;
 use crate::source::SourceError;
 use crate::store::StoreError;
@@ -178,6 +179,18 @@ pub(super) fn gateway(e: &GatewayError) -> Status {
         GatewayError::NotFound(name) => no_deployment(name),
         _ => refuse(e.code(), e.to_string(), e.hint(), 1),
     }
+}
+
+pub(super) fn registry(e: &RegistryError) -> Status {
+    let exit = match e {
+        RegistryError::NotFound(_) | RegistryError::NoVersion(..) => NOT_FOUND,
+        RegistryError::Mirrored(..) | RegistryError::Forbidden(_) => FORBIDDEN,
+        RegistryError::Invalid(_) | RegistryError::Exists(..) | RegistryError::Bad(_) => USAGE,
+        RegistryError::Unchanged(..) | RegistryError::Broken(_) => 1,
+        RegistryError::Stopping => return stopping(),
+        RegistryError::Store(e) => return store(e),
+    };
+    refuse(e.code(), e.to_string(), e.hint(), exit)
 }
 
 pub(super) fn access(e: &AccessError) -> Status {

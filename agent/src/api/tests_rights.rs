@@ -28,7 +28,7 @@ enum Of {
 
 use Of::{All, Any, It, Nothing};
 
-const MATRIX: [(&str, Role, Of); 59] = [
+const MATRIX: [(&str, Role, Of); 64] = [
     ("Agent/Info", Role::Caller, Nothing),
     ("Sources/Upload", Role::Deployer, Any),
     ("Operations/Start", Role::Operator, It),
@@ -88,6 +88,11 @@ const MATRIX: [(&str, Role, Of); 59] = [
     ("Usage/Limits", Role::Viewer, Any),
     ("Usage/SetLimit", Role::Admin, It),
     ("Usage/RemoveLimit", Role::Admin, It),
+    ("Registry/Search", Role::Viewer, Any),
+    ("Registry/Get", Role::Viewer, Any),
+    ("Registry/Publish", Role::Deployer, All),
+    ("Registry/SetStatus", Role::Deployer, All),
+    ("Registry/Import", Role::Admin, All),
 ];
 /// Judged by whose key it is, on no deployment, or from this host only: in tests of their own.
 const ELSEWHERE: [&str; 3] = ["Keys/Revoke", "Audit/Query", "Secrets/RotateKeys"];
@@ -347,6 +352,31 @@ async fn call(rpc: &str, wire: Wire, on: &str, operation: &str) -> Result<(), St
             pins_client::PinsClient::new(wire).answer(asked).await.map(drop)
         }
         "Taps/Follow" => taps_client::TapsClient::new(wire).follow(named(on)).await.map(drop),
+        "Registry/Search" => {
+            registry_client::RegistryClient::new(wire).search(SearchRequest::default()).await.map(drop)
+        }
+        "Registry/Get" => {
+            let asked = GetPackageRequest { name: "io.example/clock".into(), ..Default::default() };
+            registry_client::RegistryClient::new(wire).get(asked).await.map(drop)
+        }
+        "Registry/Publish" => {
+            let document = r#"{"name":"io.example/clock","description":"Tells the time.","version":"1.0.0"}"#.into();
+            let asked = PublishRequest { request_id: fresh(), document, ..Default::default() };
+            registry_client::RegistryClient::new(wire).publish(asked).await.map(drop)
+        }
+        "Registry/Import" => {
+            let asked = ImportPackagesRequest { request_id: fresh(), mirror: "other".into(), ..Default::default() };
+            registry_client::RegistryClient::new(wire).import(asked).await.map(drop)
+        }
+        "Registry/SetStatus" => {
+            let asked = PackageStatusRequest {
+                request_id: fresh(),
+                name: "io.example/clock".into(),
+                status: "deprecated".into(),
+                ..Default::default()
+            };
+            registry_client::RegistryClient::new(wire).set_status(asked).await.map(drop)
+        }
         "Audit/Query" => audit_client::AuditClient::new(wire).query(AuditQuery::default()).await.map(drop),
         other => panic!("{other} is in the contract and not in the matrix"),
     }

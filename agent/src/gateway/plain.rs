@@ -28,29 +28,37 @@ pub(crate) fn host(request: &Request<Incoming>) -> String {
 
 /// Host and Origin: a web page must not reach a server on this machine by a name that it chose.
 pub(crate) fn admit(shared: &Shared, request: &Request<Incoming>, host: &str) -> Result<(), Refusal> {
+    admit_host(shared, host)?;
     let config = shared.config.borrow().clone();
-    let config = &config.gateway;
-    if shared.checks_hosts(config) {
-        let host = route::host_of(host);
-        let known = |name: &String| route::host_of(name) == host;
-        let public = url::Url::parse(&config.public_url).ok().and_then(|u| u.host_str().map(route::host_of));
-        let fine = route::is_loopback(&host)
-            || config.allowed_hosts.iter().any(known)
-            || public.is_some_and(|public| public == host)
-            || (!config.domain.is_empty() && (host == config.domain || under(&host, &config.domain).is_some()));
-        if !fine {
-            let hint = "call it by a loopback name, or add the name to [gateway] allowed_hosts";
-            return Err(Refusal::forbidden(format!("the host name '{host}' is not served here"), hint));
-        }
-    }
     for origin in request.headers().get_all(header::ORIGIN) {
         let origin = origin.to_str().unwrap_or("?");
-        if !route::origin_allowed(origin, &config.allowed_origins) {
+        if !route::origin_allowed(origin, &config.gateway.allowed_origins) {
             let hint = "add it to [gateway] allowed_origins if its pages may call these servers";
             return Err(Refusal::forbidden(format!("pages of '{origin}' may not call this"), hint));
         }
     }
     Ok(())
+}
+
+/// Host alone: for pages that judge the Origin themselves.
+pub(crate) fn admit_host(shared: &Shared, host: &str) -> Result<(), Refusal> {
+    let config = shared.config.borrow().clone();
+    let config = &config.gateway;
+    if !shared.checks_hosts(config) {
+        return Ok(());
+    }
+    let host = route::host_of(host);
+    let known = |name: &String| route::host_of(name) == host;
+    let public = url::Url::parse(&config.public_url).ok().and_then(|u| u.host_str().map(route::host_of));
+    let fine = route::is_loopback(&host)
+        || config.allowed_hosts.iter().any(known)
+        || public.is_some_and(|public| public == host)
+        || (!config.domain.is_empty() && (host == config.domain || under(&host, &config.domain).is_some()));
+    if fine {
+        return Ok(());
+    }
+    let hint = "call it by a loopback name, or add the name to [gateway] allowed_hosts";
+    Err(Refusal::forbidden(format!("the host name '{host}' is not served here"), hint))
 }
 
 /// The deployment that a host of its own names.

@@ -25,7 +25,7 @@ use super::listen::Peer;
 use super::load::Flow;
 use super::mask::Masking;
 use super::oauth::{self, Address};
-use super::plain::{self, METHODS, accepts, admit, header_text, host, named, preflight, read, under};
+use super::plain::{self, METHODS, accepts, admit, admit_host, header_text, host, named, preflight, read, under};
 use super::settings::{self, Settings};
 use super::table::Entry;
 use super::tap::Tapping;
@@ -66,14 +66,22 @@ impl<'a> Asked<'a> {
 
 /// Answers one request; never fails.
 pub(crate) async fn handle(shared: Arc<Shared>, peer: Peer, request: Request<Incoming>) -> Response<Out> {
-    let origin = request.headers().get(header::ORIGIN).cloned();
+    let mut origin = request.headers().get(header::ORIGIN).cloned();
     let host = host(&request);
-    let mut response = match admit(&shared, &request, &host) {
-        Err(refusal) => {
-            shared.counters.refused(&refusal);
-            return refuse(&refusal, None);
+    let site = shared.site.get().filter(|_| web::registry::owns(request.uri().path()));
+    let mut response = match site {
+        Some(site) => {
+            // it says itself whose pages may read the answer
+            origin = None;
+            Box::pin(registry(&shared, site, peer, &host, request)).await
         }
-        Ok(()) => route_path(&shared, peer, &host, request).await,
+        None => match admit(&shared, &request, &host) {
+            Err(refusal) => {
+                shared.counters.refused(&refusal);
+                return refuse(&refusal, None);
+            }
+            Ok(()) => route_path(&shared, peer, &host, request).await,
+        },
     };
     let headers = response.headers_mut();
     // an answer is data, whatever a browser would like to make of it
@@ -91,6 +99,43 @@ pub(crate) async fn handle(shared: Arc<Shared>, peer: Peer, request: Request<Inc
         headers.insert(header::ACCESS_CONTROL_EXPOSE_HEADERS, exposed);
     }
     response
+}
+
+/// A page of the registry.
+async fn registry(
+    shared: &Shared,
+    site: &web::registry::Site,
+    peer: Peer,
+    host: &str,
+    request: Request<Incoming>,
+) -> Response<Out> {
+    let (parts, body) = request.into_parts();
+    let read = async {
+        admit_host(shared, host)?;
+        // whoever only reads sends nothing that is of use
+        if matches!(parts.method, Method::GET | Method::HEAD | Method::OPTIONS) {
+            return Ok(Bytes::new());
+        }
+        read(shared, &parts.headers, body).await
+    };
+    let response = match read.await {
+        Err(refusal) => {
+            shared.counters.refused(&refusal);
+            web::registry::refusal(refusal.status, &format!("{}; {}", refusal.message, refusal.hint))
+        }
+        Ok(body) => {
+            let asked = web::registry::Asked {
+                method: parts.method,
+                path: parts.uri.path().to_owned(),
+                query: parts.uri.query().unwrap_or_default().to_owned(),
+                headers: parts.headers,
+                body,
+                peer: peer.ip,
+            };
+            site.answer(asked).await
+        }
+    };
+    response.map(Out::full)
 }
 
 pub(crate) fn refuse(refusal: &Refusal, id: Option<&Id>) -> Response<Out> {

@@ -14,6 +14,7 @@ mod oauth;
 mod own;
 mod probed;
 mod recalled;
+mod registry;
 mod scripts;
 mod servers;
 mod settings;

@@ -64,6 +64,11 @@ impl Scanner {
         self.shared.verdicts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// What the last scan of a source with this digest said, and when; `None`: it is not known any more, or never was scanned.
+    pub fn said(&self, digest: &str) -> Option<(Vec<scan::Finding>, Timestamp)> {
+        self.verdicts().get(digest).map(|verdict| (verdict.findings.clone(), verdict.at))
+    }
+
     /// The owner's rules, as they change.
     pub(super) fn rules(&self) -> watch::Receiver<Followed> {
         self.shared.rules.clone()

@@ -1,5 +1,5 @@
 //! The forms in which records lie on disk. A record is a key (`d/<id>`, `o/<id>`, `r/<request>`, `q/<request>`,
-//! `s/<key>`, `p/<id>/<release>`, `u/<id>`, `t/<id>`, `l/<whose>`) and JSON; in sled it carries a version byte and a checksum over key, version and value.
+//! `s/<key>`, `p/<id>/<release>`, `u/<id>`, `t/<id>`, `l/<whose>`, `k/<package> <version>`) and JSON; in sled it carries a version byte and a checksum over key, version and value.
 
 use super::{Result, StoreError};
 
@@ -24,6 +24,8 @@ pub(super) const USER: &str = "u/";
 pub(super) const TEAM: &str = "t/";
 /// Quotas and budgets.
 pub(super) const LIMIT: &str = "l/";
+/// Versions of packages that were published here.
+pub(super) const PACKAGE: &str = "k/";
 /// sled only: sequence, count and sum of all records.
 pub(super) const HEAD: &str = "m/head";
 

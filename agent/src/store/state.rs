@@ -9,10 +9,11 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use sigil_core::cost::judge::{Limit, Whose};
 use sigil_core::model::{Deployment, DeploymentId, Name, OperationId, ReleaseNo};
+use sigil_core::package::Version;
 use sigil_core::pins::Pins;
 use sigil_core::rights::{Directory, Team, User};
 
-use super::record::{ANSWER, DEPLOYMENT, LIMIT, OPERATION, Op, PINS, REQUEST, SEALED, TEAM, USER};
+use super::record::{ANSWER, DEPLOYMENT, LIMIT, OPERATION, Op, PACKAGE, PINS, REQUEST, SEALED, TEAM, USER};
 use super::{OperationRecord, Result, SealedRecord, StoreError};
 
 /// Finished operations that are kept in the list.
@@ -47,6 +48,8 @@ pub(super) struct Snapshot {
     pub directory: Arc<Directory>,
     /// Quotas and budgets.
     pub limits: Arc<BTreeMap<Whose, Limit>>,
+    /// Versions of packages that were published here, by name and version.
+    pub packages: Arc<BTreeMap<(String, String), Arc<Version>>>,
 }
 
 fn parse<T: DeserializeOwned>(key: &str, value: &[u8]) -> Result<T> {
@@ -70,6 +73,7 @@ impl Snapshot {
         let sealed = Arc::make_mut(&mut state.sealed);
         let pins = Arc::make_mut(&mut state.pins);
         let limits = Arc::make_mut(&mut state.limits);
+        let packages = Arc::make_mut(&mut state.packages);
         let (mut users, mut teams) = (Vec::new(), Vec::new());
         for (key, value) in records {
             if key.starts_with(DEPLOYMENT) {
@@ -109,6 +113,9 @@ impl Snapshot {
             } else if key.starts_with(LIMIT) {
                 let limit: Limit = parse(key, value)?;
                 limits.insert(limit.whose.clone(), limit);
+            } else if key.starts_with(PACKAGE) {
+                let version: Version = parse(key, value)?;
+                packages.insert((version.name().to_owned(), version.version().to_owned()), Arc::new(version));
             } else {
                 return Err(StoreError::Newer { what: format!("record {key}"), found: 0 });
             }
@@ -146,6 +153,9 @@ impl Snapshot {
         }
         for (whose, limit) in self.limits.iter() {
             out.push((format!("{LIMIT}{whose}"), to_json(limit)?));
+        }
+        for ((name, version), v) in self.packages.iter() {
+            out.push((format!("{PACKAGE}{name} {version}"), to_json(v.as_ref())?));
         }
         Ok(out)
     }
@@ -249,6 +259,14 @@ impl Change {
                 Ok(())
             }
         }
+    }
+
+    /// Adds or replaces a version of a package.
+    pub fn put_package(&mut self, version: Version) -> Result<()> {
+        let (name, number) = (version.name().to_owned(), version.version().to_owned());
+        self.put(format!("{PACKAGE}{name} {number}"), &version)?;
+        Arc::make_mut(&mut self.state.packages).insert((name, number), Arc::new(version));
+        Ok(())
     }
 
     /// Adds or replaces the tool pins of a release; forgets those of releases that the deployment no longer has.

@@ -180,6 +180,7 @@ pub const KEYS: &[Key] = &[
     key("cost.egress_gb", Kind::Rate, LIVE),
     key("cost.storage_gb_month", Kind::Rate, LIVE),
     key("quota.action", Kind::Word(&["warn", "throttle", "stop"]), LIVE),
+    key("registry.anonymous", Kind::Word(&["never", "loopback", "anywhere"]), LIVE),
     key("outbound.proxy", Kind::Url, LIVE),
     key("outbound.no_proxy", Kind::Texts, LIVE),
     key("outbound.ports", Kind::Ports, LIVE),

@@ -1,5 +1,9 @@
 //! `sigil deploy`.
 
+mod registry;
+
+pub(super) use registry::line;
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
@@ -16,10 +20,11 @@ use crate::link::{Change, Deploy, GivenManifest, Link, Operation, SourceRef};
 /// Source to running, waiting until it is ready; the same name makes a new release
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Example:\n  sigil deploy pypi:mcp-server-time --name time\n  sigil deploy ./server --env LOG=debug --secret API_KEY\n  sigil deploy npm:@modelcontextprotocol/server-filesystem --volume data:/data -- /data\n  sigil deploy git+https://example.org/org/repo@v1.2#servers/time"
+    after_help = "Example:\n  sigil deploy pypi:mcp-server-time --name time\n  sigil deploy ./server --env LOG=debug --secret API_KEY\n  sigil deploy npm:@modelcontextprotocol/server-filesystem --volume data:/data -- /data\n  sigil deploy git+https://example.org/org/repo@v1.2#servers/time\n  sigil deploy registry:io.example/weather@1.0.0 --input units=metric"
 )]
 pub struct Args {
-    /// ./dir, git+https://host/org/repo[@ref][#subdir], npm:name[@version], pypi:name[==version] or image:ref
+    /// ./dir, git+https://host/org/repo[@ref][#subdir], npm:name[@version], pypi:name[==version],
+    /// image:ref or registry:name[@version]
     source: String,
     /// Name of the deployment; without it one is derived
     #[arg(long, value_name = "N")]
@@ -39,6 +44,12 @@ pub struct Args {
     /// Environment variable
     #[arg(long, value_name = "K=V", value_parser = env_pair)]
     env: Vec<(String, String)>,
+    /// What a package of the registry asks for; may be repeated
+    #[arg(long, value_name = "NAME=VALUE", value_parser = pair)]
+    input: Vec<(String, String)>,
+    /// Which of a registry package's parts
+    #[arg(long, value_name = "KIND", value_parser = ["npm", "pypi", "oci"])]
+    part: Option<String>,
     /// Secret, as an environment variable
     #[arg(long, value_name = "NAME[=ENV]", value_parser = secret_pair)]
     secret: Vec<(String, String)>,
@@ -128,7 +139,15 @@ pub async fn run(ctx: &Ctx, args: Args) -> Outcome {
         name.parse::<Name>().map_err(|e| Failure::new(USAGE, "BAD_NAME", e.to_string(), hint))?;
     }
     let manifest = read_manifest(args.manifest.as_deref())?;
-    let given = source::parse(&args.source)?;
+    let package = args.source.strip_prefix(registry::PREFIX).map(str::to_owned);
+    if package.is_none() && (!args.input.is_empty() || args.part.is_some()) {
+        let hint = "--env, --config and arguments after -- are for other sources";
+        return Err(Failure::usage("--input and --part are for packages of the registry", hint));
+    }
+    let given = match &package {
+        Some(_) => None,
+        None => Some(source::parse(&args.source)?),
+    };
     let waivers = args
         .waive
         .iter()
@@ -154,12 +173,19 @@ pub async fn run(ctx: &Ctx, args: Args) -> Outcome {
         waivers,
         team: args.team,
         timeout_ms: u64::try_from(args.wait.timeout.as_millis()).unwrap_or(u64::MAX),
+        package: String::new(),
     };
     let link = match given {
-        Given::Folder { text, root } => folder_source(ctx, &mut deploy, text, root).await?,
-        Given::Remote(text) => {
+        Some(Given::Folder { text, root }) => folder_source(ctx, &mut deploy, text, root).await?,
+        Some(Given::Remote(text)) => {
             deploy.source.text = text;
             ctx.link().await?
+        }
+        None => {
+            let link = ctx.link().await?;
+            let said = registry::Said { inputs: args.input, part: args.part.unwrap_or_default() };
+            registry::fill(ctx, &link, &package.unwrap_or_default(), said, &mut deploy).await?;
+            link
         }
     };
     let said = !deploy.name.is_empty();
@@ -177,7 +203,12 @@ pub async fn run(ctx: &Ctx, args: Args) -> Outcome {
 }
 
 /// Everything that a folder's deploy can get wrong is said before the agent hears of it.
-async fn folder_source(ctx: &Ctx, deploy: &mut Deploy, text: String, root: PathBuf) -> Result<Link, Failure> {
+pub(super) async fn folder_source(
+    ctx: &Ctx,
+    deploy: &mut Deploy,
+    text: String,
+    root: PathBuf,
+) -> Result<Link, Failure> {
     let folder = folder::walk(&root, Purpose::Build)?;
     let tree = folder.tree()?;
     let beside = &deploy.manifest;

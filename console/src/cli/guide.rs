@@ -46,6 +46,7 @@ const PAGES: &[Page] = &[
     page!("sleep", "sleeping, waking, and a host that is full", false),
     page!("alerts", "what is told when something is wrong, and to whom", false),
     page!("usage", "what is used, what it costs, quotas, budgets", false),
+    page!("registry", "packages: finding, publishing, deploying", false),
     page!("scan", "the scanner, severities, waivers", false),
     page!("own-rules", "rules of your own for the scanner", false),
     page!("injection", "commands, arguments, code, templates, queries", true),

@@ -44,6 +44,10 @@ pub struct State {
     /// What is used.
     pub top: v1::TopReply,
     /// What was used, and what was asked of that.
+    pub packages: Vec<v1::PackageReply>,
+    pub searched: Vec<v1::SearchRequest>,
+    pub published: Vec<v1::PublishRequest>,
+    pub imported: Vec<v1::ImportPackagesRequest>,
     pub usage: v1::UsageReply,
     pub usage_asked: Vec<v1::UsageRequest>,
     pub limits: Vec<v1::LimitInfo>,
@@ -180,6 +184,7 @@ impl Fake {
             .add_service(v1::secrets_server::SecretsServer::new(self.clone()))
             .add_service(v1::audit_server::AuditServer::new(self.clone()))
             .add_service(v1::usage_server::UsageServer::new(self.clone()))
+            .add_service(v1::registry_server::RegistryServer::new(self.clone()))
             .add_service(v1::metrics_server::MetricsServer::new(self.clone()))
             .add_service(v1::health_server::HealthServer::new(self.clone()))
             .add_service(v1::scaling_server::ScalingServer::new(self.clone()))
@@ -191,6 +196,21 @@ impl Fake {
     pub fn listen(&self, path: &Path) {
         let incoming = UnixListenerStream::new(UnixListener::bind(path).unwrap());
         tokio::spawn(self.router().serve_with_incoming(incoming));
+    }
+
+    fn package(&self, name: &str) -> Result<Response<v1::PackageReply>, Status> {
+        let found =
+            self.with(|s| s.packages.iter().find(|p| p.package.as_ref().is_some_and(|p| p.name == name)).cloned());
+        found.map(Response::new).ok_or_else(|| {
+            let info = v1::ErrorInfo {
+                code: "NOT_FOUND".into(),
+                message: format!("no package '{name}'"),
+                hint: "`sigil search` finds packages".into(),
+                details: String::new(),
+                exit_code: 3,
+            };
+            refusal(tonic::Code::NotFound, info)
+        })
     }
 
     fn allowed<T>(&self, request: &Request<T>) -> Result<(), Status> {
@@ -323,6 +343,65 @@ impl v1::alerts_server::Alerts for Fake {
     async fn test(&self, request: Request<v1::TestAlertRequest>) -> Result<Response<v1::TestAlertReply>, Status> {
         self.allowed(&request)?;
         Ok(Response::new(v1::TestAlertReply { deliveries: self.with(|s| s.deliveries.clone()) }))
+    }
+}
+
+#[tonic::async_trait]
+impl v1::registry_server::Registry for Fake {
+    async fn search(&self, request: Request<v1::SearchRequest>) -> Result<Response<v1::SearchReply>, Status> {
+        self.allowed(&request)?;
+        let asked = request.into_inner();
+        Ok(Response::new(self.with(|s| {
+            let packages: Vec<_> = s.packages.iter().filter_map(|p| p.package.clone()).collect();
+            s.searched.push(asked);
+            v1::SearchReply { total: packages.len() as u64 + 40, packages }
+        })))
+    }
+    async fn get(&self, request: Request<v1::GetPackageRequest>) -> Result<Response<v1::PackageReply>, Status> {
+        self.allowed(&request)?;
+        self.package(&request.get_ref().name)
+    }
+    async fn publish(&self, request: Request<v1::PublishRequest>) -> Result<Response<v1::PublishReply>, Status> {
+        let asked = request.into_inner();
+        let document: serde_json::Value = serde_json::from_str(&asked.document).unwrap();
+        let text = |key: &str| document[key].as_str().unwrap_or_default().to_owned();
+        let version = v1::PackageVersion {
+            name: text("name"),
+            version: text("version"),
+            latest: true,
+            status: "active".into(),
+            document: asked.document.clone(),
+            ..Default::default()
+        };
+        self.with(|s| s.published.push(asked));
+        Ok(Response::new(v1::PublishReply { version: Some(version), again: false }))
+    }
+    async fn import(
+        &self,
+        request: Request<v1::ImportPackagesRequest>,
+    ) -> Result<Response<v1::ImportPackagesReply>, Status> {
+        let asked = request.into_inner();
+        let new = asked.items.len() as u64;
+        self.with(|s| s.imported.push(asked));
+        let refused = vec!["a/b: it has no version that could be kept".to_owned()];
+        Ok(Response::new(v1::ImportPackagesReply { new, refusals: 1, refused, ..Default::default() }))
+    }
+    async fn set_status(
+        &self,
+        request: Request<v1::PackageStatusRequest>,
+    ) -> Result<Response<v1::PackageReply>, Status> {
+        let asked = request.into_inner();
+        self.with(|s| {
+            for reply in s.packages.iter_mut().filter(|p| p.package.as_ref().is_some_and(|p| p.name == asked.name)) {
+                for version in reply.versions.iter_mut().chain(&mut reply.version) {
+                    if asked.version.is_empty() || asked.version == version.version {
+                        version.status.clone_from(&asked.status);
+                        version.message.clone_from(&asked.message);
+                    }
+                }
+            }
+        });
+        self.package(&asked.name)
     }
 }
 

@@ -8,6 +8,7 @@ mod fake;
 mod health;
 mod offline;
 mod operations;
+mod packages;
 mod reading;
 mod scaling;
 mod serving;

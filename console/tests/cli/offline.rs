@@ -29,6 +29,10 @@ async fn help_names_every_verb_and_each_has_an_example() {
         "call",
         "run",
         "ops",
+        "search",
+        "package",
+        "publish",
+        "mirror",
         "secret",
         "audit",
         "context",
@@ -46,6 +50,8 @@ async fn help_names_every_verb_and_each_has_an_example() {
     }
     for (group, verbs) in [
         ("secret", &["set", "ls", "rm", "rotate", "reveal", "import", "template"][..]),
+        ("package", &["ls", "get", "status", "rm"]),
+        ("mirror", &["import"]),
         ("audit", &["export", "verify"]),
         ("context", &["ls", "add", "use", "rm"]),
     ] {

@@ -13,6 +13,7 @@ mod load;
 mod logs;
 mod machine;
 mod mcp;
+mod registry;
 mod report;
 mod scale;
 mod sleepers;
@@ -35,7 +36,7 @@ pub const ROUNDS: usize = 5;
 /// A section's name, what it measures, and its code.
 type Part = (&'static str, &'static str, fn(&Options, &mut Section) -> anyhow::Result<()>);
 
-const PARTS: [Part; 13] = [
+const PARTS: [Part; 14] = [
     ("build", "sizes of the binaries as shipped; with --cold a build from nothing", build::run),
     ("deploy", "source to first answered tool call, beside docker build + docker run", deploy::run),
     ("idle", "an agent with 20 deployments and nothing to do", idle::run),
@@ -48,6 +49,7 @@ const PARTS: [Part; 13] = [
     ("wake", "the first call of a sleeping deployment, beside the engine's unpause and start (--wakes)", wake::run),
     ("sleepers", "200 deployments that sleep, beside an agent that has none", sleepers::run),
     ("scale", "step, spike, ramp, sine and noise on real replicas, beside the simulator", scale::run),
+    ("registry", "100,000 packages: searches, lists, the index, memory", registry::run),
     ("bridge", "echo calls to a stdio server, beside supergateway and mcp-proxy", bridge::run),
 ];
 
@@ -96,6 +98,10 @@ fn run() -> anyhow::Result<ExitCode> {
             // the process whose memory and CPU the in-process part measures is its own
             "--in-process-tail" => {
                 println!("{}", options.runtime.block_on(tail::measure(value()?.parse()?))?);
+                return Ok(ExitCode::SUCCESS);
+            }
+            "--in-process-registry" => {
+                println!("{}", options.runtime.block_on(registry::measure(value()?.parse()?))?);
                 return Ok(ExitCode::SUCCESS);
             }
             // what the gateway's measurement puts behind it
