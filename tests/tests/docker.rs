@@ -895,3 +895,43 @@ fn what_is_pushed_is_deployed() {
     agent.sigil(&["follow", "rm", "echo"]).ok();
     assert!(push(&secret).starts_with("HTTP/1.1 404"));
 }
+
+/// A source becomes a package: built and started to be looked at, described, found, read by other programs, deployed.
+#[test]
+fn a_source_is_published_found_and_deployed() {
+    let agent = Agent::start();
+    let repository = tempfile::tempdir().expect("a directory");
+    let commit = git_repository("echo", repository.path());
+    let source = format!("git+file://{}@main", repository.path().display());
+    let lacking = agent.sigil(&["publish", &source]);
+    assert!(lacking.code == 2 && lacking.err.contains("--name") && lacking.err.contains("--version"), "{lacking:?}");
+    let named = ["--name", "io.example/echo", "--version", "1.0.0", "--description", "Says what it hears."];
+    let publish = [&["publish", &source, "--tag", "parrot"][..], &named].concat();
+    agent.sigil(&publish).ok();
+    // it ran for that alone
+    let left = agent.sigil(&["ls", "-o", "json"]).ok().json();
+    assert_eq!(left, serde_json::json!([]));
+    assert!(agent.containers().is_empty());
+    let package = agent.sigil(&["package", "get", "io.example/echo", "-o", "json"]).ok().json();
+    let text = package.to_string();
+    assert!(text.contains("Answers the text it was given.") && text.contains(&commit), "{package}");
+    assert!(text.contains("\"safe\"") || text.contains("\"warning\""), "{package}");
+    let found = agent.sigil(&["search", "parot", "-o", "json"]).ok().json();
+    assert!(found.to_string().contains("io.example/echo"), "{found}");
+    // the same again is fine, something else under the same number is not
+    agent.sigil(&publish).ok();
+    let other = [&publish[..publish.len() - 1], &["Says it differently."]].concat();
+    let taken = agent.sigil(&other);
+    assert!(taken.code != 0 && taken.err.contains("versions do not change"), "{taken:?}");
+    let address = agent.url("x").replace("http://", "").replace("/mcp/x", "");
+    let mut stream = std::net::TcpStream::connect(&address).expect("the gateway");
+    let path = "/v0.1/servers/io.example%2Fecho/versions/latest";
+    let request = format!("GET {path} HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).expect("sent");
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).expect("answered");
+    assert!(answer.starts_with("HTTP/1.1 200") && answer.contains("\"name\":\"io.example/echo\""), "{answer}");
+    agent.sigil(&["deploy", "registry:io.example/echo@1.0.0", "--name", "parrot"]).ok();
+    let heard = agent.sigil(&["call", "parrot", "echo", "--arg", "text=polly"]).ok();
+    assert!(heard.out.contains("polly"), "{heard:?}");
+}

@@ -6,17 +6,20 @@ use std::process::{Command, Stdio};
 use serde_json::json;
 
 use super::fail::{DONE, Failure, NOT_FOUND, Outcome};
-use super::{Ctx, near, output};
+use super::{Ctx, near, output, text};
 
 /// Read the handbook; without a topic, list what there is
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Example:\n  sigil guide\n  sigil guide start\n  sigil guide scan#path-traversal    # what a finding's help names"
+    after_help = "Example:\n  sigil guide\n  sigil guide start\n  sigil guide --find 'proxy certificate'\n  sigil guide scan#path-traversal    # what a finding's help names"
 )]
 pub struct Args {
     /// A topic, or topic#section
     #[arg(value_name = "TOPIC")]
     topic: Option<String>,
+    /// Find the sections that have all these words
+    #[arg(long, value_name = "WORDS", conflicts_with = "topic")]
+    find: Option<String>,
 }
 
 /// A page: its topic, what it is about, its text.
@@ -36,6 +39,8 @@ macro_rules! page {
 
 const PAGES: &[Page] = &[
     page!("start", "from nothing to a server that answers", false),
+    page!("first-server", "building your first MCP integration", false),
+    page!("manifest", "what an mcp.yaml says", false),
     page!("sources", "folders, git, npm, PyPI, images", false),
     page!("follow", "deploying what is pushed to a repository", false),
     page!("secrets", "how servers get theirs", false),
@@ -47,6 +52,9 @@ const PAGES: &[Page] = &[
     page!("alerts", "what is told when something is wrong, and to whom", false),
     page!("usage", "what is used, what it costs, quotas, budgets", false),
     page!("registry", "packages: finding, publishing, deploying", false),
+    page!("operate", "running an agent: files, saving it, letting others in", false),
+    page!("trouble", "what to do, by what you see", false),
+    page!("air-gap", "mirrors, proxies, authorities of your own", false),
     page!("scan", "the scanner, severities, waivers", false),
     page!("own-rules", "rules of your own for the scanner", false),
     page!("injection", "commands, arguments, code, templates, queries", true),
@@ -63,7 +71,53 @@ const PAGES: &[Page] = &[
     page!("supply", "containers, dependencies, install scripts", true),
 ];
 
+/// A section that was found.
+#[derive(Debug, PartialEq, serde::Serialize)]
+struct Found {
+    /// As `sigil guide` takes it.
+    topic: String,
+    /// The first line that has one of the words.
+    line: String,
+}
+
+/// Sections (and what stands before the first one) that have all the words, those with one in the heading first.
+fn search(words: &str) -> Vec<Found> {
+    let words: Vec<String> = words.split_whitespace().map(str::to_lowercase).collect();
+    let mut found = Vec::new();
+    for page in PAGES {
+        let intro = page.text.split("\n## ").next().unwrap_or_default();
+        let title = intro.lines().next().unwrap_or_default().trim_start_matches("# ");
+        let whole = (page.topic.to_owned(), format!("{} {title}", page.topic), intro.to_owned());
+        let parts = sections(page.text).into_iter();
+        let parts = parts.map(|(name, text)| (format!("{}#{}", page.topic, slug(name)), name.to_owned(), text));
+        for (topic, heading, text) in std::iter::once(whole).chain(parts) {
+            let (heading, lower) = (heading.to_lowercase(), text.to_lowercase());
+            if words.is_empty() || !words.iter().all(|word| lower.contains(word) || heading.contains(word)) {
+                continue;
+            }
+            let has = |line: &&str| words.iter().any(|word| line.to_lowercase().contains(word));
+            let line = text.lines().skip(1).find(has).unwrap_or_default().trim().to_owned();
+            let rank = words.iter().filter(|word| !heading.contains(*word)).count();
+            found.push((rank, Found { topic, line }));
+        }
+    }
+    found.sort_by_key(|(rank, _)| *rank);
+    found.into_iter().map(|(_, found)| found).collect()
+}
+
 pub fn run(ctx: &Ctx, args: Args) -> Outcome {
+    if let Some(words) = args.find {
+        let found = search(&words);
+        if found.is_empty() {
+            let hint = "try one word, or 'sigil guide' for the topics";
+            return Err(Failure::new(NOT_FOUND, "NO_TOPIC", format!("nothing says '{words}'"), hint));
+        }
+        let width = found.iter().map(|f| f.topic.len()).max().unwrap_or_default();
+        let room = ctx.width().map_or(usize::MAX, |all| all.saturating_sub(width + 2));
+        let list = || found.iter().map(|f| format!("{:width$}  {}\n", f.topic, text::fit(&f.line, room))).collect();
+        ctx.emit(&found, list)?;
+        return Ok(DONE);
+    }
     let Some(topic) = args.topic else {
         let list: Vec<_> = PAGES.iter().map(|page| json!({ "topic": page.topic, "about": page.about })).collect();
         ctx.emit(&json!(list), contents)?;
@@ -223,18 +277,50 @@ mod tests {
         assert!(rules.iter().filter(|rule| !rule.tests.is_empty()).count() >= 3, "{rules:?}");
     }
 
+    /// What pages tell to type: lines of code, and what stands in backquotes.
+    fn typed(text: &str) -> Vec<String> {
+        let mut all = Vec::new();
+        for (n, part) in text.split("```").enumerate() {
+            let found: Vec<&str> =
+                if n % 2 == 1 { part.lines().collect() } else { part.split('`').skip(1).step_by(2).collect() };
+            all.extend(found.iter().map(|line| line.split_whitespace().collect::<Vec<_>>().join(" ")));
+        }
+        all.retain(|line| line.contains("sigil "));
+        all
+    }
+
     #[test]
-    fn what_pages_tell_to_type_exists() {
-        let command = super::super::command();
-        let verbs: Vec<&str> = command.get_subcommands().map(clap::Command::get_name).collect();
+    fn what_pages_tell_to_type_can_be_typed() {
+        let mut seen = 0;
         for page in PAGES {
-            for after in page.text.split("sigil ").skip(1) {
-                let verb: String = after.chars().take_while(char::is_ascii_lowercase).collect();
-                let typed =
-                    page.text.contains(&format!("`sigil {verb}")) || page.text.contains(&format!("\nsigil {verb}"));
-                assert!(!typed || verb.is_empty() || verbs.contains(&verb.as_str()), "sigil {verb} in {}", page.topic);
+            for line in typed(page.text) {
+                // what stands before it, behind it, or is left to the reader
+                let line = line.split(" #").next().unwrap_or_default();
+                let command = line.split(" | ").find(|part| part.starts_with("sigil ")).unwrap_or_default();
+                let command = command.split(" < ").next().unwrap_or_default();
+                let command = command.split(" > ").next().unwrap_or_default().trim_end_matches(" &");
+                if command.is_empty() || command.contains('…') || command.contains('[') {
+                    continue;
+                }
+                let words = shell_words::split(command).unwrap_or_else(|e| panic!("{command}: {e}"));
+                use clap::error::ErrorKind as Kind;
+                match super::super::command().try_get_matches_from(&words) {
+                    Ok(_) => seen += 1,
+                    // the name of a verb alone, in running text
+                    Err(e) if matches!(e.kind(), Kind::DisplayHelp | Kind::DisplayVersion) => {}
+                    Err(e)
+                        if words.len() <= 3
+                            && matches!(
+                                e.kind(),
+                                Kind::MissingRequiredArgument
+                                    | Kind::DisplayHelpOnMissingArgumentOrSubcommand
+                                    | Kind::MissingSubcommand
+                            ) => {}
+                    Err(e) => panic!("{} says: {command}\n{e}", page.topic),
+                }
             }
         }
+        assert!(seen > 100, "{seen} commands were found");
     }
 
     #[test]
@@ -249,6 +335,20 @@ mod tests {
             Err((NOT_FOUND, "did you mean 'secrets', 'secret-exposure' or 'hard-coded-secrets'?".to_owned()))
         );
         assert_eq!(said("scan#path-traversel"), Err((NOT_FOUND, "did you mean 'path-traversal'?".to_owned())));
+    }
+
+    #[test]
+    fn words_are_found_where_they_are_said() {
+        let topics = |words: &str| search(words).into_iter().map(|f| f.topic).collect::<Vec<_>>();
+        assert_eq!(topics("disk full")[0], "trouble#the-disk-is-full");
+        assert!(topics("PROXY").iter().any(|topic| topic.starts_with("air-gap")), "{:?}", topics("PROXY"));
+        assert!(topics("webhook").contains(&"follow#being-told".to_owned()));
+        assert_eq!(topics("zebra"), [""; 0]);
+        assert_eq!(topics("  "), [""; 0]);
+        // each can be asked for
+        for topic in topics("sigil") {
+            assert!(find(&topic).is_ok(), "{topic}");
+        }
     }
 
     #[test]
