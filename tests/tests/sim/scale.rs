@@ -17,7 +17,8 @@ const REPLICAS: u32 = 3;
 /// The bars, release build.
 const PASS: Duration = Duration::from_millis(50);
 const VISIBLE: Duration = Duration::from_millis(200);
-const MEMORY_MIB: u64 = 300;
+/// 300 MB beyond what this process took before the agent began.
+const MEMORY_MIB: u64 = 286;
 /// Freed memory is given back within this.
 const SETTLES: Duration = Duration::from_secs(20);
 const FACTOR: u32 = if cfg!(debug_assertions) { 4 } else { 1 };
@@ -162,9 +163,10 @@ async fn a_thousand_deployments_with_three_thousand_replicas() {
     for number in 0..CHANGES {
         let name = format!("d{:04}", number * 37);
         let running = world.running(&name);
-        let began = Instant::now();
+        let (began, restarts) = (Instant::now(), console.rows[&name].restarts);
         world.fake.crash(&running[0].0, 1, false);
-        console.until(&name, |d| d.ready < REPLICAS).await;
+        // on a busy machine it may be back before a screen is drawn: then that it was started again is what shows it
+        console.until(&name, |d| d.ready < REPLICAS || d.restarts > restarts).await;
         crashes.push(began.elapsed());
         console.until(&name, |d| d.ready == REPLICAS).await;
 
@@ -180,7 +182,7 @@ async fn a_thousand_deployments_with_three_thousand_replicas() {
     // what was freed goes back to the system within some seconds (jemalloc's decay), not at once
     let (used, deadline) = (memory(), Instant::now() + SETTLES);
     let mut least = used;
-    while least >= MEMORY_MIB && Instant::now() < deadline {
+    while least >= before + MEMORY_MIB && Instant::now() < deadline {
         tokio::time::sleep(Duration::from_millis(250)).await;
         least = least.min(memory());
     }
@@ -195,7 +197,7 @@ async fn a_thousand_deployments_with_three_thousand_replicas() {
     assert!(pass < PASS * FACTOR, "a pass takes {pass:?}");
     assert!(crash < VISIBLE * FACTOR, "a crash is seen after {crash:?}");
     assert!(change < VISIBLE * FACTOR, "a change is seen after {change:?}");
-    assert!(least < MEMORY_MIB, "{used} MiB, and never less than {least}");
+    assert!(least < before + MEMORY_MIB, "{used} MiB, never less than {least}, and {before} before the agent began");
     agent.crash().await;
 }
 
