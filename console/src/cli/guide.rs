@@ -277,49 +277,50 @@ mod tests {
         assert!(rules.iter().filter(|rule| !rule.tests.is_empty()).count() >= 3, "{rules:?}");
     }
 
-    /// What pages tell to type: lines of code, and what stands in backquotes.
-    fn typed(text: &str) -> Vec<String> {
+    /// What pages tell to type: lines of code (true), and what stands in backquotes, where a verb or a flag may be named alone.
+    fn typed(text: &str) -> Vec<(String, bool)> {
         let mut all = Vec::new();
         for (n, part) in text.split("```").enumerate() {
+            let code = n % 2 == 1;
             let found: Vec<&str> =
-                if n % 2 == 1 { part.lines().collect() } else { part.split('`').skip(1).step_by(2).collect() };
-            all.extend(found.iter().map(|line| line.split_whitespace().collect::<Vec<_>>().join(" ")));
+                if code { part.lines().collect() } else { part.split('`').skip(1).step_by(2).collect() };
+            all.extend(found.iter().map(|line| (line.split_whitespace().collect::<Vec<_>>().join(" "), code)));
         }
-        all.retain(|line| line.contains("sigil "));
+        all.retain(|(line, _)| line.contains("sigil "));
         all
     }
 
     #[test]
     fn what_pages_tell_to_type_can_be_typed() {
-        let mut seen = 0;
+        use clap::error::ErrorKind as Kind;
+        let (mut seen, mut wrong) = (0, Vec::new());
         for page in PAGES {
-            for line in typed(page.text) {
-                // what stands before it, behind it, or is left to the reader
+            for (line, code) in typed(page.text) {
+                // what stands before it and behind it
                 let line = line.split(" #").next().unwrap_or_default();
                 let command = line.split(" | ").find(|part| part.starts_with("sigil ")).unwrap_or_default();
                 let command = command.split(" < ").next().unwrap_or_default();
                 let command = command.split(" > ").next().unwrap_or_default().trim_end_matches(" &");
+                // what is left to the reader
                 if command.is_empty() || command.contains('…') || command.contains('[') {
                     continue;
                 }
                 let words = shell_words::split(command).unwrap_or_else(|e| panic!("{command}: {e}"));
-                use clap::error::ErrorKind as Kind;
                 match super::super::command().try_get_matches_from(&words) {
                     Ok(_) => seen += 1,
-                    // the name of a verb alone, in running text
-                    Err(e) if matches!(e.kind(), Kind::DisplayHelp | Kind::DisplayVersion) => {}
-                    Err(e)
-                        if words.len() <= 3
-                            && matches!(
-                                e.kind(),
-                                Kind::MissingRequiredArgument
-                                    | Kind::DisplayHelpOnMissingArgumentOrSubcommand
-                                    | Kind::MissingSubcommand
-                            ) => {}
-                    Err(e) => panic!("{} says: {command}\n{e}", page.topic),
+                    Err(e) => match e.kind() {
+                        Kind::DisplayHelp | Kind::DisplayVersion => {}
+                        Kind::MissingRequiredArgument
+                        | Kind::DisplayHelpOnMissingArgumentOrSubcommand
+                        | Kind::MissingSubcommand
+                        | Kind::ValueValidation
+                            if !code => {}
+                        _ => wrong.push(format!("{}: {command}\n{e}", page.topic)),
+                    },
                 }
             }
         }
+        assert!(wrong.is_empty(), "{}", wrong.join("\n"));
         assert!(seen > 100, "{seen} commands were found");
     }
 
