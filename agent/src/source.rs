@@ -261,6 +261,18 @@ impl Sources {
         self.uploads.begin(label, size, config.sources.max_bytes)
     }
 
+    fn job(&self, config: Arc<AgentConfig>, out: mpsc::Sender<String>, cancel: &CancellationToken) -> Job<'_> {
+        Job {
+            config,
+            secrets: &self.secrets,
+            cache: &self.cache,
+            data_dir: &self.data_dir,
+            out,
+            cancel: cancel.child_token(),
+            used: Mutex::default(),
+        }
+    }
+
     /// Fetches; progress lines go to `out`. `upload_id` (`sha256:…`) is needed for a folder. A source that was fetched
     /// before is answered from the cache: packages and branches are resolved again, their content is not loaded again.
     ///
@@ -276,15 +288,7 @@ impl Sources {
         let config = self.config.borrow().clone();
         allowed(&config, source.kind())?;
         let longest = Duration::from_secs(config.sources.timeout_seconds.max(1));
-        let job = Job {
-            config,
-            secrets: &self.secrets,
-            cache: &self.cache,
-            data_dir: &self.data_dir,
-            out,
-            cancel: cancel.child_token(),
-            used: Mutex::default(),
-        };
+        let job = self.job(config, out, &cancel);
         let _ends_with_us = job.cancel.clone().drop_guard();
         let work = async {
             let _turn = self.turns.acquire().await.map_err(|_| SourceError::Cancelled)?;
@@ -320,15 +324,7 @@ impl Sources {
         allowed(&config, source.kind())?;
         let longest = Duration::from_secs(config.sources.timeout_seconds.max(1));
         let (out, _unheard) = mpsc::channel(16);
-        let job = Job {
-            config,
-            secrets: &self.secrets,
-            cache: &self.cache,
-            data_dir: &self.data_dir,
-            out,
-            cancel: cancel.child_token(),
-            used: Mutex::default(),
-        };
+        let job = self.job(config, out, &cancel);
         let _ends_with_us = job.cancel.clone().drop_guard();
         let Source::Git { scheme, url, reference, .. } = source else {
             let what = "only git repositories have something newer";

@@ -2,6 +2,7 @@
 //! audit log says so, once a minute for each deployment and reason at most.
 
 use std::collections::HashMap;
+use std::net::IpAddr;
 use std::num::NonZeroU32;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -20,8 +21,10 @@ use super::{REMEMBERED, SECRET, Shared, followed};
 use crate::audit::by_agent;
 use crate::secrets::Scope;
 
-/// Pushes of a deployment a minute.
+/// Pushes of a deployment a minute, from one address: who floods it with forged ones does not hold up its forge.
 const A_MINUTE: NonZeroU32 = per_minute(60);
+/// Addresses whose pushes are counted.
+const ADDRESSES: usize = 4096;
 /// Requests about deployments that are none, or do not listen, a minute, together.
 const STRAYS_A_MINUTE: NonZeroU32 = per_minute(120);
 const fn per_minute(count: u32) -> NonZeroU32 {
@@ -44,7 +47,7 @@ pub struct Hook {
     /// Its body, whole.
     pub body: bytes::Bytes,
     /// Where it came from.
-    pub from: std::net::IpAddr,
+    pub from: IpAddr,
 }
 
 /// What is answered: a sentence, for the forge's page of deliveries.
@@ -71,7 +74,7 @@ struct Recorded {
 
 #[derive(Debug)]
 pub(super) struct Limits {
-    all: Mutex<HashMap<DeploymentId, Arc<DefaultDirectRateLimiter>>>,
+    all: Mutex<HashMap<(DeploymentId, IpAddr), Arc<DefaultDirectRateLimiter>>>,
     strays: DefaultDirectRateLimiter,
     recorded: Mutex<HashMap<(Option<DeploymentId>, &'static str), Recorded>>,
 }
@@ -84,9 +87,13 @@ impl Default for Limits {
 }
 
 impl Limits {
-    fn of(&self, id: DeploymentId) -> Arc<DefaultDirectRateLimiter> {
+    fn of(&self, id: DeploymentId, from: IpAddr) -> Arc<DefaultDirectRateLimiter> {
         let mut all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
-        all.entry(id).or_insert_with(|| Arc::new(RateLimiter::direct(Quota::per_minute(A_MINUTE)))).clone()
+        if all.len() >= ADDRESSES {
+            // a limit that begins anew is better than memory without one
+            all.clear();
+        }
+        all.entry((id, from)).or_insert_with(|| Arc::new(RateLimiter::direct(Quota::per_minute(A_MINUTE)))).clone()
     }
 
     /// Whether a refusal is recorded now; how many were not before it.
@@ -134,7 +141,7 @@ impl Shared {
             return Answer::new(StatusCode::NOT_FOUND, "nothing of that name listens");
         };
         let id = deployment.id;
-        if self.limits.of(id).check().is_err() {
+        if self.limits.of(id, hook.from).check().is_err() {
             self.refused(Some(&deployment), &hook, "flood").await;
             return Answer::new(StatusCode::TOO_MANY_REQUESTS, "too many pushes; what is newest is looked at anyway");
         }

@@ -128,12 +128,16 @@ impl Lab {
     }
 
     async fn send(&self, name: &str, body: &str, secret: &str) -> Answer {
+        self.send_from([192, 0, 2, 1], name, body, secret).await
+    }
+
+    async fn send_from(&self, from: [u8; 4], name: &str, body: &str, secret: &str) -> Answer {
         let tag = hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, secret.as_bytes()), body.as_bytes());
         let mut headers = HeaderMap::new();
         headers.insert("x-hub-signature-256", format!("sha256={}", hex::encode(tag)).parse().unwrap());
         headers.insert("x-github-event", "push".parse().unwrap());
         let (name, body) = (name.to_owned(), bytes::Bytes::copy_from_slice(body.as_bytes()));
-        self.followers.hook(Hook { name, headers, body, from: [192, 0, 2, 1].into() }).await
+        self.followers.hook(Hook { name, headers, body, from: from.into() }).await
     }
 
     /// Why pushes were refused, as the audit log has it.
@@ -212,6 +216,9 @@ async fn a_storm_of_pushes_makes_one_deploy_of_the_newest_and_what_is_not_ours_n
         answers.push(lab.send("clock", &format!("{{\"n\":{n}}}"), "wrong").await.status);
     }
     assert!(answers.contains(&StatusCode::TOO_MANY_REQUESTS));
+    // and the forge, which is somewhere else, is heard all the same
+    let heard = lab.send_from([192, 0, 2, 9], "clock", &lab.push("3", "side", "server.py"), &lab.secret).await;
+    assert_eq!(heard.status, StatusCode::OK, "{heard:?}");
     let mut refused = lab.refused();
     refused.sort();
     assert_eq!(refused, ["flood", "replay", "repository", "signature", "unknown"]);

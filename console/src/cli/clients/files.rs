@@ -20,7 +20,7 @@ const SIZE_MAX: u64 = 64 << 20;
 const BACKUPS: usize = 10;
 
 /// The lock; it ends with this.
-pub struct Held(#[allow(dead_code)] File);
+pub struct Held(#[allow(dead_code, reason = "held, not read")] File);
 
 impl Held {
     /// Waits for the lock.
