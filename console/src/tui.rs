@@ -41,6 +41,9 @@ const FRAME: Duration = Duration::from_millis(100);
 /// The same with `--slow`.
 const SLOW: Duration = Duration::from_millis(500);
 
+/// Log lines that are taken in before the next key is looked for.
+const LINES: usize = 4_000;
+
 /// How the console looks and behaves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Options {
@@ -125,8 +128,12 @@ async fn screens(port: Port, options: Options, terminal: &mut Terminal) -> anyho
             event = events.recv(), if linked => match event {
                 Some(event) => {
                     happened.push(Event::Link(event));
-                    while happened.len() < DEPTH && let Ok(event) = events.try_recv() {
-                        happened.push(Event::Link(event));
+                    // Not so many lines that a key would have to wait for them.
+                    let mut lines = lines_of(&happened[0]);
+                    while lines < LINES && happened.len() < DEPTH && let Ok(event) = events.try_recv() {
+                        let event = Event::Link(event);
+                        lines += lines_of(&event);
+                        happened.push(event);
                     }
                 }
                 None => linked = false,
@@ -134,6 +141,8 @@ async fn screens(port: Port, options: Options, terminal: &mut Terminal) -> anyho
             Some((text, bad)) = telling.recv() => happened.push(Event::Told(text, bad)),
             _ = second.tick() => happened.push(Event::Tick(Timestamp::now())),
             () = tokio::time::sleep_until(due), if model.dirty => {}
+            // Nobody waits for anything: some more of a long search.
+            () = std::future::ready(()), if model.is_working() => happened.push(Event::Work),
         }
         for event in happened {
             model.now = Timestamp::now();
@@ -145,6 +154,17 @@ async fn screens(port: Port, options: Options, terminal: &mut Terminal) -> anyho
                         terminal.suspend()?;
                         let size = resized(terminal);
                         update(&mut model, size);
+                    }
+                    Effect::Page(text) => {
+                        // Nothing else may read keys meanwhile.
+                        drop(keys);
+                        let said = terminal.page(text).await;
+                        keys = crossterm::event::EventStream::new();
+                        let size = resized(terminal);
+                        update(&mut model, size);
+                        if let Err(e) = said {
+                            update::tell(&mut model, format!("the pager did not run: {e}"), true);
+                        }
                     }
                     Effect::Ask(request) => {
                         // Never awaited: a link that does not take wishes must not hold up a key.
@@ -168,6 +188,13 @@ async fn screens(port: Port, options: Options, terminal: &mut Terminal) -> anyho
                 }
             }
         }
+    }
+}
+
+fn lines_of(event: &Event) -> usize {
+    match event {
+        Event::Link(LinkEvent::Logs { batch, .. }) => batch.lines.len(),
+        _ => 0,
     }
 }
 

@@ -228,7 +228,7 @@ impl Plain {
                 self.model.table.sort = sort;
                 self.list()?;
             }
-            Command::Filter(_) | Command::Save(_) => say("that needs the screen; 'sigil logs --grep' does it")?,
+            Command::Filter(_) | Command::Save(_) | Command::Page => say("that needs the screen; 'sigil logs --grep' does it")?,
         }
         Ok(Some(asked))
     }

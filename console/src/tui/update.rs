@@ -31,6 +31,8 @@ pub enum Event {
     Link(LinkEvent),
     /// Time passes; about once a second.
     Tick(Timestamp),
+    /// Nothing else happens: time for what takes long.
+    Work,
     /// An effect of the console's own has ended: what to tell, and whether it failed.
     Told(String, bool),
 }
@@ -56,6 +58,8 @@ pub enum Effect {
         /// How many lines that is, to tell.
         lines: usize,
     },
+    /// Show a text in the person's pager, and come back.
+    Page(Vec<u8>),
     /// Give the terminal back to the shell until `fg`.
     Suspend,
     /// Draw everything anew.
@@ -78,6 +82,10 @@ pub fn update(model: &mut Model, event: Event) -> Vec<Effect> {
         }
         Event::Told(text, bad) => {
             tell(model, text, bad);
+            Vec::new()
+        }
+        Event::Work => {
+            logs::work(model);
             Vec::new()
         }
         Event::Link(event) => link(model, event),
@@ -292,7 +300,8 @@ fn focused(model: &mut Model, key: KeyEvent) -> Vec<Effect> {
         }
         KeyCode::Char('/') if model.screen() != Screen::Detail => {
             let filter = match model.screen() {
-                Screen::Logs => model.logs.as_ref().and_then(|l| l.buffer.filter().map(|f| f.text.clone())),
+                // one more beside those that there are
+                Screen::Logs => None,
                 Screen::Table => model.table.filter.as_ref().map(|f| f.text.clone()),
                 _ => model.sheet().and_then(|s| s.filter.as_ref().map(|f| f.text.clone())),
             };
@@ -329,14 +338,12 @@ fn back(model: &mut Model, code: KeyCode) -> Vec<Effect> {
             model.table.filter = None;
             table::keep_cursor(model);
         }
-        Screen::Logs if undo && model.logs.as_ref().is_some_and(|l| l.search.is_some()) => {
+        Screen::Logs if undo && model.logs.as_ref().is_some_and(|l| l.buffer.search().is_some()) => {
             if let Some(logs) = &mut model.logs {
-                logs.search = None;
+                logs.buffer.set_search(None);
             }
         }
-        Screen::Logs if undo && model.logs.as_ref().is_some_and(|l| l.buffer.filter().is_some()) => {
-            logs::set_filter(model, None);
-        }
+        Screen::Logs if undo && logs::pop_chip(model).is_some() => {}
         screen if undo && model.sheet().is_some_and(|s| s.filter.is_some()) => {
             if let Some(sheet) = model.sheets.get_mut(&screen) {
                 sheet.filter = None;
