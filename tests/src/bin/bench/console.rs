@@ -1,6 +1,7 @@
 //! The console on a terminal: how soon it is there, how soon it answers a key, what it writes and what it costs. The agents
 //! are doubles in this process: their figures and their lines are what is wanted, and of a real one only twenty would fit here.
 
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use sigil_tests::binary;
@@ -30,8 +31,9 @@ pub fn run(options: &Options, section: &mut Section) -> anyhow::Result<()> {
 }
 
 /// A console on one agent, once its table is there.
-fn console(dir: &std::path::Path, double: &Double, args: &[&str], size: (u16, u16)) -> Screen {
+fn console(dir: &Path, double: &Double, args: &[&str], size: (u16, u16)) -> Screen {
     let home = dir.join("home");
+    std::fs::create_dir_all(&home).expect("a home");
     let (home, address) = (home.to_string_lossy().into_owned(), double.address());
     let env = [
         ("HOME", home.as_str()),
@@ -52,7 +54,7 @@ fn p95(values: Vec<f64>) -> Sample {
     Sample { median: percentile(&mut sorted, 0.95), ..Sample::of(values).unwrap_or_else(|_| Sample::one(f64::NAN)) }
 }
 
-fn starts(section: &mut Section, dir: &std::path::Path) -> anyhow::Result<()> {
+fn starts(section: &mut Section, dir: &Path) -> anyhow::Result<()> {
     let double = Double::listen(dir, "start", 20)?;
     let mut took = Vec::new();
     for _ in 0..STARTS {
@@ -64,7 +66,7 @@ fn starts(section: &mut Section, dir: &std::path::Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn keys(section: &mut Section, dir: &std::path::Path) -> anyhow::Result<()> {
+fn keys(section: &mut Section, dir: &Path) -> anyhow::Result<()> {
     let double = Double::listen(dir, "keys", 20)?;
     let mut screen = console(dir, &double, &[], (120, 40));
     shown(&screen);
@@ -120,7 +122,7 @@ fn keys(section: &mut Section, dir: &std::path::Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn idle(section: &mut Section, dir: &std::path::Path) -> anyhow::Result<()> {
+fn idle(section: &mut Section, dir: &Path) -> anyhow::Result<()> {
     let double = Double::listen(dir, "idle", 20)?;
     let screen = console(dir, &double, &[], (120, 40));
     shown(&screen);
@@ -137,7 +139,7 @@ fn idle(section: &mut Section, dir: &std::path::Path) -> anyhow::Result<()> {
 }
 
 /// CPU of a frame: from the outside, a key that moves the cursor in a long table, with all that belongs to it.
-fn drawing(section: &mut Section, dir: &std::path::Path) -> anyhow::Result<()> {
+fn drawing(section: &mut Section, dir: &Path) -> anyhow::Result<()> {
     const PRESSED: usize = 600;
     let double = Double::listen(dir, "draw", 500)?;
     let mut screen = console(dir, &double, &[], (200, 50));
@@ -155,7 +157,7 @@ fn drawing(section: &mut Section, dir: &std::path::Path) -> anyhow::Result<()> {
 }
 
 /// Lines through the link into the buffer: more than the buffer alone is asked to take.
-fn lines(section: &mut Section, dir: &std::path::Path) -> anyhow::Result<()> {
+fn lines(section: &mut Section, dir: &Path) -> anyhow::Result<()> {
     const LINES: u64 = 1_000_000;
     let double = Double::listen(dir, "lines", 4)?;
     let mut screen = console(dir, &double, &[], (120, 40));
@@ -177,7 +179,7 @@ fn lines(section: &mut Section, dir: &std::path::Path) -> anyhow::Result<()> {
 }
 
 /// A pattern over a million lines.
-fn search(section: &mut Section, dir: &std::path::Path) -> anyhow::Result<()> {
+fn search(section: &mut Section, dir: &Path) -> anyhow::Result<()> {
     const LINES: u64 = 1_000_000;
     let double = Double::listen(dir, "million", 4)?;
     let mut screen = console(dir, &double, &[], (120, 40));
