@@ -51,6 +51,9 @@ const FRAME: Duration = Duration::from_millis(100);
 /// The same with `--slow`.
 const SLOW: Duration = Duration::from_millis(500);
 
+/// Log lines that are taken in before the next key is looked for.
+const LINES: usize = 4_000;
+
 /// How the console looks and behaves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Options {
@@ -204,8 +207,14 @@ async fn screens(
             },
             event = events.next(), if linked => match event {
                 Some((host, event)) => {
+                    // Not so many lines that a key would have to wait for them.
+                    let mut lines = lines_of(&event);
                     happened.push(Event::From(host, event));
-                    while happened.len() < DEPTH && let Some(Some((host, event))) = events.next().now_or_never() {
+                    while lines < LINES
+                        && happened.len() < DEPTH
+                        && let Some(Some((host, event))) = events.next().now_or_never()
+                    {
+                        lines += lines_of(&event);
                         happened.push(Event::From(host, event));
                     }
                 }
@@ -216,6 +225,8 @@ async fn screens(
             _ = second.tick() => happened.push(Event::Tick(Timestamp::now())),
             () = tokio::time::sleep_until(merged.unwrap_or(due)), if merged.is_some() => happened.push(Event::Flush),
             () = tokio::time::sleep_until(due), if model.dirty => {}
+            // Nobody waits for anything: some more of a long search.
+            () = std::future::ready(()), if model.is_working() => happened.push(Event::Work),
         }
         let mut effects = std::mem::take(&mut begun);
         for event in happened {
@@ -238,6 +249,17 @@ async fn screens(
                 Effect::Ask(request) => {
                     for (host, request) in fleet::route(&model, request) {
                         ask(&mut model, &requests, host, request);
+                    }
+                }
+                Effect::Page(text) => {
+                    // Nothing else may read keys meanwhile.
+                    drop(keys);
+                    let said = terminal.page(text).await;
+                    keys = crossterm::event::EventStream::new();
+                    let size = resized(terminal);
+                    update(&mut model, size);
+                    if let Err(e) = said {
+                        update::tell(&mut model, format!("the pager did not run: {e}"), true);
                     }
                 }
                 Effect::Only(host, request) => {
@@ -277,6 +299,13 @@ async fn changed(followed: &mut Option<settings::Followed>) -> Option<sigil_conf
     match followed {
         Some(followed) => followed.read.recv().await,
         None => std::future::pending().await,
+    }
+}
+
+fn lines_of(event: &LinkEvent) -> usize {
+    match event {
+        LinkEvent::Logs { batch, .. } => batch.lines.len(),
+        _ => 0,
     }
 }
 

@@ -2,8 +2,10 @@
 //! beside it, and predicates with deadlines.
 
 pub mod clients;
+pub mod double;
 pub mod engine;
 pub mod kills;
+pub mod screen;
 pub mod soak;
 
 use std::path::{Path, PathBuf};

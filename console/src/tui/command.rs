@@ -18,6 +18,7 @@ pub enum Command {
     Rollback(String, u32),
     Remove(String),
     Save(Option<String>),
+    Page,
     Filter(String),
     Sort(Sort),
     History,
@@ -47,7 +48,7 @@ impl Command {
 }
 
 /// Verb, arguments, what it does. `NAME` is completed with deployments.
-pub const VERBS: [(&str, &str, &str); 24] = [
+pub const VERBS: [(&str, &str, &str); 25] = [
     ("overview", "", "the agent, and what is wrong"),
     ("ls", "", "deployments"),
     ("get", "NAME", "one deployment"),
@@ -64,6 +65,7 @@ pub const VERBS: [(&str, &str, &str); 24] = [
     ("rollback", "NAME [RELEASE]", "back to a release"),
     ("rm", "NAME", "remove containers and record"),
     ("save", "[FILE]", "write the shown lines to a file"),
+    ("pager", "", "the shown lines in $PAGER"),
     ("filter", "[REGEX]", "show what matches, '!' negates"),
     ("sort", "COLUMN", "order of the table"),
     ("history", "", "what was done here, as command lines"),
@@ -107,6 +109,7 @@ pub fn parse(text: &str, subject: Option<&str>) -> Result<Command, String> {
             Command::Rollback(name, words.next().map_or(Ok(0), |n| number(n, verb))?)
         }
         "save" => Command::Save((!rest.is_empty()).then(|| rest.to_owned())),
+        "pager" => Command::Page,
         "filter" => Command::Filter(rest.to_owned()),
         "sort" => {
             let sort = Sort::ALL.iter().find(|(_, _, word)| *word == rest);

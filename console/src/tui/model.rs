@@ -161,7 +161,7 @@ pub struct Logs {
     pub follow: bool,
     /// The number of the entry at the top of the screen, and the row within it, when not following.
     pub top: (u64, usize),
-    /// The entry that a jump went to.
+    /// The entry that one is at, when not following.
     pub current: Option<u64>,
     /// Long lines go on in the next row.
     pub wrap: bool,
@@ -173,8 +173,8 @@ pub struct Logs {
     pub since: usize,
     /// Only replicas that are gone.
     pub previous: bool,
-    /// What is highlighted.
-    pub search: Option<Pattern>,
+    /// Errors over time are shown above the lines.
+    pub strip: bool,
     /// The stream broke; why.
     pub lost: Option<String>,
     /// It ended for good.
@@ -200,7 +200,7 @@ impl Logs {
             time: TimeMode::Off,
             since: 0,
             previous: false,
-            search: None,
+            strip: false,
             lost: None,
             ended: None,
             out: BTreeSet::new(),
@@ -518,6 +518,11 @@ impl Model {
     /// What was asked of a deployment and is under way.
     pub fn asked_of(&self, name: &str) -> Option<&Asked> {
         self.asked.values().rev().find(|a| a.name == name)
+    }
+
+    /// Whether something goes on that takes long and is done in slices.
+    pub fn is_working(&self) -> bool {
+        self.logs.as_ref().is_some_and(|l| l.buffer.is_working())
     }
 
     /// How old what is shown is, once the link is down.

@@ -322,7 +322,7 @@ impl Plain {
             }
             Command::History => self.model.done.iter().try_for_each(|(_, line)| say(line))?,
             Command::Config => super::settings::report(&self.model).iter().try_for_each(|line| say(line))?,
-            Command::Filter(_) | Command::Save(_) | Command::Theme(_) | Command::Tour => {
+            Command::Filter(_) | Command::Save(_) | Command::Page | Command::Theme(_) | Command::Tour => {
                 say("that needs the screen; 'sigil logs --grep' does it")?
             }
         }

@@ -80,6 +80,35 @@ impl Terminal {
         self.enter()
     }
 
+    /// Gives the terminal to the person's pager with a text, until they leave it.
+    pub async fn page(&mut self, text: Vec<u8>) -> io::Result<()> {
+        use tokio::io::AsyncWriteExt as _;
+        let pager =
+            std::env::var("PAGER").ok().filter(|p| !p.trim().is_empty()).unwrap_or_else(|| "less -R".to_owned());
+        give_back();
+        let ran = async {
+            // As every program does it: the variable may hold arguments.
+            let mut child = shell(&pager).stdin(Stdio::piped()).spawn()?;
+            if let Some(mut stdin) = child.stdin.take() {
+                // A pager that is left before its end takes no more: not an error.
+                let _ = stdin.write_all(&text).await;
+            }
+            // Ctrl-C is for the pager: without somebody who listens it would end us, too.
+            loop {
+                tokio::select! {
+                    status = child.wait() => break status,
+                    _ = tokio::signal::ctrl_c() => {}
+                }
+            }
+        };
+        let status = ran.await;
+        self.enter()?;
+        match status? {
+            status if status.success() => Ok(()),
+            status => Err(io::Error::other(format!("'{pager}' ended with {status}; set PAGER"))),
+        }
+    }
+
     /// The size in columns and rows.
     pub fn size(&self) -> (u16, u16) {
         terminal::size().unwrap_or((80, 24))
@@ -147,6 +176,14 @@ impl Drop for Terminal {
     fn drop(&mut self) {
         give_back();
     }
+}
+
+/// A command of the person's own, as their shell would run it.
+fn shell(command: &str) -> tokio::process::Command {
+    let (name, flag) = if cfg!(windows) { ("cmd", "/C") } else { ("sh", "-c") };
+    let mut shell = tokio::process::Command::new(name);
+    shell.arg(flag).arg(command);
+    shell
 }
 
 /// What to write, what is shown then, and where the cursor is.

@@ -41,6 +41,8 @@ pub enum Event {
     Flush,
     /// Time passes; about once a second.
     Tick(Timestamp),
+    /// Nothing else happens: time for what takes long.
+    Work,
     /// An effect of the console's own has ended: what to tell, and whether it failed.
     Told(String, bool),
 }
@@ -70,6 +72,8 @@ pub enum Effect {
     },
     /// The wheel scrolls from now on, or the terminal selects again.
     Mouse(bool),
+    /// Show a text in the person's pager, and come back.
+    Page(Vec<u8>),
     /// Give the terminal back to the shell until `fg`.
     Suspend,
     /// Draw everything anew.
@@ -115,6 +119,10 @@ pub fn update(model: &mut Model, event: Event) -> Vec<Effect> {
         Event::Config(read) => super::settings::take(model, *read, false),
         Event::Flush => {
             flush(model);
+            Vec::new()
+        }
+        Event::Work => {
+            logs::work(model);
             Vec::new()
         }
         Event::Paste(text) => {
@@ -389,7 +397,8 @@ fn focused(model: &mut Model, key: KeyEvent) -> Vec<Effect> {
         }
         KeyCode::Char('/') if model.screen() != Screen::Detail => {
             let filter = match model.screen() {
-                Screen::Logs => model.logs.as_ref().and_then(|l| l.buffer.filter().map(|f| f.text.clone())),
+                // one more beside those that there are
+                Screen::Logs => None,
                 Screen::Table => model.table.filter.as_ref().map(|f| f.text.clone()),
                 _ => model.sheet().and_then(|s| s.filter.as_ref().map(|f| f.text.clone())),
             };
@@ -397,7 +406,8 @@ fn focused(model: &mut Model, key: KeyEvent) -> Vec<Effect> {
             return Vec::new();
         }
         KeyCode::Char('q') if model.screens.len() == 1 => return actions::interrupt(model),
-        KeyCode::Char('H') => {
+        // In a log it is the strip of errors.
+        KeyCode::Char('H') if model.screen() != Screen::Logs => {
             actions::history(model);
             return Vec::new();
         }
@@ -442,14 +452,12 @@ fn back(model: &mut Model, code: KeyCode) -> Vec<Effect> {
             model.table.filter = None;
             table::keep_cursor(model);
         }
-        Screen::Logs if undo && model.logs.as_ref().is_some_and(|l| l.search.is_some()) => {
+        Screen::Logs if undo && model.logs.as_ref().is_some_and(|l| l.buffer.search().is_some()) => {
             if let Some(logs) = &mut model.logs {
-                logs.search = None;
+                logs.buffer.set_search(None);
             }
         }
-        Screen::Logs if undo && model.logs.as_ref().is_some_and(|l| l.buffer.filter().is_some()) => {
-            logs::set_filter(model, None);
-        }
+        Screen::Logs if undo && logs::pop_chip(model).is_some() => {}
         screen if undo && model.sheet().is_some_and(|s| s.filter.is_some()) => {
             if let Some(sheet) = model.sheets.get_mut(&screen) {
                 sheet.filter = None;

@@ -393,6 +393,7 @@ pub fn run(model: &mut Model, mut command: Command) -> Vec<Effect> {
         Command::Scale(name, replicas) => return scale(model, name, replicas),
         Command::Rollback(name, release) => rollback(model, name, release),
         Command::Save(path) => return super::logs::save(model, path),
+        Command::Page => return super::logs::page_out(model),
         Command::Filter(text) => {
             if let Err(problem) = super::overlay::filter(model, &text) {
                 tell(model, problem, true);

@@ -112,14 +112,26 @@ fn typed(model: &mut Model, mut input: Input, key: KeyEvent) -> Vec<Effect> {
     let control = key.modifiers.contains(KeyModifiers::CONTROL);
     let byte = |input: &Input, at: usize| input.text.char_indices().nth(at).map_or(input.text.len(), |(i, _)| i);
     let len = input.text.chars().count();
+    let chips = input.purpose == Purpose::Filter && model.screen() == Screen::Logs;
     match (key.code, control) {
         (KeyCode::Esc, _) => {
             if let Some(before) = model.preview.take() {
                 model.theme.palette = before;
             }
+            if chips {
+                logs::drop_typed(model);
+            }
             return Vec::new();
         }
         (KeyCode::Enter, _) => return entered(model, input),
+        // the one before comes back to be changed
+        (KeyCode::Backspace, _) if len == 0 && chips => match logs::pop_chip(model) {
+            Some(text) => {
+                input.at = text.chars().count();
+                input.text = text;
+            }
+            None => return Vec::new(),
+        },
         (KeyCode::Left, _) => input.at = input.at.saturating_sub(1),
         (KeyCode::Right, _) => input.at = (input.at + 1).min(len),
         (KeyCode::Home, _) | (KeyCode::Char('a'), true) => input.at = 0,
@@ -197,6 +209,7 @@ fn changed(model: &mut Model, mut input: Input) {
         preview(model, &input.text);
     }
     input.problem = match input.purpose {
+        Purpose::Filter if model.screen() == Screen::Logs => logs::type_chip(model, &input.text).err(),
         Purpose::Filter => filter(model, &input.text).err(),
         Purpose::Search => search(model, &input.text).err(),
         _ => None,
@@ -212,10 +225,11 @@ pub fn suggestions(model: &Model, input: &Input) -> Vec<String> {
 
 /// Sets the filter of the screen on top.
 pub fn filter(model: &mut Model, text: &str) -> Result<(), String> {
-    let pattern = Pattern::parse(text)?;
     if model.screen() == Screen::Logs {
-        logs::set_filter(model, pattern);
-    } else if model.screen().is_sheet() {
+        return logs::add_chip(model, text);
+    }
+    let pattern = Pattern::parse(text)?;
+    if model.screen().is_sheet() {
         sheet::filter(model, pattern);
     } else {
         model.table.filter = pattern;
@@ -227,7 +241,7 @@ pub fn filter(model: &mut Model, text: &str) -> Result<(), String> {
 fn search(model: &mut Model, text: &str) -> Result<(), String> {
     let pattern = Pattern::parse(text)?;
     if let Some(logs) = &mut model.logs {
-        logs.search = pattern;
+        logs.buffer.set_search(pattern);
     }
     Ok(())
 }
@@ -235,6 +249,8 @@ fn search(model: &mut Model, text: &str) -> Result<(), String> {
 fn entered(model: &mut Model, mut input: Input) -> Vec<Effect> {
     let text = input.text.trim().to_owned();
     let problem = match &input.purpose {
+        // nothing typed: those that there are stay
+        Purpose::Filter if text.is_empty() && model.screen() == Screen::Logs => return Vec::new(),
         Purpose::Filter => match filter(model, &input.text) {
             Ok(()) => return Vec::new(),
             Err(problem) => problem,
