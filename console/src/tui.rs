@@ -151,11 +151,11 @@ async fn screens(
         begun.extend(settings::take(&mut model, sigil_config::console::load(path), true));
     }
     if let Some(state) = &files.state {
-        let names: Vec<&str> = model.hosts.iter().map(|h| h.name.as_str()).collect();
-        let path = session::path(state, &names);
+        let hosts: Vec<(&str, &str)> = model.hosts.iter().map(|h| (h.name.as_str(), h.address.as_str())).collect();
+        let path = session::path(state, &hosts);
         match session::load(&path) {
             Ok(Some(session)) => model.resume = session.restore(&mut model),
-            Ok(None) => update::tour(&mut model),
+            Ok(None) => update::tell(&mut model, "new here? ':tour' shows you around, '?' lists the keys", false),
             Err(why) => update::tell(&mut model, why, true),
         }
         left.path = Some(path);

@@ -1,5 +1,6 @@
 mod fleet;
 mod keys;
+mod panics;
 mod sheets;
 
 use crossterm::event::{KeyCode, KeyEvent, KeyModifiers};

@@ -34,6 +34,8 @@ pub fn run(options: &Options, section: &mut Section) -> anyhow::Result<()> {
 fn console(dir: &Path, double: &Double, args: &[&str], size: (u16, u16)) -> Screen {
     let home = dir.join("home");
     std::fs::create_dir_all(&home).expect("a home");
+    // what the last one left is gone on with: each begins anew
+    let _ = std::fs::remove_dir_all(home.join(".local"));
     let (home, address) = (home.to_string_lossy().into_owned(), double.address());
     let env = [
         ("HOME", home.as_str()),

@@ -9,7 +9,13 @@ pub fn run(options: &Options, section: &mut Section) -> anyhow::Result<()> {
     let how_long = Duration::from_secs(options.minutes * 60);
     let mut outcome = sigil_tests::flaps::run(&options.runtime, how_long, 500)?;
     section.row("lines that came", "", Sample::one(outcome.lines as f64), None, Bar::AtLeast(1.0));
-    section.row("lines lost, repeated or out of order", "", Sample::one(outcome.wrong.len() as f64), None, Bar::AtMost(0.0));
+    section.row(
+        "lines lost, repeated or out of order",
+        "",
+        Sample::one(outcome.wrong.len() as f64),
+        None,
+        Bar::AtMost(0.0),
+    );
     let key = percentile(&mut outcome.keys, 0.95);
     section.row("key to first byte meanwhile, p95", "ms", Sample::one(key), None, Bar::AtMost(16.0));
     let mib = |bytes: u64| bytes as f64 / f64::from(1 << 20);
