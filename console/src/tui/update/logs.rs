@@ -1,10 +1,13 @@
 //! The log view: following, moving, jumping, patterns, bookmarks.
 
+use std::collections::BTreeSet;
+
 use crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
 
 use super::super::clean;
 use super::super::logbuf::{Buffer, Kind, Level, Pattern, Sieve, Which, thousands};
 use super::super::model::{Logs, Model, Overlay, Purpose, SINCE, TimeMode};
+use super::super::port::Trouble;
 use super::super::view::logs::{Shape, shape, strip_width};
 use super::{Effect, actions, ask, tell};
 
@@ -84,7 +87,7 @@ pub fn key(model: &mut Model, key: KeyEvent) -> Vec<Effect> {
             set_sieve(model, sieve);
             tell(model, words, false);
         }
-        (KeyCode::Char('H'), false) => logs.strip = !logs.strip,
+        (KeyCode::Char('h'), false) => logs.strip = !logs.strip,
         (KeyCode::Char('}'), false) => burst(model, true),
         (KeyCode::Char('{'), false) => burst(model, false),
         (KeyCode::Char('|'), false) => return page_out(model),
@@ -104,9 +107,50 @@ fn again(model: &mut Model, change: impl FnOnce(&mut Logs), words: String) -> Ve
         logs.buffer = logs.buffer.anew();
         (logs.watch, logs.follow, logs.current) = (model.counter, true, None);
         (logs.started, logs.ended, logs.lost) = (false, None, None);
+        logs.out.clear();
     }
+    model.merge.clear();
     tell(model, words, false);
     actions::watch(model).into_iter().collect()
+}
+
+/// The stream of one host has ended: of several the others go on, and it begins again when the host is back.
+pub fn ended(model: &mut Model, host: usize, watch: u64, trouble: Option<Trouble>) {
+    let several = model.several();
+    let all: BTreeSet<usize> = hosts(model);
+    let Some(logs) = model.logs.as_mut().filter(|l| l.watch == watch) else { return };
+    logs.started = true;
+    model.dirty = true;
+    if !several {
+        logs.ended = Some(trouble);
+        return;
+    }
+    logs.out.insert(host);
+    if all.iter().all(|h| logs.out.contains(h)) {
+        logs.ended = Some(trouble);
+    } else if let Some(trouble) = trouble {
+        let text = format!("logs of {}: {}", model.hosts[host].name, super::joined(&trouble.what, &trouble.hint));
+        tell(model, text, true);
+    }
+}
+
+/// The hosts whose lines are shown.
+fn hosts(model: &Model) -> BTreeSet<usize> {
+    match &model.logs {
+        Some(logs) if !logs.names.is_empty() => logs.names.iter().map(|n| model.host_at(n)).collect(),
+        _ => (0..model.hosts.len()).collect(),
+    }
+}
+
+/// A host is back whose stream had ended for want of a link: its lines are asked for again.
+pub fn joined(model: &mut Model, host: usize) -> Vec<Effect> {
+    let theirs = hosts(model).contains(&host);
+    let Some(logs) = model.logs.as_mut() else { return Vec::new() };
+    if !logs.out.remove(&host) || !theirs {
+        return Vec::new();
+    }
+    logs.ended = None;
+    actions::watch(model).into_iter().map(|effect| effect.only(host)).collect()
 }
 
 /// Changes which lines are shown; the view stays where it was.

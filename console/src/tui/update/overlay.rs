@@ -5,6 +5,7 @@ use crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
 use super::super::command;
 use super::super::logbuf::Pattern;
 use super::super::model::{Confirm, Input, Model, Overlay, Purpose, Screen, Sort};
+use super::super::theme::Palette;
 use super::{Effect, actions, logs, sheet, table, tell};
 
 /// Takes a key for the overlay.
@@ -12,9 +13,16 @@ pub fn key(model: &mut Model, key: KeyEvent) -> Vec<Effect> {
     let Some(overlay) = model.overlay.take() else { return Vec::new() };
     match overlay {
         Overlay::Help { scroll } => {
+            if key.code == KeyCode::Char('y') {
+                let lines = super::super::view::help::lines(model);
+                let text: Vec<String> = lines.iter().map(ToString::to_string).collect();
+                model.overlay = Some(Overlay::Help { scroll });
+                return vec![Effect::Copy { text: text.join("\n"), what: "help".to_owned() }];
+            }
             if let Some(scroll) = scrolled(scroll, key.code) {
                 // No further than the text is long.
-                model.overlay = Some(Overlay::Help { scroll: scroll.min(60) });
+                let most = super::super::view::help::lines(model).len().saturating_sub(1);
+                model.overlay = Some(Overlay::Help { scroll: scroll.min(most) });
             }
         }
         Overlay::Line { title, text, scroll } => match key.code {
@@ -97,7 +105,7 @@ fn act(model: &mut Model, confirm: Confirm) -> Vec<Effect> {
     if confirm.changes.is_empty() {
         return vec![Effect::Quit];
     }
-    confirm.changes.into_iter().filter_map(|change| actions::start(model, change)).collect()
+    actions::agreed(model, confirm.changes)
 }
 
 fn typed(model: &mut Model, mut input: Input, key: KeyEvent) -> Vec<Effect> {
@@ -109,6 +117,9 @@ fn typed(model: &mut Model, mut input: Input, key: KeyEvent) -> Vec<Effect> {
         (KeyCode::Esc, _) => {
             if chips {
                 logs::drop_typed(model);
+            }
+            if let Some(before) = model.preview.take() {
+                model.theme.palette = before;
             }
             return Vec::new();
         }
@@ -182,8 +193,21 @@ pub fn paste(model: &mut Model, text: &str) {
     changed(model, input);
 }
 
+/// A theme is seen while its name is typed; what was there comes back when it is not taken.
+fn preview(model: &mut Model, text: &str) {
+    let named = text.trim().strip_prefix("theme ").and_then(|name| Palette::named(name.trim()));
+    let before = *model.preview.get_or_insert(model.theme.palette);
+    model.theme.palette = named.unwrap_or(before);
+    if named.is_none() {
+        model.preview = None;
+    }
+}
+
 /// A filter or a search takes effect while it is typed.
 fn changed(model: &mut Model, mut input: Input) {
+    if input.purpose == Purpose::Command {
+        preview(model, &input.text);
+    }
     input.problem = match input.purpose {
         Purpose::Filter if model.screen() == Screen::Logs => logs::type_chip(model, &input.text).err(),
         Purpose::Filter => filter(model, &input.text).err(),
