@@ -486,7 +486,7 @@ fn logs_have_chips_levels_streams_bookmarks_and_bursts() {
     press(&mut m, "\"");
     assert_eq!(current(&m), Some(0));
     // bursts of errors
-    press(&mut m, "GH{");
+    press(&mut m, "Gh{");
     assert_eq!(current(&m), Some(250));
     press(&mut m, "{");
     assert_eq!(current(&m), Some(150));
@@ -497,7 +497,7 @@ fn logs_have_chips_levels_streams_bookmarks_and_bursts() {
     insta::assert_snapshot!("logs_with_strip_80x24", picture(&m));
     let effects = press(&mut m, "|");
     assert!(matches!(&effects[..], [Effect::Page(text)] if text.starts_with(b"2026-")), "{effects:?}");
-    let mut ascii = up(Theme { colour: false, ascii: true, palette: Palette::Sixteen }, (80, 24));
+    let mut ascii = up(Theme { colour: false, ascii: true, ..COLOUR }, (80, 24));
     std::mem::swap(&mut ascii.logs, &mut m.logs);
     ascii.screens.push(Screen::Logs);
     insta::assert_snapshot!("logs_with_strip_ascii_80x24", picture(&ascii));

@@ -70,10 +70,10 @@ pub enum Effect {
         /// How many lines that is, to tell.
         lines: usize,
     },
-    /// The wheel scrolls from now on, or the terminal selects again.
-    Mouse(bool),
     /// Show a text in the person's pager, and come back.
     Page(Vec<u8>),
+    /// The wheel scrolls from now on, or the terminal selects again.
+    Mouse(bool),
     /// Give the terminal back to the shell until `fg`.
     Suspend,
     /// Draw everything anew.
@@ -110,6 +110,10 @@ pub fn update(model: &mut Model, event: Event) -> Vec<Effect> {
             tell(model, text, bad);
             Vec::new()
         }
+        Event::Work => {
+            logs::work(model);
+            Vec::new()
+        }
         #[cfg(test)]
         Event::Link(event) => link(model, 0, event),
         Event::From(host, event) => {
@@ -119,10 +123,6 @@ pub fn update(model: &mut Model, event: Event) -> Vec<Effect> {
         Event::Config(read) => super::settings::take(model, *read, false),
         Event::Flush => {
             flush(model);
-            Vec::new()
-        }
-        Event::Work => {
-            logs::work(model);
             Vec::new()
         }
         Event::Paste(text) => {
@@ -406,8 +406,7 @@ fn focused(model: &mut Model, key: KeyEvent) -> Vec<Effect> {
             return Vec::new();
         }
         KeyCode::Char('q') if model.screens.len() == 1 => return actions::interrupt(model),
-        // In a log it is the strip of errors.
-        KeyCode::Char('H') if model.screen() != Screen::Logs => {
+        KeyCode::Char('H') => {
             actions::history(model);
             return Vec::new();
         }

@@ -133,7 +133,12 @@ fn header(model: &Model, area: Rect, buf: &mut Buffer) {
     buf.set_style(area, theme.style(Role::Bar));
     let bar = theme.style(Role::Bar);
     // The table and the overview are of all hosts, the rest is of one.
-    let fleet = model.several() && matches!(model.screen(), Screen::Table | Screen::Overview);
+    let fleet = model.several()
+        && match model.screen() {
+            Screen::Table | Screen::Overview => true,
+            Screen::Logs => model.logs.as_ref().is_some_and(|l| l.names.len() != 1),
+            _ => false,
+        };
     let up = model.hosts.iter().filter(|h| h.is_up()).count();
     let (glyph, link) = match model.link() {
         _ if fleet && up == model.hosts.len() => (theme.glyph("●", "+"), "all up".to_owned()),

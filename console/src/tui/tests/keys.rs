@@ -33,7 +33,7 @@ fn said(screen: Screen, context: Context, name: &str) -> (Does, &'static str) {
     use Does::*;
     let logs = screen == Screen::Logs;
     match (context, name) {
-        (C::Move, "down" | "page-down" | "half-down" | "last") if logs => (Moves, "kkkkkkkkkkkkkkkkkkkkkkk"),
+        (C::Move, "down" | "page-down" | "half-down" | "last") if logs => (Moves, "gjj"),
         (C::Move, "down" | "page-down" | "half-down" | "last") => (Moves, ""),
         (C::Move, _) => (Moves, "G"),
         (C::Table, "mark" | "range") => (Moves, ""),
@@ -41,11 +41,12 @@ fn said(screen: Screen, context: Context, name: &str) -> (Does, &'static str) {
         (C::Logs, "left") => (Moves, "w<right>"),
         (C::Logs, "right") => (Moves, "w"),
         (C::Logs, "follow" | "wrap" | "time" | "next-error" | "previous-error") => (Moves, ""),
-        (C::Logs, "since" | "gone") => (Asks, ""),
-        (C::Logs, "level" | "stream" | "bookmark" | "strip") => (Moves, ""),
-        (C::Logs, "next-bookmark" | "previous-bookmark") => (Moves, "gmjjmG"),
+        (C::Logs, "level" | "stream" | "strip" | "bookmark") => (Moves, ""),
+        (C::Logs, "next-bookmark") => (Moves, "gmG"),
+        (C::Logs, "previous-bookmark") => (Moves, "gmjjj"),
         (C::Logs, "next-burst") => (Moves, "g"),
         (C::Logs, "previous-burst") => (Moves, ""),
+        (C::Logs, "since" | "gone") => (Asks, ""),
         (C::Logs, "save" | "pager") => (Acts, ""),
         (C::Scaling, "window") => (Moves, ""),
         (C::Findings, "scan") | (C::Sheet, "refresh") => (Asks, ""),
@@ -250,7 +251,7 @@ fn help_shows_every_action_and_commands_that_there_are() {
         }
         // tmux, zellij and the tty eat some keys: there is another one, or a command.
         let eaten = |k: &&str| ["P", "T", "N", "O", "S", "Q", "B", "G"].iter().any(|c| **k == format!("Ctrl-{c}"));
-        assert!(!action.keys.iter().all(|k| eaten(&k)) || action.command.starts_with(':'), "{}", action.name);
+        assert!(!action.keys.iter().all(eaten) || action.command.starts_with(':'), "{}", action.name);
         for key in action.keys {
             assert_eq!(Key::parse(key).map(|k| k.to_string()).as_deref(), Some(*key), "{}", action.name);
         }

@@ -87,7 +87,7 @@ pub fn key(model: &mut Model, key: KeyEvent) -> Vec<Effect> {
             set_sieve(model, sieve);
             tell(model, words, false);
         }
-        (KeyCode::Char('H'), false) => logs.strip = !logs.strip,
+        (KeyCode::Char('h'), false) => logs.strip = !logs.strip,
         (KeyCode::Char('}'), false) => burst(model, true),
         (KeyCode::Char('{'), false) => burst(model, false),
         (KeyCode::Char('|'), false) => return page_out(model),

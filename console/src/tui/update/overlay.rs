@@ -115,11 +115,11 @@ fn typed(model: &mut Model, mut input: Input, key: KeyEvent) -> Vec<Effect> {
     let chips = input.purpose == Purpose::Filter && model.screen() == Screen::Logs;
     match (key.code, control) {
         (KeyCode::Esc, _) => {
-            if let Some(before) = model.preview.take() {
-                model.theme.palette = before;
-            }
             if chips {
                 logs::drop_typed(model);
+            }
+            if let Some(before) = model.preview.take() {
+                model.theme.palette = before;
             }
             return Vec::new();
         }
