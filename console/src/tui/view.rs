@@ -167,9 +167,11 @@ fn header(model: &Model, area: Rect, buf: &mut Buffer) {
     if let Some(age) = model.stale_seconds().filter(|_| !fleet) {
         parts.push((format!("stale {age} s"), true));
     }
-    if model.refused(model.here()).is_some() {
+    // On the table it is the host of the row under the cursor; the overview is of none.
+    let whose = model.screen() != Screen::Overview || !model.several();
+    if model.read_only || (whose && model.refused(model.here()).is_some()) {
         parts.push(("read-only".to_owned(), true));
-    } else if model.hosts[model.here()].guard.protected {
+    } else if whose && model.hosts[model.here()].guard.protected {
         parts.push(("protected".to_owned(), true));
     }
     if let Some(info) = model.info().filter(|_| !fleet) {
