@@ -116,8 +116,8 @@ impl Plain {
                 ))?;
             }
             // Said once: it is tried again for as long as it takes.
-            LinkEvent::Disconnected { trouble, .. }
-                if matches!(&self.model.hosts[host].link, Link::Down { trouble: told, .. } if told == trouble) => {}
+            LinkEvent::Disconnected { trouble, .. } if matches!(&self.model.hosts[host].link, Link::Down { trouble: told, .. } if told == trouble) =>
+                {}
             LinkEvent::Disconnected { trouble, retry_in } => {
                 let why = joined(&trouble.what, &trouble.hint);
                 say(&format!("{now} no link: {why}; trying again in {} s", retry_in.as_secs().max(1)))?;

@@ -58,7 +58,8 @@ fn text(pattern: Option<&Pattern>) -> String {
 impl Session {
     /// What there is to remember.
     pub fn of(model: &Model) -> Self {
-        let place = model.place();
+        // A screen that there was nothing to show on yet is still the one to go on with.
+        let place = model.resume.clone().unwrap_or_else(|| model.place());
         let sort = Sort::ALL.iter().find(|(sort, ..)| *sort == model.table.sort);
         let left = |s: &Sheet| Left { order: s.order, inverted: s.inverted, filter: text(s.filter.as_ref()) };
         Self {
