@@ -5,9 +5,9 @@ use std::fmt::Write as _;
 use sigil_tests::screen::{Cell, Colour};
 
 /// Of a cell, in pixels.
-const WIDTH: f64 = 8.4;
-const HEIGHT: f64 = 18.0;
-const SIZE: f64 = 14.0;
+const WIDTH: f64 = 8.0;
+const HEIGHT: f64 = 17.0;
+const SIZE: f64 = 13.3;
 /// Around all of it.
 const MARGIN: f64 = 12.0;
 const BACK: &str = "#16181d";
@@ -52,13 +52,9 @@ fn run(out: &mut String, cells: &[Cell], x: usize, y: usize) {
     let width = cells.len() as f64 * WIDTH;
     // writing to a String cannot fail
     if back != BACK {
-        let _ = writeln!(
-            out,
-            "<rect x=\"{left:.1}\" y=\"{top:.1}\" width=\"{width:.1}\" height=\"{HEIGHT}\" fill=\"{back}\"/>"
-        );
+        let _ = writeln!(out, "<rect x=\"{left:.0}\" y=\"{top:.0}\" width=\"{width:.0}\" height=\"{HEIGHT}\" fill=\"{back}\"/>");
     }
-    let text: String =
-        cells.iter().map(|cell| cell.text.as_str()).map(|text| if text.is_empty() { " " } else { text }).collect();
+    let text: String = cells.iter().map(|cell| cell.text.as_str()).map(|text| if text.is_empty() { " " } else { text }).collect();
     if text.trim().is_empty() {
         return;
     }
@@ -66,9 +62,16 @@ fn run(out: &mut String, cells: &[Cell], x: usize, y: usize) {
     let faint = if first.dim { " opacity=\"0.65\"" } else { "" };
     let slant = if first.italic { " font-style=\"italic\"" } else { "" };
     let base = top + HEIGHT * 0.76;
+    // glyphs that a font does not have are another one's, and as wide as that one likes: each has its own place
+    let (left, length) = if text.is_ascii() {
+        (format!("{left:.0}"), format!(" textLength=\"{width:.0}\""))
+    } else {
+        let places: Vec<String> = (0..cells.len()).map(|at| format!("{:.0}", left + at as f64 * WIDTH)).collect();
+        (places.join(" "), String::new())
+    };
     let _ = writeln!(
         out,
-        "<text x=\"{left:.1}\" y=\"{base:.1}\" textLength=\"{width:.1}\" xml:space=\"preserve\" \
+        "<text x=\"{left}\" y=\"{base:.1}\"{length} xml:space=\"preserve\" \
          fill=\"{fore}\"{weight}{faint}{slant}>{}</text>",
         escaped(&text)
     );
