@@ -168,6 +168,8 @@ async fn screens(
     let least = if model.options.slow { SLOW } else { FRAME };
     let mut due = Instant::now();
     let mut linked = true;
+    // Hosts whose deployments were told once.
+    let mut whole = 0;
     loop {
         if model.dirty && Instant::now() >= due {
             model.dirty = false;
@@ -225,6 +227,11 @@ async fn screens(
         for event in happened {
             model.now = Timestamp::now();
             effects.extend(update(model, event));
+        }
+        // The first whole picture does not wait for the pace of those that follow, nor does that of all hosts.
+        let now_told = model.hosts.iter().filter(|host| host.complete).count();
+        if now_told > whole && (whole == 0 || now_told == model.hosts.len()) {
+            (whole, due) = (now_told, Instant::now());
         }
         for effect in effects {
             match effect {

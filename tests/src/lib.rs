@@ -56,8 +56,7 @@ pub fn git_repository(fixture_name: &str, dir: &Path) -> String {
         assert!(out.status.success(), "git {args:?}: {}", String::from_utf8_lossy(&out.stderr));
         String::from_utf8_lossy(&out.stdout).trim().to_owned()
     };
-    let copied =
-        Command::new("cp").arg("-a").arg(format!("{}/.", fixture(fixture_name))).arg(dir).status();
+    let copied = Command::new("cp").arg("-a").arg(format!("{}/.", fixture(fixture_name))).arg(dir).status();
     assert!(copied.expect("cp").success());
     run(&["init", "-q"]);
     run(&["add", "-A"]);

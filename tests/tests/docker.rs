@@ -4,7 +4,9 @@ use std::io::{Read as _, Write as _};
 use std::time::Duration;
 
 use serde_json::Value;
-use sigil_tests::{Agent, docker, eventually, fixture, git_repository, inspector_tools, python_client, typescript_client};
+use sigil_tests::{
+    Agent, docker, eventually, fixture, git_repository, inspector_tools, python_client, typescript_client,
+};
 
 const SOON: Duration = Duration::from_secs(30);
 

@@ -385,6 +385,10 @@ async fn main_that_ends_ends_the_container_with_its_code_and_its_last_words() {
     assert!(link.main_exit().borrow().is_none(), "another life");
     link.start_main(program(&["exit", "8"])).await.unwrap();
     bench.stop.cancel();
+    // init waits for an agent, until it is stopped
+    let alone = || docker(&["top", &bench.container.0, "-o", "pid,args"]).lines().count() == 2;
+    sigil_tests::eventually("main has ended", LONG, || alone().then_some(()));
+    docker(&["kill", "--signal", "TERM", &bench.container.0]);
     assert_eq!(docker(&["wait", &bench.container.0]), "8");
     let log = bench.container.log();
     let (mark, words) = log.split_once('\n').expect("a mark, then the words");

@@ -52,9 +52,13 @@ fn run(out: &mut String, cells: &[Cell], x: usize, y: usize) {
     let width = cells.len() as f64 * WIDTH;
     // writing to a String cannot fail
     if back != BACK {
-        let _ = writeln!(out, "<rect x=\"{left:.0}\" y=\"{top:.0}\" width=\"{width:.0}\" height=\"{HEIGHT}\" fill=\"{back}\"/>");
+        let _ = writeln!(
+            out,
+            "<rect x=\"{left:.0}\" y=\"{top:.0}\" width=\"{width:.0}\" height=\"{HEIGHT}\" fill=\"{back}\"/>"
+        );
     }
-    let text: String = cells.iter().map(|cell| cell.text.as_str()).map(|text| if text.is_empty() { " " } else { text }).collect();
+    let text: String =
+        cells.iter().map(|cell| cell.text.as_str()).map(|text| if text.is_empty() { " " } else { text }).collect();
     if text.trim().is_empty() {
         return;
     }
