@@ -7,11 +7,17 @@ mod clean;
 mod command;
 #[cfg(test)]
 mod demo;
+mod deploy;
+mod desk;
+mod flow;
+mod form;
 mod logbuf;
 mod model;
 mod plain;
 mod port;
 mod sheet;
+mod steps;
+mod tap;
 mod terminal;
 #[cfg(test)]
 mod tests;
@@ -28,8 +34,10 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
+pub use deploy::read_package;
+pub use flow::{Answer, Flow, Replayed, Source, Told};
 pub use port::{DEPTH, Feed, LinkEvent, Port, Request, Trouble, pair};
-pub use sheet::{Look, Scaled, Seen};
+pub use sheet::{Look, Released, Scaled, Seen};
 
 use model::Model;
 use terminal::Terminal;

@@ -1,3 +1,4 @@
+mod desk;
 mod sheets;
 
 use crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
@@ -41,6 +42,10 @@ fn press(m: &mut Model, keys: &str) -> Vec<Effect> {
                     "tab" => (KeyCode::Tab, KeyModifiers::NONE),
                     "up" => (KeyCode::Up, KeyModifiers::NONE),
                     "right" => (KeyCode::Right, KeyModifiers::NONE),
+                    "left" => (KeyCode::Left, KeyModifiers::NONE),
+                    "down" => (KeyCode::Down, KeyModifiers::NONE),
+                    "end" => (KeyCode::End, KeyModifiers::NONE),
+                    "bs" => (KeyCode::Backspace, KeyModifiers::NONE),
                     other => (KeyCode::Char(other.chars().last().unwrap()), KeyModifiers::CONTROL),
                 }
             }

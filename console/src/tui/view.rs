@@ -1,17 +1,28 @@
 //! Model -> frame. Reads the model, changes nothing.
 
 mod access;
+mod builds;
+pub mod call;
+pub mod deploy;
 pub mod detail;
 mod findings;
+mod form;
+mod guide;
 mod health;
 pub mod logs;
 mod overlay;
 mod overview;
 mod plot;
+mod policy;
+mod question;
+mod registry;
+mod releases;
 pub mod scaling;
 mod secrets;
 pub mod sheet;
 pub mod table;
+pub mod tap;
+mod tools;
 
 use std::time::Duration;
 
@@ -32,10 +43,15 @@ pub fn view(model: &Model, area: Rect, buf: &mut Buffer) -> Option<(u16, u16)> {
     }
     header(model, Rect { height: 1, ..area }, buf);
     let body = Rect { y: area.y + 1, height: area.height - 2, ..area };
+    let mut typing = None;
     match model.screen() {
         Screen::Table => table::draw(model, body, buf),
         Screen::Detail => detail::draw(model, body, buf),
         Screen::Logs => logs::draw(model, body, buf),
+        Screen::Tap => tap::draw(model, body, buf),
+        Screen::Call => typing = call::draw(model, body, buf),
+        Screen::Policy => typing = policy::draw(model, body, buf),
+        Screen::Deploy => typing = deploy::draw(model, body, buf),
         _ => sheet::draw(model, body, buf),
     }
     let foot = Rect { y: area.y + area.height - 1, height: 1, ..area };
@@ -44,7 +60,7 @@ pub fn view(model: &Model, area: Rect, buf: &mut Buffer) -> Option<(u16, u16)> {
     }
     footer(model, foot, buf);
     overlay::draw(model, body, buf);
-    None
+    typing.filter(|_| model.overlay.is_none())
 }
 
 /// A round trip in steps that an idle link does not cross: its upper bound in milliseconds.
@@ -204,6 +220,9 @@ fn footer(model: &Model, area: Rect, buf: &mut Buffer) {
             ("0-9", "screens"),
             (":", "command"),
             ("Space", "mark"),
+            ("t", "tools"),
+            ("w", "messages"),
+            ("d", "deploy"),
             ("b", "rollback"),
             ("D", "delete"),
         ],
@@ -212,6 +231,8 @@ fn footer(model: &Model, area: Rect, buf: &mut Buffer) {
             ("l", "logs"),
             ("r", "restart"),
             ("s", "scale"),
+            ("t", "tools"),
+            ("w", "messages"),
             ("b", "rollback"),
             ("x", "stop"),
             ("D", "delete"),
@@ -241,6 +262,7 @@ fn footer(model: &Model, area: Rect, buf: &mut Buffer) {
         ],
         Screen::Scaling => &[
             ("Enter", "why"),
+            ("e", "edit policy"),
             ("z", "time"),
             ("/", "filter"),
             ("s", "scale"),
@@ -257,6 +279,96 @@ fn footer(model: &Model, area: Rect, buf: &mut Buffer) {
             ("?", "help"),
             ("Esc", "back"),
         ],
+        Screen::Tools => &[
+            ("Enter", "call"),
+            ("v", "schema"),
+            ("a", "approve"),
+            ("d", "dismiss"),
+            ("c", "copy command"),
+            ("w", "messages"),
+            ("/", "filter"),
+            ("?", "help"),
+            ("Esc", "back"),
+        ],
+        Screen::Call if model.desk.call.as_ref().is_some_and(|c| c.shows) => &[
+            ("Esc", "form"),
+            ("y", "copy"),
+            ("Y", "as JSON"),
+            ("c", "command"),
+            ("r", "again"),
+            ("Enter", "fold"),
+            ("?", "help"),
+        ],
+        Screen::Call => &[
+            ("Tab", "next"),
+            ("Space", "choose"),
+            ("^X", "call"),
+            ("^D", "remove item"),
+            ("^Y", "copy command"),
+            ("Esc", "back"),
+        ],
+        Screen::Tap => &[
+            ("Space", "freeze"),
+            ("Enter", "full"),
+            ("/", "filter"),
+            ("y", "copy"),
+            ("^S", "save"),
+            ("R", "anew"),
+            ("?", "help"),
+            ("Esc", "back"),
+        ],
+        Screen::Registry => &[
+            ("/", "search"),
+            ("Enter", "package"),
+            ("d", "deploy"),
+            ("S", "sort"),
+            ("c", "copy command"),
+            ("?", "help"),
+            ("Esc", "back"),
+        ],
+        Screen::Package => {
+            &[("d", "deploy"), ("Enter", "version"), ("c", "copy command"), ("?", "help"), ("Esc", "back")]
+        }
+        Screen::Builds => &[
+            ("Enter", "steps, output"),
+            ("d", "deploy"),
+            ("/", "filter"),
+            ("S", "sort"),
+            ("w", "copy command"),
+            ("?", "help"),
+            ("Esc", "back"),
+        ],
+        Screen::Build => &[
+            ("Space", "follow"),
+            ("/", "filter"),
+            ("^S", "save"),
+            ("Enter", "deployment"),
+            ("c", "copy command"),
+            ("?", "help"),
+            ("Esc", "back"),
+        ],
+        Screen::Releases => {
+            &[("b", "go back to it"), ("Enter", "full"), ("c", "copy command"), ("?", "help"), ("Esc", "back")]
+        }
+        Screen::Policy => &[("Tab", "next"), ("Space", "choose"), ("^X", "save"), ("Esc", "back")],
+        Screen::Deploy => match model.desk.deploy.as_ref().map(|d| d.stage) {
+            Some(super::deploy::Stage::Form) => &[
+                ("Tab", "next"),
+                ("Space", "choose"),
+                ("^X", "check"),
+                ("^D", "remove item"),
+                ("^Y", "copy command"),
+                ("Esc", "back"),
+            ],
+            Some(super::deploy::Stage::Looked) => {
+                &[("Enter", "deploy"), ("s", "give secret"), ("^Y", "copy command"), ("Esc", "form")]
+            }
+            Some(super::deploy::Stage::Ended) => {
+                &[("Enter", "on"), ("t", "tools"), ("o", "output"), ("?", "help"), ("Esc", "form")]
+            }
+            _ => &[("o", "output"), ("Esc", "back")],
+        },
+        Screen::Guide => &[("Enter", "read"), ("/", "find words"), ("j k", "move"), ("?", "help"), ("Esc", "back")],
         Screen::Access => {
             &[("Enter", "full text"), ("/", "filter"), ("S", "sort"), ("Y", "copy all"), ("?", "help"), ("Esc", "back")]
         }
@@ -300,6 +412,7 @@ fn prompt(purpose: &Purpose) -> String {
         Purpose::Search => "search: ".to_owned(),
         Purpose::Command => ":".to_owned(),
         Purpose::Scale(name) => format!("replicas of {name}: "),
-        Purpose::Rollback(name) => format!("release of {name} (empty: last good): "),
+        Purpose::Packages => "search: ".to_owned(),
+        Purpose::Words => "words: ".to_owned(),
     }
 }

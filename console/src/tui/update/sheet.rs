@@ -11,8 +11,6 @@ use super::{Effect, actions, tell};
 use crate::link::findings::Origin;
 use crate::link::{Change, SourceRef};
 
-/// An answer that takes longer than this is not waited for, seconds.
-const PATIENCE: i64 = 10;
 /// How old what changes slowly may become, seconds.
 const SLOW: i64 = 60;
 
@@ -47,6 +45,17 @@ pub fn ask_now(model: &mut Model) -> Vec<Effect> {
             }
             Look::Scaling { name, load }
         }
+        (Screen::Tools, Some(name)) => Look::Tools { name },
+        (Screen::Registry, _) => {
+            let query = Box::new(super::registry::query(&model.desk.find, sheet.order));
+            Look::Registry { query }
+        }
+        (Screen::Package, Some(name)) => {
+            let (name, version) = name.split_once('@').unwrap_or((name.as_str(), ""));
+            Look::Package { name: name.to_owned(), version: version.to_owned() }
+        }
+        (Screen::Builds, _) => Look::Builds,
+        (Screen::Releases, Some(name)) => Look::Releases { name },
         (Screen::Secrets, _) => Look::Secrets,
         (Screen::Access, _) => {
             let since = match &sheet.seen {
@@ -73,7 +82,7 @@ pub fn ask_now(model: &mut Model) -> Vec<Effect> {
 pub fn tick(model: &mut Model) -> Vec<Effect> {
     let Some(sheet) = model.sheet() else { return Vec::new() };
     let age = sheet.asked_at.map_or(i64::MAX, |at| model.now.as_second() - at.as_second());
-    let due = if sheet.waiting { PATIENCE } else { model.screen().every() };
+    let due = if sheet.waiting { model.screen().patience() } else { model.screen().every() };
     if age >= due { ask_now(model) } else { Vec::new() }
 }
 
@@ -184,13 +193,15 @@ pub fn filter(model: &mut Model, pattern: Option<Pattern>) {
 }
 
 /// Orders the rows; the same order again turns them round.
-pub fn sort(model: &mut Model, order: usize) {
+pub fn sort(model: &mut Model, order: usize) -> Vec<Effect> {
     let screen = model.screen();
     if let Some(sheet) = model.sheets.get_mut(&screen) {
         sheet.inverted = sheet.order == order && !sheet.inverted;
         sheet.order = order;
         settle(model);
     }
+    // Packages are ordered by the agent.
+    if screen == Screen::Registry { ask_now(model) } else { Vec::new() }
 }
 
 /// Keys of a sheet.
@@ -226,10 +237,17 @@ pub fn key(model: &mut Model, key: KeyEvent) -> Vec<Effect> {
             sheet.window = (sheet.window + 1) % WINDOWS.len();
         }
         (KeyCode::Char('s'), false) if model.screen() == Screen::Findings => return scan(model),
-        (KeyCode::Char('w'), false) if matches!(model.screen(), Screen::Findings | Screen::Secrets) => {
+        (KeyCode::Char('w'), false)
+            if matches!(model.screen(), Screen::Findings | Screen::Secrets | Screen::Builds) =>
+        {
             return command(model);
         }
         // What changes a deployment works where the screen shows one.
+        (KeyCode::Char('t' | 'w'), false)
+            if matches!(model.screen(), Screen::Tools | Screen::Releases | Screen::Findings) =>
+        {
+            return actions::key(model, key);
+        }
         _ if matches!(model.screen(), Screen::Overview | Screen::Health | Screen::Scaling) => {
             return actions::key(model, key);
         }
@@ -238,7 +256,8 @@ pub fn key(model: &mut Model, key: KeyEvent) -> Vec<Effect> {
     Vec::new()
 }
 
-fn scroll_to(model: &mut Model, line: usize) {
+/// Shows this line at the top, as far as that can be.
+pub(super) fn scroll_to(model: &mut Model, line: usize) {
     let most = doc(model).lines.len().saturating_sub(room(model).max(1));
     let screen = model.screen();
     if let Some(sheet) = model.sheets.get_mut(&screen) {

@@ -48,6 +48,8 @@ pub fn draw(model: &Model, area: Rect, buf: &mut Buffer) {
         None | Some(Overlay::Input(_)) => {}
         Some(Overlay::Help { scroll }) => help(model, *scroll, area, buf),
         Some(Overlay::Confirm(confirm)) => question(model, confirm, area, buf),
+        Some(Overlay::Question(asked)) => super::question::draw(model, asked, area, buf),
+        Some(Overlay::Secret(ask)) => super::question::secret(model, ask, area, buf),
         Some(Overlay::Sort) if model.screen().is_sheet() => {
             let now = model.sheet().map_or(0, |s| s.order);
             let orders = model.screen().orders().iter().enumerate();
@@ -84,7 +86,14 @@ pub fn draw(model: &Model, area: Rect, buf: &mut Buffer) {
 }
 
 /// A box in the middle, as large as its text.
-fn panel(model: &Model, title: &str, lines: &[Line<'static>], scroll: usize, area: Rect, buf: &mut Buffer) -> Rect {
+pub(super) fn panel(
+    model: &Model,
+    title: &str,
+    lines: &[Line<'static>],
+    scroll: usize,
+    area: Rect,
+    buf: &mut Buffer,
+) -> Rect {
     let title = fit(model, &words(model, title), usize::from(area.width).saturating_sub(6));
     let widest = lines.iter().map(Line::width).max().unwrap_or(0).max(title.width() + 2);
     let width = (widest as u16 + 4).min(area.width);
@@ -235,14 +244,17 @@ fn help(model: &Model, scroll: usize, area: Rect, buf: &mut Buffer) {
             ("r", "restart                              sigil restart NAME"),
             ("s", "scale                                sigil scale NAME N"),
             ("x u", "stop, start                          sigil stop|start NAME"),
-            ("b", "rollback                             sigil rollback NAME"),
+            ("b", "releases, rollback                   sigil rollback NAME"),
+            ("t w", "tools, messages                      sigil tools|tap NAME"),
+            ("d", "deploy something                     sigil deploy SOURCE"),
             ("D", "delete                               sigil rm NAME"),
             ("y Y", "copy the row, all rows"),
         ],
         Screen::Detail => &[
             ("l 3", "logs                                 sigil logs -f NAME"),
             ("r s x u", "restart, scale, stop, start"),
-            ("b D", "rollback, delete"),
+            ("b D", "releases and rollback, delete"),
+            ("t w", "tools, messages                      sigil tools|tap NAME"),
             ("j k g G", "move; Ctrl-D Ctrl-U half a page"),
         ],
         Screen::Logs => &[
@@ -258,6 +270,84 @@ fn help(model: &Model, scroll: usize, area: Rect, buf: &mut Buffer) {
             ("y Y", "copy the line, all shown lines"),
             ("Ctrl-S", "save shown lines (:save FILE)"),
         ],
+        Screen::Tools => &[
+            ("Enter", "a form for its arguments, and the call  sigil call NAME TOOL"),
+            ("v", "its schema in words, and as it is     sigil tools NAME -o json"),
+            ("c", "copy the command line of a call"),
+            ("a d", "approve, dismiss a held one           sigil pins approve NAME TOOL"),
+            ("A", "approve all that are held             sigil pins approve NAME --all"),
+            ("w l i", "messages, logs, detail                sigil tap NAME"),
+            ("/ y Y R", "filter; copy the row, all rows; ask again"),
+        ],
+        Screen::Call => &[
+            ("Tab", "next field; arrows move, too"),
+            ("Enter", "next field; adds to a list; presses a button"),
+            ("Space", "another choice; opens what is left out"),
+            ("Ctrl-X", "call it                               sigil call NAME TOOL --json …"),
+            ("Ctrl-D", "take an item of a list away; Alt-Enter: a line break"),
+            ("Ctrl-Y", "copy the command line"),
+            ("Esc", "cancels a call; back; what was typed is kept"),
+            ("y Y c", "in an answer: copy text, JSON, command; Enter folds; r calls again"),
+        ],
+        Screen::Tap => &[
+            ("Space", "freeze the view, never the server     sigil tap NAME -f"),
+            ("Enter", "the message in full"),
+            ("/", "show what matches (regex, ! negates)  sigil tap NAME -f --grep RE"),
+            ("y Y c", "copy the message, all shown, the command"),
+            ("Ctrl-S", "save what is shown (:save FILE)       sigil tap NAME -f -o json"),
+            ("R", "begin anew"),
+        ],
+        Screen::Registry => &[
+            ("/", "search, as it is typed                sigil search WORDS"),
+            ("", "runtime:node tag:x tool:y secret:Z verdict:safe category:x"),
+            ("Enter", "the package                           sigil package get NAME"),
+            ("d", "deploy it                             sigil deploy registry:NAME"),
+            ("S", "what fits, popular, trending, recent  sigil search --sort popular"),
+            ("c y Y R", "copy the command, row, all rows; ask again"),
+        ],
+        Screen::Package => &[
+            ("d", "deploy this version                   sigil deploy registry:NAME@VERSION"),
+            ("Enter", "on a version: that one; else in full  sigil package get NAME@VERSION"),
+            ("c y Y R", "copy the command, row, all rows; ask again"),
+        ],
+        Screen::Builds => &[
+            ("Enter", "steps and output, live                sigil ops ID -f"),
+            ("/ S", "filter; sort by time, deployment, kind sigil ops"),
+            ("d", "deploy something                      sigil deploy SOURCE"),
+            ("w y Y R", "copy the command, row, all rows; ask again"),
+        ],
+        Screen::Build => &[
+            ("Space", "follow, or stand still                sigil ops ID -f"),
+            ("Enter", "the deployment, once it has ended     sigil get NAME"),
+            ("/ Ctrl-S", "filter output; save it"),
+            ("c y Y", "copy the command, line, all lines"),
+        ],
+        Screen::Releases => &[
+            ("b", "go back to this release               sigil rollback NAME N"),
+            ("Enter", "all of its specification              sigil releases NAME -o json"),
+            ("c y Y R", "copy the command, row, all rows; ask again"),
+        ],
+        Screen::Policy => &[
+            ("Tab", "next field; arrows move, too"),
+            ("Ctrl-X", "save, after a question                sigil scaling set NAME …"),
+            ("", "what would have been: replayed as you type  sigil scaling simulate NAME …"),
+            ("Esc", "back; what was typed is kept"),
+        ],
+        Screen::Deploy => &[
+            ("Tab", "next field; arrows move, too"),
+            ("Enter", "next field; adds to a list; presses a button"),
+            ("Space", "another choice; opens what is left out"),
+            ("Ctrl-X", "look at the source first              sigil scan SOURCE"),
+            ("Ctrl-Y", "copy the command line                 sigil deploy SOURCE …"),
+            ("s", "give a missing secret                 sigil secret set NAME"),
+            ("o t", "all output; tools, once it is ready   sigil ops ID -f"),
+            ("Esc", "back; what was typed is kept; a deploy goes on"),
+        ],
+        Screen::Guide => &[
+            ("Enter", "read the topic                        sigil guide TOPIC"),
+            ("/", "find words in all topics              sigil guide --find WORDS"),
+            ("j k", "move; PgUp PgDn a page"),
+        ],
         Screen::Overview => &[
             ("Enter", "the deployment, or the alert in full  sigil alert list, sigil info"),
             ("/ S", "filter, sort"),
@@ -269,6 +359,7 @@ fn help(model: &Model, scroll: usize, area: Rect, buf: &mut Buffer) {
             ("Enter", "all that led to a decision            sigil scaling history NAME"),
             ("z", "1 hour, 6 hours, 24 hours, 7 days"),
             ("/ S", "filter, sort decisions                sigil scaling explain NAME"),
+            ("e", "change the policy, with a preview     sigil scaling set NAME"),
             ("s", "replicas by hand                      sigil scale NAME N"),
             ("l i", "logs, detail                          sigil scaling get NAME"),
             ("r x u", "restart, stop, start"),
