@@ -87,12 +87,12 @@ pub const BUTTONS: &[&str] = &["Check", "Deploy"];
 
 /// Where a server can come from: the word, the prefix, and what is written.
 const FROM: [(&str, &str, &str); 6] = [
-    ("npm", "npm:", "npm: a package, name[@version]"),
-    ("PyPI", "pypi:", "PyPI: a package, name[==version]"),
-    ("git", "git+", "git: https://host/org/repo[@ref][#folder]"),
-    ("folder", "", "folder: a path on this machine, as in ./server"),
-    ("image", "image:", "image: a reference, as in ghcr.io/org/server:1.2"),
-    ("registry", "registry:", "registry: a package of this agent's registry, name[@version]; 6 searches it"),
+    ("npm", "npm:", "name[@version]"),
+    ("PyPI", "pypi:", "name[==version]"),
+    ("git", "git+", "https://host/org/repo[@ref][#folder]"),
+    ("folder", "", "a path on this machine, as in ./server"),
+    ("image", "image:", "as in ghcr.io/org/server:1.2"),
+    ("registry", "registry:", "name[@version]; 6 searches"),
 ];
 
 /// What is asked: the source, its name, and what may be said beside; `questions` are those of a package.
@@ -100,11 +100,11 @@ pub fn schema(questions: &[Question]) -> Value {
     let text = |about: &str| json!({ "type": "string", "description": about });
     let list = |pattern: &str, about: &str| json!({ "type": "array", "items": { "type": "string", "pattern": pattern }, "description": about });
     let word = |values: &[&str], about: &str| json!({ "enum": values, "description": about });
-    let from: Vec<&str> = FROM.iter().map(|(word, ..)| *word).collect();
-    let about: Vec<&str> = FROM.iter().map(|(_, _, about)| *about).collect();
+    let from: Vec<Value> = FROM.iter().map(|(word, _, about)| json!({ "const": word, "title": about })).collect();
     let mut properties = json!({
-        "from": word(&from, "Left and right choose where the server comes from."),
-        "source": text(&about.join("\n")),
+        "from": { "oneOf": from, "default": "npm",
+            "description": "Left and right choose where the server comes from. A path that begins with . or / is a folder in any case." },
+        "source": text("What stands behind it in brackets above; as on the command line is understood, too: pypi:name, git+https://…, ./folder"),
         "name": { "type": "string", "pattern": "^[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?$",
             "description": "Of the deployment: a-z, 0-9 and '-', at most 40 characters. Left out: derived from the source. The name of one that is there makes a new release of it." },
         "access": word(&["key", "oauth", "anonymous"], "Who may call it. Left out: whoever has a key."),
@@ -148,7 +148,8 @@ fn inputs(questions: &[Question]) -> Option<Value> {
         if let Some(map) = field.as_object_mut() {
             map.insert("description".into(), json!(q.about));
             if let Some(default) = &q.default {
-                let value = serde_json::from_str(default).ok().filter(|v: &Value| q.format != "" && !v.is_string());
+                let value =
+                    serde_json::from_str(default).ok().filter(|v: &Value| !q.format.is_empty() && !v.is_string());
                 map.insert("default".into(), value.unwrap_or_else(|| json!(default)));
             }
         }
@@ -178,7 +179,8 @@ pub fn source(value: &Value) -> String {
     let prefix = FROM.iter().find(|(word, ..)| *word == from).map_or("", |(_, prefix, _)| *prefix);
     // Whoever writes it as on the command line is understood, too.
     let known = FROM.iter().any(|(_, p, _)| !p.is_empty() && text.starts_with(p));
-    if known { text.to_owned() } else { format!("{prefix}{text}") }
+    let path = ["./", "../", "/", "~/"].iter().any(|p| text.starts_with(p)) || text == ".";
+    if known || path { text.to_owned() } else { format!("{prefix}{text}") }
 }
 
 fn texts(value: &Value) -> Vec<String> {

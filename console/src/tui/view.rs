@@ -126,6 +126,8 @@ fn here(model: &Model) -> String {
     let what = match place.names.as_slice() {
         [] => String::new(),
         [one] => words(model, one),
+        // A tool of a deployment.
+        [name, tool] if place.screen == Screen::Call => format!("{} {}", words(model, name), words(model, tool)),
         [first, ..] => format!("{} and {} more", words(model, first), place.names.len() - 1),
     };
     let filter = model.sheet().and_then(|s| s.filter.as_ref());

@@ -396,7 +396,8 @@ fn hint(schema: &Value, kind: &Kind) -> String {
             });
             parts.push(range(number("minLength"), number("maxLength"), " characters"));
             let pattern = word(schema, "pattern");
-            if !pattern.is_empty() {
+            // A long one says nothing to a person: what it is for does.
+            if !pattern.is_empty() && pattern.chars().count() <= 20 {
                 parts.push(format!("fits {pattern}"));
             }
         }

@@ -2,7 +2,7 @@
 
 use jiff::Timestamp;
 
-use super::super::model::{Model, Screen};
+use super::super::model::Screen;
 use super::super::steps::{Output, Steps};
 use super::super::theme::Role;
 use super::super::update::joined;
@@ -20,21 +20,21 @@ fn state(state: &str) -> Role {
     }
 }
 
-/// `840 ms`, `12.4 s`, `3 min 20 s`
+/// `840 ms`, `12.4 s`, `3m 20s`
 pub fn took(ms: u64) -> String {
     match ms {
         0..1_000 => format!("{ms} ms"),
         1_000..60_000 => format!("{:.1} s", ms as f64 / 1_000.0),
-        _ => format!("{} min {} s", ms / 60_000, ms / 1_000 % 60),
+        _ => format!("{}m {}s", ms / 60_000, ms / 1_000 % 60),
     }
 }
 
-fn lasted(model: &Model, from: Option<Timestamp>, to: Option<Timestamp>) -> String {
+fn lasted(from: Option<Timestamp>, to: Option<Timestamp>) -> String {
     let Some(from) = from else { return String::new() };
     match to {
         Some(to) => took(u64::try_from(to.duration_since(from).as_millis()).unwrap_or(0)),
-        // Of what goes on only when it began: an idle screen stands still.
-        None => format!("since {}", moment(model, Some(from))),
+        // An idle screen stands still: no time that counts up.
+        None => "goes on".to_owned(),
     }
 }
 
@@ -54,27 +54,28 @@ pub fn write(pen: &mut Pen<'_>, operations: &[Operation]) {
     }
     pen.ordered(&mut all);
     let width = all.iter().map(|o| o.deployment.chars().count()).max().unwrap_or(10).clamp(10, 28);
-    let heading =
-        format!("{:<11}  {:<8}  {:<width$}  {:<9}  {:<14}  SUMMARY", "WHEN", "WHAT", "DEPLOYMENT", "STATE", "TOOK");
+    let times: Vec<String> = all.iter().map(|o| moment(pen.model, o.created_at)).collect();
+    let at = times.iter().map(String::len).max().unwrap_or(8);
+    let heads = ("WHEN", "WHAT", "DEPLOYMENT", "STATE", "TOOK");
+    let heading = format!("{:<at$}  {:<8} {:<width$} {:<9} {:<9} SUMMARY", heads.0, heads.1, heads.2, heads.3, heads.4);
     pen.line(&[(&heading, Role::Title)]);
-    for o in all {
+    for (o, when) in all.into_iter().zip(times) {
         let summary = match &o.error {
             Some(problem) => problem.message.as_str(),
             None if o.is_running() && o.summary.is_empty() => o.step.as_str(),
             None => o.summary.as_str(),
         };
         let about = About { key: o.id.clone(), command: Some(format!("sigil ops {} -f", o.id)), ..About::default() };
-        let when = moment(pen.model, o.created_at);
         let name = if o.deployment.is_empty() { "-" } else { &o.deployment };
-        let time = lasted(pen.model, o.created_at, o.ended_at);
+        let time = lasted(o.created_at, o.ended_at);
         pen.row(
             about,
             &[
-                (&format!("{when:<11}  "), Role::Dim),
-                (&format!("{:<8}  ", o.kind), Role::Text),
-                (&format!("{:<width$}  ", super::fit(pen.model, name, width)), Role::Title),
-                (&format!("{:<9}  ", o.state), state(&o.state)),
-                (&format!("{time:<14}  "), Role::Dim),
+                (&format!("{when:<at$}  "), Role::Dim),
+                (&format!("{:<8} ", o.kind), Role::Text),
+                (&format!("{:<width$} ", super::fit(pen.model, name, width)), Role::Title),
+                (&format!("{:<9} ", o.state), state(&o.state)),
+                (&format!("{time:<9} "), Role::Dim),
                 (summary, Role::Text),
             ],
         );
@@ -91,7 +92,7 @@ pub fn one(pen: &mut Pen<'_>) {
             done.deployment,
             done.created_by,
             moment(pen.model, done.created_at),
-            lasted(pen.model, done.created_at, done.ended_at)
+            lasted(done.created_at, done.ended_at)
         );
         pen.line(&[(&format!("{}  ", done.state), state(&done.state)), (&about, Role::Text)]);
     } else {

@@ -208,15 +208,15 @@ fn told(model: &Model, form: &Form, area: Rect, buf: &mut Buffer) {
     buf.set_stringn(area.x, area.y, rule, width, theme.style(Role::Dim));
     let mut lines: Vec<(String, Role)> = Vec::new();
     if let Some(node) = form.focused() {
-        if !node.hint.is_empty() {
-            lines.push((words(model, &node.hint), Role::Dim));
-        }
         for line in node.about.lines().filter(|l| !l.trim().is_empty()) {
             lines.extend(
                 overlay::wrapped(&words(model, line.trim()), width.saturating_sub(4))
                     .into_iter()
                     .map(|l| (l, Role::Text)),
             );
+        }
+        if !node.hint.is_empty() {
+            lines.push((words(model, &node.hint), Role::Dim));
         }
     } else if !form.is_checked() {
         lines.push(("Not all of this schema is checked here: the server does it.".to_owned(), Role::Dim));

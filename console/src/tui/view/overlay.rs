@@ -12,8 +12,13 @@ use super::super::theme::Role;
 use super::super::update::suggestions;
 use super::{fit, prompt, words};
 
-/// Text in lines of a width, broken at spaces where there are any.
+/// Text in lines of a width, broken at spaces where there are any; what is indented stays so.
 pub fn wrapped(text: &str, width: usize) -> Vec<String> {
+    let indent = text.len() - text.trim_start_matches(' ').len();
+    if indent > 0 && indent * 2 < width && indent < text.len() {
+        let pad = " ".repeat(indent);
+        return wrapped(&text[indent..], width - indent).into_iter().map(|l| format!("{pad}{l}")).collect();
+    }
     let mut out = vec![String::new()];
     let mut used = 0;
     for word in text.split(' ') {

@@ -45,14 +45,11 @@ pub fn draw(model: &Model, area: Rect, buf: &mut Buffer) {
         };
         return put(model, area, buf, area.y + 2, text, Role::Text);
     }
-    put(
-        model,
-        area,
-        buf,
-        area.y + 1,
-        "TIME              CALLER        METHOD                    ID      TOOK     MESSAGE",
-        Role::Dim,
-    );
+    let [caller, method, id] = widths(usize::from(area.width));
+    let heads = ("TIME", "CALLER", "METHOD", "ID", "TOOK");
+    let text =
+        format!("{:<15} {:<caller$} {:<method$} {:<id$} {:>8} MESSAGE", heads.0, heads.1, heads.2, heads.3, heads.4);
+    buf.set_stringn(area.x + 1, area.y + 1, text, usize::from(area.width) - 1, model.theme.style(Role::Dim));
     let room = room(model);
     let at = tap.at();
     // The newest at the bottom, or the cursor in sight.
@@ -69,6 +66,11 @@ pub fn draw(model: &Model, area: Rect, buf: &mut Buffer) {
             buf.set_style(Rect { y, height: 1, ..area }, model.theme.style(Role::Selected));
         }
     }
+}
+
+/// Of callers, methods and ids.
+fn widths(columns: usize) -> [usize; 3] {
+    if columns < 100 { [6, 16, 3] } else { [12, 24, 6] }
 }
 
 fn row(model: &Model, entry: &Entry, width: usize) -> Line<'static> {
@@ -92,18 +94,19 @@ fn row(model: &Model, entry: &Entry, width: usize) -> Line<'static> {
     let cell = |text: &str, width: usize| {
         let text = fit(model, &words(model, text), width);
         let pad = width.saturating_sub(text.width());
-        format!("{text}{}  ", " ".repeat(pad))
+        format!("{text}{} ", " ".repeat(pad))
     };
     let head = format!("{:<12} ", time.unwrap_or_default());
-    let used = 13 + 3 + 14 + 26 + 8 + 9;
+    let [caller, method, id] = widths(width + 2);
+    let used = 13 + 3 + caller + method + id + 3 + 9;
     let message =
         fit(model, &words(model, &frame.message.chars().take(500).collect::<String>()), width.saturating_sub(used));
     Line::from(vec![
         Span::styled(head, theme.style(Role::Dim)),
         Span::styled(format!("{way}  "), theme.style(role)),
-        Span::styled(cell(&frame.caller, 12), theme.style(Role::Dim)),
-        Span::styled(cell(&frame.method, 24), theme.style(role)),
-        Span::styled(cell(&frame.id, 6), theme.style(Role::Dim)),
+        Span::styled(cell(&frame.caller, caller), theme.style(Role::Dim)),
+        Span::styled(cell(&frame.method, method), theme.style(role)),
+        Span::styled(cell(&frame.id, id), theme.style(Role::Dim)),
         Span::styled(format!("{took:>8} "), theme.style(Role::Text)),
         Span::styled(message, theme.style(Role::Text)),
     ])
