@@ -21,7 +21,7 @@ mod work;
 
 use std::collections::{HashMap, VecDeque};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -49,6 +49,9 @@ use crate::web::Traffic;
 pub const WINDOW: usize = 60;
 /// Points of one answer of [`Sample::series`], at most.
 pub const POINTS_MAX: usize = 11_520;
+
+/// Instances that are expected at once; of more the end is not told.
+const EXPECTED_MAX: usize = 8192;
 
 /// An instance that runs, as reconcile knows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -247,6 +250,8 @@ struct Shared {
     /// Somebody is new, or newly ready.
     hurry: Notify,
     endings: ending::Endings,
+    /// Those whose init is about to be heard, until they are in `instances`.
+    expected: Mutex<HashMap<InstanceId, Instance>>,
     links: InitLinks,
     rings: PathBuf,
     tasks: TaskTracker,
@@ -261,6 +266,7 @@ impl Sample {
             counted: OnceLock::new(),
             hurry: Notify::new(),
             endings: ending::Endings::default(),
+            expected: Mutex::default(),
             links: deps.links.clone(),
             rings: rings::directory(&deps.data_dir),
             tasks: TaskTracker::new(),
@@ -273,6 +279,8 @@ impl Sample {
     /// Tells which instances run or are paused; the whole list each time.
     pub fn instances(&self, mut now: Vec<Instance>) {
         now.sort_unstable_by_key(|i| i.instance);
+        let known = |id: &InstanceId| now.binary_search_by_key(id, |i| i.instance).is_ok();
+        self.shared.expected.lock().unwrap_or_else(PoisonError::into_inner).retain(|id, _| !known(id));
         let changed = self.shared.instances.send_if_modified(|held| {
             let other = **held != now;
             if other {
@@ -285,6 +293,15 @@ impl Sample {
         }
     }
 
+    /// Tells of an instance before its init may be heard: the first thing that it says may be that its server has ended, while
+    /// no agent was there.
+    pub fn expect(&self, instance: Instance) {
+        let mut expected = self.shared.expected.lock().unwrap_or_else(PoisonError::into_inner);
+        if expected.len() < EXPECTED_MAX {
+            expected.insert(instance.instance, instance);
+        }
+    }
+
     /// Tells where the gateway's counts are. Only the first call counts.
     pub fn tell_traffic(&self, counted: impl Fn() -> Vec<(DeploymentId, Traffic)> + Send + Sync + 'static) {
         self.shared.counted.set(Box::new(counted)).ok();
@@ -294,9 +311,10 @@ impl Sample {
     /// [`Self::endings`].
     pub fn ending(&self, instance: InstanceId, pid: u32) {
         let instances = self.shared.instances.borrow().clone();
-        let of = instances.iter().find(|i| i.instance == instance && i.pid == pid);
-        if let Some(of) = of {
-            self.shared.endings.read(of, self.shared.links.carried(instance));
+        let of = instances.iter().find(|i| i.instance == instance && i.pid == pid).cloned();
+        let expected = || self.shared.expected.lock().unwrap_or_else(PoisonError::into_inner).get(&instance).cloned();
+        if let Some(of) = of.or_else(expected).filter(|of| of.pid == pid) {
+            self.shared.endings.read(&of, self.shared.links.carried(instance));
         }
     }
 

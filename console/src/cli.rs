@@ -104,6 +104,15 @@ pub struct Cli {
     /// Console: at most two frames a second, for slow links
     #[arg(long)]
     pub slow: bool,
+    /// Console: colours: auto, dark, light, high-contrast, 16 or mono
+    #[arg(long, value_name = "NAME")]
+    pub theme: Option<String>,
+    /// Console: nothing can be changed
+    #[arg(long)]
+    pub read_only: bool,
+    /// Console: all contexts at once; some of them: --host A,B
+    #[arg(long, conflicts_with = "host")]
+    pub all_contexts: bool,
     #[command(subcommand)]
     pub verb: Option<Verb>,
 }

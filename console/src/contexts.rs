@@ -152,3 +152,39 @@ pub fn resolve(host: Option<&str>) -> Result<Target, LinkError> {
     }
     Ok(target)
 }
+
+/// The hosts of a console, each with what it is called: those of `--host` with commas between them, all contexts, those
+/// of `SIGIL_HOST`, those of the fleet in `console.toml`, else the one that [`resolve`] finds.
+pub fn resolve_all(host: Option<&str>, all: bool, fleet: &[String]) -> Result<Vec<(String, Target)>, LinkError> {
+    let variable = std::env::var("SIGIL_HOST").ok().filter(|v| !v.is_empty());
+    let mut wanted: Vec<String> = match host.map(str::to_owned).or(variable.filter(|_| !all)) {
+        Some(text) => text.split(',').map(str::trim).filter(|t| !t.is_empty()).map(str::to_owned).collect(),
+        None if all => Contexts::load()?.contexts.keys().cloned().collect(),
+        None => fleet.to_vec(),
+    };
+    let mut seen = std::collections::BTreeSet::new();
+    wanted.retain(|name| seen.insert(name.clone()));
+    if wanted.is_empty() {
+        return resolve(None).map(|target| vec![(called(&target), target)]);
+    }
+    let mut found: Vec<(String, Target)> = Vec::new();
+    for name in wanted {
+        let target = resolve(Some(&name))?;
+        let name = called(&target);
+        // Two addresses of one kind without contexts: told apart by their place.
+        let taken = |n: &str| found.iter().any(|(other, _)| other == n);
+        let name = if taken(&name) { format!("{name}-{}", found.len() + 1) } else { name };
+        found.push((name, target));
+    }
+    Ok(found)
+}
+
+/// What a host is called: its context, else the machine in its address.
+fn called(target: &Target) -> String {
+    let address = target.address.to_string();
+    target.context.clone().unwrap_or_else(|| match address.split_once("://") {
+        Some(("unix", path)) => path.rsplit('/').find(|p| !p.is_empty()).unwrap_or("local").to_owned(),
+        Some((_, rest)) => rest.rsplit('@').next().unwrap_or(rest).replace('/', ""),
+        None => "local".to_owned(),
+    })
+}

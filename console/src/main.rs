@@ -36,24 +36,40 @@ async fn start(mut parsed: cli::Cli) -> u8 {
     if let Some(verb) = parsed.verb.take() {
         return cli::run(parsed, verb).await;
     }
-    let options = tui::Options::new(parsed.ascii, parsed.plain, parsed.slow);
-    let failure = if options.plain || (std::io::stdin().is_terminal() && std::io::stdout().is_terminal()) {
-        console(parsed.host.as_deref(), options).await.err()
-    } else {
-        Some(cli::Failure::usage("the console needs a terminal", "name a verb: 'sigil --help' lists them"))
-    };
-    failure.map_or(0, |failure| {
+    console(&parsed).await.err().map_or(0, |failure| {
         cli::report(&failure, parsed.output.is_data(), false);
         failure.exit
     })
 }
 
-/// The full-screen console, and the task that serves it.
-async fn console(host: Option<&str>, options: tui::Options) -> Result<(), cli::Failure> {
-    let target = contexts::resolve(host)?;
-    let (port, feed) = tui::pair(target.address.to_string());
-    let link = tokio::spawn(link::port::serve(target, feed));
-    let ended = tui::run(port, options).await;
-    link.abort();
+/// The console, and a task for each host that serves it.
+async fn console(parsed: &cli::Cli) -> Result<(), cli::Failure> {
+    let mut options = tui::Options::new(parsed.ascii, parsed.plain, parsed.slow);
+    options.read_only = parsed.read_only;
+    if let Some(name) = &parsed.theme {
+        let known = sigil_config::console::THEMES.join(", ");
+        options.theme =
+            Some(tui::Palette::named(name).ok_or_else(|| {
+                cli::Failure::usage(format!("there is no theme '{name}'"), format!("themes: {known}"))
+            })?);
+    }
+    let terminal = std::io::stdin().is_terminal() && std::io::stdout().is_terminal();
+    if !options.plain && !terminal {
+        return Err(cli::Failure::usage("the console needs a terminal", "name a verb: 'sigil --help' lists them"));
+    }
+    let config = sigil_config::console::path();
+    let fleet = sigil_config::console::load(&config).config.fleet;
+    let hosts = contexts::resolve_all(parsed.host.as_deref(), parsed.all_contexts, &fleet)?;
+    let mut ports = Vec::new();
+    // Each host has a task of its own: one that is dead holds up none.
+    let mut links = tokio::task::JoinSet::new();
+    for (name, target) in hosts {
+        let (port, feed) = tui::pair(name, target.address.to_string());
+        links.spawn(link::port::serve(target, feed));
+        ports.push(port);
+    }
+    let files = tui::Files { config: Some(config), state: Some(contexts::state_dir()) };
+    let ended = tui::run(ports, options, files).await;
+    links.abort_all();
     ended.map_err(|e| cli::Failure::new(1, "TERMINAL", format!("{e:#}"), "try 'sigil --plain', or a verb"))
 }

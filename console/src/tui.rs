@@ -9,13 +9,18 @@ mod command;
 mod demo;
 mod deploy;
 mod desk;
+mod fleet;
 mod flow;
 mod form;
+mod keymap;
 mod logbuf;
 mod model;
 mod plain;
 mod port;
+mod session;
+mod settings;
 mod sheet;
+mod signals;
 mod steps;
 mod tap;
 mod terminal;
@@ -25,21 +30,26 @@ mod theme;
 mod update;
 mod view;
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use futures::StreamExt as _;
+use futures::{FutureExt as _, StreamExt as _};
 use jiff::Timestamp;
-use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
+use tokio_stream::wrappers::ReceiverStream;
 
 pub use deploy::read_package;
 pub use flow::{Answer, Flow, Replayed, Source, Told};
 pub use port::{DEPTH, Feed, LinkEvent, Port, Request, Trouble, pair};
 pub use sheet::{Look, Released, Scaled, Seen};
+pub use theme::Palette;
 
+use fleet::Host;
 use model::Model;
+use session::Session;
+use signals::{Signal, Signals};
 use terminal::Terminal;
 use theme::Theme;
 use update::{Effect, Event, update};
@@ -48,6 +58,9 @@ use update::{Effect, Event, update};
 const FRAME: Duration = Duration::from_millis(100);
 /// The same with `--slow`.
 const SLOW: Duration = Duration::from_millis(500);
+
+/// Log lines that are taken in before the next key is looked for.
+const LINES: usize = 4_000;
 
 /// How the console looks and behaves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -60,6 +73,10 @@ pub struct Options {
     pub plain: bool,
     /// At most two frames a second.
     pub slow: bool,
+    /// These colours, whatever `console.toml` says.
+    pub theme: Option<Palette>,
+    /// Nothing may be changed, whatever `console.toml` says.
+    pub read_only: bool,
 }
 
 impl Options {
@@ -71,34 +88,95 @@ impl Options {
             ascii: ascii || !terminal::is_utf8(),
             plain: plain || std::env::var("ACCESSIBLE").is_ok_and(|v| v == "1"),
             slow,
+            theme: None,
+            read_only: false,
         }
     }
 
     fn theme(self) -> Theme {
-        Theme { colour: self.colour, ascii: self.ascii }
+        let palette = self.theme.or_else(|| Palette::named("auto")).unwrap_or(Palette::Sixteen);
+        Theme { colour: self.colour, ascii: self.ascii, palette }
     }
 }
 
-/// Runs the console until a person leaves it or the terminal goes away. The agent and its servers go on.
-pub async fn run(port: Port, options: Options) -> anyhow::Result<()> {
+/// Files of its owner's that the console reads, and the one that it writes. Without a name there is none.
+#[derive(Debug, Clone, Default)]
+pub struct Files {
+    /// `console.toml`.
+    pub config: Option<PathBuf>,
+    /// The state directory: what was left is in there.
+    pub state: Option<PathBuf>,
+}
+
+/// The hosts, as they are called, and the streams of what they tell.
+fn model_of(ports: &[Port], options: Options, size: (u16, u16)) -> Model {
+    let mut model = Model::new(String::new(), options.theme(), size, Timestamp::now());
+    model.hosts = ports.iter().map(|p| Host::new(p.name.clone(), p.address.clone())).collect();
+    model.options = options;
+    model.zone = jiff::tz::TimeZone::system();
+    model
+}
+
+/// Runs the console until a person leaves it or the terminal goes away. The agents and their servers go on.
+pub async fn run(ports: Vec<Port>, options: Options, files: Files) -> anyhow::Result<()> {
+    anyhow::ensure!(!ports.is_empty(), "the console needs a host");
     if options.plain {
-        return plain::run(port, options).await;
+        return plain::run(ports, options, files).await;
     }
     anyhow::ensure!(terminal::is_there(), "the console needs a terminal");
     let mut terminal = Terminal::take().context("the terminal cannot be taken over")?;
-    let result = screens(port, options, &mut terminal).await;
+    let mut left = Left::default();
+    let result = screens(ports, options, files, &mut terminal, &mut left).await;
     drop(terminal);
+    if let (Some(path), Some(session)) = (&left.path, &left.session)
+        && let Err(e) = session::save(path, session)
+    {
+        eprintln!("where you were is not remembered: {}: {e}", path.display());
+    }
     result
 }
 
-async fn screens(port: Port, options: Options, terminal: &mut Terminal) -> anyhow::Result<()> {
-    let Port { address, mut events, requests } = port;
-    let mut model = Model::new(address, options.theme(), terminal.size(), Timestamp::now());
-    model.zone = jiff::tz::TimeZone::system();
+/// What is written when the console ends, however it does.
+#[derive(Debug, Default)]
+struct Left {
+    path: Option<PathBuf>,
+    session: Option<Session>,
+}
+
+async fn screens(
+    ports: Vec<Port>,
+    options: Options,
+    files: Files,
+    terminal: &mut Terminal,
+    left: &mut Left,
+) -> anyhow::Result<()> {
+    let mut model = model_of(&ports, options, terminal.size());
+    let mut begun = Vec::new();
+    let mut followed = None;
+    if let Some(path) = &files.config {
+        model.config_path = path.display().to_string();
+        followed = Some(settings::follow(path));
+        begun.extend(settings::take(&mut model, sigil_config::console::load(path), true));
+    }
+    if let Some(state) = &files.state {
+        let names: Vec<&str> = model.hosts.iter().map(|h| h.name.as_str()).collect();
+        let path = session::path(state, &names);
+        match session::load(&path) {
+            Ok(Some(session)) => model.resume = session.restore(&mut model),
+            Ok(None) => update::tour(&mut model),
+            Err(why) => update::tell(&mut model, why, true),
+        }
+        left.path = Some(path);
+    }
+    let (streams, requests): (Vec<_>, Vec<_>) = ports
+        .into_iter()
+        .enumerate()
+        .map(|(host, port)| (ReceiverStream::new(port.events).map(move |event| (host, event)), port.requests))
+        .unzip();
+    // One after the other in turn: a host that talks much does not keep another waiting.
+    let mut events = futures::stream::select_all(streams);
     let mut keys = crossterm::event::EventStream::new();
-    let mut term = signal(SignalKind::terminate())?;
-    let mut hangup = signal(SignalKind::hangup())?;
-    let mut stop = signal(SignalKind::from_raw(rustix::process::Signal::TSTP.as_raw()))?;
+    let mut signals = Signals::new()?;
     let (told, mut telling) = mpsc::channel::<(String, bool)>(16);
     let mut second = tokio::time::interval(Duration::from_secs(1));
     second.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
@@ -112,15 +190,20 @@ async fn screens(port: Port, options: Options, terminal: &mut Terminal) -> anyho
             // A terminal that takes long to swallow a frame gets fewer.
             due = Instant::now() + least.max(terminal.slowness * 4).min(SLOW);
         }
+        let merged = model.merge.due().map(|at| {
+            let wait = at.duration_since(Timestamp::now());
+            Instant::now() + Duration::try_from(wait).unwrap_or(Duration::ZERO)
+        });
         let mut happened = Vec::new();
         tokio::select! {
             biased;
-            _ = term.recv() => return Ok(()),
-            _ = hangup.recv() => return Ok(()),
-            _ = stop.recv() => {
-                terminal.suspend()?;
-                happened.push(resized(terminal));
-            }
+            signal = signals.next() => match signal {
+                Signal::End => return Ok(()),
+                Signal::Stop => {
+                    terminal.suspend()?;
+                    happened.push(resized(terminal));
+                }
+            },
             key = keys.next() => match key {
                 Some(Ok(key)) => {
                     // A key is answered at once.
@@ -130,52 +213,107 @@ async fn screens(port: Port, options: Options, terminal: &mut Terminal) -> anyho
                 // No terminal, no console.
                 Some(Err(_)) | None => return Ok(()),
             },
-            event = events.recv(), if linked => match event {
-                Some(event) => {
-                    happened.push(Event::Link(event));
-                    while happened.len() < DEPTH && let Ok(event) = events.try_recv() {
-                        happened.push(Event::Link(event));
+            event = events.next(), if linked => match event {
+                Some((host, event)) => {
+                    // Not so many lines that a key would have to wait for them.
+                    let mut lines = lines_of(&event);
+                    happened.push(Event::From(host, event));
+                    while lines < LINES
+                        && happened.len() < DEPTH
+                        && let Some(Some((host, event))) = events.next().now_or_never()
+                    {
+                        lines += lines_of(&event);
+                        happened.push(Event::From(host, event));
                     }
                 }
                 None => linked = false,
             },
+            Some(read) = changed(&mut followed) => happened.push(Event::Config(Box::new(read))),
             Some((text, bad)) = telling.recv() => happened.push(Event::Told(text, bad)),
             _ = second.tick() => happened.push(Event::Tick(Timestamp::now())),
+            () = tokio::time::sleep_until(merged.unwrap_or(due)), if merged.is_some() => happened.push(Event::Flush),
             () = tokio::time::sleep_until(due), if model.dirty => {}
+            // Nobody waits for anything: some more of a long search.
+            () = std::future::ready(()), if model.is_working() => happened.push(Event::Work),
         }
+        let mut effects = std::mem::take(&mut begun);
         for event in happened {
             model.now = Timestamp::now();
-            for effect in update(&mut model, event) {
-                match effect {
-                    Effect::Quit => return Ok(()),
-                    Effect::Redraw => terminal.forget(),
-                    Effect::Suspend => {
-                        terminal.suspend()?;
-                        let size = resized(terminal);
-                        update(&mut model, size);
+            effects.extend(update(&mut model, event));
+        }
+        for effect in effects {
+            match effect {
+                Effect::Quit => {
+                    left.session = Some(Session::of(&model));
+                    return Ok(());
+                }
+                Effect::Mouse(on) => terminal.mouse(on)?,
+                Effect::Redraw => terminal.forget(),
+                Effect::Suspend => {
+                    terminal.suspend()?;
+                    let size = resized(terminal);
+                    update(&mut model, size);
+                }
+                Effect::Ask(request) => {
+                    for (host, request) in fleet::route(&model, request) {
+                        ask(&mut model, &requests, host, request);
                     }
-                    Effect::Ask(request) => {
-                        // Never awaited: a link that does not take wishes must not hold up a key.
-                        if requests.try_send(request).is_err() {
-                            update::tell(&mut model, "the link is busy: try again", true);
-                        }
+                }
+                Effect::Page(text) => {
+                    // Nothing else may read keys meanwhile.
+                    drop(keys);
+                    let said = terminal.page(text).await;
+                    keys = crossterm::event::EventStream::new();
+                    let size = resized(terminal);
+                    update(&mut model, size);
+                    if let Err(e) = said {
+                        update::tell(&mut model, format!("the pager did not run: {e}"), true);
                     }
-                    Effect::Copy { text, what } => {
-                        let (text, bad) = match terminal.copy(&text, &what).await {
-                            Ok(text) => (text, false),
-                            Err(text) => (text, true),
-                        };
-                        update::tell(&mut model, text, bad);
+                }
+                Effect::Only(host, request) => {
+                    for (_, request) in fleet::route(&model, request).into_iter().filter(|(h, _)| *h == host) {
+                        ask(&mut model, &requests, host, request);
                     }
-                    Effect::Save { path, text, lines } => {
-                        let told = told.clone();
-                        tokio::task::spawn_blocking(move || {
-                            let _ = told.blocking_send(save(&path, &text, lines));
-                        });
-                    }
+                }
+                Effect::Copy { text, what } => {
+                    let (text, bad) = match terminal.copy(&text, &what).await {
+                        Ok(text) => (text, false),
+                        Err(text) => (text, true),
+                    };
+                    update::tell(&mut model, text, bad);
+                }
+                Effect::Save { path, text, lines } => {
+                    let told = told.clone();
+                    tokio::task::spawn_blocking(move || {
+                        let _ = told.blocking_send(save(&path, &text, lines));
+                    });
                 }
             }
         }
+        left.session = Some(Session::of(&model));
+    }
+}
+
+/// Asks a host. Never awaited: a link that does not take wishes must not hold up a key, or another host.
+fn ask(model: &mut Model, requests: &[mpsc::Sender<Request>], host: usize, request: Request) {
+    if requests.get(host).is_none_or(|r| r.try_send(request).is_err()) {
+        let which = if model.several() { format!(" to {}", model.hosts[host].name) } else { String::new() };
+        update::tell(model, format!("the link{which} is busy: try again"), true);
+    }
+}
+
+/// The next reading of a followed file; never, when none is.
+async fn changed(followed: &mut Option<settings::Followed>) -> Option<sigil_config::console::Read> {
+    match followed {
+        Some(followed) => followed.read.recv().await,
+        None => std::future::pending().await,
+    }
+}
+
+fn lines_of(event: &LinkEvent) -> usize {
+    match event {
+        LinkEvent::Logs { batch, .. } => batch.lines.len(),
+        _ => 0,
     }
 }
 
@@ -188,6 +326,11 @@ fn translated(event: crossterm::event::Event) -> Option<Event> {
     match event {
         crossterm::event::Event::Key(key) => Some(Event::Key(key)),
         crossterm::event::Event::Paste(text) => Some(Event::Paste(text)),
+        crossterm::event::Event::Mouse(mouse) => match mouse.kind {
+            crossterm::event::MouseEventKind::ScrollDown => Some(Event::Wheel(true)),
+            crossterm::event::MouseEventKind::ScrollUp => Some(Event::Wheel(false)),
+            _ => None,
+        },
         crossterm::event::Event::Resize(width, height) => Some(Event::Resize(width, height)),
         _ => None,
     }

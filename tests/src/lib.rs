@@ -1,9 +1,13 @@
 //! What whole-product tests share: a real agent in a process of its own on a temporary data directory, the real `sigil`
 //! beside it, and predicates with deadlines.
 
+pub mod badlink;
 pub mod clients;
+pub mod double;
 pub mod engine;
+pub mod flaps;
 pub mod kills;
+pub mod screen;
 pub mod soak;
 
 use std::path::{Path, PathBuf};

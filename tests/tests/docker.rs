@@ -754,6 +754,33 @@ fn cpu_until_the_very_end_is_counted() {
     assert!(crashed < before + 12.0, "counted more than once: {before}, {stopped}, {crashed}");
 }
 
+/// A server that computes and ends while no agent is there: its init waits for the next one, which is told what was used.
+#[test]
+fn what_is_used_while_no_agent_runs_is_counted_when_the_next_one_comes() {
+    let mut agent = Agent::start();
+    agent.sigil(&["deploy", &fixture("echo"), "--name", "echo"]).ok();
+    let cpu = |agent: &Agent| {
+        let usage = agent.sigil(&["usage", "-o", "json"]).ok().json();
+        let row = usage["rows"].as_array()?.iter().find(|row| row["name"] == "echo")?.clone();
+        row["cpu_seconds"].as_f64()
+    };
+    let before = eventually("it is measured", SOON, || cpu(&agent));
+    let container = agent.containers()[0].clone();
+    agent.sigil(&["call", "echo", "burn", "--arg", "ms=2500", "--arg", "crash=true"]).ok();
+    agent.kill();
+    let server = || sigil_tests::docker(&["top", &container, "-o", "pid,args"]).contains("server.py");
+    eventually("the server has ended", SOON, || (!server()).then_some(()));
+    // longer than init waits for who only has to be told the last words
+    std::thread::sleep(Duration::from_secs(4));
+    agent.up();
+    let counted = eventually("its end is counted", SOON, || cpu(&agent).filter(|cpu| *cpu >= before + 2.4));
+    agent.until("echo", "ready", SOON);
+    assert!(counted < before + 6.0, "counted more than once: {before}, {counted}");
+    let lives = agent.sigil(&["health", "echo", "-o", "json"]).ok().json();
+    let ended = lives["lives"].as_array().map_or(0, Vec::len);
+    assert_eq!(ended, 1, "its end is told once: {lives}");
+}
+
 /// A call of echo's tool without a session; whether it was sent, and answered.
 fn stateless_call(url: &str) -> (bool, bool) {
     let body = r#"{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"echo","arguments":{"text":"count me"},"_meta":{"io.modelcontextprotocol/protocolVersion":"2026-07-28","io.modelcontextprotocol/clientCapabilities":{},"io.modelcontextprotocol/clientInfo":{"name":"t","version":"1"}}}}"#;

@@ -34,6 +34,9 @@ const OVERFLOW_AFTER: Duration = Duration::from_secs(1);
 const LINE_MAX: usize = 64 * 1024;
 /// How long the last output may take to be acknowledged after main ended.
 const LAST_WORDS: Duration = Duration::from_secs(3);
+/// How long an agent that is away is waited for after main ended by itself. Only an agent would start it anew, so nobody
+/// waits for that; but a container that is gone cannot be asked any more what it used.
+const AGENT_AWAY: Duration = Duration::from_secs(300);
 /// The same after a SIGTERM.
 const LAST_WORDS_STOPPING: Duration = Duration::from_millis(500);
 
@@ -73,6 +76,8 @@ fn realtime() -> u64 {
 struct Ending {
     code: u8,
     until: Instant,
+    /// Nobody asked for it: an agent that is away is waited for until then.
+    away: Option<Instant>,
 }
 
 /// Everything init is.
@@ -194,7 +199,7 @@ impl Init {
         };
         consider(self.link.retry_at());
         consider(self.stopping.filter(|_| self.ending.is_none()));
-        consider(self.ending.map(|e| e.until));
+        consider(self.ending.map(|e| e.away.filter(|_| !self.link.is_up()).unwrap_or(e.until)));
         for dial in self.dials.values() {
             consider(Some(dial.until));
         }
@@ -366,6 +371,10 @@ impl Init {
                     return false;
                 }
                 self.link.welcomed();
+                if let Some(ending) = &mut self.ending {
+                    // it came back, and has as long as one that was never away
+                    ending.until = ending.until.max(Instant::now() + LAST_WORDS);
+                }
                 for proc in self.table.procs.values_mut() {
                     self.link.push(&ToAgent::Process(proc.info()), Vec::new());
                     for output in proc.outputs.iter_mut().filter(|o| o.buf.is_gap_open() && o.line == 0) {
@@ -569,6 +578,10 @@ impl Init {
     fn on_stop(&mut self) {
         drain(&self.stop_signal);
         let again = self.stopping.is_some();
+        if let Some(ending) = &mut self.ending {
+            ending.away = None;
+            ending.until = ending.until.max(Instant::now()).min(Instant::now() + LAST_WORDS_STOPPING);
+        }
         self.stopping.get_or_insert(Instant::now() + self.args.grace);
         for proc in self.table.running() {
             proc.signal(if again { Signal::KILL } else { Signal::TERM });
@@ -585,7 +598,9 @@ impl Init {
             Some(Exit::Code(code)) => code as u8,
             Some(Exit::Signal(signal)) => 128u8.wrapping_add(signal as u8),
         };
-        self.ending = Some(Ending { code, until: Instant::now() + wait });
+        let now = Instant::now();
+        let away = self.stopping.is_none().then(|| now + AGENT_AWAY);
+        self.ending = Some(Ending { code, until: now + wait, away });
     }
 }
 

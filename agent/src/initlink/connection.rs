@@ -296,16 +296,17 @@ impl Reader<'_> {
                     return nonsense("process count");
                 }
                 if process.exit.is_some() {
+                    // it ended while no agent was there, or this one did not hear of it
+                    if process.key == sigil_init::MAIN {
+                        self.tell_ending();
+                    }
                     self.exit_known(process.serial)?;
                     self.shared.changed();
                 }
             }
             ToAgent::Exit { serial, exit } => {
                 let Some(main) = self.instance.exited(serial, exit) else { return nonsense("process") };
-                let pid = *self.instance.expected.borrow();
-                if let Some((ending, pid)) = self.shared.ending.get().zip(pid) {
-                    ending(self.instance.id, pid);
-                }
+                self.tell_ending();
                 if main {
                     self.exit_known(serial)?;
                 }
@@ -369,6 +370,14 @@ impl Reader<'_> {
             }
         }
         Ok(())
+    }
+
+    /// Whoever wants to know what the container used is told, before init is let go.
+    fn tell_ending(&self) {
+        let pid = *self.instance.expected.borrow();
+        if let Some((ending, pid)) = self.shared.ending.get().zip(pid) {
+            ending(self.instance.id, pid);
+        }
     }
 
     /// Lets init's last words end: it waits for this when main ended.

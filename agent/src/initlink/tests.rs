@@ -335,6 +335,43 @@ async fn main_that_ends_while_the_agent_restarts_is_told_to_the_next() {
     assert_eq!(bench.exit_code().await, 5);
 }
 
+/// Without a word to be told: the container stays so that the next agent can read what it used, but for who asks for its end.
+#[tokio::test]
+async fn init_waits_for_an_agent_that_is_away_unless_it_is_stopped() {
+    let (mut bench, link) = Bench::new(&[]).await;
+    let pid = link.start_main(shell("exec sleep 0.2")).await.unwrap();
+    bench.kill_agent();
+    let process = format!("/proc/{pid}");
+    let deadline = Instant::now() + LONG;
+    while Path::new(&process).exists() {
+        assert!(Instant::now() < deadline);
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    // longer than last words are waited for
+    tokio::time::sleep(Duration::from_millis(3_500)).await;
+    let told = Arc::new(Mutex::new(Vec::new()));
+    let heard = told.clone();
+    let (links, output, stop) = agent(bench.dir.path()).await;
+    links.tell_ending(move |instance, pid| lock(&heard).push((instance, pid)));
+    (bench.links, bench.output, bench.stop) = (links, output, stop);
+    let init = bench.init.as_ref().unwrap().id();
+    bench.links.expect(bench.id, init);
+    let link = bench.links.wait(bench.id, LONG).await.unwrap();
+    assert_eq!(ended(&mut link.main_exit()).await, Exit { code: Some(0), signal: None });
+    assert_eq!(bench.exit_code().await, 0);
+    assert_eq!(*lock(&told), [(bench.id, init)]);
+
+    let (mut bench, link) = Bench::new(&[]).await;
+    link.start_main(shell("exec sleep 0.2")).await.unwrap();
+    bench.kill_agent();
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    let init = rustix::process::Pid::from_child(bench.init.as_ref().unwrap());
+    let began = Instant::now();
+    rustix::process::kill_process(init, rustix::process::Signal::TERM).unwrap();
+    assert_eq!(bench.exit_code().await, 0);
+    assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
+}
+
 /// Reads what init itself prints, as the engine does.
 fn engine(mut pipe: impl Read + Send + 'static) -> Arc<Mutex<Vec<u8>>> {
     let log = Arc::new(Mutex::new(Vec::new()));

@@ -227,7 +227,7 @@ impl BringUp {
             return Err(Trouble::Other("its container ended at once".into()));
         };
         self.began = Some(started_at);
-        self.deps.links.expect(self.instance, pid);
+        self.expect(&container, pid);
         self.progress("starting", Some(pid), Some(started_at)).await;
         let link = self.deps.links.wait(self.instance, LINK_LIMIT).await?;
         self.link = Some(link.clone());
@@ -298,7 +298,7 @@ impl BringUp {
             return Err(Trouble::Other("its container ended at once".into()));
         };
         self.began = Some(started_at);
-        self.deps.links.expect(self.instance, pid);
+        self.expect(container, pid);
         self.progress("starting", Some(pid), Some(started_at)).await;
         let link = self.deps.links.wait(self.instance, LINK_LIMIT).await?;
         self.link = Some(link.clone());
@@ -402,6 +402,19 @@ impl BringUp {
     /// Whether a server that a former agent started is still there; no handshake, so that it notices nothing.
     async fn serves(&self, link: &Link) -> bool {
         self.spec.transport == Transport::Stdio || link.dial(self.spec.port).await.is_ok()
+    }
+
+    /// From now on its init may be heard.
+    fn expect(&self, container: &str, pid: u32) {
+        self.deps.sample.expect(sample::Instance {
+            instance: self.instance,
+            deployment: self.deployment.id,
+            release: self.release,
+            container: container.to_owned(),
+            pid,
+            ready: false,
+        });
+        self.deps.links.expect(self.instance, pid);
     }
 
     async fn container_spec(&self, outbound: bool) -> Result<ContainerSpec, Trouble> {

@@ -21,6 +21,7 @@ pub async fn run(ctx: &Ctx, _: Args) -> Outcome {
     let console = json!({
         "version": VERSION,
         "contexts": contexts::path(),
+        "config": sigil_config::console::path(),
         "state_dir": contexts::state_dir(),
         "context": target.context,
         "address": target.address.to_string(),
@@ -41,6 +42,7 @@ pub async fn run(ctx: &Ctx, _: Args) -> Outcome {
         field("address", console["address"].as_str().unwrap_or_default());
         field("context", console["context"].as_str().unwrap_or_default());
         field("contexts", console["contexts"].as_str().unwrap_or_default());
+        field("config", console["config"].as_str().unwrap_or_default());
         field("state dir", console["state_dir"].as_str().unwrap_or_default());
         if let Ok(agent) = &agent {
             agent_fields(agent, &mut field);

@@ -8,7 +8,7 @@ use super::error::LinkError;
 use super::{Link, convert, request_id};
 
 /// What fires, and what did.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
 pub struct Alerts {
     /// What fires now.
     pub firing: Vec<Alert>,

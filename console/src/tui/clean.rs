@@ -45,7 +45,7 @@ pub fn plain(line: &[u8]) -> String {
 }
 
 /// The length of the colour sequence at the beginning, if it is one (and not an absurd one).
-fn sgr_len(bytes: &[u8]) -> Option<usize> {
+pub(super) fn sgr_len(bytes: &[u8]) -> Option<usize> {
     let body = bytes.strip_prefix(b"\x1b[")?;
     let len = body.iter().take(64).position(|b| !(b.is_ascii_digit() || matches!(b, b';' | b':')))?;
     (body[len] == b'm').then_some(len + 3)

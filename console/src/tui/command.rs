@@ -2,6 +2,7 @@
 
 use super::model::{Screen, Sort};
 use super::sheet::TITLES;
+use super::theme::Palette;
 
 /// What can be typed after `:`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -17,6 +18,7 @@ pub enum Command {
     Rollback(String, u32),
     Remove(String),
     Save(Option<String>),
+    Page,
     Filter(String),
     Sort(Sort),
     Call(String, Option<String>),
@@ -26,12 +28,34 @@ pub enum Command {
     Package(String),
     Operation(String),
     Guide(Option<String>),
+    History,
+    Theme(Palette),
+    Config,
+    Tour,
     Help,
     Quit,
 }
 
+impl Command {
+    /// The deployments that it names.
+    pub fn names(&mut self) -> Vec<&mut String> {
+        match self {
+            Self::Detail(name)
+            | Self::Open(_, Some(name))
+            | Self::Restart(name)
+            | Self::Stop(name)
+            | Self::Start(name)
+            | Self::Scale(name, _)
+            | Self::Rollback(name, _)
+            | Self::Remove(name) => vec![name],
+            Self::Logs(names) => names.iter_mut().collect(),
+            _ => Vec::new(),
+        }
+    }
+}
+
 /// Verb, arguments, what it does. `NAME` is completed with deployments.
-pub const VERBS: [(&str, &str, &str); 32] = [
+pub const VERBS: [(&str, &str, &str); 37] = [
     ("overview", "", "the agent, and what is wrong"),
     ("ls", "", "deployments"),
     ("get", "NAME", "one deployment"),
@@ -60,8 +84,13 @@ pub const VERBS: [(&str, &str, &str); 32] = [
     ("rollback", "NAME [RELEASE]", "back to a release"),
     ("rm", "NAME", "remove containers and record"),
     ("save", "[FILE]", "write the shown lines to a file"),
+    ("pager", "", "the shown lines in $PAGER"),
     ("filter", "[REGEX]", "show what matches, '!' negates"),
     ("sort", "COLUMN", "order of the table"),
+    ("history", "", "what was done here, as command lines"),
+    ("theme", "NAME", "other colours, tried while typed"),
+    ("config", "", "what console.toml says wrong, and where it is"),
+    ("tour", "", "the first words again"),
     ("help", "", "keys and commands"),
     ("quit", "", "leave the console; servers keep running"),
 ];
@@ -99,6 +128,7 @@ pub fn parse(text: &str, subject: Option<&str>) -> Result<Command, String> {
             Command::Rollback(name, words.next().map_or(Ok(0), |n| number(n, verb))?)
         }
         "save" => Command::Save((!rest.is_empty()).then(|| rest.to_owned())),
+        "pager" => Command::Page,
         "filter" => Command::Filter(rest.to_owned()),
         "sort" => {
             let sort = Sort::ALL.iter().find(|(_, _, word)| *word == rest);
@@ -122,6 +152,13 @@ pub fn parse(text: &str, subject: Option<&str>) -> Result<Command, String> {
         "guide" => Command::Guide((!rest.is_empty()).then(|| rest.to_owned())),
         "releases" => Command::Open(Screen::Releases, Some(name(verb)?)),
         "tools" => Command::Open(Screen::Tools, Some(name(verb)?)),
+        "history" => Command::History,
+        "config" => Command::Config,
+        "tour" => Command::Tour,
+        "theme" => Command::Theme(
+            Palette::named(rest)
+                .ok_or_else(|| format!("themes: auto, {}", Palette::ALL.map(|(name, _)| name).join(", ")))?,
+        ),
         "help" | "?" => Command::Help,
         "quit" | "q" | "q!" | "exit" => Command::Quit,
         screen if TITLES.iter().any(|t| t.verb == screen) => {
@@ -151,6 +188,7 @@ pub fn suggest(text: &str, names: &[&str], history: &[String]) -> Vec<String> {
     };
     let takes = |verb: &str| VERBS.iter().any(|(v, args, _)| *v == verb && args.contains("NAME"));
     match head.split_whitespace().next() {
+        Some("theme") => ranked(last, ["auto"].into_iter().chain(Palette::ALL.into_iter().map(|(name, _)| name))),
         Some("sort") => ranked(last, Sort::ALL.iter().map(|(_, _, word)| *word)),
         Some(verb) if takes(verb) => ranked(last, names.iter().copied()),
         _ => Vec::new(),

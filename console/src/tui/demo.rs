@@ -271,15 +271,15 @@ async fn act(mut feed: Feed) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "for a person at a terminal"]
 async fn look() {
-    let (port, feed) = pair("unix:///run/sigil/agent.sock");
+    let (port, feed) = pair("local", "unix:///run/sigil/agent.sock");
     tokio::spawn(act(feed));
-    super::run(port, super::Options::new(false, false, false)).await.unwrap();
+    super::run(vec![port], super::Options::new(false, false, false), super::Files::default()).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "for a person at a terminal"]
 async fn look_plain() {
-    let (port, feed) = pair("unix:///run/sigil/agent.sock");
+    let (port, feed) = pair("local", "unix:///run/sigil/agent.sock");
     tokio::spawn(act(feed));
-    super::run(port, super::Options::new(true, true, false)).await.unwrap();
+    super::run(vec![port], super::Options::new(true, true, false), super::Files::default()).await.unwrap();
 }

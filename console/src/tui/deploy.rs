@@ -28,6 +28,13 @@ pub enum Stage {
     Ended,
 }
 
+impl Stage {
+    /// It is read, not typed into.
+    pub fn is_read(self) -> bool {
+        matches!(self, Self::Looked | Self::Running | Self::Ended)
+    }
+}
+
 /// A deploy on its way.
 #[derive(Debug)]
 pub struct Deploying {

@@ -129,6 +129,8 @@ pub struct Question {
     pub yes: &'static str,
     /// Whether the cursor is on the button that does it.
     pub on_yes: bool,
+    /// The word to type first, and what was typed.
+    pub word: Option<(String, String)>,
     /// What is done.
     pub deed: Deed,
     /// The command line that does the same.

@@ -39,7 +39,7 @@ pub struct Text {
 
 impl fmt::Debug for Text {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Text({} characters)", self.text.chars().count())
+        write!(f, "Text({} characters, at {})", self.text.chars().count(), self.at)
     }
 }
 

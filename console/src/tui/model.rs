@@ -4,13 +4,16 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
 
+use super::Options;
 use super::desk::{Ask, Desk, Question};
+use super::fleet::{Host, Merge, bare};
+use super::keymap::Keymap;
 use super::logbuf::{Buffer, Pattern};
 use super::port::Trouble;
 use super::sheet::Sheet;
-use super::theme::Theme;
+use super::theme::{Palette, Theme};
 use crate::link::findings::Report;
-use crate::link::{AgentInfo, Change, Deployment, Detail, Event};
+use crate::link::{Change, Deployment, Detail, Event};
 
 /// The link's state.
 #[derive(Debug, Clone, PartialEq)]
@@ -139,6 +142,8 @@ pub struct Table {
     pub offset: usize,
     /// Marked ids.
     pub marked: BTreeSet<String>,
+    /// The id that was marked last: a range begins there.
+    pub anchor: Option<String>,
     /// Order.
     pub sort: Sort,
     /// The other way round.
@@ -179,7 +184,7 @@ pub struct Logs {
     pub follow: bool,
     /// The number of the entry at the top of the screen, and the row within it, when not following.
     pub top: (u64, usize),
-    /// The entry that a jump went to.
+    /// The entry that one is at, when not following.
     pub current: Option<u64>,
     /// Long lines go on in the next row.
     pub wrap: bool,
@@ -191,12 +196,14 @@ pub struct Logs {
     pub since: usize,
     /// Only replicas that are gone.
     pub previous: bool,
-    /// What is highlighted.
-    pub search: Option<Pattern>,
+    /// Errors over time are shown above the lines.
+    pub strip: bool,
     /// The stream broke; why.
     pub lost: Option<String>,
     /// It ended for good.
     pub ended: Option<Option<Trouble>>,
+    /// Of several hosts those whose stream has ended.
+    pub out: BTreeSet<usize>,
     /// A first batch has come.
     pub started: bool,
 }
@@ -216,9 +223,10 @@ impl Logs {
             time: TimeMode::Off,
             since: 0,
             previous: false,
-            search: None,
+            strip: false,
             lost: None,
             ended: None,
+            out: BTreeSet::new(),
             started: false,
         }
     }
@@ -244,6 +252,8 @@ pub struct Page {
 pub struct Asked {
     /// Name of the deployment.
     pub name: String,
+    /// The host that was asked.
+    pub host: usize,
     /// `restarting`, `stopping` …
     pub doing: &'static str,
     /// When.
@@ -252,6 +262,15 @@ pub struct Asked {
     pub operation: Option<String>,
     /// Steps and notes so far.
     pub events: Vec<Event>,
+}
+
+/// Changes that were agreed to and are not asked for yet.
+#[derive(Debug, Clone)]
+pub struct Held {
+    /// What.
+    pub changes: Vec<Change>,
+    /// When they are asked for.
+    pub until: Timestamp,
 }
 
 /// A question before a change.
@@ -344,16 +363,24 @@ pub struct Model {
     pub zone: jiff::tz::TimeZone,
     /// How to draw.
     pub theme: Theme,
-    /// The agent's address.
-    pub address: String,
-    /// The link.
-    pub link: Link,
-    /// The agent, as it last said.
-    pub info: Option<AgentInfo>,
-    /// Deployments by id.
+    /// As the console was started.
+    pub options: Options,
+    /// Where `console.toml` is.
+    pub config_path: String,
+    /// The screen of the last time, until there is something to show on it.
+    pub resume: Option<Place>,
+    /// Which key does what.
+    pub keymap: Keymap,
+    /// The wheel scrolls.
+    pub mouse: bool,
+    /// What was done here, as command lines, the oldest first.
+    pub done: Vec<(Timestamp, String)>,
+    /// The agents; never none.
+    pub hosts: Vec<Host>,
+    /// Nothing may be changed from here.
+    pub read_only: bool,
+    /// Deployments of all hosts by id.
     pub fleet: BTreeMap<String, Deployment>,
-    /// The whole fleet has been told once.
-    pub complete: bool,
     /// Screens, the one on top last; never empty.
     pub screens: Vec<Screen>,
     /// The table.
@@ -372,12 +399,16 @@ pub struct Model {
     pub visit: usize,
     /// Where one was before.
     pub before: Option<Place>,
-    /// The agent's clock minus this one, seconds.
-    pub clock_offset: i64,
+    /// Log lines of several hosts that wait for each other.
+    pub merge: Merge,
+    /// Changes that can still be taken back.
+    pub held: Vec<Held>,
+    /// What is wrong with `console.toml`.
+    pub flaws: Vec<String>,
+    /// The palette that a previewed theme stands in for.
+    pub preview: Option<Palette>,
     /// Reports of scans that were asked for here, by source.
     pub reports: BTreeMap<String, Report>,
-    /// Since when the link is up.
-    pub up_since: Option<Timestamp>,
     /// What lies over them.
     pub overlay: Option<Overlay>,
     /// A passing word.
@@ -400,16 +431,28 @@ impl Model {
             now,
             zone: jiff::tz::TimeZone::UTC,
             theme,
-            address,
-            link: Link::Connecting,
-            info: None,
+            options: Options {
+                colour: theme.colour,
+                ascii: theme.ascii,
+                plain: false,
+                slow: false,
+                theme: None,
+                read_only: false,
+            },
+            config_path: String::new(),
+            resume: None,
+            keymap: Keymap::default(),
+            mouse: false,
+            done: Vec::new(),
+            hosts: vec![Host::new(String::new(), address)],
+            read_only: false,
             fleet: BTreeMap::new(),
-            complete: false,
             screens: vec![Screen::Table],
             table: Table {
                 selected: None,
                 offset: 0,
                 marked: BTreeSet::new(),
+                anchor: None,
                 sort: Sort::Name,
                 inverted: false,
                 filter: None,
@@ -421,9 +464,11 @@ impl Model {
             visits: vec![Place { screen: Screen::Table, names: Vec::new() }],
             visit: 0,
             before: None,
-            clock_offset: 0,
+            merge: Merge::default(),
+            held: Vec::new(),
+            flaws: Vec::new(),
+            preview: None,
             reports: BTreeMap::new(),
-            up_since: None,
             overlay: None,
             toast: None,
             asked: BTreeMap::new(),
@@ -448,7 +493,9 @@ impl Model {
         };
         let mut rows: Vec<&Deployment> = self.fleet.values().filter(wanted).collect();
         let sort = self.table.sort;
-        rows.sort_by(|a, b| sort.key(a).total_cmp(&sort.key(b)).then_with(|| a.name.cmp(&b.name)));
+        rows.sort_by(|a, b| {
+            sort.key(a).total_cmp(&sort.key(b)).then_with(|| (bare(&a.name), &a.name).cmp(&(bare(&b.name), &b.name)))
+        });
         if self.table.inverted {
             rows.reverse();
         }
@@ -510,22 +557,37 @@ impl Model {
         self.asked.values().rev().find(|a| a.name == name)
     }
 
+    /// Whether something goes on that takes long and is done in slices.
+    pub fn is_working(&self) -> bool {
+        self.logs.as_ref().is_some_and(|l| l.buffer.is_working())
+    }
+
     /// How old what is shown is, once the link is down.
     pub fn stale_seconds(&self) -> Option<i64> {
-        match &self.link {
-            Link::Down { since, .. } if self.complete => Some((self.now.as_second() - since.as_second()).max(0)),
+        self.stale_of(&self.hosts[self.here()])
+    }
+
+    /// The same of one host.
+    pub fn stale_of(&self, host: &Host) -> Option<i64> {
+        match &host.link {
+            Link::Down { since, .. } if host.complete => Some((self.now.as_second() - since.as_second()).max(0)),
             _ => None,
         }
     }
 
     /// What the agent's clock shows, as far as it is known.
     pub fn agent_now(&self) -> Timestamp {
-        self.now.checked_add(jiff::SignedDuration::from_secs(self.clock_offset)).unwrap_or(self.now)
+        self.now.checked_add(jiff::SignedDuration::from_secs(self.hosts[self.here()].clock_offset)).unwrap_or(self.now)
     }
 
     /// The host, for titles and questions.
     pub fn host(&self) -> &str {
-        self.info.as_ref().map_or(self.address.as_str(), |i| i.hostname.as_str())
+        let host = &self.hosts[self.here()];
+        match &host.info {
+            _ if self.several() => &host.name,
+            Some(info) => &info.hostname,
+            None => &host.address,
+        }
     }
 
     /// Rows between header and footer.

@@ -2,34 +2,57 @@
 //! screen readers, teletypes and recordings.
 
 use std::io::Write as _;
+use std::time::Duration;
 
 use anyhow::Context as _;
+use futures::StreamExt as _;
 use jiff::Timestamp;
 use tokio::io::{AsyncBufReadExt as _, BufReader};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio_stream::wrappers::ReceiverStream;
 
 use super::command::{self, Command, VERBS};
 use super::logbuf::thousands;
 use super::model::{Model, Screen};
 use super::port::{LinkEvent, Port, Request};
+use super::signals::{Signal, Signals};
 use super::update::{Effect, Event, joined, update};
-use super::{Options, clean, view};
+use super::{Files, Options, clean, view};
 use crate::link::{Change, Deployment, LogBatch, LogQuery, What};
 
 /// Runs until `quit`, the end of input, or a signal.
-pub async fn run(port: Port, options: Options) -> anyhow::Result<()> {
-    let Port { address, mut events, requests } = port;
-    let mut model = Model::new(address, options.theme(), (80, 24), Timestamp::now());
-    model.zone = jiff::tz::TimeZone::system();
-    let mut term = signal(SignalKind::terminate())?;
-    let mut hangup = signal(SignalKind::hangup())?;
+pub async fn run(ports: Vec<Port>, options: Options, files: Files) -> anyhow::Result<()> {
+    let mut model = super::model_of(&ports, options, (80, 24));
+    if let Some(path) = &files.config {
+        model.config_path = path.display().to_string();
+        // Keys and colours have no place here; what is protected has.
+        super::settings::take(&mut model, sigil_config::console::load(path), true);
+        model.toast = None;
+        for flaw in &model.flaws {
+            say(flaw)?;
+        }
+    }
+    let (streams, requests): (Vec<_>, Vec<_>) = ports
+        .into_iter()
+        .enumerate()
+        .map(|(host, port)| (ReceiverStream::new(port.events).map(move |event| (host, event)), port.requests))
+        .unzip();
+    let mut events = futures::stream::select_all(streams);
+    let mut signals = Signals::new()?;
     let mut input = BufReader::new(tokio::io::stdin()).lines();
-    let mut plain = Plain { model, pending: None, watch: None };
-    say(&format!("sigil: connecting to {}. Type 'help' and Enter for commands.", plain.model.address))?;
+    let mut second = tokio::time::interval(Duration::from_secs(1));
+    second.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
+    let mut plain = Plain { model, pending: None, watch: None, shows: None };
+    let to: Vec<&str> = plain.model.hosts.iter().map(|h| h.address.as_str()).collect();
+    say(&format!("sigil: connecting to {}. Type 'help' and Enter for commands.", to.join(", ")))?;
     loop {
         let asked = tokio::select! {
-            _ = term.recv() => return Ok(()),
-            _ = hangup.recv() => return Ok(()),
+            signal = signals.next() => match signal {
+                Signal::End => return Ok(()),
+                Signal::Stop => {
+                    super::signals::stop()?;
+                    Vec::new()
+                }
+            },
             _ = tokio::signal::ctrl_c() => return Ok(()),
             line = input.next_line() => match line? {
                 Some(line) => match plain.typed(line.trim())? {
@@ -38,11 +61,17 @@ pub async fn run(port: Port, options: Options) -> anyhow::Result<()> {
                 },
                 None => return Ok(()),
             },
-            event = events.recv() => plain.happened(event.context("the link ended")?)?,
+            event = events.next() => {
+                let (host, event) = event.context("the link ended")?;
+                plain.happened(host, event)?
+            }
+            _ = second.tick() => plain.ticked()?,
         };
         for request in asked {
-            if requests.try_send(request).is_err() {
-                say("the link is busy: try again")?;
+            for (host, request) in super::fleet::route(&plain.model, request) {
+                if requests.get(host).is_none_or(|r| r.try_send(request).is_err()) {
+                    say("the link is busy: try again")?;
+                }
             }
         }
     }
@@ -50,10 +79,12 @@ pub async fn run(port: Port, options: Options) -> anyhow::Result<()> {
 
 struct Plain {
     model: Model,
-    /// What 'yes' does.
+    /// What is done on a word, and the word.
     pending: Option<(Change, String)>,
     /// The log watch that is printed, and whether lines name their deployment.
     watch: Option<(u64, bool)>,
+    /// The sheet that stays: what is new on it is appended.
+    shows: Option<Vec<String>>,
 }
 
 fn say(text: &str) -> anyhow::Result<()> {
@@ -69,9 +100,13 @@ fn row(d: &Deployment) -> String {
 
 impl Plain {
     /// Prints what an event means.
-    fn happened(&mut self, event: LinkEvent) -> anyhow::Result<Vec<Request>> {
+    fn happened(&mut self, host: usize, event: LinkEvent) -> anyhow::Result<Vec<Request>> {
         self.model.now = Timestamp::now();
-        let now = view::clock(&self.model, self.model.now);
+        let mut now = view::clock(&self.model, self.model.now);
+        if self.model.several() && !matches!(event, LinkEvent::Logs { .. }) {
+            now = format!("{now} {}:", self.model.hosts[host].name);
+        }
+        let event = super::fleet::named(&self.model, host, event);
         let mut first = false;
         match &event {
             LinkEvent::Connected { info, .. } => {
@@ -85,11 +120,11 @@ impl Plain {
                 say(&format!("{now} no link: {why}; trying again in {} s", retry_in.as_secs().max(1)))?;
             }
             LinkEvent::Fleet(update) => {
-                first = update.complete && !self.model.complete;
+                first = update.complete && !self.model.hosts[host].complete;
                 for d in &update.changed {
                     let told = |o: &Deployment| (o.state.clone(), o.ready, o.desired, o.release, o.message.clone());
                     let old = self.model.fleet.get(&d.id);
-                    if self.model.complete && old.map(told) != Some(told(d)) {
+                    if self.model.hosts[host].complete && old.map(told) != Some(told(d)) {
                         say(&format!("{now} {}", row(d)))?;
                     }
                 }
@@ -122,9 +157,9 @@ impl Plain {
         }
         let detail = matches!(event, LinkEvent::Detail { .. });
         let looked = matches!(event, LinkEvent::Looked { .. });
-        let effects = update(&mut self.model, Event::Link(event));
+        let effects = self.took(host, event);
         if first {
-            self.list()?;
+            self.list(host)?;
         }
         if detail {
             for line in view::detail::text(&self.model) {
@@ -134,10 +169,7 @@ impl Plain {
             self.model.screens = vec![Screen::Table];
         }
         if looked && self.model.screen().is_sheet() {
-            for line in view::sheet::text(&self.model) {
-                say(&line)?;
-            }
-            self.model.screens = vec![Screen::Table];
+            self.sheet(&now)?;
         }
         if let Some(toast) = self.model.toast.take() {
             say(&format!("{now} {}", clean::plain(toast.text.as_bytes())))?;
@@ -159,18 +191,58 @@ impl Plain {
         Ok(())
     }
 
-    fn list(&self) -> anyhow::Result<()> {
-        if self.model.fleet.is_empty() {
-            return say("nothing is deployed here yet: sigil deploy SOURCE");
+    /// The deployments of a host.
+    fn list(&self, host: usize) -> anyhow::Result<()> {
+        let theirs = |d: &&Deployment| self.model.host_at(&d.name) == host;
+        let rows: Vec<&Deployment> = self.model.rows().into_iter().filter(theirs).collect();
+        if rows.is_empty() {
+            let at =
+                if self.model.several() { format!(" on {}", self.model.hosts[host].name) } else { " here".to_owned() };
+            return say(&format!("nothing is deployed{at} yet: sigil deploy SOURCE"));
         }
-        self.model.rows().into_iter().try_for_each(|d| say(&row(d)))
+        rows.into_iter().try_for_each(|d| say(&row(d)))
+    }
+
+    /// Takes an event into the model.
+    fn took(&mut self, host: usize, event: LinkEvent) -> Vec<Effect> {
+        // It has its host's name already.
+        super::update::link(&mut self.model, host, event)
+    }
+
+    /// Time passes: a sheet that stays is asked for again, and what was held is done.
+    fn ticked(&mut self) -> anyhow::Result<Vec<Request>> {
+        let effects = update(&mut self.model, Event::Tick(Timestamp::now()));
+        if let Some(toast) = self.model.toast.take() {
+            say(&clean::plain(toast.text.as_bytes()))?;
+        }
+        Ok(asks(effects))
+    }
+
+    /// A sheet is said whole once; afterwards only lines that were not there before.
+    fn sheet(&mut self, now: &str) -> anyhow::Result<()> {
+        let lines = view::sheet::text(&self.model);
+        match &self.shows {
+            None => lines.iter().try_for_each(|line| say(line))?,
+            Some(old) => {
+                let new = lines.iter().filter(|l| !l.is_empty() && !old.contains(l));
+                new.into_iter().try_for_each(|line| say(&format!("{now} {line}")))?;
+            }
+        }
+        self.shows = Some(lines);
+        Ok(())
+    }
+
+    /// No sheet stays.
+    fn leave(&mut self) {
+        self.model.screens = vec![Screen::Table];
+        self.shows = None;
     }
 
     /// Runs a typed line; `None` leaves.
     fn typed(&mut self, line: &str) -> anyhow::Result<Option<Vec<Request>>> {
         self.model.now = Timestamp::now();
-        if let Some((change, _)) = self.pending.take() {
-            return Ok(Some(if line == "yes" {
+        if let Some((change, word)) = self.pending.take() {
+            return Ok(Some(if line == word {
                 self.start(change)?
             } else {
                 say("nothing was done")?;
@@ -178,13 +250,20 @@ impl Plain {
             }));
         }
         if line.is_empty() {
-            // Enter ends a log.
+            // Enter ends a log, and a sheet.
+            self.leave();
             return Ok(Some(match self.watch.take() {
                 Some(_) => vec![Request::StopLogs],
                 None => Vec::new(),
             }));
         }
-        let command = match command::parse(line, None) {
+        let read = command::parse(line, None).and_then(|mut command| {
+            for name in command.names() {
+                *name = self.model.whole(name)?;
+            }
+            Ok(command)
+        });
+        let command = match read {
             Ok(command) => command,
             Err(problem) => {
                 say(&problem)?;
@@ -194,12 +273,15 @@ impl Plain {
         let mut asked = Vec::new();
         match command {
             Command::Quit => return Ok(None),
-            Command::Table => self.list()?,
+            Command::Table => {
+                self.leave();
+                (0..self.model.hosts.len()).try_for_each(|host| self.list(host))?;
+            }
             Command::Help => {
                 for (verb, args, about) in VERBS {
                     say(&format!("{verb} {args}: {about}"))?;
                 }
-                say("Enter alone ends a log.")?;
+                say("Enter alone ends a log or a screen.")?;
             }
             Command::Detail(name) => {
                 asked = asks(super::update::run(&mut self.model, Command::Detail(name)));
@@ -212,23 +294,37 @@ impl Plain {
                 asked.push(Request::WatchLogs { watch: self.model.counter, query });
             }
             Command::Open(screen, name) => {
+                self.leave();
                 asked = asks(super::update::run(&mut self.model, Command::Open(screen, name)));
             }
+            Command::Start(name) if self.model.host_of(&name).guard.protected => {
+                self.ask(Change::Start(name.clone()), &name, &format!("start {name}"))?;
+            }
             Command::Start(name) => asked = self.start(Change::Start(name))?,
-            Command::Scale(name, n) if n > 0 => asked = self.start(Change::Scale(name, n))?,
-            Command::Scale(name, _) => self.ask(Change::Scale(name.clone(), 0), format!("scale {name} to 0"))?,
-            Command::Restart(name) => self.ask(Change::Restart(name.clone()), format!("restart {name}"))?,
-            Command::Stop(name) => self.ask(Change::Stop(name.clone()), format!("stop {name}"))?,
-            Command::Remove(name) => self.ask(Change::Remove(name.clone()), format!("delete {name} for good"))?,
+            Command::Scale(name, n) if n > 0 && !self.model.host_of(&name).guard.protected => {
+                asked = self.start(Change::Scale(name, n))?;
+            }
+            Command::Scale(name, n) => {
+                self.ask(Change::Scale(name.clone(), n), &name, &format!("scale {name} to {n}"))?;
+            }
+            Command::Restart(name) => self.ask(Change::Restart(name.clone()), &name, &format!("restart {name}"))?,
+            Command::Stop(name) => self.ask(Change::Stop(name.clone()), &name, &format!("stop {name}"))?,
+            Command::Remove(name) => {
+                self.ask(Change::Remove(name.clone()), &name, &format!("delete {name} for good"))?;
+            }
             Command::Rollback(name, r) => {
                 let to = if r == 0 { "its last good release".to_owned() } else { format!("release {r}") };
-                self.ask(Change::Rollback(name.clone(), r), format!("roll {name} back to {to}"))?;
+                self.ask(Change::Rollback(name.clone(), r), &name, &format!("roll {name} back to {to}"))?;
             }
             Command::Sort(sort) => {
                 self.model.table.sort = sort;
-                self.list()?;
+                (0..self.model.hosts.len()).try_for_each(|host| self.list(host))?;
             }
-            Command::Filter(_) | Command::Save(_) => say("that needs the screen; 'sigil logs --grep' does it")?,
+            Command::History => self.model.done.iter().try_for_each(|(_, line)| say(line))?,
+            Command::Config => super::settings::report(&self.model).iter().try_for_each(|line| say(line))?,
+            Command::Filter(_) | Command::Save(_) | Command::Page | Command::Theme(_) | Command::Tour => {
+                say("that needs the screen; 'sigil logs --grep' does it")?
+            }
             Command::Search(words) => {
                 self.model.desk.find = words.unwrap_or_default();
                 asked = asks(super::update::run(&mut self.model, Command::Search(None)));
@@ -251,9 +347,16 @@ impl Plain {
         Ok(Some(asked))
     }
 
-    fn ask(&mut self, change: Change, words: String) -> anyhow::Result<()> {
-        say(&format!("Type yes to {words} on {}.", clean::plain(self.model.host().as_bytes())))?;
-        self.pending = Some((change, words));
+    fn ask(&mut self, change: Change, name: &str, words: &str) -> anyhow::Result<()> {
+        let host = self.model.host_of(name);
+        if let Some(why) = self.model.refused(self.model.host_at(name)) {
+            return say(&why);
+        }
+        let at = if self.model.several() { host.name.as_str() } else { self.model.host() };
+        // In a protected context a word that is always the same is too quickly said.
+        let word = if host.guard.protected { super::fleet::bare(name) } else { "yes" };
+        say(&format!("Type {word} to {words} on {}.", clean::plain(at.as_bytes())))?;
+        self.pending = Some((change, word.to_owned()));
         Ok(())
     }
 

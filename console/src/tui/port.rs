@@ -162,6 +162,8 @@ pub enum Request {
 /// The screens' end.
 #[derive(Debug)]
 pub struct Port {
+    /// What its context is called; several hosts are told apart by it.
+    pub name: String,
     /// The agent's address, for people.
     pub address: String,
     /// News.
@@ -180,8 +182,8 @@ pub struct Feed {
 }
 
 /// Both ends.
-pub fn pair(address: impl Into<String>) -> (Port, Feed) {
+pub fn pair(name: impl Into<String>, address: impl Into<String>) -> (Port, Feed) {
     let (news, events) = mpsc::channel(DEPTH);
     let (requests, wishes) = mpsc::channel(DEPTH);
-    (Port { address: address.into(), events, requests }, Feed { events: news, requests: wishes })
+    (Port { name: name.into(), address: address.into(), events, requests }, Feed { events: news, requests: wishes })
 }

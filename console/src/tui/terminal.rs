@@ -2,7 +2,6 @@
 
 use std::fs::File;
 use std::io::{self, IsTerminal as _, Write as _};
-use std::os::fd::AsFd as _;
 use std::process::Stdio;
 use std::sync::Once;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -21,6 +20,7 @@ use super::view;
 const CLIPBOARD: usize = 74_994;
 
 static TAKEN: AtomicBool = AtomicBool::new(false);
+static MOUSE: AtomicBool = AtomicBool::new(false);
 static HOOK: Once = Once::new();
 
 /// The terminal while it is ours; dropping it gives it back.
@@ -44,7 +44,7 @@ impl Terminal {
             }));
         });
         // Its own descriptor: standard output is line-buffered and would split a frame.
-        let out = File::from(io::stdout().as_fd().try_clone_to_owned()?);
+        let out = own_output()?;
         let mut terminal = Self { out, shown: Buffer::default(), cursor: None, slowness: Duration::ZERO };
         terminal.enter()?;
         Ok(terminal)
@@ -54,8 +54,17 @@ impl Terminal {
         terminal::enable_raw_mode()?;
         TAKEN.store(true, Ordering::SeqCst);
         execute!(self.out, terminal::EnterAlternateScreen, event::EnableBracketedPaste, cursor::Hide)?;
+        if MOUSE.load(Ordering::SeqCst) {
+            execute!(self.out, event::EnableMouseCapture)?;
+        }
         self.forget();
         Ok(())
+    }
+
+    /// The wheel scrolls, or the terminal selects.
+    pub fn mouse(&mut self, on: bool) -> io::Result<()> {
+        MOUSE.store(on, Ordering::SeqCst);
+        if on { execute!(self.out, event::EnableMouseCapture) } else { execute!(self.out, event::DisableMouseCapture) }
     }
 
     /// The next frame is drawn whole.
@@ -67,9 +76,37 @@ impl Terminal {
     /// Stops this process until the shell continues it.
     pub fn suspend(&mut self) -> io::Result<()> {
         give_back();
-        // Not SIGTSTP: that one is caught, and the shell shall see us stopped.
-        rustix::process::kill_current_process_group(rustix::process::Signal::STOP)?;
+        super::signals::stop()?;
         self.enter()
+    }
+
+    /// Gives the terminal to the person's pager with a text, until they leave it.
+    pub async fn page(&mut self, text: Vec<u8>) -> io::Result<()> {
+        use tokio::io::AsyncWriteExt as _;
+        let pager =
+            std::env::var("PAGER").ok().filter(|p| !p.trim().is_empty()).unwrap_or_else(|| "less -R".to_owned());
+        give_back();
+        let ran = async {
+            // As every program does it: the variable may hold arguments.
+            let mut child = shell(&pager).stdin(Stdio::piped()).spawn()?;
+            if let Some(mut stdin) = child.stdin.take() {
+                // A pager that is left before its end takes no more: not an error.
+                let _ = stdin.write_all(&text).await;
+            }
+            // Ctrl-C is for the pager: without somebody who listens it would end us, too.
+            loop {
+                tokio::select! {
+                    status = child.wait() => break status,
+                    _ = tokio::signal::ctrl_c() => {}
+                }
+            }
+        };
+        let status = ran.await;
+        self.enter()?;
+        match status? {
+            status if status.success() => Ok(()),
+            status => Err(io::Error::other(format!("'{pager}' ended with {status}; set PAGER"))),
+        }
     }
 
     /// The size in columns and rows.
@@ -123,10 +160,30 @@ impl Terminal {
     }
 }
 
+#[cfg(unix)]
+fn own_output() -> io::Result<File> {
+    use std::os::fd::AsFd as _;
+    Ok(File::from(io::stdout().as_fd().try_clone_to_owned()?))
+}
+
+#[cfg(windows)]
+fn own_output() -> io::Result<File> {
+    use std::os::windows::io::AsHandle as _;
+    Ok(File::from(io::stdout().as_handle().try_clone_to_owned()?))
+}
+
 impl Drop for Terminal {
     fn drop(&mut self) {
         give_back();
     }
+}
+
+/// A command of the person's own, as their shell would run it.
+fn shell(command: &str) -> tokio::process::Command {
+    let (name, flag) = if cfg!(windows) { ("cmd", "/C") } else { ("sh", "-c") };
+    let mut shell = tokio::process::Command::new(name);
+    shell.arg(flag).arg(command);
+    shell
 }
 
 /// What to write, what is shown then, and where the cursor is.
@@ -168,6 +225,9 @@ pub fn give_back() {
         return;
     }
     let mut out = io::stdout();
+    if MOUSE.load(Ordering::SeqCst) {
+        let _ = execute!(out, event::DisableMouseCapture);
+    }
     let _ = execute!(
         out,
         terminal::EndSynchronizedUpdate,

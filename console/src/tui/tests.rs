@@ -1,4 +1,6 @@
 mod desk;
+mod fleet;
+mod keys;
 mod sheets;
 
 use crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
@@ -9,12 +11,12 @@ use ratatui::style::Style;
 use super::demo::{at, detail, fleet, info, line, logs, snapshot};
 use super::model::{Link, Model, Overlay, Screen};
 use super::port::{LinkEvent, Request, Trouble};
-use super::theme::Theme;
+use super::theme::{Palette, Theme};
 use super::update::{Effect, Event, update};
 use super::*;
 use crate::link::{Change, LogBatch, Update, What};
 
-const COLOUR: Theme = Theme { colour: true, ascii: false };
+const COLOUR: Theme = Theme { colour: true, ascii: false, palette: Palette::Sixteen };
 
 fn blank(theme: Theme, size: (u16, u16)) -> Model {
     Model::new("unix:///run/sigil/agent.sock".into(), theme, size, at(0))
@@ -40,12 +42,12 @@ fn press(m: &mut Model, keys: &str) -> Vec<Effect> {
                     "enter" => (KeyCode::Enter, KeyModifiers::NONE),
                     "esc" => (KeyCode::Esc, KeyModifiers::NONE),
                     "tab" => (KeyCode::Tab, KeyModifiers::NONE),
+                    "bs" => (KeyCode::Backspace, KeyModifiers::NONE),
                     "up" => (KeyCode::Up, KeyModifiers::NONE),
                     "right" => (KeyCode::Right, KeyModifiers::NONE),
                     "left" => (KeyCode::Left, KeyModifiers::NONE),
                     "down" => (KeyCode::Down, KeyModifiers::NONE),
                     "end" => (KeyCode::End, KeyModifiers::NONE),
-                    "bs" => (KeyCode::Backspace, KeyModifiers::NONE),
                     other => (KeyCode::Char(other.chars().last().unwrap()), KeyModifiers::CONTROL),
                 }
             }
@@ -167,7 +169,7 @@ fn screens_at_three_sizes() {
 
 #[test]
 fn states_are_readable_without_colour_and_without_glyphs() {
-    let plain = Theme { colour: false, ascii: true };
+    let plain = Theme { colour: false, ascii: true, palette: Palette::Sixteen };
     let mut m = up(plain, (80, 24));
     insta::assert_snapshot!("table_mono_ascii", picture(&m));
     assert!(text(&m).is_ascii(), "{}", text(&m));
@@ -252,7 +254,13 @@ fn dangerous_things_ask_with_the_cursor_on_cancel() {
         press(&mut m, keys);
         assert!(press(&mut m, "n").is_empty());
         press(&mut m, keys);
-        let effects = press(&mut m, "<tab><enter>");
+        let mut effects = press(&mut m, "<tab><enter>");
+        if matches!(change, Change::Stop(_) | Change::Remove(_)) {
+            assert!(effects.is_empty() && text(&m).contains("in 5 s: u takes it back"), "{}", text(&m));
+            assert!(update(&mut m, Event::Tick(at(4))).is_empty());
+            effects = update(&mut m, Event::Tick(at(5)));
+            m.now = at(0);
+        }
         let asked = matches!(effects.as_slice(), [Effect::Ask(Request::Change { what, .. })] if *what == change);
         assert!(asked, "{keys}: {effects:?}");
         assert!(text(&m).contains("(asked 02:14:03)") || text(&m).contains("time"), "{}", text(&m));
@@ -273,8 +281,8 @@ fn several_at_once_need_a_word() {
     assert!(press(&mut m, "y<enter>").is_empty());
     press(&mut m, "<esc>");
     assert!(m.overlay.is_none());
-    let effects = press(&mut m, "Ddelete<enter>");
-    assert_eq!(effects.len(), 2);
+    assert!(press(&mut m, "Ddelete<enter>").is_empty());
+    assert_eq!(update(&mut m, Event::Tick(at(5))).len(), 2);
     assert!(m.table.marked.is_empty());
 }
 
@@ -325,7 +333,7 @@ fn a_dead_link_greys_what_is_known_and_refuses_changes() {
     assert_eq!(press(&mut m, "R"), [Effect::Ask(Request::Reconnect)]);
     let rtt = Duration::from_millis(30);
     update(&mut m, Event::Link(LinkEvent::Connected { info: Box::new(info()), rtt }));
-    assert_eq!(m.link, Link::Up { rtt_ms: 100 });
+    assert_eq!(*m.link(), Link::Up { rtt_ms: 100 });
     assert!(m.stale_seconds().is_none());
 }
 
@@ -378,17 +386,17 @@ fn logs_follow_until_scrolled_and_again_at_the_end() {
     let logs = |m: &Model| m.logs.as_ref().map(|l| (l.follow, l.top.0)).unwrap();
     assert!(text(&m).contains("number 200") && text(&m).contains("following"));
     press(&mut m, "k");
-    assert_eq!(logs(&m), (false, 178));
+    // the line above the last one, and nothing moves
+    assert_eq!((logs(&m), m.logs.as_ref().unwrap().current), ((false, 179), Some(198)));
     many(&mut m, watch, 5);
-    assert!(!text(&m).contains("number 200"), "{}", text(&m));
-    assert!(text(&m).contains("number 199"), "{}", text(&m));
-    press(&mut m, "<up>jjjjjjj");
+    assert!(text(&m).contains("number 200") && text(&m).contains("stopped, 26 below"), "{}", text(&m));
+    press(&mut m, "<up>jjjjjjjj");
     assert!(logs(&m).0, "the end follows again");
     press(&mut m, " ");
     assert!(!logs(&m).0, "Space freezes");
     press(&mut m, "g");
     assert_eq!(logs(&m), (false, 0));
-    assert!(text(&m).contains("number 1\n"));
+    assert!(text(&m).contains("number 1 "));
     press(&mut m, "G");
     assert!(logs(&m).0);
     // Late batches of a former watch are not taken.
@@ -430,6 +438,99 @@ fn logs_are_filtered_searched_and_jumped_in() {
         "{effects:?}"
     );
     assert_eq!(press(&mut m, "<esc><esc>"), [Effect::Ask(Request::StopLogs)]);
+}
+
+#[test]
+fn logs_have_chips_levels_streams_bookmarks_and_bursts() {
+    let mut m = up(COLOUR, (80, 24));
+    press(&mut m, "/time<enter>");
+    let watch = watching(&mut m);
+    let of = |n: u64, stream: &str, text: String| {
+        let mut l = line(n, stream, stream, text.as_bytes());
+        (l.deployment, l.time) = ("time".into(), Some(at(n as i64 * 10)));
+        l
+    };
+    let lines = (0..300).map(|n| match n % 100 {
+        50 => of(n, "stderr", format!("ERROR number {n}")),
+        k if k % 2 == 0 => of(n, "stdout", format!("INFO even number {n}")),
+        _ => of(n, "stdout", format!("debug odd number {n}")),
+    });
+    let batch = LogBatch { lines: lines.collect(), gaps: vec![] };
+    update(&mut m, Event::Link(LinkEvent::Logs { watch, batch }));
+    let len = |m: &Model| m.logs.as_ref().unwrap().buffer.len();
+    let current = |m: &Model| m.logs.as_ref().unwrap().current;
+    press(&mut m, "/even<enter>");
+    assert_eq!(len(&m), 147);
+    press(&mut m, "/!number 1<enter>");
+    assert!(text(&m).contains("[even] [!number 1]"), "{}", text(&m));
+    let both = len(&m);
+    // while it is typed it counts, Esc takes it back, Backspace changes the last one
+    press(&mut m, "/ 2");
+    assert!(len(&m) < both);
+    press(&mut m, "<esc>");
+    assert_eq!(len(&m), both);
+    press(&mut m, "/<bs><bs>2<enter>");
+    assert!(text(&m).contains("[!number 2]"), "{}", text(&m));
+    press(&mut m, "<esc><esc>");
+    assert_eq!(len(&m), 300);
+    press(&mut m, "LLL");
+    assert_eq!(len(&m), 3, "errors only");
+    press(&mut m, "Lo");
+    assert_eq!(len(&m), 3, "standard error only");
+    assert!(text(&m).contains("[stderr]"));
+    press(&mut m, "<esc>");
+    assert_eq!(len(&m), 300);
+    // bookmarks
+    press(&mut m, "gmjjjm");
+    press(&mut m, "G'");
+    assert_eq!(current(&m), Some(0));
+    press(&mut m, "'");
+    assert_eq!(current(&m), Some(3));
+    press(&mut m, "\"");
+    assert_eq!(current(&m), Some(0));
+    // bursts of errors
+    press(&mut m, "Gh{");
+    assert_eq!(current(&m), Some(250));
+    press(&mut m, "{");
+    assert_eq!(current(&m), Some(150));
+    press(&mut m, "}");
+    assert_eq!(current(&m), Some(250));
+    press(&mut m, "*even<enter>");
+    assert!(text(&m).contains("123 of 147"), "{}", text(&m));
+    insta::assert_snapshot!("logs_with_strip_80x24", picture(&m));
+    let effects = press(&mut m, "|");
+    assert!(matches!(&effects[..], [Effect::Page(text)] if text.starts_with(b"2026-")), "{effects:?}");
+    let mut ascii = up(Theme { colour: false, ascii: true, ..COLOUR }, (80, 24));
+    std::mem::swap(&mut ascii.logs, &mut m.logs);
+    ascii.screens.push(Screen::Logs);
+    insta::assert_snapshot!("logs_with_strip_ascii_80x24", picture(&ascii));
+}
+
+#[test]
+fn a_line_higher_than_the_screen_is_read_row_by_row() {
+    let mut m = up(COLOUR, (80, 24));
+    press(&mut m, "/time<enter>");
+    let watch = watching(&mut m);
+    let mut batch = LogBatch { lines: vec![], gaps: vec![] };
+    for n in 1..=30 {
+        let words = if n == 15 { "tall ".repeat(800) } else { format!("number {n}") };
+        let mut l = line(n, "time", "stdout", words.as_bytes());
+        l.deployment = "time".into();
+        batch.lines.push(l);
+    }
+    update(&mut m, Event::Link(LinkEvent::Logs { watch, batch }));
+    press(&mut m, "g");
+    let mut seen = std::collections::BTreeSet::new();
+    for _ in 0..120 {
+        press(&mut m, "j");
+        let logs = m.logs.as_ref().unwrap();
+        if logs.follow {
+            break;
+        }
+        seen.insert(logs.current);
+    }
+    assert_eq!(seen.len(), 29, "every line was come to: {seen:?}");
+    assert!(m.logs.as_ref().unwrap().follow);
 }
 
 #[test]

@@ -19,11 +19,12 @@ mod tools;
 use crossterm::event::{KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
 use jiff::Timestamp;
 
+use super::keymap;
 use super::model::{Input, Link, Model, Overlay, Page, Purpose, Screen, Toast};
 use super::port::{LinkEvent, Request};
 use crate::link::What;
 use crate::link::findings::Report;
-pub use actions::{run, start};
+pub use actions::{command_line, run, start};
 pub use desk::shell;
 pub use overlay::suggestions;
 pub use releases::differences;
@@ -37,12 +38,23 @@ pub enum Event {
     Key(KeyEvent),
     /// Pasted text.
     Paste(String),
+    /// The mouse wheel: down, or up.
+    Wheel(bool),
     /// The terminal has another size.
     Resize(u16, u16),
-    /// News from the link.
+    /// News from the link to a host.
+    From(usize, LinkEvent),
+    /// News from the link to the first host: most tests have one.
+    #[cfg(test)]
     Link(LinkEvent),
+    /// `console.toml` was changed.
+    Config(Box<sigil_config::console::Read>),
+    /// Log lines have waited long enough for those of other hosts.
+    Flush,
     /// Time passes; about once a second.
     Tick(Timestamp),
+    /// Nothing else happens: time for what takes long.
+    Work,
     /// An effect of the console's own has ended: what to tell, and whether it failed.
     Told(String, bool),
 }
@@ -50,8 +62,10 @@ pub enum Event {
 /// What has to be done outside.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Effect {
-    /// Ask the link.
+    /// Ask the link, or the links that it is about.
     Ask(Request),
+    /// Ask one host of several only.
+    Only(usize, Request),
     /// Put text into the clipboard.
     Copy {
         /// The text.
@@ -68,6 +82,10 @@ pub enum Effect {
         /// How many lines that is, to tell.
         lines: usize,
     },
+    /// Show a text in the person's pager, and come back.
+    Page(Vec<u8>),
+    /// The wheel scrolls from now on, or the terminal selects again.
+    Mouse(bool),
     /// Give the terminal back to the shell until `fg`.
     Suspend,
     /// Draw everything anew.
@@ -76,6 +94,18 @@ pub enum Effect {
     Quit,
 }
 
+impl Effect {
+    /// The same for one host only.
+    pub fn only(self, host: usize) -> Self {
+        match self {
+            Self::Ask(request) => Self::Only(host, request),
+            other => other,
+        }
+    }
+}
+
+/// Rows that one notch of the wheel is worth.
+const WHEEL: usize = 3;
 /// How long a passing word stays, seconds.
 const TOAST: i64 = 6;
 
@@ -92,7 +122,21 @@ pub fn update(model: &mut Model, event: Event) -> Vec<Effect> {
             tell(model, text, bad);
             Vec::new()
         }
-        Event::Link(event) => link(model, event),
+        Event::Work => {
+            logs::work(model);
+            Vec::new()
+        }
+        #[cfg(test)]
+        Event::Link(event) => link(model, 0, event),
+        Event::From(host, event) => {
+            let event = super::fleet::named(model, host, event);
+            link(model, host, event)
+        }
+        Event::Config(read) => super::settings::take(model, *read, false),
+        Event::Flush => {
+            flush(model);
+            Vec::new()
+        }
         Event::Paste(text) => {
             model.dirty = true;
             if model.overlay.is_none() && paste(model, &text) {
@@ -101,12 +145,39 @@ pub fn update(model: &mut Model, event: Event) -> Vec<Effect> {
             // One line only: a pasted newline must not run a command.
             overlay::paste(model, text.lines().next().unwrap_or_default())
         }
+        Event::Wheel(down) => {
+            model.dirty = true;
+            let key = KeyEvent::new(if down { KeyCode::Down } else { KeyCode::Up }, KeyModifiers::NONE);
+            (0..WHEEL).flat_map(|_| focused(model, key)).collect()
+        }
         Event::Key(key) if key.kind == KeyEventKind::Release => Vec::new(),
         Event::Key(key) => {
             model.dirty = true;
             keyed(model, key)
         }
     }
+}
+
+/// The first words to somebody who has no state yet.
+pub fn tour(model: &mut Model) {
+    let lines = [
+        "This screen lists what runs on your hosts; it follows by itself.",
+        "",
+        "j k      move, Space marks, / filters, S sorts",
+        "Enter    the selected deployment in full; Esc comes back",
+        "l        its logs; several marked: merged by time",
+        "1 to 0   the other screens: health, scaling, secrets, access …",
+        "r s x D  restart, scale, stop, delete; each asks first,",
+        "         and u takes a stop or a deletion back for 5 s",
+        ":        commands by name; Tab completes",
+        "H        what you did here, as command lines",
+        "?        all keys of the screen, with the command line of each",
+        "q        leaves; servers keep running",
+        "",
+        "Keys and colours are yours: ':config' says where.   Esc closes.",
+    ];
+    let text = lines.iter().map(|l| (*l).to_owned()).collect();
+    model.overlay = Some(Overlay::Line { title: "Welcome to Sigil".to_owned(), text, scroll: 0 });
 }
 
 /// Leaves a word at the bottom for a while.
@@ -126,25 +197,38 @@ fn tick(model: &mut Model, now: Timestamp) -> Vec<Effect> {
     let relative = model.logs.as_ref().is_some_and(|l| l.time == super::model::TimeMode::Relative);
     let counting = super::view::scaling::counts_down(model);
     let calling = model.screen() == Screen::Call && model.desk.call.as_ref().is_some_and(|c| c.flow.is_some());
-    if matches!(model.link, Link::Down { .. }) || (relative && model.screen() == Screen::Logs) || counting || calling {
+    let down = model.hosts.iter().any(|h| matches!(h.link, Link::Down { .. }));
+    let moving = (relative && model.screen() == Screen::Logs) || counting || calling;
+    if down || !model.held.is_empty() || moving {
         model.dirty = true;
     }
+    let mut effects = actions::release(model);
     // A page of something that changes without a delta of its own (steps, replicas) is asked for again.
     let busy = |name: &str| {
         model.asked_of(name).is_some()
             || model.fleet.values().any(|d| d.name == name && matches!(d.state.as_str(), "building" | "starting"))
     };
     if model.screen() == Screen::Detail
-        && matches!(model.link, Link::Up { .. })
         && let Some(page) = &model.page
+        && model.host_of(&page.name).is_up()
         && now.as_second() - page.asked_at.as_second() >= 2
         && busy(&page.name)
     {
-        return fetch(model).into_iter().collect();
+        effects.extend(fetch(model));
+        return effects;
     }
-    let mut effects = sheet::tick(model);
+    effects.extend(sheet::tick(model));
     effects.extend(policy::tick(model));
     effects
+}
+
+/// Shows log lines that have waited for those of other hosts.
+fn flush(model: &mut Model) {
+    let Some(batch) = model.merge.take(model.now) else { return };
+    if let Some(logs) = model.logs.as_mut() {
+        logs.buffer.add(batch);
+        model.dirty |= model.screens.last() == Some(&Screen::Logs);
+    }
 }
 
 /// Asks again for the page that is shown.
@@ -154,39 +238,53 @@ fn fetch(model: &mut Model) -> Option<Effect> {
     Some(Effect::Ask(Request::Detail { name: page.name.clone() }))
 }
 
-fn link(model: &mut Model, event: LinkEvent) -> Vec<Effect> {
+/// Takes news of a host in, with its name in front of its deployments'.
+pub fn link(model: &mut Model, from: usize, event: LinkEvent) -> Vec<Effect> {
     match event {
         LinkEvent::Connected { info, rtt } => {
             let offset = info.now.map_or(0, |now| now.as_second() - model.now.as_second());
             // A second or two is the way here, not the clock.
-            model.clock_offset = if offset.abs() > 2 { offset } else { 0 };
-            model.info = Some(*info);
-            model.up_since = Some(model.now);
-            model.link = Link::Up { rtt_ms: super::view::step(rtt) };
+            let host = &mut model.hosts[from];
+            host.clock_offset = if offset.abs() > 2 { offset } else { 0 };
+            host.info = Some(*info);
+            host.up_since = Some(model.now);
+            host.link = Link::Up { rtt_ms: super::view::step(rtt) };
             model.dirty = true;
-            if model.screen() == Screen::Detail {
-                return fetch(model).into_iter().collect();
+            let mut effects = logs::joined(model, from);
+            // Where one was the last time, unless one has gone elsewhere since.
+            if let Some(place) = model.resume.take().filter(|_| model.visits.len() == 1 && model.overlay.is_none()) {
+                let from = model.place();
+                effects.extend(places::open(model, place));
+                places::visited(model, from);
+                return effects;
             }
-            return sheet::ask_now(model);
+            if model.screen() == Screen::Detail {
+                effects.extend(fetch(model));
+            } else {
+                effects.extend(sheet::ask_now(model));
+            }
+            return effects;
         }
         LinkEvent::Rtt(rtt) => {
             let up = Link::Up { rtt_ms: super::view::step(rtt) };
-            if matches!(model.link, Link::Up { .. }) && model.link != up {
-                model.link = up;
+            let host = &mut model.hosts[from];
+            if host.is_up() && host.link != up {
+                host.link = up;
                 model.dirty = true;
             }
         }
         LinkEvent::Disconnected { trouble, retry_in } => {
-            let since = match &model.link {
+            let host = &mut model.hosts[from];
+            let since = match &host.link {
                 Link::Down { since, .. } => *since,
                 _ => model.now,
             };
             let retry_at = model.now.checked_add(jiff::SignedDuration::try_from(retry_in).unwrap_or_default());
-            model.link = Link::Down { trouble, since, retry_at: retry_at.unwrap_or(model.now) };
-            model.up_since = None;
+            host.link = Link::Down { trouble, since, retry_at: retry_at.unwrap_or(model.now) };
+            host.up_since = None;
             model.dirty = true;
         }
-        LinkEvent::Fleet(update) => return table::fleet(model, update),
+        LinkEvent::Fleet(update) => return table::fleet(model, from, update),
         LinkEvent::Detail { name, result } => {
             if let Some(page) = model.page.as_mut().filter(|p| p.name == name) {
                 match result {
@@ -196,17 +294,24 @@ fn link(model: &mut Model, event: LinkEvent) -> Vec<Effect> {
                 model.dirty |= model.screens.last() == Some(&Screen::Detail);
             }
         }
-        LinkEvent::Looked { look, result } => sheet::looked(model, look, result),
+        LinkEvent::Looked { look, result } => sheet::looked(model, from, look, result),
         LinkEvent::Logs { watch, batch } => {
+            let several = model.several();
             if let Some(logs) = model.logs.as_mut().filter(|l| l.watch == watch) {
-                logs.buffer.add(batch);
                 (logs.started, logs.lost) = (true, None);
-                model.dirty |= model.screens.last() == Some(&Screen::Logs);
+                if several && logs.names.len() != 1 {
+                    model.merge.add(batch, model.now);
+                    flush(model);
+                } else {
+                    logs.buffer.add(batch);
+                    model.dirty |= model.screens.last() == Some(&Screen::Logs);
+                }
             }
         }
         LinkEvent::LogsLost { watch, why } => {
+            let host = model.several().then(|| model.hosts[from].name.clone());
             if let Some(logs) = model.logs.as_mut().filter(|l| l.watch == watch) {
-                logs.lost = Some(why);
+                logs.lost = Some(host.map_or(why.clone(), |host| format!("{host}: {why}")));
                 model.dirty = true;
             }
         }
@@ -217,10 +322,7 @@ fn link(model: &mut Model, event: LinkEvent) -> Vec<Effect> {
             }
         }
         LinkEvent::LogsEnded { watch, trouble } => {
-            if let Some(logs) = model.logs.as_mut().filter(|l| l.watch == watch) {
-                (logs.ended, logs.started) = (Some(trouble), true);
-                model.dirty = true;
-            }
+            logs::ended(model, from, watch, trouble);
         }
         LinkEvent::Flow { flow, told } => return desk::told(model, flow, told),
         LinkEvent::FlowEnded { flow, trouble } => return desk::ended(model, flow, trouble),
@@ -281,6 +383,9 @@ pub fn joined(what: &str, hint: &str) -> String {
 }
 
 fn keyed(model: &mut Model, key: KeyEvent) -> Vec<Effect> {
+    // From here on there are only the keys of the table, whatever the owner made of them.
+    let (stack, typing) = keymap::holding(model);
+    let Some(key) = model.keymap.translate(stack, typing, key) else { return Vec::new() };
     let control = key.modifiers.contains(KeyModifiers::CONTROL);
     match key.code {
         KeyCode::Char('c') if control => return actions::interrupt(model),
@@ -327,7 +432,8 @@ fn focused(model: &mut Model, key: KeyEvent) -> Vec<Effect> {
         }
         KeyCode::Char('/') if model.screen() != Screen::Detail => {
             let filter = match model.screen() {
-                Screen::Logs => model.logs.as_ref().and_then(|l| l.buffer.filter().map(|f| f.text.clone())),
+                // one more beside those that there are
+                Screen::Logs => None,
                 Screen::Table => model.table.filter.as_ref().map(|f| f.text.clone()),
                 Screen::Tap => model.desk.tap.as_ref().and_then(|t| t.filter().map(|f| f.text.clone())),
                 _ => model.sheet().and_then(|s| s.filter.as_ref().map(|f| f.text.clone())),
@@ -336,8 +442,24 @@ fn focused(model: &mut Model, key: KeyEvent) -> Vec<Effect> {
             return Vec::new();
         }
         KeyCode::Char('q') if model.screens.len() == 1 => return actions::interrupt(model),
-        KeyCode::Char('R') if !matches!(model.link, Link::Up { .. }) => {
-            return vec![Effect::Ask(Request::Reconnect)];
+        KeyCode::Char('H') => {
+            actions::history(model);
+            return Vec::new();
+        }
+        KeyCode::Char('M') => {
+            model.mouse = !model.mouse;
+            let words = if model.mouse { "the wheel scrolls; Shift selects" } else { "the terminal selects" };
+            tell(model, words, false);
+            return vec![Effect::Mouse(model.mouse)];
+        }
+        KeyCode::Char('u') if !model.held.is_empty() => {
+            actions::take_back(model);
+            return Vec::new();
+        }
+        KeyCode::Char('R') if !model.hosts.iter().all(super::fleet::Host::is_up) => {
+            let mut effects = vec![Effect::Ask(Request::Reconnect)];
+            effects.extend(sheet::ask_now(model));
+            return effects;
         }
         KeyCode::Esc | KeyCode::Backspace | KeyCode::Char('q') => return back(model, key.code),
         _ => {}
@@ -366,6 +488,14 @@ fn row_key(model: &mut Model, key: KeyEvent) -> Option<Vec<Effect>> {
             | Screen::Guide
     );
     if !mine && !matches!((screen, key.code), (Screen::Scaling, KeyCode::Char('e'))) {
+        return None;
+    }
+    // Without a link, R is to make one.
+    if key.code == KeyCode::Char('R') && !matches!(model.link(), Link::Up { .. }) {
+        return None;
+    }
+    // With Ctrl a letter is another key.
+    if key.modifiers.contains(KeyModifiers::CONTROL) && screen != Screen::Build {
         return None;
     }
     if key.code == KeyCode::Esc && model.sheet().is_some_and(|s| s.filter.is_some()) {
@@ -443,21 +573,19 @@ fn ask(model: &mut Model, purpose: Purpose, text: &str) {
 
 /// Esc undoes one thing: marks, then a filter, then the screen.
 fn back(model: &mut Model, code: KeyCode) -> Vec<Effect> {
-    let undo = code == KeyCode::Esc;
+    let undo = code != KeyCode::Char('q');
     match model.screen() {
         Screen::Table if undo && !model.table.marked.is_empty() => model.table.marked.clear(),
         Screen::Table if undo && model.table.filter.is_some() => {
             model.table.filter = None;
             table::keep_cursor(model);
         }
-        Screen::Logs if undo && model.logs.as_ref().is_some_and(|l| l.search.is_some()) => {
+        Screen::Logs if undo && model.logs.as_ref().is_some_and(|l| l.buffer.search().is_some()) => {
             if let Some(logs) = &mut model.logs {
-                logs.search = None;
+                logs.buffer.set_search(None);
             }
         }
-        Screen::Logs if undo && model.logs.as_ref().is_some_and(|l| l.buffer.filter().is_some()) => {
-            logs::set_filter(model, None);
-        }
+        Screen::Logs if undo && logs::pop_chip(model).is_some() => {}
         Screen::Tap if undo && model.desk.tap.as_ref().is_some_and(|t| t.filter().is_some()) => {
             if let Some(tap) = &mut model.desk.tap {
                 tap.set_filter(None);

@@ -9,6 +9,7 @@ mod findings;
 mod form;
 mod guide;
 mod health;
+pub mod help;
 pub mod logs;
 mod overlay;
 mod overview;
@@ -32,6 +33,7 @@ use ratatui::layout::Rect;
 use ratatui::text::{Line, Span};
 use unicode_width::UnicodeWidthStr as _;
 
+use super::keymap;
 use super::model::{Link, Model, Overlay, Purpose, Screen};
 use super::theme::Role;
 
@@ -148,7 +150,15 @@ fn header(model: &Model, area: Rect, buf: &mut Buffer) {
     let theme = model.theme;
     buf.set_style(area, theme.style(Role::Bar));
     let bar = theme.style(Role::Bar);
-    let (glyph, link) = match &model.link {
+    // The table and the overview are of all hosts, the rest is of one.
+    let fleet = model.several() && matches!(model.screen(), Screen::Table | Screen::Overview);
+    let up = model.hosts.iter().filter(|h| h.is_up()).count();
+    let (glyph, link) = match model.link() {
+        _ if fleet && up == model.hosts.len() => (theme.glyph("●", "+"), "all up".to_owned()),
+        _ if fleet => {
+            let down: Vec<&str> = model.hosts.iter().filter(|h| !h.is_up()).map(|h| h.name.as_str()).collect();
+            (theme.glyph("✖", "x"), format!("{up} of {} up, not {}", model.hosts.len(), words(model, &down.join(", "))))
+        }
         Link::Connecting => (theme.glyph("◌", "."), "connecting".to_owned()),
         Link::Up { rtt_ms: 10_000 } => (theme.glyph("●", "+"), "up, slow".to_owned()),
         Link::Up { rtt_ms } => (theme.glyph("●", "+"), format!("up <{rtt_ms} ms")),
@@ -158,18 +168,24 @@ fn header(model: &Model, area: Rect, buf: &mut Buffer) {
             (theme.glyph("✖", "x"), format!("no link, {next}"))
         }
     };
+    let host = if fleet { format!("{} hosts", model.hosts.len()) } else { words(model, model.host()) };
     // Where one is, on which host, and whether that answers, are always there; on a wide screen the program's name too.
     let wide = area.width >= 60;
     let mut parts = if wide { vec![("sigil".to_owned(), true)] } else { Vec::new() };
     let always = parts.len() + 3;
     let room = usize::from(area.width) / 3;
     parts.push((fit(model, &here(model), room.max(14)), true));
-    parts.push((fit(model, &words(model, model.host()), room.saturating_sub(if wide { 4 } else { 0 }).max(8)), false));
+    parts.push((fit(model, &host, room.saturating_sub(if wide { 4 } else { 0 }).max(8)), false));
     parts.push((format!("{glyph} {link}"), true));
-    if let Some(age) = model.stale_seconds() {
+    if let Some(age) = model.stale_seconds().filter(|_| !fleet) {
         parts.push((format!("stale {age} s"), true));
     }
-    if let Some(info) = &model.info {
+    if model.refused(model.here()).is_some() {
+        parts.push(("read-only".to_owned(), true));
+    } else if model.hosts[model.here()].guard.protected {
+        parts.push(("protected".to_owned(), true));
+    }
+    if let Some(info) = model.info().filter(|_| !fleet) {
         let own = env!("CARGO_PKG_VERSION");
         let skew = if info.version == own { String::new() } else { format!(" (console {own})") };
         parts.push((format!("agent {}{skew}", words(model, &info.version)), false));
@@ -201,6 +217,22 @@ fn header(model: &Model, area: Rect, buf: &mut Buffer) {
 fn footer(model: &Model, area: Rect, buf: &mut Buffer) {
     let theme = model.theme;
     let width = usize::from(area.width);
+    if let Some(held) = model.held.last() {
+        let left = (held.until.as_second() - model.now.as_second()).max(0);
+        let what = match held.changes.as_slice() {
+            [one] => super::update::command_line(one),
+            many => format!("{} changes", many.len()),
+        };
+        let text = format!("{what} in {left} s: u takes it back");
+        buf.set_stringn(
+            area.x + 1,
+            area.y,
+            fit(model, &words(model, &text), width - 1),
+            width - 1,
+            theme.style(Role::Warn),
+        );
+        return;
+    }
     if let Some(toast) = &model.toast {
         let role = if toast.bad { Role::Bad } else { Role::Title };
         let sign = if toast.bad { theme.glyph("✖ ", "x ") } else { "" };
@@ -208,191 +240,22 @@ fn footer(model: &Model, area: Rect, buf: &mut Buffer) {
         buf.set_stringn(area.x + 1, area.y, text, width - 1, theme.style(role));
         return;
     }
-    let keys: &[(&str, &str)] = match model.screen() {
-        Screen::Table if model.fleet.is_empty() => &[("?", "help"), (":", "command"), ("q", "quit")],
-        Screen::Table => &[
-            ("Enter", "detail"),
-            ("l", "logs"),
-            ("/", "filter"),
-            ("S", "sort"),
-            ("r", "restart"),
-            ("s", "scale"),
-            ("?", "help"),
-            ("q", "quit"),
-            ("0-9", "screens"),
-            (":", "command"),
-            ("Space", "mark"),
-            ("t", "tools"),
-            ("w", "messages"),
-            ("d", "deploy"),
-            ("b", "rollback"),
-            ("D", "delete"),
-        ],
-        Screen::Detail => &[
-            ("Esc", "back"),
-            ("l", "logs"),
-            ("r", "restart"),
-            ("s", "scale"),
-            ("t", "tools"),
-            ("w", "messages"),
-            ("b", "rollback"),
-            ("x", "stop"),
-            ("D", "delete"),
-            ("?", "help"),
-        ],
-        Screen::Logs => &[
-            ("Esc", "back"),
-            ("f", "follow"),
-            ("/", "filter"),
-            ("*", "search"),
-            ("e", "errors"),
-            ("w", "wrap"),
-            ("t", "time"),
-            ("0-6", "since"),
-            ("?", "help"),
-            ("^S", "save"),
-            ("p", "previous"),
-        ],
-        Screen::Overview => &[
-            ("Enter", "open"),
-            ("2", "deployments"),
-            ("4", "health"),
-            ("/", "filter"),
-            ("S", "sort"),
-            ("?", "help"),
-            ("Esc", "back"),
-        ],
-        Screen::Scaling => &[
-            ("Enter", "why"),
-            ("e", "edit policy"),
-            ("z", "time"),
-            ("/", "filter"),
-            ("s", "scale"),
-            ("l", "logs"),
-            ("i", "detail"),
-            ("?", "help"),
-            ("Esc", "back"),
-        ],
-        Screen::Secrets => &[
-            ("Enter", "who uses it"),
-            ("w", "copy command"),
-            ("/", "filter"),
-            ("S", "sort"),
-            ("?", "help"),
-            ("Esc", "back"),
-        ],
-        Screen::Tools => &[
-            ("Enter", "call"),
-            ("v", "schema"),
-            ("a", "approve"),
-            ("d", "dismiss"),
-            ("c", "copy command"),
-            ("w", "messages"),
-            ("/", "filter"),
-            ("?", "help"),
-            ("Esc", "back"),
-        ],
-        Screen::Call if model.desk.call.as_ref().is_some_and(|c| c.shows) => &[
-            ("Esc", "form"),
-            ("y", "copy"),
-            ("Y", "as JSON"),
-            ("c", "command"),
-            ("r", "again"),
-            ("Enter", "fold"),
-            ("?", "help"),
-        ],
-        Screen::Call => &[
-            ("Tab", "next"),
-            ("Space", "choose"),
-            ("^X", "call"),
-            ("^D", "remove item"),
-            ("^Y", "copy command"),
-            ("Esc", "back"),
-        ],
-        Screen::Tap => &[
-            ("Space", "freeze"),
-            ("Enter", "full"),
-            ("/", "filter"),
-            ("y", "copy"),
-            ("^S", "save"),
-            ("R", "anew"),
-            ("?", "help"),
-            ("Esc", "back"),
-        ],
-        Screen::Registry => &[
-            ("/", "search"),
-            ("Enter", "package"),
-            ("d", "deploy"),
-            ("S", "sort"),
-            ("c", "copy command"),
-            ("?", "help"),
-            ("Esc", "back"),
-        ],
-        Screen::Package => {
-            &[("d", "deploy"), ("Enter", "version"), ("c", "copy command"), ("?", "help"), ("Esc", "back")]
+    let stack = keymap::here(model);
+    let names: &[&str] = match model.screen() {
+        Screen::Table if model.fleet.is_empty() => &["help", "command", "quit"],
+        Screen::Call if stack.contains(&keymap::Context::Answer) => {
+            &["form", "copy", "copy-json", "command", "again", "fold", "help"]
         }
-        Screen::Builds => &[
-            ("Enter", "steps, output"),
-            ("d", "deploy"),
-            ("/", "filter"),
-            ("S", "sort"),
-            ("w", "copy command"),
-            ("?", "help"),
-            ("Esc", "back"),
-        ],
-        Screen::Build => &[
-            ("Space", "follow"),
-            ("/", "filter"),
-            ("^S", "save"),
-            ("Enter", "deployment"),
-            ("c", "copy command"),
-            ("?", "help"),
-            ("Esc", "back"),
-        ],
-        Screen::Releases => {
-            &[("b", "go back to it"), ("Enter", "full"), ("c", "copy command"), ("?", "help"), ("Esc", "back")]
+        Screen::Deploy if stack.contains(&keymap::Context::Plan) => {
+            &["go", "secret", "output", "tools", "command", "form", "help"]
         }
-        Screen::Policy => &[("Tab", "next"), ("Space", "choose"), ("^X", "save"), ("Esc", "back")],
-        Screen::Deploy => match model.desk.deploy.as_ref().map(|d| d.stage) {
-            Some(super::deploy::Stage::Form) => &[
-                ("Tab", "next"),
-                ("Space", "choose"),
-                ("^X", "check"),
-                ("^D", "remove item"),
-                ("^Y", "copy command"),
-                ("Esc", "back"),
-            ],
-            Some(super::deploy::Stage::Looked) => {
-                &[("Enter", "deploy"), ("s", "give secret"), ("^Y", "copy command"), ("Esc", "form")]
-            }
-            Some(super::deploy::Stage::Ended) => {
-                &[("Enter", "on"), ("t", "tools"), ("o", "output"), ("?", "help"), ("Esc", "form")]
-            }
-            _ => &[("o", "output"), ("Esc", "back")],
-        },
-        Screen::Guide => &[("Enter", "read"), ("/", "find words"), ("j k", "move"), ("?", "help"), ("Esc", "back")],
-        Screen::Access => {
-            &[("Enter", "full text"), ("/", "filter"), ("S", "sort"), ("Y", "copy all"), ("?", "help"), ("Esc", "back")]
-        }
-        Screen::Findings => &[
-            ("Enter", "full text"),
-            ("s", "scan"),
-            ("w", "copy waiver"),
-            ("/", "filter"),
-            ("S", "sort"),
-            ("?", "help"),
-            ("Esc", "back"),
-        ],
-        Screen::Health => &[
-            ("Enter", "full text"),
-            ("l", "logs"),
-            ("i", "detail"),
-            ("/", "filter"),
-            ("r", "restart"),
-            ("?", "help"),
-            ("Esc", "back"),
-        ],
+        screen => keymap::footer(screen),
     };
+    let brief = |name: &&str| match *name {
+        "0-9" => Some(("0-9".to_owned(), "screens")),
+        name => model.keymap.brief(stack, name),
+    };
+    let keys: Vec<(String, &str)> = names.iter().filter_map(brief).collect();
     let mut spans = Vec::new();
     let mut used = 1;
     for (key, what) in keys {

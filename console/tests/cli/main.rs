@@ -12,6 +12,7 @@ mod packages;
 mod reading;
 mod scaling;
 mod serving;
+mod terminal;
 mod transport;
 
 use std::path::PathBuf;

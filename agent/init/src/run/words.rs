@@ -18,7 +18,9 @@ impl Init {
     /// The exit code, once everything is told or cannot be told. An agent that is being restarted is waited for.
     pub(super) fn finished(&mut self, now: Instant) -> Option<u8> {
         let ending = self.ending?;
-        if now >= ending.until {
+        let up = self.link.is_up();
+        let away = ending.away.filter(|_| !up);
+        if now >= away.unwrap_or(ending.until) {
             self.last_words();
             return Some(ending.code);
         }
@@ -31,9 +33,10 @@ impl Init {
         }
         self.pump();
         let up = self.link.is_up();
+        let away = ending.away.is_some() && !up;
         let told = self.table.procs.values().filter(|p| p.exit.is_some()).all(|proc| {
-            // Without an agent the engine tells the exit.
-            (proc.exit_acked || !proc.main || !up) && proc.outputs.iter().all(|output| output.buf.is_empty())
+            // Who asked for the end does not wait for an agent: the engine tells it.
+            (proc.exit_acked || !proc.main || !(up || away)) && proc.outputs.iter().all(|output| output.buf.is_empty())
         });
         let flushed = !up || self.link.is_flushed();
         (drained && told && flushed).then_some(ending.code)

@@ -78,7 +78,7 @@ fn at_screen(theme: Theme, size: (u16, u16), keys: &[&str]) -> Model {
 
 #[test]
 fn screens_at_their_sizes() {
-    let plain = Theme { colour: false, ascii: true };
+    let plain = Theme { colour: false, ascii: true, ..COLOUR };
     for (name, keys) in SCREENS {
         for size in [(80, 24), (120, 40), (200, 50)] {
             insta::assert_snapshot!(format!("{name}_{}x{}", size.0, size.1), picture(&at_screen(COLOUR, size, keys)));
@@ -437,6 +437,9 @@ fn going_back_shows_what_differs() {
         matches!(&effects[..], [Effect::Ask(Request::Change { what: Change::Rollback(name, 1), .. })] if name == "git"),
         "{effects:?}"
     );
+    m.read_only = true;
+    press(&mut m, "b");
+    assert!(m.overlay.is_none() && text(&m).contains("read-only: "), "{}", text(&m));
     press(&mut m, "kb");
     assert!(m.overlay.is_none() && text(&m).contains("serves already"), "{}", text(&m));
 }
@@ -518,5 +521,45 @@ fn an_empty_screen_says_why_and_what_to_press() {
         let [Effect::Ask(Request::Look { look, .. })] = &effects[..] else { panic!("{keys}: {effects:?}") };
         update(&mut m, Event::Link(LinkEvent::Looked { look: *look, result: Ok(Box::new(seen)) }));
         assert!(text(&m).contains(words), "{}", text(&m));
+    }
+}
+
+#[test]
+fn every_key_of_an_answer_and_of_a_plan_does_something() {
+    use super::super::keymap::{ACTIONS, Context, Key};
+    let event = |key: &str| {
+        let key = Key::parse(key).unwrap().to_string();
+        match key.as_str() {
+            "Enter" => KeyEvent::new(KeyCode::Enter, KeyModifiers::NONE),
+            "Esc" => KeyEvent::new(KeyCode::Esc, KeyModifiers::NONE),
+            "Backspace" => KeyEvent::new(KeyCode::Backspace, KeyModifiers::NONE),
+            "Space" => KeyEvent::new(KeyCode::Char(' '), KeyModifiers::NONE),
+            "Ctrl-Y" => KeyEvent::new(KeyCode::Char('y'), KeyModifiers::CONTROL),
+            other => KeyEvent::new(KeyCode::Char(other.chars().next().unwrap()), KeyModifiers::NONE),
+        }
+    };
+    for (context, keys) in [
+        (Context::Answer, &["t", "j<enter>", "main", "<x>", "jjjj"][..]),
+        (Context::Plan, &["d", "<right><down>mcp-server-time<x>"][..]),
+    ] {
+        for action in ACTIONS.iter().filter(|a| a.context == context) {
+            for key in action.keys {
+                let mut m = at_screen(COLOUR, (80, 24), keys);
+                // Output and tools are there once it has gone on.
+                if matches!(action.name, "output" | "tools") {
+                    m.desk.deploy.as_mut().unwrap().missing.clear();
+                    let effects = press(&mut m, "<enter>");
+                    let [Effect::Ask(Request::Change { change, .. })] = effects[..] else { panic!("{effects:?}") };
+                    let mut done = detail().last_operation.unwrap();
+                    (done.state, done.error, done.deployment) = ("succeeded".into(), None, "git".into());
+                    let event = crate::link::Event { seq: 9, time: None, what: What::Done(Box::new(done)) };
+                    update(&mut m, Event::Link(LinkEvent::Operation { change, event }));
+                }
+                let old = format!("{m:?}");
+                let effects = update(&mut m, Event::Key(event(key)));
+                m.toast = None;
+                assert!(!effects.is_empty() || format!("{m:?}") != old, "{key}: {}", action.help);
+            }
+        }
     }
 }

@@ -15,10 +15,16 @@ fn looks(effects: &[Effect]) -> Vec<(u64, Look)> {
 }
 
 /// Presses keys, and answers what is asked.
-fn answered(m: &mut Model, keys: &str) -> Vec<Effect> {
+pub(super) fn answered(m: &mut Model, keys: &str) -> Vec<Effect> {
     let effects = press(m, keys);
     for (look, what) in looks(&effects) {
         update(m, Event::Link(LinkEvent::Looked { look, result: Ok(Box::new(sheets::seen(&what))) }));
+    }
+    for effect in &effects {
+        let Effect::Ask(Request::Flow { flow, what }) = effect else { continue };
+        for told in sheets::flow(what) {
+            update(m, Event::Link(LinkEvent::Flow { flow: *flow, told }));
+        }
     }
     effects
 }
@@ -37,7 +43,7 @@ fn all() -> impl Iterator<Item = (&'static str, String)> {
 
 #[test]
 fn sheets_at_their_sizes() {
-    let plain = Theme { colour: false, ascii: true };
+    let plain = Theme { colour: false, ascii: true, palette: Palette::Sixteen };
     for (name, digit) in all() {
         for size in [(80, 24), (120, 40)] {
             let m = shown(COLOUR, size, &digit);

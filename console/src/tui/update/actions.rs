@@ -3,10 +3,16 @@
 use crossterm::event::{KeyCode, KeyEvent};
 
 use super::super::command::Command;
-use super::super::model::{Asked, Confirm, Link, Logs, Model, Overlay, Page, Place, Purpose, Screen};
+use super::super::fleet::bare;
+use super::super::model::{Asked, Confirm, Held, Logs, Model, Overlay, Page, Place, Purpose, Screen};
 use super::super::port::Request;
 use super::{Effect, ask, fetch, tell};
 use crate::link::{Change, LogQuery};
+
+/// Command lines that are remembered.
+const DONE: usize = 500;
+/// How long a stop or a deletion can be taken back, seconds.
+pub const GRACE: i64 = 5;
 
 /// Keys that mean the same everywhere.
 pub fn key(model: &mut Model, key: KeyEvent) -> Vec<Effect> {
@@ -17,7 +23,8 @@ pub fn key(model: &mut Model, key: KeyEvent) -> Vec<Effect> {
         KeyCode::Char('u') => confirm(model, Verb::Start),
         KeyCode::Char('D') | KeyCode::Delete => confirm(model, Verb::Remove),
         KeyCode::Char('s') => match model.subject().map(|d| (d.name.clone(), d.desired)) {
-            Some((name, desired)) => ask(model, Purpose::Scale(name), &desired.to_string()),
+            Some((name, desired)) if may(model, &[&name]) => ask(model, Purpose::Scale(name), &desired.to_string()),
+            Some(_) => {}
             None => nothing(model),
         },
         KeyCode::Char('b') => match model.subject().map(|d| d.name.clone()) {
@@ -34,6 +41,35 @@ pub fn key(model: &mut Model, key: KeyEvent) -> Vec<Effect> {
         _ => {}
     }
     Vec::new()
+}
+
+/// Whether these may be changed; if not, says why, before anybody fills a form in.
+pub fn may(model: &mut Model, names: &[&str]) -> bool {
+    let why = names.iter().find_map(|name| model.refused(model.host_at(name)));
+    let allowed = why.is_none();
+    if let Some(why) = why {
+        tell(model, why, true);
+    }
+    allowed
+}
+
+/// What is to be typed before something of these is changed, if anything.
+pub(super) fn word(model: &Model, names: &[String], verb: &str) -> Option<(String, String)> {
+    match names {
+        [one] if model.host_of(one).guard.protected => Some((bare(one).to_owned(), String::new())),
+        [] | [_] => None,
+        _ => Some((verb.to_owned(), String::new())),
+    }
+}
+
+/// Where these are, for questions.
+fn places(model: &Model, names: &[String]) -> String {
+    let mut hosts: Vec<&str> = names.iter().map(|n| model.host_of(n).name.as_str()).collect();
+    hosts.sort_unstable();
+    hosts.dedup();
+    let protected = names.iter().any(|n| model.host_of(n).guard.protected);
+    let sign = if protected { " (protected)" } else { "" };
+    if model.several() { format!("on {}{sign}", hosts.join(", ")) } else { format!("on {}{sign}", model.host()) }
 }
 
 fn nothing(model: &mut Model) {
@@ -74,13 +110,16 @@ fn confirm(model: &mut Model, verb: Verb) {
 }
 
 fn confirm_of(model: &mut Model, verb: Verb, names: Vec<String>) {
-    let (title, word, touches) = verb.words();
+    let (title, typed, touches) = verb.words();
     let Some(first) = names.first() else { return nothing(model) };
+    if !may(model, &names.iter().map(String::as_str).collect::<Vec<_>>()) {
+        return;
+    }
     let title = match names.len() {
         1 => format!("{title} {first}?"),
         n => format!("{title} {n} deployments?"),
     };
-    let mut lines = vec![format!("on {}", model.host())];
+    let mut lines = vec![places(model, &names)];
     if names.len() > 1 {
         lines.push(names.join(", "));
     }
@@ -96,15 +135,28 @@ fn confirm_of(model: &mut Model, verb: Verb, names: Vec<String>) {
         }
     }
     lines.push(touches.to_owned());
-    let word = (names.len() > 1).then(|| (word.to_owned(), String::new()));
+    let word = word(model, &names, typed);
     let changes = names.into_iter().map(|n| verb.change(n)).collect();
     model.overlay = Some(Overlay::Confirm(Confirm { title, lines, changes, on_yes: false, word }));
 }
 
 /// Asks the link for a change and shows at once that it was asked.
 pub fn start(model: &mut Model, what: Change) -> Option<Effect> {
-    if !matches!(model.link, Link::Up { .. }) {
-        tell(model, "not connected: nothing was asked for", true);
+    let host = match subject(&what) {
+        Some(name) => model.host_at(name),
+        None => model.here(),
+    };
+    if let Some(why) = model.refused(host) {
+        tell(model, why, true);
+        return None;
+    }
+    if !model.hosts[host].is_up() {
+        let at = if model.several() { format!(" to {}", model.hosts[host].name) } else { String::new() };
+        tell(
+            model,
+            format!("not connected{at}: nothing was asked for{}", if at.is_empty() { "" } else { " there" }),
+            true,
+        );
         return None;
     }
     let (name, doing) = match &what {
@@ -118,9 +170,16 @@ pub fn start(model: &mut Model, what: Change) -> Option<Effect> {
         Change::Build { source, .. } => (source.text.clone(), "building"),
         Change::Scan { source } => (source.text.clone(), "scanning"),
     };
+    let line = match model.hosts[host].name.as_str() {
+        name if model.several() => command_line(&what).replacen("sigil", &format!("sigil --host {name}"), 1),
+        _ => command_line(&what),
+    };
+    model.done.push((model.now, line));
+    let over = model.done.len().saturating_sub(DONE);
+    model.done.drain(..over);
     model.counter += 1;
     let change = model.counter;
-    model.asked.insert(change, Asked { name, doing, at: model.now, operation: None, events: Vec::new() });
+    model.asked.insert(change, Asked { name, host, doing, at: model.now, operation: None, events: Vec::new() });
     model.table.marked.clear();
     Some(Effect::Ask(Request::Change { change, what }))
 }
@@ -161,6 +220,7 @@ pub fn open_logs(model: &mut Model) -> Vec<Effect> {
 pub fn open_logs_of(model: &mut Model, names: Vec<String>) -> Vec<Effect> {
     model.counter += 1;
     model.logs = Some(Logs::new(names, model.counter));
+    model.merge.clear();
     model.screens.retain(|s| *s != Screen::Logs);
     model.screens.push(Screen::Logs);
     watch(model).into_iter().collect()
@@ -183,14 +243,111 @@ pub fn watch(model: &mut Model) -> Option<Effect> {
     Some(Effect::Ask(Request::WatchLogs { watch: logs.watch, query }))
 }
 
+/// The deployment that a change is about.
+fn subject(what: &Change) -> Option<&str> {
+    match what {
+        Change::Restart(name)
+        | Change::Stop(name)
+        | Change::Start(name)
+        | Change::Scale(name, _)
+        | Change::Rollback(name, _)
+        | Change::Remove(name) => Some(name),
+        Change::Deploy(d) if d.name.contains('/') => Some(&d.name),
+        Change::Deploy(_) | Change::Build { .. } | Change::Scan { .. } => None,
+    }
+}
+
+/// Does what was agreed to: what takes something away is held for a moment, the rest is asked for at once. A host that
+/// does not answer refuses its own, the others go on.
+pub fn agreed(model: &mut Model, changes: Vec<Change>) -> Vec<Effect> {
+    let (held, now): (Vec<Change>, Vec<Change>) =
+        changes.into_iter().partition(|c| matches!(c, Change::Stop(_) | Change::Remove(_)));
+    if !held.is_empty() {
+        let until = model.now.checked_add(jiff::SignedDuration::from_secs(GRACE)).unwrap_or(model.now);
+        model.held.push(Held { changes: held, until });
+        model.table.marked.clear();
+    }
+    all(model, now)
+}
+
+fn all(model: &mut Model, changes: Vec<Change>) -> Vec<Effect> {
+    let (mut effects, mut down) = (Vec::new(), Vec::new());
+    for change in changes {
+        let name = subject(&change).unwrap_or_default().to_owned();
+        match start(model, change) {
+            Some(effect) => effects.push(effect),
+            None => down.push(name),
+        }
+    }
+    if down.len() > 1 || (!down.is_empty() && !effects.is_empty()) {
+        tell(model, format!("not asked for, since there is no link: {}", down.join(", ")), true);
+    }
+    effects
+}
+
+/// Asks for what was held long enough.
+pub fn release(model: &mut Model) -> Vec<Effect> {
+    let now = model.now;
+    let (due, held): (Vec<Held>, Vec<Held>) = std::mem::take(&mut model.held).into_iter().partition(|h| h.until <= now);
+    model.held = held;
+    let changes: Vec<Change> = due.into_iter().flat_map(|h| h.changes).collect();
+    if changes.is_empty() { Vec::new() } else { all(model, changes) }
+}
+
+/// Takes back what was agreed to last.
+pub fn take_back(model: &mut Model) {
+    let Some(held) = model.held.pop() else { return };
+    let text = match held.changes.as_slice() {
+        [one] => format!("taken back: {} was not asked for", command_line(one)),
+        many => format!("taken back: {} changes were not asked for", many.len()),
+    };
+    tell(model, text, false);
+}
+
+/// The command line that asks for the same.
+pub fn command_line(what: &Change) -> String {
+    let bare = |name: &str| bare(name).to_owned();
+    match what {
+        Change::Restart(name) => format!("sigil restart {}", bare(name)),
+        Change::Stop(name) => format!("sigil stop {}", bare(name)),
+        Change::Start(name) => format!("sigil start {}", bare(name)),
+        Change::Scale(name, replicas) => format!("sigil scale {} {replicas}", bare(name)),
+        Change::Rollback(name, 0) => format!("sigil rollback {}", bare(name)),
+        Change::Rollback(name, release) => format!("sigil rollback {} {release}", bare(name)),
+        Change::Remove(name) => format!("sigil rm {}", bare(name)),
+        Change::Deploy(d) => format!("sigil deploy {} --name {}", d.source.text, bare(&d.name)),
+        Change::Build { source, .. } => format!("sigil build {}", source.text),
+        Change::Scan { source } => format!("sigil scan {}", source.text),
+    }
+}
+
+/// What was done here, as command lines.
+pub fn history(model: &mut Model) {
+    let mut text: Vec<String> =
+        model.done.iter().map(|(at, line)| format!("{}  {line}", super::super::view::clock(model, *at))).collect();
+    if text.is_empty() {
+        text.push(
+            "Nothing was changed from here yet. What is done with keys is listed here as command lines.".to_owned(),
+        );
+    }
+    let scroll = text.len().saturating_sub(model.body_rows().saturating_sub(2));
+    model.overlay = Some(Overlay::Line { title: "Done here, as command lines".to_owned(), text, scroll });
+}
+
 /// Ctrl-C, and `q` on the first screen.
 pub fn interrupt(model: &mut Model) -> Vec<Effect> {
     let asking = matches!(&model.overlay, Some(Overlay::Confirm(c)) if c.changes.is_empty());
-    if model.asked.is_empty() || asking {
+    if (model.asked.is_empty() && model.held.is_empty()) || asking {
         return vec![Effect::Quit];
     }
     let mut lines: Vec<String> = model.asked.values().map(|a| format!("{} {}", a.doing, a.name)).collect();
-    lines.push("The agent goes on with it; 'sigil ops' shows how it ends.".to_owned());
+    if !model.asked.is_empty() {
+        lines.push("The agent goes on with it; 'sigil ops' shows how it ends.".to_owned());
+    }
+    let held: Vec<String> = model.held.iter().flat_map(|h| &h.changes).map(command_line).collect();
+    if !held.is_empty() {
+        lines.push(format!("Not asked for yet, and not done if you leave now: {}", held.join(", ")));
+    }
     let title = "Leave while this is under way?".to_owned();
     model.overlay = Some(Overlay::Confirm(Confirm { title, lines, changes: Vec::new(), on_yes: false, word: None }));
     Vec::new()
@@ -213,7 +370,17 @@ fn copy_row(model: &mut Model, all: bool) -> Vec<Effect> {
 }
 
 /// Runs a command of the palette.
-pub fn run(model: &mut Model, command: Command) -> Vec<Effect> {
+pub fn run(model: &mut Model, mut command: Command) -> Vec<Effect> {
+    // With several hosts a name may be that of one deployment only.
+    for name in command.names() {
+        match model.whole(name) {
+            Ok(whole) => *name = whole,
+            Err(problem) => {
+                tell(model, problem, true);
+                return Vec::new();
+            }
+        }
+    }
     match command {
         Command::Table => return go_table(model),
         Command::Detail(name) => return open_detail(model, Some(name)),
@@ -224,6 +391,7 @@ pub fn run(model: &mut Model, command: Command) -> Vec<Effect> {
         }
         Command::Restart(name) => confirm_of(model, Verb::Restart, vec![name]),
         Command::Stop(name) => confirm_of(model, Verb::Stop, vec![name]),
+        Command::Start(name) if model.host_of(&name).guard.protected => confirm_of(model, Verb::Start, vec![name]),
         Command::Start(name) => return start(model, Change::Start(name)).into_iter().collect(),
         Command::Remove(name) => confirm_of(model, Verb::Remove, vec![name]),
         Command::Scale(name, replicas) => return scale(model, name, replicas),
@@ -246,38 +414,61 @@ pub fn run(model: &mut Model, command: Command) -> Vec<Effect> {
         Command::Package(name) => return super::registry::open(model, name),
         Command::Operation(id) => return super::builds::open(model, id),
         Command::Guide(topic) => return super::open_guide(model, topic),
+        Command::Page => return super::logs::page_out(model),
         Command::Filter(text) => {
             if let Err(problem) = super::overlay::filter(model, &text) {
                 tell(model, problem, true);
             }
         }
         Command::Sort(sort) => super::overlay::sort(model, sort),
+        Command::History => history(model),
+        Command::Theme(palette) => {
+            model.preview = None;
+            model.theme.palette = palette;
+            tell(model, format!("theme = \"{}\" in console.toml keeps it", palette.name()), false);
+        }
+        Command::Config => {
+            let text = super::super::settings::report(model);
+            model.overlay = Some(Overlay::Line { title: "console.toml".to_owned(), text, scroll: 0 });
+        }
+        Command::Tour => super::tour(model),
         Command::Help => model.overlay = Some(Overlay::Help { scroll: 0 }),
         Command::Quit => return interrupt(model),
     }
     Vec::new()
 }
 
-/// More or fewer replicas; none at all is asked about.
+/// More or fewer replicas; none at all is asked about, and any number where the context is protected.
 pub fn scale(model: &mut Model, name: String, replicas: u32) -> Vec<Effect> {
-    if replicas > 0 {
+    if !may(model, &[&name]) {
+        return Vec::new();
+    }
+    if replicas > 0 && !model.host_of(&name).guard.protected {
         return start(model, Change::Scale(name, replicas)).into_iter().collect();
     }
-    let lines = vec![format!("on {}", model.host()), "Nothing serves until it is woken or scaled up.".to_owned()];
-    let title = format!("Scale {name} to 0?");
-    let changes = vec![Change::Scale(name, 0)];
-    model.overlay = Some(Overlay::Confirm(Confirm { title, lines, changes, on_yes: false, word: None }));
+    let mut lines = vec![places(model, std::slice::from_ref(&name))];
+    if replicas == 0 {
+        lines.push("Nothing serves until it is woken or scaled up.".to_owned());
+    }
+    let word = word(model, std::slice::from_ref(&name), "scale");
+    let title = format!("Scale {name} to {replicas}?");
+    let changes = vec![Change::Scale(name, replicas)];
+    model.overlay = Some(Overlay::Confirm(Confirm { title, lines, changes, on_yes: false, word }));
     Vec::new()
 }
 
 /// Back to a release; 0 is the last good one.
 pub fn rollback(model: &mut Model, name: String, release: u32) {
+    if !may(model, &[&name]) {
+        return;
+    }
     let to = if release == 0 { "its last good release".to_owned() } else { format!("release {release}") };
     let now = model.fleet.values().find(|d| d.name == name).map(|d| format!("Release {} serves now.", d.release));
-    let mut lines = vec![format!("on {}", model.host())];
+    let mut lines = vec![places(model, std::slice::from_ref(&name))];
     lines.extend(now);
     lines.push("The new containers start beside the old ones and take over once they pass the gate.".to_owned());
+    let word = word(model, std::slice::from_ref(&name), "rollback");
     let title = format!("Roll {name} back to {to}?");
     let changes = vec![Change::Rollback(name, release)];
-    model.overlay = Some(Overlay::Confirm(Confirm { title, lines, changes, on_yes: false, word: None }));
+    model.overlay = Some(Overlay::Confirm(Confirm { title, lines, changes, on_yes: false, word }));
 }

@@ -12,6 +12,9 @@ use super::{Effect, places, sheet, tell};
 
 /// Shows an operation and follows it.
 pub fn open(model: &mut Model, id: String) -> Vec<Effect> {
+    let prefix = model.prefix(model.here());
+    // With several hosts its host's name stands in front.
+    let id = id.strip_prefix(&prefix).map(str::to_owned).unwrap_or(id);
     let mut effects: Vec<Effect> = Vec::new();
     if model.desk.build.as_ref().is_none_or(|b| b.id != id) {
         let old = model.desk.build.take().and_then(|b| b.flow);
@@ -23,7 +26,7 @@ pub fn open(model: &mut Model, id: String) -> Vec<Effect> {
         model.desk.build = Some(Building { id: id.clone(), flow, steps, trouble: None, follow: true });
         model.sheets.remove(&Screen::Build);
     }
-    effects.extend(sheet::open(model, Screen::Build, Some(id)));
+    effects.extend(sheet::open(model, Screen::Build, Some(format!("{prefix}{id}"))));
     effects
 }
 
@@ -67,6 +70,12 @@ pub fn key(model: &mut Model, key: KeyEvent) -> Option<Vec<Effect>> {
             build.follow = true;
             return None;
         }
+        (KeyCode::Char('R'), false) => {
+            let id = build.id.clone();
+            let stop = build.flow.map(|flow| Effect::Ask(Request::StopFlow { flow }));
+            model.desk.build = None;
+            stop.into_iter().chain(open(model, id)).collect()
+        }
         (KeyCode::Char('s'), true) => return Some(save(model, None)),
         (KeyCode::Char('c'), false) => {
             let text = format!("sigil ops {} -f", build.id);
@@ -75,7 +84,10 @@ pub fn key(model: &mut Model, key: KeyEvent) -> Option<Vec<Effect>> {
         (KeyCode::Enter | KeyCode::Char('i'), _) => {
             let name = build.steps.done.as_ref().map(|d| d.deployment.clone()).filter(|n| !n.is_empty());
             match name {
-                Some(name) => places::open(model, Place { screen: Screen::Detail, names: vec![name] }),
+                Some(name) => {
+                    let name = format!("{}{name}", model.prefix(model.here()));
+                    places::open(model, Place { screen: Screen::Detail, names: vec![name] })
+                }
                 None => Vec::new(),
             }
         }

@@ -16,6 +16,10 @@ use crate::link::{Change, Event, Operation, SecretPlace, What};
 
 /// Opens the form, with a source where one is known; without one, with what was typed before.
 pub fn open(model: &mut Model, source: Option<&str>) -> Vec<Effect> {
+    if let Some(why) = model.refused(model.here()) {
+        tell(model, why, true);
+        return Vec::new();
+    }
     let given = match source {
         Some(source) => Some(deploy::given(source)),
         None => model.desk.draft("deploy").cloned(),
@@ -93,6 +97,7 @@ fn paged(model: &mut Model, key: KeyEvent) -> Option<Vec<Effect>> {
                 return Some(Vec::new());
             };
             let name = done.deployment.clone();
+            let name = format!("{}{name}", model.prefix(model.here()));
             model.desk.forget("deploy");
             model.screens.pop();
             model.desk.deploy = None;
@@ -100,6 +105,7 @@ fn paged(model: &mut Model, key: KeyEvent) -> Option<Vec<Effect>> {
         }
         (KeyCode::Char('t'), Stage::Ended) => {
             let name = deploying.done().filter(|d| d.state == "succeeded").map(|d| d.deployment.clone())?;
+            let name = format!("{}{name}", model.prefix(model.here()));
             return Some(places::open(model, Place { screen: Screen::Tools, names: vec![name] }));
         }
         (KeyCode::Char('o'), Stage::Running | Stage::Ended) => {

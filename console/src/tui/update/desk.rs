@@ -5,17 +5,17 @@ use crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
 
 use super::super::desk::{Act, Ask, Deed, Question};
 use super::super::flow::{Flow, Masked, Told};
-use super::super::model::{Link, Model, Overlay, Screen};
+use super::super::model::{Model, Overlay, Screen};
 use super::super::port::{Request, Trouble};
 use super::{Effect, actions, builds, deploy, joined, policy, sheet, tell, tools};
-use crate::link::{Event, Operation, SecretPlace};
+use crate::link::{Change, Event, Operation, SecretPlace};
 
 /// Longest value of a secret, bytes.
 const SECRET: usize = 64 << 10;
 
 /// Begins a flow; `None`: there is no link, which is told.
 pub fn start(model: &mut Model, what: Flow) -> Option<(u64, Effect)> {
-    if !matches!(model.link, Link::Up { .. }) {
+    if !model.hosts[host_of(model, &what)].is_up() {
         tell(model, "not connected: nothing was asked for", true);
         return None;
     }
@@ -24,8 +24,22 @@ pub fn start(model: &mut Model, what: Flow) -> Option<(u64, Effect)> {
     Some((flow, Effect::Ask(Request::Flow { flow, what })))
 }
 
+/// The host that a flow goes to.
+fn host_of(model: &Model, what: &Flow) -> usize {
+    match what {
+        Flow::Tap { name } | Flow::Call { name, .. } | Flow::Pins { name, .. } | Flow::Scaling { name, .. } => {
+            model.host_at(name)
+        }
+        _ => model.here(),
+    }
+}
+
 /// Something that is over at once, and how its end is told.
 pub fn act(model: &mut Model, what: Flow, words: String) -> Option<Effect> {
+    if let Some(why) = model.refused(host_of(model, &what)) {
+        tell(model, why, true);
+        return None;
+    }
     let secret = match &what {
         Flow::Secret { name, .. } => Some(name.clone()),
         _ => None,
@@ -182,21 +196,40 @@ pub fn question(
     deed: Deed,
     command: String,
 ) {
-    model.overlay = Some(Overlay::Question(Question { title, lines, scroll: 0, yes, on_yes: false, deed, command }));
+    // Where one is careful, a name is typed before anything changes.
+    let name = match &deed {
+        Deed::Change(Change::Rollback(name, _)) => Some(name.clone()),
+        Deed::Flow(Flow::Pins { name, .. } | Flow::Scaling { name, .. }, _) => Some(name.clone()),
+        _ => None,
+    };
+    if name.as_ref().is_some_and(|name| !actions::may(model, &[name.as_str()])) {
+        return;
+    }
+    let word = name.and_then(|name| actions::word(model, &[name], "yes"));
+    model.overlay =
+        Some(Overlay::Question(Question { title, lines, scroll: 0, yes, on_yes: false, word, deed, command }));
 }
 
 /// A key for a question.
 pub fn question_key(model: &mut Model, mut question: Question, key: KeyEvent) -> Vec<Effect> {
     let most = question.lines.len().saturating_sub(1);
+    if let Some((word, typed)) = &mut question.word {
+        match key.code {
+            KeyCode::Esc => return Vec::new(),
+            KeyCode::Enter if word == typed => return done(model, question),
+            KeyCode::Char(c) if !key.modifiers.contains(KeyModifiers::CONTROL) => typed.push(c),
+            KeyCode::Backspace => drop(typed.pop()),
+            KeyCode::PageDown | KeyCode::Down => question.scroll = (question.scroll + 5).min(most),
+            KeyCode::PageUp | KeyCode::Up => question.scroll = question.scroll.saturating_sub(5),
+            _ => {}
+        }
+        model.overlay = Some(Overlay::Question(question));
+        return Vec::new();
+    }
     match key.code {
         KeyCode::Esc | KeyCode::Char('n' | 'N' | 'q') => return Vec::new(),
         KeyCode::Enter if !question.on_yes => return Vec::new(),
-        KeyCode::Enter | KeyCode::Char('y' | 'Y') => {
-            return match question.deed {
-                Deed::Flow(flow, words) => act(model, flow, words).into_iter().collect(),
-                Deed::Change(change) => actions::start(model, change).into_iter().collect(),
-            };
-        }
+        KeyCode::Enter | KeyCode::Char('y' | 'Y') => return done(model, question),
         KeyCode::Tab | KeyCode::BackTab | KeyCode::Left | KeyCode::Right | KeyCode::Char('h' | 'l') => {
             question.on_yes = !question.on_yes;
         }
@@ -213,6 +246,20 @@ pub fn question_key(model: &mut Model, mut question: Question, key: KeyEvent) ->
     }
     model.overlay = Some(Overlay::Question(question));
     Vec::new()
+}
+
+/// Does what was agreed to.
+fn done(model: &mut Model, question: Question) -> Vec<Effect> {
+    match question.deed {
+        Deed::Flow(flow, words) => {
+            let effect = act(model, flow, words);
+            if effect.is_some() {
+                model.done.push((model.now, question.command));
+            }
+            effect.into_iter().collect()
+        }
+        Deed::Change(change) => actions::start(model, change).into_iter().collect(),
+    }
 }
 
 /// A word as the shell takes it.

@@ -5,6 +5,7 @@ use crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
 use super::super::command;
 use super::super::logbuf::Pattern;
 use super::super::model::{Confirm, Input, Model, Overlay, Purpose, Screen, Sort};
+use super::super::theme::Palette;
 use super::{Effect, actions, desk, logs, registry, sheet, table, tell};
 
 /// Takes a key for the overlay.
@@ -12,9 +13,16 @@ pub fn key(model: &mut Model, key: KeyEvent) -> Vec<Effect> {
     let Some(overlay) = model.overlay.take() else { return Vec::new() };
     match overlay {
         Overlay::Help { scroll } => {
+            if key.code == KeyCode::Char('y') {
+                let lines = super::super::view::help::lines(model);
+                let text: Vec<String> = lines.iter().map(ToString::to_string).collect();
+                model.overlay = Some(Overlay::Help { scroll });
+                return vec![Effect::Copy { text: text.join("\n"), what: "help".to_owned() }];
+            }
             if let Some(scroll) = scrolled(scroll, key.code) {
                 // No further than the text is long.
-                model.overlay = Some(Overlay::Help { scroll: scroll.min(60) });
+                let most = super::super::view::help::lines(model).len().saturating_sub(1);
+                model.overlay = Some(Overlay::Help { scroll: scroll.min(most) });
             }
         }
         Overlay::Line { title, text, scroll } => match key.code {
@@ -99,16 +107,33 @@ fn act(model: &mut Model, confirm: Confirm) -> Vec<Effect> {
     if confirm.changes.is_empty() {
         return vec![Effect::Quit];
     }
-    confirm.changes.into_iter().filter_map(|change| actions::start(model, change)).collect()
+    actions::agreed(model, confirm.changes)
 }
 
 fn typed(model: &mut Model, mut input: Input, key: KeyEvent) -> Vec<Effect> {
     let control = key.modifiers.contains(KeyModifiers::CONTROL);
     let byte = |input: &Input, at: usize| input.text.char_indices().nth(at).map_or(input.text.len(), |(i, _)| i);
     let len = input.text.chars().count();
+    let chips = input.purpose == Purpose::Filter && model.screen() == Screen::Logs;
     match (key.code, control) {
-        (KeyCode::Esc, _) => return Vec::new(),
+        (KeyCode::Esc, _) => {
+            if chips {
+                logs::drop_typed(model);
+            }
+            if let Some(before) = model.preview.take() {
+                model.theme.palette = before;
+            }
+            return Vec::new();
+        }
         (KeyCode::Enter, _) => return entered(model, input),
+        // the one before comes back to be changed
+        (KeyCode::Backspace, _) if len == 0 && chips => match logs::pop_chip(model) {
+            Some(text) => {
+                input.at = text.chars().count();
+                input.text = text;
+            }
+            None => return Vec::new(),
+        },
         (KeyCode::Left, _) => input.at = input.at.saturating_sub(1),
         (KeyCode::Right, _) => input.at = (input.at + 1).min(len),
         (KeyCode::Home, _) | (KeyCode::Char('a'), true) => input.at = 0,
@@ -175,10 +200,24 @@ pub fn paste(model: &mut Model, text: &str) -> Vec<Effect> {
     changed(model, input)
 }
 
+/// A theme is seen while its name is typed; what was there comes back when it is not taken.
+fn preview(model: &mut Model, text: &str) {
+    let named = text.trim().strip_prefix("theme ").and_then(|name| Palette::named(name.trim()));
+    let before = *model.preview.get_or_insert(model.theme.palette);
+    model.theme.palette = named.unwrap_or(before);
+    if named.is_none() {
+        model.preview = None;
+    }
+}
+
 /// A filter or a search takes effect while it is typed.
 fn changed(model: &mut Model, mut input: Input) -> Vec<Effect> {
     let mut effects = Vec::new();
+    if input.purpose == Purpose::Command {
+        preview(model, &input.text);
+    }
     input.problem = match input.purpose {
+        Purpose::Filter if model.screen() == Screen::Logs => logs::type_chip(model, &input.text).err(),
         Purpose::Filter => filter(model, &input.text).err(),
         Purpose::Search => search(model, &input.text).err(),
         Purpose::Packages => {
@@ -204,10 +243,11 @@ pub fn suggestions(model: &Model, input: &Input) -> Vec<String> {
 
 /// Sets the filter of the screen on top.
 pub fn filter(model: &mut Model, text: &str) -> Result<(), String> {
-    let pattern = Pattern::parse(text)?;
     if model.screen() == Screen::Logs {
-        logs::set_filter(model, pattern);
-    } else if model.screen() == Screen::Tap {
+        return logs::add_chip(model, text);
+    }
+    let pattern = Pattern::parse(text)?;
+    if model.screen() == Screen::Tap {
         if let Some(tap) = &mut model.desk.tap {
             tap.set_filter(pattern);
         }
@@ -223,7 +263,7 @@ pub fn filter(model: &mut Model, text: &str) -> Result<(), String> {
 fn search(model: &mut Model, text: &str) -> Result<(), String> {
     let pattern = Pattern::parse(text)?;
     if let Some(logs) = &mut model.logs {
-        logs.search = pattern;
+        logs.buffer.set_search(pattern);
     }
     Ok(())
 }
@@ -231,6 +271,8 @@ fn search(model: &mut Model, text: &str) -> Result<(), String> {
 fn entered(model: &mut Model, mut input: Input) -> Vec<Effect> {
     let text = input.text.trim().to_owned();
     let problem = match &input.purpose {
+        // nothing typed: those that there are stay
+        Purpose::Filter if text.is_empty() && model.screen() == Screen::Logs => return Vec::new(),
         Purpose::Filter => match filter(model, &input.text) {
             Ok(()) => return Vec::new(),
             Err(problem) => problem,

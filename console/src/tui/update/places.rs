@@ -17,8 +17,8 @@ pub fn key(model: &mut Model, key: KeyEvent) -> Option<Vec<Effect>> {
     let digit = match key.code {
         KeyCode::F(n @ 1..=9) => char::from(b'0' + n),
         KeyCode::F(10) => '0',
-        // In a log, digits say since when.
-        KeyCode::Char(c @ '0'..='9') if model.screen() != Screen::Logs => c,
+        // In a log, digits say since when, as far as there are such times.
+        KeyCode::Char(c @ '0'..='9') if model.screen() != Screen::Logs || c > '6' => c,
         KeyCode::Char('-') => return Some(last(model)),
         KeyCode::Char('[') => return Some(step(model, false)),
         KeyCode::Char(']') => return Some(step(model, true)),
@@ -33,7 +33,10 @@ fn go(model: &mut Model, to: &Title) -> Vec<Effect> {
         return Vec::new();
     }
     match to.screen {
-        Screen::Logs => actions::open_logs(model),
+        Screen::Logs => match (model.subjects().is_empty(), chosen(model)) {
+            (true, Some(name)) => actions::open_logs_of(model, vec![name]),
+            _ => actions::open_logs(model),
+        },
         screen if to.of_one => match chosen(model) {
             Some(name) => open(model, Place { screen, names: vec![name] }),
             None => {

@@ -1,11 +1,12 @@
 //! The editor of a scaling policy: fields with their bounds, what the last days would have been like, and the difference
 //! before it is saved.
 
-use crossterm::event::KeyEvent;
+use crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
 use serde_json::{Map, Value, json};
 use sigil_core::scale::Policy;
 
 use super::super::desk::{Deed, Editing};
+use super::super::fleet::bare;
 use super::super::flow::{Flow, Told};
 use super::super::form::Form;
 use super::super::model::{Model, Screen};
@@ -96,6 +97,9 @@ pub fn open(model: &mut Model) -> Vec<Effect> {
         tell(model, "how it is scaled is not read yet: 5, then e", false);
         return Vec::new();
     };
+    if !super::actions::may(model, &[name.as_str()]) {
+        return Vec::new();
+    }
     let draft = model.desk.draft(&format!("policy {name}")).cloned();
     let now = Policy::read("policy", &holds, None).ok().filter(|_| !holds.is_empty());
     let given = draft.unwrap_or_else(|| values(&now.unwrap_or_default()));
@@ -161,6 +165,10 @@ pub fn tick(model: &mut Model) -> Vec<Effect> {
 /// Keys of the editor; `None`: they are for every screen.
 pub fn key(model: &mut Model, key: KeyEvent) -> Option<Vec<Effect>> {
     let editing = model.desk.policy.as_mut()?;
+    if key.modifiers.contains(KeyModifiers::CONTROL) && key.code == KeyCode::Char('y') {
+        let text = command(&editing.name, &editing.form.draft());
+        return Some(vec![Effect::Copy { text, what: "the command".to_owned() }]);
+    }
     match form_key(&mut editing.form, key) {
         Did::Changed => {
             // While what holds is replayed, what is typed waits.
@@ -200,8 +208,7 @@ fn save(model: &mut Model) -> Vec<Effect> {
     }
     let mut lines = vec![(format!("on {}", model.host()), Role::Text)];
     lines.extend(tools::differences(&old, &new, &|line| line.to_owned()));
-    let flags: Vec<String> = value.as_object().into_iter().flatten().filter_map(|(k, v)| flag(k, v)).collect();
-    let command = format!("sigil scaling set {} {}", shell(&name), flags.join(" "));
+    let command = command(&name, &value);
     let title = format!("Scale {name} so?");
     let words = format!("scaling of {name}");
     question(model, title, lines, "Save", Deed::Flow(Flow::Scaling { name, policy: Some(new) }, words), command);
@@ -215,11 +222,17 @@ fn none(model: &mut Model) -> Vec<Effect> {
         (format!("on {}", model.host()), Role::Text),
         ("It keeps the replicas that it has until somebody scales it.".to_owned(), Role::Text),
     ];
-    let command = format!("sigil scaling set {} --off", shell(&name));
+    let command = format!("sigil scaling set {} --off", shell(bare(&name)));
     let title = format!("No scaling policy for {name} any more?");
     let words = format!("scaling of {name}");
     question(model, title, lines, "No policy", Deed::Flow(Flow::Scaling { name, policy: None }, words), command);
     Vec::new()
+}
+
+/// The command line that sets the same.
+fn command(name: &str, value: &Value) -> String {
+    let flags: Vec<String> = value.as_object().into_iter().flatten().filter_map(|(k, v)| flag(k, v)).collect();
+    format!("sigil scaling set {} {}", shell(bare(name)), flags.join(" "))
 }
 
 /// A flag of `sigil scaling set`.

@@ -2,6 +2,7 @@
 
 use crossterm::event::{KeyCode, KeyEvent};
 
+use super::super::fleet::bare;
 use super::super::model::{Model, Place, Purpose, Screen};
 use super::super::sheet::{Seen, Sheet};
 use super::{Effect, ask, deploy, places, sheet, tell};
@@ -75,6 +76,7 @@ pub fn key(model: &mut Model, row: Option<&str>, key: KeyEvent) -> Option<Vec<Ef
         (KeyCode::Enter, Screen::Package) => match row.and_then(|r| r.strip_prefix("version ")) {
             Some(version) => {
                 let name = model.sheet()?.name.clone()?;
+                let name = if model.several() { bare(&name).to_owned() } else { name };
                 let name = name.split_once('@').map_or(name.as_str(), |(name, _)| name).to_owned();
                 open(model, format!("{name}@{version}"))
             }
@@ -95,7 +97,7 @@ pub fn key(model: &mut Model, row: Option<&str>, key: KeyEvent) -> Option<Vec<Ef
             vec![Effect::Copy { text: command(&model.desk.find), what: "the command".to_owned() }]
         }
         (KeyCode::Char('c'), Screen::Package) => {
-            let text = format!("sigil package get {} --readme", model.sheet()?.name.clone()?);
+            let text = format!("sigil package get {} --readme", shown(model)?);
             vec![Effect::Copy { text, what: "the command".to_owned() }]
         }
         _ => return None,
@@ -112,6 +114,9 @@ fn shown(model: &Model) -> Option<String> {
 
 /// A package's page.
 pub fn open(model: &mut Model, name: String) -> Vec<Effect> {
+    // With several hosts its host's name stands in front.
+    let prefix = model.prefix(model.here());
+    let name = if name.starts_with(&prefix) { name } else { format!("{prefix}{name}") };
     // Another version of the same is another page.
     if model.sheets.get(&Screen::Package).is_some_and(|s| s.name.as_ref() != Some(&name)) {
         model.sheets.insert(Screen::Package, Sheet::default());

@@ -4,6 +4,7 @@ use crossterm::event::{KeyCode, KeyEvent};
 use serde_json::Value;
 
 use super::super::desk::Deed;
+use super::super::fleet::bare;
 use super::super::model::{Model, Overlay, Screen};
 use super::super::sheet::{Released, Seen};
 use super::super::theme::Role;
@@ -52,7 +53,7 @@ pub fn key(model: &mut Model, row: Option<&str>, key: KeyEvent) -> Option<Vec<Ef
             model.overlay = Some(Overlay::Line { title: format!("Release {number}"), text, scroll: 0 });
         }
         KeyCode::Char('c') => {
-            let text = format!("sigil rollback {} {number}", released(model)?.0);
+            let text = format!("sigil rollback {} {number}", bare(released(model)?.0));
             return Some(vec![Effect::Copy { text, what: "the command".to_owned() }]);
         }
         _ => return None,
@@ -74,7 +75,7 @@ fn back(model: &mut Model, number: u32) {
         "The new containers start beside the old ones and take over once they pass the gate.".to_owned(),
         Role::Text,
     ));
-    let command = format!("sigil rollback {name} {number}");
+    let command = format!("sigil rollback {} {number}", bare(&name));
     let title = format!("Roll {name} back to release {number}?");
     question(model, title, lines, "Roll back", Deed::Change(Change::Rollback(name, number)), command);
 }

@@ -2,6 +2,7 @@
 
 use crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
 
+use super::super::fleet::Host;
 use super::super::logbuf::Pattern;
 use super::super::model::{Link, Model, Overlay, Screen};
 use super::super::port::{Request, Trouble};
@@ -16,6 +17,9 @@ const SLOW: i64 = 60;
 
 /// Shows a sheet, about a deployment where it is one's.
 pub fn open(model: &mut Model, screen: Screen, name: Option<String>) -> Vec<Effect> {
+    // Of several hosts each has its own secrets, users and the like: the name is then the host's alone.
+    let own = model.several() && !matches!(screen, Screen::Overview | Screen::Guide);
+    let name = name.or_else(|| own.then(|| model.prefix(model.here())));
     let sheet = model.sheets.entry(screen).or_default();
     if sheet.name != name {
         // Another one's: the filter and the order stay, what was seen does not.
@@ -30,8 +34,10 @@ pub fn open(model: &mut Model, screen: Screen, name: Option<String>) -> Vec<Effe
 
 /// Asks for what is shown, unless an answer is on its way.
 pub fn ask_now(model: &mut Model) -> Vec<Effect> {
+    let several = model.several();
     let (screen, now) = (model.screen(), model.now);
-    if !screen.is_sheet() || !matches!(model.link, Link::Up { .. }) {
+    let any = screen == Screen::Overview && model.hosts.iter().any(Host::is_up);
+    if !screen.is_sheet() || !(any || matches!(model.link(), Link::Up { .. })) {
         return Vec::new();
     }
     let Some(sheet) = model.sheets.get_mut(&screen) else { return Vec::new() };
@@ -51,6 +57,8 @@ pub fn ask_now(model: &mut Model) -> Vec<Effect> {
             Look::Registry { query }
         }
         (Screen::Package, Some(name)) => {
+            // With several hosts its host's name stands in front.
+            let name = if several { super::super::fleet::bare(&name).to_owned() } else { name };
             let (name, version) = name.split_once('@').unwrap_or((name.as_str(), ""));
             Look::Package { name: name.to_owned(), version: version.to_owned() }
         }
@@ -87,17 +95,29 @@ pub fn tick(model: &mut Model) -> Vec<Effect> {
 }
 
 /// An answer came; the screen is drawn again only when it says something new.
-pub fn looked(model: &mut Model, look: u64, result: Result<Box<Seen>, Trouble>) {
+pub fn looked(model: &mut Model, from: usize, look: u64, result: Result<Box<Seen>, Trouble>) {
     let top = model.screen();
+    let several = model.several();
     let Some((screen, sheet)) = model.sheets.iter_mut().find(|(_, s)| s.look == look) else { return };
     sheet.waiting = false;
     let changed = match result {
         Ok(mut seen) => {
+            // What is wrong is told by each host; all of it is shown.
+            if let (Seen::Overview(alerts), true) = (seen.as_mut(), several) {
+                model.hosts[from].alerts = Some(std::mem::take(alerts));
+                for theirs in model.hosts.iter().filter_map(|h| h.alerts.as_ref()) {
+                    alerts.firing.extend(theirs.firing.iter().cloned());
+                    alerts.ended.extend(theirs.ended.iter().cloned());
+                }
+                alerts.ended.sort_by_key(|a| std::cmp::Reverse(a.ended));
+            }
             seen.over(sheet.seen.as_ref());
             let new = sheet.seen.as_ref() != Some(&*seen) || sheet.trouble.is_some();
             (sheet.seen, sheet.trouble) = (Some(*seen), None);
             new
         }
+        // Others have told theirs; how the link to this one does is on the screen anyway.
+        Err(_) if *screen == Screen::Overview && several && model.hosts.iter().any(|h| h.alerts.is_some()) => false,
         Err(trouble) => {
             sheet.slow_at = None;
             let new = sheet.trouble.as_ref() != Some(&trouble);

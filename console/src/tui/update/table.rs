@@ -7,10 +7,12 @@ use super::{Effect, actions};
 use crate::link::Update;
 
 /// Takes a change of the fleet in.
-pub fn fleet(model: &mut Model, update: Update) -> Vec<Effect> {
+pub fn fleet(model: &mut Model, from: usize, update: Update) -> Vec<Effect> {
     if update.resync {
-        model.fleet.clear();
-        model.complete = false;
+        // What other hosts said stays.
+        let prefix = model.prefix(from);
+        model.fleet.retain(|id, _| !id.starts_with(&prefix));
+        model.hosts[from].complete = false;
         model.dirty = true;
     }
     let page = model.page.as_ref().map(|p| p.name.clone());
@@ -39,11 +41,11 @@ pub fn fleet(model: &mut Model, update: Update) -> Vec<Effect> {
         model.dirty |= model.fleet.remove(id).is_some();
         model.table.marked.remove(id);
     }
-    if update.complete && !model.complete {
-        model.complete = true;
+    if update.complete && !model.hosts[from].complete {
+        model.hosts[from].complete = true;
         model.dirty = true;
-        let known = &model.fleet;
-        model.table.marked.retain(|id| known.contains_key(id));
+        let (prefix, known) = (model.prefix(from), &model.fleet);
+        model.table.marked.retain(|id| !id.starts_with(&prefix) || known.contains_key(id));
     }
     keep_cursor(model);
     if stale_page && model.screen() == super::Screen::Detail {
@@ -59,7 +61,7 @@ pub fn keep_cursor(model: &mut Model) {
     let at = match at {
         Some(at) => at,
         // While a snapshot is on its way, its row may still come.
-        None if !model.complete && model.table.selected.is_some() => return,
+        None if !model.complete() && model.table.selected.is_some() => return,
         None => {
             let at = model.table.offset.min(ids.len().saturating_sub(1));
             model.table.selected = ids.get(at).cloned();
@@ -79,6 +81,16 @@ fn move_to(model: &mut Model, to: impl FnOnce(usize, usize) -> usize) {
     keep_cursor(model);
 }
 
+/// Marks all rows from the last mark to the cursor; without a mark the row under it.
+fn range(model: &mut Model) {
+    let ids: Vec<String> = model.rows().iter().map(|d| d.id.clone()).collect();
+    let place = |id: &Option<String>| id.as_ref().and_then(|id| ids.iter().position(|i| i == id));
+    let Some(at) = place(&model.table.selected) else { return };
+    let from = place(&model.table.anchor).unwrap_or(at);
+    model.table.marked.extend(ids[from.min(at)..=from.max(at)].iter().cloned());
+    model.table.anchor = ids.get(at).cloned();
+}
+
 /// Keys of the table.
 pub fn key(model: &mut Model, key: KeyEvent) -> Vec<Effect> {
     let room = super::super::view::table::room(model).max(1);
@@ -94,11 +106,13 @@ pub fn key(model: &mut Model, key: KeyEvent) -> Vec<Effect> {
         (KeyCode::Char(' '), false) => {
             if let Some(id) = model.table.selected.clone() {
                 if !model.table.marked.remove(&id) {
-                    model.table.marked.insert(id);
+                    model.table.marked.insert(id.clone());
                 }
+                model.table.anchor = Some(id);
                 move_to(model, |at, _| at + 1);
             }
         }
+        (KeyCode::Char('v'), false) => range(model),
         (KeyCode::Char('S'), false) => model.overlay = Some(Overlay::Sort),
         (KeyCode::Enter | KeyCode::Char('i'), false) => return actions::open_detail(model, None),
         _ => return actions::key(model, key),

@@ -77,7 +77,7 @@ pub fn key(model: &mut Model, key: KeyEvent) -> Vec<Effect> {
             return vec![Effect::Copy { text, what: format!("{lines} messages") }];
         }
         (KeyCode::Char('c'), false) => {
-            let text = format!("sigil tap {} -f", tap.name);
+            let text = format!("sigil tap {} -f", super::super::fleet::bare(&tap.name));
             return vec![Effect::Copy { text, what: "the command".to_owned() }];
         }
         (KeyCode::Char('l'), false) => return super::actions::open_logs(model),
@@ -118,6 +118,6 @@ pub fn save(model: &mut Model, path: Option<String>) -> Vec<Effect> {
         return Vec::new();
     }
     let stamp = model.now.to_zoned(model.zone.clone()).strftime("%Y%m%d-%H%M%S").to_string();
-    let path = path.unwrap_or_else(|| format!("{}-messages-{stamp}.jsonl", tap.name));
+    let path = path.unwrap_or_else(|| format!("{}-messages-{stamp}.jsonl", super::super::fleet::bare(&tap.name)));
     vec![Effect::Save { path, text, lines }]
 }

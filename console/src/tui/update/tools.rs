@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use similar::{ChangeTag, TextDiff};
 
 use super::super::desk::{Calling, Deed};
+use super::super::fleet::bare;
 use super::super::flow::{Flow, Told};
 use super::super::form::{self, Form};
 use super::super::model::{Model, Overlay, Place, Screen};
@@ -79,7 +80,7 @@ pub fn key(model: &mut Model, row: Option<&str>, key: KeyEvent) -> Option<Vec<Ef
             let (name, found) = find(model, &tool)?;
             let names = found.schema.get("properties").and_then(Value::as_object);
             let args: String = names.into_iter().flatten().map(|(n, _)| format!(" --arg {}=…", shell(n))).collect();
-            let text = format!("sigil call {name} {}{args}", shell(&tool));
+            let text = format!("sigil call {} {}{args}", bare(&name), shell(&tool));
             vec![Effect::Copy { text, what: "the command".to_owned() }]
         }
         _ => return None,
@@ -207,7 +208,7 @@ pub fn command(call: &Calling, arguments: &Value) -> String {
         Value::Null => String::new(),
         value => format!(" --json {}", shell(&value.to_string())),
     };
-    format!("sigil call {} {}{json}", call.name, shell(&call.tool.name))
+    format!("sigil call {} {}{json}", bare(&call.name), shell(&call.tool.name))
 }
 
 fn answer_key(model: &mut Model, key: KeyEvent) -> Option<Vec<Effect>> {
@@ -285,7 +286,7 @@ fn answer(model: &mut Model, tool: Option<&str>, dismiss: bool) -> Vec<Effect> {
         some => format!("{verb} {} tools of {name}?", some.len()),
     };
     let words: Vec<String> = names.iter().map(|n| shell(n)).collect();
-    let command = format!("sigil pins {word} {name} {}", words.join(" "));
+    let command = format!("sigil pins {word} {} {}", bare(name), words.join(" "));
     // What was shown is what is meant: a tool that has changed again meanwhile is refused.
     let tools = all.iter().map(|t| (t.name.clone(), t.live_digest.clone())).collect();
     let flow = Flow::Pins { name: name.to_owned(), release, tools, dismiss };

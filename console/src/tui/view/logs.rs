@@ -6,7 +6,7 @@ use ratatui::style::Style;
 use unicode_width::{UnicodeWidthChar as _, UnicodeWidthStr as _};
 
 use super::super::clean::{self, Run};
-use super::super::logbuf::{Entry, Kind, Level, thousands};
+use super::super::logbuf::{Entry, Kind, Level, Which, thousands};
 use super::super::model::{Logs, Model, SINCE, TimeMode};
 use super::super::theme::Role;
 use super::{clock, fit, words};
@@ -38,16 +38,53 @@ pub fn shape(model: &Model) -> Option<Shape> {
     let widest = logs.buffer.names().iter().map(|n| n.width()).max().unwrap_or(0).min(NAME);
     let name = if logs.names.len() == 1 || widest == 0 { 0 } else { widest + 1 };
     Some(Shape {
-        height: model.body_rows().saturating_sub(1),
-        // One column stays free for the sign of the line that a jump went to.
-        text: width.saturating_sub(time + name + 1).max(8),
+        height: model.body_rows().saturating_sub(1 + usize::from(logs.strip)),
+        // One column is for the sign of the line that one is at, one for the bar.
+        text: width.saturating_sub(time + name + 2).max(8),
         time,
         name,
         colour: model.theme.colour,
     })
 }
 
+/// Columns of the strip of errors over time.
+pub fn strip_width(model: &Model) -> usize {
+    usize::from(model.size.0).saturating_sub(2).max(1)
+}
+
 impl Shape {
+    /// The top of the view: a place and a row of it.
+    fn top(&self, logs: &Logs) -> (usize, usize) {
+        match logs.follow {
+            true => self.bottom(logs),
+            false => (logs.buffer.place(logs.top.0).min(logs.buffer.len().saturating_sub(1)), logs.top.1),
+        }
+    }
+
+    /// Places of the first and the last line on the screen, which may be cut off.
+    pub fn seen(&self, logs: &Logs) -> (usize, usize) {
+        let (first, last, _) = self.walk(logs);
+        (first, last)
+    }
+
+    /// Whether a line's last row is on the screen, where the line is the last one there.
+    pub fn ends(&self, logs: &Logs, place: usize) -> bool {
+        let (_, last, whole) = self.walk(logs);
+        place < last || (place == last && whole)
+    }
+
+    fn walk(&self, logs: &Logs) -> (usize, usize, bool) {
+        let (first, skip) = self.top(logs);
+        let mut rows = self.rows(logs, first).saturating_sub(skip);
+        let (mut last, mut used) = (first, rows);
+        while used < self.height && last + 1 < logs.buffer.len() {
+            last += 1;
+            rows = self.rows(logs, last);
+            used += rows;
+        }
+        (first, last, used <= self.height)
+    }
+
     /// Rows of a line.
     pub fn rows(&self, logs: &Logs, place: usize) -> usize {
         match logs.buffer.get(place) {
@@ -121,14 +158,19 @@ fn runs(entry: &Entry, colour: bool) -> Vec<Run> {
 pub fn draw(model: &Model, area: Rect, buf: &mut Buffer) {
     let (Some(logs), Some(shape)) = (&model.logs, shape(model)) else { return };
     title(model, logs, Rect { height: 1, ..area }, buf);
-    let body = Rect { y: area.y + 1, height: area.height - 1, ..area };
+    let above = 1 + u16::from(logs.strip);
+    if area.height <= above {
+        return;
+    }
+    if logs.strip {
+        strip(model, logs, Rect { y: area.y + 1, height: 1, ..area }, buf);
+    }
+    let body = Rect { y: area.y + above, height: area.height - above, ..area };
     if logs.buffer.len() == 0 {
         return empty(model, logs, body, buf);
     }
-    let (mut place, mut skip) = match logs.follow {
-        true => shape.bottom(logs),
-        false => (logs.buffer.place(logs.top.0).min(logs.buffer.len() - 1), logs.top.1),
-    };
+    let (mut place, mut skip) = shape.top(logs);
+    let first = place;
     let mut y = body.y;
     while y < body.y + body.height
         && let Some(entry) = logs.buffer.get(place)
@@ -144,6 +186,64 @@ pub fn draw(model: &Model, area: Rect, buf: &mut Buffer) {
         }
         (place, skip) = (place + 1, 0);
     }
+    bar(model, logs, (first, place), body, buf);
+}
+
+/// The bar at the right: where one is, and where errors, matches and bookmarks are.
+fn bar(model: &Model, logs: &Logs, seen: (usize, usize), area: Rect, buf: &mut Buffer) {
+    let theme = model.theme;
+    let (rows, len) = (usize::from(area.height), logs.buffer.len());
+    if len <= rows && seen.0 == 0 && seen.1 >= len {
+        return;
+    }
+    for row in 0..rows {
+        let (from, to) = (row * len / rows, ((row + 1) * len / rows).max(row * len / rows + 1));
+        let number = |place: usize| logs.buffer.number(place).unwrap_or(u64::MAX);
+        let ticks = logs.buffer.between(number(from), number(to));
+        let here = from < seen.1 && to > seen.0;
+        let (glyph, role) = match (ticks.bookmark, ticks.hit, ticks.error) {
+            (true, ..) => (theme.glyph("◆", "m"), Role::Key),
+            (_, true, _) => (theme.glyph("━", "="), Role::Key),
+            (.., true) => (theme.glyph("━", "!"), Role::Bad),
+            _ if here => (theme.glyph("█", "#"), Role::Dim),
+            _ => (theme.glyph("│", "|"), Role::Dim),
+        };
+        let style = theme.style(role);
+        let style = if here && (ticks.bookmark || ticks.hit || ticks.error) {
+            style.add_modifier(ratatui::style::Modifier::REVERSED)
+        } else {
+            style
+        };
+        buf.set_stringn(area.x + area.width - 1, area.y + row as u16, glyph, 1, style);
+    }
+}
+
+/// Errors over time; the part that one is at is marked.
+fn strip(model: &Model, logs: &Logs, area: Rect, buf: &mut Buffer) {
+    let theme = model.theme;
+    let width = strip_width(model);
+    let over = logs.buffer.errors_over(width);
+    let most = over.iter().copied().max().unwrap_or(0).max(1);
+    let span = logs.buffer.span();
+    let here = (!logs.follow).then_some(logs.current).flatten().and_then(|n| logs.buffer.get(logs.buffer.place(n)));
+    let here = here.and_then(|e| e.time).zip(span).map(|(time, (from, to))| {
+        usize::try_from((time.as_second() - from) * width as i64 / (to - from + 1).max(1)).unwrap_or(0).min(width - 1)
+    });
+    const FINE: [&str; 8] = ["▁", "▂", "▃", "▄", "▅", "▆", "▇", "█"];
+    const PLAIN: [&str; 8] = [".", ".", ":", ":", "+", "+", "#", "#"];
+    for (at, count) in over.iter().enumerate() {
+        let (glyph, role) = match count {
+            0 => (theme.glyph("·", " "), Role::Dim),
+            // the smallest shows, too
+            count => {
+                let step = (u64::from(*count) * 8).div_ceil(u64::from(most)).clamp(1, 8) as usize - 1;
+                (if theme.ascii { PLAIN[step] } else { FINE[step] }, Role::Bad)
+            }
+        };
+        let style = theme.style(role);
+        let style = if here == Some(at) { style.add_modifier(ratatui::style::Modifier::REVERSED) } else { style };
+        buf.set_stringn(area.x + 1 + at as u16, area.y, glyph, 1, style);
+    }
 }
 
 fn draw_row(
@@ -155,11 +255,18 @@ fn draw_row(
     area: Rect,
     buf: &mut Buffer,
 ) {
-    let (place, first, row) = what;
+    let (_, first, row) = what;
     let theme = model.theme;
-    let here = logs.current.is_some() && logs.buffer.number(place) == logs.current;
-    if here {
-        buf.set_stringn(area.x, area.y, theme.glyph("▶", ">"), 1, theme.style(Role::Key));
+    let here = !logs.follow && logs.current == Some(entry.number);
+    let sign = if here {
+        Some((theme.glyph("▶", ">"), Role::Key))
+    } else if first && logs.buffer.is_bookmarked(entry.number) {
+        Some((theme.glyph("◆", "m"), Role::Key))
+    } else {
+        None
+    };
+    if let Some((sign, role)) = sign {
+        buf.set_stringn(area.x, area.y, sign, 1, theme.style(role));
     }
     let mut x = area.x + 1;
     if shape.time > 0 && first {
@@ -189,7 +296,8 @@ fn draw_row(
     // A server's own colours win over ours.
     let own = row.iter().any(|r| r.style.fg.is_some() || r.style.bg.is_some());
     let base = if own { Style::new() } else { base };
-    let end = area.x + area.width;
+    // the last column is the bar's
+    let end = area.x + area.width - 1;
     let start = x;
     for run in row {
         let text = match theme.ascii {
@@ -199,7 +307,7 @@ fn draw_row(
         let (next, _) = buf.set_stringn(x, area.y, &text, usize::from(end.saturating_sub(x)), base.patch(run.style));
         x = next;
     }
-    if let Some(search) = &logs.search {
+    if let Some(search) = logs.buffer.search() {
         let text: String = row.iter().map(|r| r.text.as_str()).collect();
         for (from, to) in search.find(&text) {
             let (from, to) = (start + text[..from].width() as u16, start + text[..to].width() as u16);
@@ -243,12 +351,37 @@ fn title(model: &Model, logs: &Logs, area: Rect, buf: &mut Buffer) {
         }
     };
     let mut flags = vec![state];
-    if let Some(filter) = logs.buffer.filter() {
+    let sieve = logs.buffer.sieve();
+    if !sieve.is_open() {
         let (shown, all) = (logs.buffer.len() as u64, logs.buffer.total() as u64);
-        flags.push(format!("/{} {} of {}", filter.text, thousands(shown), thousands(all)));
+        let mut what: Vec<String> =
+            sieve.chips.iter().chain(&sieve.typed).map(|chip| format!("[{}]", chip.text)).collect();
+        match sieve.least {
+            Level::Info => what.push("[info+]".to_owned()),
+            Level::Warn => what.push("[warning+]".to_owned()),
+            Level::Error => what.push("[errors]".to_owned()),
+            Level::None | Level::Debug => {}
+        }
+        match sieve.which {
+            Which::Both => {}
+            Which::Out => what.push("[stdout]".to_owned()),
+            Which::Err => what.push("[stderr]".to_owned()),
+        }
+        let more = if logs.buffer.is_working() { theme.more() } else { "" };
+        flags.push(format!("{} {}{more} of {}", what.join(" "), thousands(shown), thousands(all)));
     }
-    if let Some(search) = &logs.search {
-        flags.push(format!("*{}", search.text));
+    if let Some(search) = logs.buffer.search() {
+        let more = if logs.buffer.is_working() { theme.more() } else { "" };
+        let hits = thousands(logs.buffer.hits() as u64);
+        let at = logs.current.filter(|_| !logs.follow).and_then(|n| logs.buffer.hit(n));
+        flags.push(match at {
+            Some(at) => format!("*{} {} of {hits}{more}", search.text, thousands(at as u64)),
+            None => format!("*{} {hits}{more}", search.text),
+        });
+    }
+    if logs.strip {
+        let errors = logs.buffer.errors() as u64;
+        flags.push(if errors == 1 { "1 error".to_owned() } else { format!("{} errors", thousands(errors)) });
     }
     if logs.since > 0 {
         flags.push(format!("since {}", SINCE[logs.since].0));
@@ -278,7 +411,10 @@ fn empty(model: &Model, logs: &Logs, area: Rect, buf: &mut Buffer) {
     let (text, hint) = if let Some(Some(trouble)) = &logs.ended {
         (trouble.what.clone(), trouble.hint.clone())
     } else if all > 0 {
-        (format!("None of {} lines matches.", thousands(all as u64)), "Esc clears the filter, / changes it.".to_owned())
+        (
+            format!("None of {} lines matches.", thousands(all as u64)),
+            "Esc takes the newest filter away, / adds one.".to_owned(),
+        )
     } else if logs.previous {
         ("Instances that are gone left no lines.".to_owned(), "p shows the present ones too.".to_owned())
     } else if logs.since > 0 {

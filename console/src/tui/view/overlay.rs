@@ -6,8 +6,7 @@ use ratatui::text::{Line, Span};
 use unicode_width::UnicodeWidthStr as _;
 
 use super::super::command::VERBS;
-use super::super::model::{Confirm, Input, Model, Overlay, Purpose, Screen, Sort};
-use super::super::sheet::TITLES;
+use super::super::model::{Confirm, Input, Model, Overlay, Purpose, Sort};
 use super::super::theme::Role;
 use super::super::update::suggestions;
 use super::{fit, prompt, words};
@@ -51,7 +50,10 @@ pub fn wrapped(text: &str, width: usize) -> Vec<String> {
 pub fn draw(model: &Model, area: Rect, buf: &mut Buffer) {
     match &model.overlay {
         None | Some(Overlay::Input(_)) => {}
-        Some(Overlay::Help { scroll }) => help(model, *scroll, area, buf),
+        Some(Overlay::Help { scroll }) => {
+            let screen = model.screen().titled().map_or("Detail", |t| t.title);
+            panel(model, &format!("{screen}: keys"), &super::help::lines(model), *scroll, area, buf);
+        }
         Some(Overlay::Confirm(confirm)) => question(model, confirm, area, buf),
         Some(Overlay::Question(asked)) => super::question::draw(model, asked, area, buf),
         Some(Overlay::Secret(ask)) => super::question::secret(model, ask, area, buf),
@@ -236,203 +238,4 @@ pub fn input(model: &Model, input: &Input, body: Rect, foot: Rect, buf: &mut Buf
         buf.set_stringn(line.x + 1, y, fit(model, &words(model, text), width - 2), width - 2, theme.style(*role));
     }
     ((x + before.width() as u16).min(foot.x + foot.width - 1), foot.y)
-}
-
-fn help(model: &Model, scroll: usize, area: Rect, buf: &mut Buffer) {
-    let own: &[(&str, &str)] = match model.screen() {
-        Screen::Table => &[
-            ("Enter i", "detail of the selected one           sigil get NAME"),
-            ("l 3", "logs of it, or of all marked         sigil logs -f NAME…"),
-            ("Space", "mark; actions then work on all marked"),
-            ("/", "filter (regex, ! negates)"),
-            ("S", "sort; the same column again inverts"),
-            ("r", "restart                              sigil restart NAME"),
-            ("s", "scale                                sigil scale NAME N"),
-            ("x u", "stop, start                          sigil stop|start NAME"),
-            ("b", "releases, rollback                   sigil rollback NAME"),
-            ("t w", "tools, messages                      sigil tools|tap NAME"),
-            ("d", "deploy something                     sigil deploy SOURCE"),
-            ("D", "delete                               sigil rm NAME"),
-            ("y Y", "copy the row, all rows"),
-        ],
-        Screen::Detail => &[
-            ("l 3", "logs                                 sigil logs -f NAME"),
-            ("r s x u", "restart, scale, stop, start"),
-            ("b D", "releases and rollback, delete"),
-            ("t w", "tools, messages                      sigil tools|tap NAME"),
-            ("j k g G", "move; Ctrl-D Ctrl-U half a page"),
-        ],
-        Screen::Logs => &[
-            ("f Space", "follow or freeze (the view, never the server)"),
-            ("/", "show what matches (regex, ! negates) sigil logs --grep RE"),
-            ("* n N", "highlight, next, previous match"),
-            ("e E", "next, previous error"),
-            ("w", "wrap; without it the arrows move sideways"),
-            ("t", "time: off, absolute, relative"),
-            ("0-6", "newest lines, 1m 5m 15m 1h 6h 24h     sigil logs --since 5m"),
-            ("p", "only instances that are gone         sigil logs --previous"),
-            ("Enter", "the line in full, JSON laid out"),
-            ("y Y", "copy the line, all shown lines"),
-            ("Ctrl-S", "save shown lines (:save FILE)"),
-        ],
-        Screen::Tools => &[
-            ("Enter", "a form for its arguments, and the call  sigil call NAME TOOL"),
-            ("v", "its schema in words, and as it is     sigil tools NAME -o json"),
-            ("c", "copy the command line of a call"),
-            ("a d", "approve, dismiss a held one           sigil pins approve NAME TOOL"),
-            ("A", "approve all that are held             sigil pins approve NAME --all"),
-            ("w l i", "messages, logs, detail                sigil tap NAME"),
-            ("/ y Y R", "filter; copy the row, all rows; ask again"),
-        ],
-        Screen::Call => &[
-            ("Tab", "next field; arrows move, too"),
-            ("Enter", "next field; adds to a list; presses a button"),
-            ("Space", "another choice; opens what is left out"),
-            ("Ctrl-X", "call it                               sigil call NAME TOOL --json …"),
-            ("Ctrl-D", "take an item of a list away; Alt-Enter: a line break"),
-            ("Ctrl-Y", "copy the command line"),
-            ("Esc", "cancels a call; back; what was typed is kept"),
-            ("y Y c", "in an answer: copy text, JSON, command; Enter folds; r calls again"),
-        ],
-        Screen::Tap => &[
-            ("Space", "freeze the view, never the server     sigil tap NAME -f"),
-            ("Enter", "the message in full"),
-            ("/", "show what matches (regex, ! negates)  sigil tap NAME -f --grep RE"),
-            ("y Y c", "copy the message, all shown, the command"),
-            ("Ctrl-S", "save what is shown (:save FILE)       sigil tap NAME -f -o json"),
-            ("R", "begin anew"),
-        ],
-        Screen::Registry => &[
-            ("/", "search, as it is typed                sigil search WORDS"),
-            ("", "runtime:node tag:x tool:y secret:Z verdict:safe category:x"),
-            ("Enter", "the package                           sigil package get NAME"),
-            ("d", "deploy it                             sigil deploy registry:NAME"),
-            ("S", "what fits, popular, trending, recent  sigil search --sort popular"),
-            ("c y Y R", "copy the command, row, all rows; ask again"),
-        ],
-        Screen::Package => &[
-            ("d", "deploy this version                   sigil deploy registry:NAME@VERSION"),
-            ("Enter", "on a version: that one; else in full  sigil package get NAME@VERSION"),
-            ("c y Y R", "copy the command, row, all rows; ask again"),
-        ],
-        Screen::Builds => &[
-            ("Enter", "steps and output, live                sigil ops ID -f"),
-            ("/ S", "filter; sort by time, deployment, kind sigil ops"),
-            ("d", "deploy something                      sigil deploy SOURCE"),
-            ("w y Y R", "copy the command, row, all rows; ask again"),
-        ],
-        Screen::Build => &[
-            ("Space", "follow, or stand still                sigil ops ID -f"),
-            ("Enter", "the deployment, once it has ended     sigil get NAME"),
-            ("/ Ctrl-S", "filter output; save it"),
-            ("c y Y", "copy the command, line, all lines"),
-        ],
-        Screen::Releases => &[
-            ("b", "go back to this release               sigil rollback NAME N"),
-            ("Enter", "all of its specification              sigil releases NAME -o json"),
-            ("c y Y R", "copy the command, row, all rows; ask again"),
-        ],
-        Screen::Policy => &[
-            ("Tab", "next field; arrows move, too"),
-            ("Ctrl-X", "save, after a question                sigil scaling set NAME …"),
-            ("", "what would have been: replayed as you type  sigil scaling simulate NAME …"),
-            ("Esc", "back; what was typed is kept"),
-        ],
-        Screen::Deploy => &[
-            ("Tab", "next field; arrows move, too"),
-            ("Enter", "next field; adds to a list; presses a button"),
-            ("Space", "another choice; opens what is left out"),
-            ("Ctrl-X", "look at the source first              sigil scan SOURCE"),
-            ("Ctrl-Y", "copy the command line                 sigil deploy SOURCE …"),
-            ("s", "give a missing secret                 sigil secret set NAME"),
-            ("o t", "all output; tools, once it is ready   sigil ops ID -f"),
-            ("Esc", "back; what was typed is kept; a deploy goes on"),
-        ],
-        Screen::Guide => &[
-            ("Enter", "read the topic                        sigil guide TOPIC"),
-            ("/", "find words in all topics              sigil guide --find WORDS"),
-            ("j k", "move; PgUp PgDn a page"),
-        ],
-        Screen::Overview => &[
-            ("Enter", "the deployment, or the alert in full  sigil alert list, sigil info"),
-            ("/ S", "filter, sort"),
-            ("4 l i", "health, logs, detail of the selected one"),
-            ("r s x u", "restart, scale, stop, start the selected one"),
-            ("y Y R", "copy the row, all rows; ask again now"),
-        ],
-        Screen::Scaling => &[
-            ("Enter", "all that led to a decision            sigil scaling history NAME"),
-            ("z", "1 hour, 6 hours, 24 hours, 7 days"),
-            ("/ S", "filter, sort decisions                sigil scaling explain NAME"),
-            ("e", "change the policy, with a preview     sigil scaling set NAME"),
-            ("s", "replicas by hand                      sigil scale NAME N"),
-            ("l i", "logs, detail                          sigil scaling get NAME"),
-            ("r x u", "restart, stop, start"),
-            ("y Y R", "copy the row, all rows; ask again now"),
-        ],
-        Screen::Secrets => &[
-            ("Enter", "who uses it, and its commands        sigil secret ls"),
-            ("w", "copy the command for a new value     sigil secret rotate NAME"),
-            ("/ S", "filter; sort by name, change, scope"),
-            ("y Y R", "copy the row, all rows; ask again now"),
-        ],
-        Screen::Access => &[
-            ("Enter", "the row in full                      sigil audit, sigil user ls"),
-            ("/", "filter: who, what, target            sigil audit --what 'secret.*'"),
-            ("S", "sort records by time, who, what      sigil key ls, sigil team ls"),
-            ("y Y R", "copy the row, all rows; ask again now"),
-        ],
-        Screen::Findings => &[
-            ("Enter", "the finding in full: why, where, what to do"),
-            ("s", "scan the source anew                  sigil scan SOURCE"),
-            ("w", "copy the command that waives it       sigil waiver add NAME FINDING"),
-            ("/ S", "filter; sort by severity, path, rule  sigil waiver ls NAME"),
-            ("y Y R", "copy the row, all rows; ask again now"),
-        ],
-        Screen::Health => &[
-            ("Enter", "the row in full, with last output     sigil health NAME --last-output"),
-            ("/", "filter turns, lives and replicas      sigil health NAME --probes 20"),
-            ("l i", "logs, detail                          sigil logs -f NAME"),
-            ("r s x u", "restart, scale, stop, start"),
-            ("y Y R", "copy the row, all rows; ask again now"),
-        ],
-    };
-    let everywhere = [
-        ("j k", "or arrows: move; g G: first, last; PgUp PgDn"),
-        (":", "command; Tab completes, arrows: history"),
-        ("1-9 0", "screens; F1-F10 from logs too"),
-        ("- [ ]", "last screen; back, forth in the history"),
-        ("Esc", "back; q quits on the first screen"),
-        ("Ctrl-L", "draw anew; Ctrl-Z suspends"),
-    ];
-    let mut lines: Vec<Line<'static>> = Vec::new();
-    let mut add = |key: &str, text: &str| {
-        lines.push(Line::from(vec![
-            Span::styled(format!("{key:<8} "), model.theme.style(Role::Key)),
-            Span::styled(text.to_owned(), model.theme.style(Role::Text)),
-        ]));
-    };
-    own.iter().for_each(|(k, t)| add(k, t));
-    add("", "");
-    everywhere.iter().for_each(|(k, t)| add(k, t));
-    add("", "");
-    for title in &TITLES {
-        let about = if title.of_one { " of the selected one" } else { "" };
-        add(
-            &format!("{} F{}", title.digit, if title.digit == '0' { "10".to_owned() } else { title.digit.to_string() }),
-            &format!("{:<13} :{}{about}", title.title, title.verb),
-        );
-    }
-    add("", "");
-    VERBS.iter().for_each(|(verb, args, about)| add(&format!(":{verb}"), format!("{args:<16} {about}").as_str()));
-    let screen = model.screen().titled().map_or("Detail", |t| t.title);
-    panel(model, &format!("{screen}: keys"), &ascii(model, lines), scroll, area, buf);
-}
-
-fn ascii(model: &Model, lines: Vec<Line<'static>>) -> Vec<Line<'static>> {
-    if !model.theme.ascii {
-        return lines;
-    }
-    let plain = |span: Span<'static>| Span::styled(span.content.replace('…', "..."), span.style);
-    lines.into_iter().map(|l| Line::from(l.spans.into_iter().map(plain).collect::<Vec<_>>())).collect()
 }

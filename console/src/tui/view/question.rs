@@ -38,6 +38,17 @@ pub fn draw(model: &Model, question: &Question, area: Rect, buf: &mut Buffer) {
     shown.push(Line::from(Span::styled(note, theme.style(Role::Warn))));
     shown.push(Line::from(Span::styled(words(model, &question.command), theme.style(Role::Dim))));
     let on = |here: bool| theme.style(if here { Role::Selected } else { Role::Text });
+    if let Some((word, typed)) = &question.word {
+        let ready = word == typed;
+        let hint = if ready { "  Enter does it, Esc cancels" } else { "  Esc cancels" };
+        shown.push(Line::from(vec![
+            Span::styled(format!("Type {word}: "), theme.style(Role::Text)),
+            Span::styled(format!("{typed}_"), theme.style(if ready { Role::Good } else { Role::Key })),
+            Span::styled(hint, theme.style(Role::Dim)),
+        ]));
+        panel(model, &question.title, &shown, 0, area, buf);
+        return;
+    }
     shown.push(Line::from(vec![
         Span::styled(" Cancel (n) ", on(!question.on_yes)),
         Span::styled("  ", theme.style(Role::Text)),

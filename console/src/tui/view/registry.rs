@@ -128,7 +128,10 @@ pub fn package(pen: &mut Pen<'_>, detail: &PackageDetail) {
         let width = list.iter().map(|(n, _)| n.chars().count()).max().unwrap_or(4).clamp(4, 32);
         for (name, about) in list {
             let first = about.trim().lines().next().unwrap_or_default().to_owned();
-            let full: Vec<String> = about.lines().map(str::to_owned).collect();
+            let mut full: Vec<String> = about.lines().map(str::to_owned).collect();
+            if full.is_empty() {
+                full.push("The registry knows its name only.".to_owned());
+            }
             let row = About { key: format!("{what} {name}"), title: name.clone(), full, ..About::default() };
             pen.row(row, &[(&format!("{name:<width$}  "), Role::Title), (&first, Role::Text)]);
         }

@@ -216,9 +216,9 @@ impl Pen<'_> {
         if self.sheet.trouble.is_some() {
             return;
         }
-        let text = match &self.model.link {
+        let text = match self.model.link() {
             Link::Up { .. } => format!("Reading {}", self.model.theme.more()),
-            Link::Connecting => format!("Connecting to {} {}", self.model.address, self.model.theme.more()),
+            Link::Connecting => format!("Connecting to {} {}", self.model.address(), self.model.theme.more()),
             Link::Down { .. } => "There is no link, and this was not read before. R tries again now.".to_owned(),
         };
         self.text(&text, Role::Text);
@@ -265,7 +265,7 @@ pub fn draw(model: &Model, area: Rect, buf: &mut Buffer) {
         // Grey on a reversed row cannot be read.
         for x in line.x..line.x + line.width {
             if let Some(cell) = buf.cell_mut((x, line.y))
-                && cell.fg == ratatui::style::Color::DarkGray
+                && Some(cell.fg) == model.theme.style(Role::Dim).fg
                 && !cell.modifier.contains(Modifier::ITALIC)
             {
                 cell.set_fg(ratatui::style::Color::Reset);

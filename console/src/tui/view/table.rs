@@ -5,6 +5,7 @@ use ratatui::layout::Rect;
 use ratatui::style::{Modifier, Style};
 use unicode_width::UnicodeWidthStr as _;
 
+use super::super::fleet::{Host, bare};
 use super::super::model::{Link, Model, Sort};
 use super::super::theme::Role;
 use super::{clock, fit, words};
@@ -20,7 +21,16 @@ struct Column {
     text: fn(&Model, &Deployment) -> String,
 }
 
-const COLUMNS: [Column; 11] = [
+const COLUMNS: [Column; 12] = [
+    // Only where there are several.
+    Column {
+        title: "HOST",
+        width: 10,
+        right: false,
+        from: 0,
+        sort: None,
+        text: |m, d| words(m, &m.host_of(&d.name).name),
+    },
     Column { title: "STATE", width: 12, right: false, from: 0, sort: Some(Sort::State), text: |m, d| state(m, d) },
     Column {
         title: "READY",
@@ -124,11 +134,14 @@ pub fn draw(model: &Model, area: Rect, buf: &mut Buffer) {
     if rows.is_empty() {
         return empty(model, area, buf);
     }
-    let shown: Vec<&Column> = COLUMNS.iter().filter(|c| c.from <= area.width).collect();
+    // A column more leaves room for less of the others.
+    let room_for = if model.several() { area.width.saturating_sub(11) } else { area.width };
+    let has = |c: &&Column| c.from <= room_for && (c.title != "HOST" || model.several());
+    let shown: Vec<&Column> = COLUMNS.iter().filter(has).collect();
     let fixed: usize = shown.iter().map(|c| c.width + 1).sum();
     let name = usize::from(area.width).saturating_sub(fixed + 2).max(8);
     // Of a wide screen the source gets a share of what is left.
-    let longest = rows.iter().map(|d| d.name.width()).max().unwrap_or(8).max(12);
+    let longest = rows.iter().map(|d| bare(&d.name).width()).max().unwrap_or(8).max(12);
     let spare = name.saturating_sub(longest + 1);
     let has_source = area.width >= 110;
     let (name, wider) = if has_source { (name - spare, spare) } else { (name, 0) };
@@ -160,11 +173,12 @@ pub fn draw(model: &Model, area: Rect, buf: &mut Buffer) {
         cell(buf, x + 1, area.y, width, c.right, &fit(model, &heading(c.title, c.sort), width), title);
         x += width as u16 + 1;
     }
-    let stale = model.stale_seconds().is_some() || !model.complete;
     for (i, d) in rows.iter().skip(model.table.offset).take(room(model)).enumerate() {
         let y = area.y + 1 + i as u16;
         let selected = model.table.selected.as_ref() == Some(&d.id);
         let marked = model.table.marked.contains(&d.id);
+        let host = model.host_of(&d.name);
+        let stale = model.stale_of(host).is_some() || !host.complete;
         let base = match (stale, selected) {
             (true, _) => model.theme.style(Role::Stale),
             _ => model.theme.style(Role::Text),
@@ -178,7 +192,7 @@ pub fn draw(model: &Model, area: Rect, buf: &mut Buffer) {
         };
         buf.set_stringn(area.x, y, mark, 1, base.add_modifier(Modifier::BOLD));
         let mut x = area.x + 2;
-        buf.set_stringn(x, y, fit(model, &words(model, &d.name), name), name, base);
+        buf.set_stringn(x, y, fit(model, &words(model, bare(&d.name)), name), name, base);
         x += name as u16;
         for c in &shown {
             let width = if c.title == "SOURCE" { c.width + wider } else { c.width };
@@ -238,7 +252,7 @@ fn message(model: &Model, rows: usize) -> (String, Role) {
             return (words(model, &format!("{}: {}", d.name, d.message)), role);
         }
     }
-    if let Some(note) = model.info.as_ref().and_then(|i| i.notes.first()) {
+    if let Some(note) = model.info().and_then(|i| i.notes.first()) {
         return (words(model, note), Role::Warn);
     }
     let marked = model.table.marked.len();
@@ -252,8 +266,24 @@ fn message(model: &Model, rows: usize) -> (String, Role) {
 /// An empty table says why, and what to do.
 fn empty(model: &Model, area: Rect, buf: &mut Buffer) {
     let mut lines: Vec<(String, Role)> = Vec::new();
-    match &model.link {
-        Link::Connecting => lines.push((format!("Connecting to {} {}", model.address, model.theme.more()), Role::Text)),
+    match model.link() {
+        _ if model.several() && !model.hosts.iter().any(Host::is_up) => {
+            lines.push(("No host answers.".to_owned(), Role::Bad));
+            for host in &model.hosts {
+                match &host.link {
+                    Link::Down { trouble, .. } => {
+                        lines.push((format!("{}: {}", host.name, trouble.what), Role::Text));
+                        lines.push((trouble.hint.clone(), Role::Key));
+                    }
+                    _ => lines.push((format!("{}: connecting to {}", host.name, host.address), Role::Text)),
+                }
+            }
+            lines.retain(|(text, _)| !text.is_empty());
+            lines.push(("Each is tried again by itself; R tries now, q quits.".to_owned(), Role::Dim));
+        }
+        Link::Connecting => {
+            lines.push((format!("Connecting to {} {}", model.address(), model.theme.more()), Role::Text))
+        }
         Link::Down { trouble, retry_at, .. } if model.fleet.is_empty() => {
             let wait = (retry_at.as_second() - model.now.as_second()).max(0);
             lines.push(("No agent.".to_owned(), Role::Bad));
@@ -263,7 +293,7 @@ fn empty(model: &Model, area: Rect, buf: &mut Buffer) {
             }
             lines.push((format!("Trying again in {wait} s; R tries now, q quits."), Role::Dim));
         }
-        _ if !model.complete => lines.push(("Reading the list of deployments.".to_owned(), Role::Text)),
+        _ if !model.complete() => lines.push(("Reading the list of deployments.".to_owned(), Role::Text)),
         _ if model.fleet.is_empty() => {
             lines.push(("Nothing is deployed here yet.".to_owned(), Role::Title));
             lines.push(("In another terminal:".to_owned(), Role::Text));

@@ -5,7 +5,9 @@
 
 mod bridge;
 mod build;
+mod console;
 mod deploy;
+mod flaps;
 mod gateway;
 mod idle;
 mod kills;
@@ -36,7 +38,7 @@ pub const ROUNDS: usize = 5;
 /// A section's name, what it measures, and its code.
 type Part = (&'static str, &'static str, fn(&Options, &mut Section) -> anyhow::Result<()>);
 
-const PARTS: [Part; 14] = [
+const PARTS: [Part; 16] = [
     ("build", "sizes of the binaries as shipped; with --cold a build from nothing", build::run),
     ("deploy", "source to first answered tool call, beside docker build + docker run", deploy::run),
     ("idle", "an agent with 20 deployments and nothing to do", idle::run),
@@ -50,6 +52,8 @@ const PARTS: [Part; 14] = [
     ("sleepers", "200 deployments that sleep, beside an agent that has none", sleepers::run),
     ("scale", "step, spike, ramp, sine and noise on real replicas, beside the simulator", scale::run),
     ("registry", "100,000 packages: searches, lists, the index, memory", registry::run),
+    ("console", "first picture, keys, idle, drawing, a million log lines, in a terminal", console::run),
+    ("flaps", "the console over a link that is slow, lossy, half open and gone (--minutes)", flaps::run),
     ("bridge", "echo calls to a stdio server, beside supergateway and mcp-proxy", bridge::run),
 ];
 
