@@ -116,7 +116,14 @@ fn types(schema: &Value) -> Vec<&str> {
 
 /// A value as people read it.
 pub(super) fn shown(value: &Value) -> String {
-    value.as_str().map_or_else(|| value.to_string(), str::to_owned)
+    match value {
+        Value::String(text) => text.clone(),
+        // 70, not 70.0.
+        Value::Number(n) => {
+            n.as_f64().filter(|f| n.is_f64() && f.abs() < 1e15).map_or_else(|| n.to_string(), |f| f.to_string())
+        }
+        other => other.to_string(),
+    }
 }
 
 /// A field of JSON.
@@ -362,7 +369,7 @@ fn about(schema: &Value, key: &str) -> String {
 
 /// What a field has to be, in words.
 fn hint(schema: &Value, kind: &Kind) -> String {
-    let number = |key: &str| schema.get(key).filter(|v| v.is_number()).map(Value::to_string);
+    let number = |key: &str| schema.get(key).filter(|v| v.is_number()).map(shown);
     let range = |low: Option<String>, high: Option<String>, unit: &str| match (low, high) {
         (Some(a), Some(b)) if a == b => format!("{a}{unit}"),
         (Some(a), Some(b)) => format!("{a} to {b}{unit}"),

@@ -300,7 +300,7 @@ fn help_shows_every_action_and_commands_that_there_are() {
         }
         // tmux, zellij and the tty eat some keys: there is another one, or a command.
         let eaten = |k: &&str| ["P", "T", "N", "O", "S", "Q", "B", "G"].iter().any(|c| **k == format!("Ctrl-{c}"));
-        assert!(!action.keys.iter().all(|k| eaten(&k)) || action.command.starts_with(':'), "{}", action.name);
+        assert!(!action.keys.iter().all(eaten) || action.command.starts_with(':'), "{}", action.name);
         for key in action.keys {
             assert_eq!(Key::parse(key).map(|k| k.to_string()).as_deref(), Some(*key), "{}", action.name);
         }

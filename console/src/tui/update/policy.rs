@@ -21,6 +21,7 @@ use super::{Effect, places, tell, tools};
 pub fn schema() -> Value {
     let number = |low: f64, high: f64, about: &str| json!({ "type": "number", "minimum": low, "maximum": high, "description": about });
     let whole = |low: u32, high: u32, about: &str| json!({ "type": "integer", "minimum": low, "maximum": high, "description": about });
+    let open = |about: &str| json!({ "type": "number", "minimum": 0, "description": about });
     json!({
         "type": "object",
         "properties": {
@@ -30,8 +31,8 @@ pub fn schema() -> Value {
             "memory": number(1.0, 100.0, "Target for memory above the baseline, percent of a replica's limit."),
             "responseTime": whole(1, 600_000, "Target for the 95th percentile of response times, milliseconds."),
             "errorRate": number(0.0, 100.0, "Target for calls that fail, percent."),
-            "requestsUp": number(0.0, 1e9, "Up above so many requests a minute a replica."),
-            "requestsDown": number(0.0, 1e9, "Down below so many."),
+            "requestsUp": open("Up above so many requests a minute a replica."),
+            "requestsDown": open("Down below so many."),
             "upCooldown": whole(0, 86_400, "Shortest time from a step to the next one up, seconds."),
             "downCooldown": whole(0, 86_400, "Shortest time from a step to the next one down, seconds."),
             "evaluateEvery": whole(1, 3_600, "Time between evaluations, seconds."),
@@ -40,7 +41,7 @@ pub fn schema() -> Value {
             "stepDown": whole(1, 10_000, "Most replicas that a step takes away."),
             "mode": { "enum": ["single", "weighted"], "description": "Each target by itself, or one score of all." },
             "predictive": { "type": "boolean", "description": "Look ahead by what the last seven days say." },
-            "costCap": number(0.0, 1e9, "Most that a step may add to the cost of an hour."),
+            "costCap": open("Most that a step may add to the cost of an hour."),
             "idleTimeout": whole(0, 2_592_000, "Sleep after so many seconds without a request; 0: never. Needs min: 0."),
             "sleep": { "enum": ["auto", "paused", "stopped"], "description": "How deep it sleeps." },
             "preset": { "enum": ["router", "standard", "processor", "compute"],
