@@ -30,7 +30,7 @@ mod theme;
 mod update;
 mod view;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -125,48 +125,41 @@ pub async fn run(ports: Vec<Port>, options: Options, files: Files) -> anyhow::Re
     }
     anyhow::ensure!(terminal::is_there(), "the console needs a terminal");
     let mut terminal = Terminal::take().context("the terminal cannot be taken over")?;
-    let mut left = Left::default();
-    let result = screens(ports, options, files, &mut terminal, &mut left).await;
+    let mut model = model_of(&ports, options, terminal.size());
+    let state = files.state.as_deref().map(|state| {
+        let hosts: Vec<(&str, &str)> = model.hosts.iter().map(|h| (h.name.as_str(), h.address.as_str())).collect();
+        session::path(state, &hosts)
+    });
+    let result = screens(ports, &mut model, &mut terminal, files.config, state.as_deref()).await;
     drop(terminal);
-    if let (Some(path), Some(session)) = (&left.path, &left.session)
-        && let Err(e) = session::save(path, session)
+    // However it ended: a person whose terminal went away comes back, too.
+    if let Some(path) = &state
+        && let Err(e) = session::save(path, &Session::of(&model))
     {
         eprintln!("where you were is not remembered: {}: {e}", path.display());
     }
     result
 }
 
-/// What is written when the console ends, however it does.
-#[derive(Debug, Default)]
-struct Left {
-    path: Option<PathBuf>,
-    session: Option<Session>,
-}
-
 async fn screens(
     ports: Vec<Port>,
-    options: Options,
-    files: Files,
+    model: &mut Model,
     terminal: &mut Terminal,
-    left: &mut Left,
+    config: Option<PathBuf>,
+    state: Option<&Path>,
 ) -> anyhow::Result<()> {
-    let mut model = model_of(&ports, options, terminal.size());
     let mut begun = Vec::new();
     let mut followed = None;
-    if let Some(path) = &files.config {
+    if let Some(path) = &config {
         model.config_path = path.display().to_string();
         followed = Some(settings::follow(path));
-        begun.extend(settings::take(&mut model, sigil_config::console::load(path), true));
+        begun.extend(settings::take(model, sigil_config::console::load(path), true));
     }
-    if let Some(state) = &files.state {
-        let names: Vec<&str> = model.hosts.iter().map(|h| h.name.as_str()).collect();
-        let path = session::path(state, &names);
-        match session::load(&path) {
-            Ok(Some(session)) => model.resume = session.restore(&mut model),
-            Ok(None) => update::tour(&mut model),
-            Err(why) => update::tell(&mut model, why, true),
-        }
-        left.path = Some(path);
+    match state.map(session::load) {
+        Some(Ok(Some(session))) => model.resume = session.restore(model),
+        Some(Ok(None)) => update::tell(model, "new here? ':tour' shows you around, '?' lists the keys", false),
+        Some(Err(why)) => update::tell(model, why, true),
+        None => {}
     }
     let (streams, requests): (Vec<_>, Vec<_>) = ports
         .into_iter()
@@ -180,13 +173,13 @@ async fn screens(
     let (told, mut telling) = mpsc::channel::<(String, bool)>(16);
     let mut second = tokio::time::interval(Duration::from_secs(1));
     second.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
-    let least = if options.slow { SLOW } else { FRAME };
+    let least = if model.options.slow { SLOW } else { FRAME };
     let mut due = Instant::now();
     let mut linked = true;
     loop {
         if model.dirty && Instant::now() >= due {
             model.dirty = false;
-            terminal.paint(&model).context("the terminal is gone")?;
+            terminal.paint(model).context("the terminal is gone")?;
             // A terminal that takes long to swallow a frame gets fewer.
             due = Instant::now() + least.max(terminal.slowness * 4).min(SLOW);
         }
@@ -239,24 +232,21 @@ async fn screens(
         let mut effects = std::mem::take(&mut begun);
         for event in happened {
             model.now = Timestamp::now();
-            effects.extend(update(&mut model, event));
+            effects.extend(update(model, event));
         }
         for effect in effects {
             match effect {
-                Effect::Quit => {
-                    left.session = Some(Session::of(&model));
-                    return Ok(());
-                }
+                Effect::Quit => return Ok(()),
                 Effect::Mouse(on) => terminal.mouse(on)?,
                 Effect::Redraw => terminal.forget(),
                 Effect::Suspend => {
                     terminal.suspend()?;
                     let size = resized(terminal);
-                    update(&mut model, size);
+                    update(model, size);
                 }
                 Effect::Ask(request) => {
-                    for (host, request) in fleet::route(&model, request) {
-                        ask(&mut model, &requests, host, request);
+                    for (host, request) in fleet::route(model, request) {
+                        ask(model, &requests, host, request);
                     }
                 }
                 Effect::Page(text) => {
@@ -265,14 +255,14 @@ async fn screens(
                     let said = terminal.page(text).await;
                     keys = crossterm::event::EventStream::new();
                     let size = resized(terminal);
-                    update(&mut model, size);
+                    update(model, size);
                     if let Err(e) = said {
-                        update::tell(&mut model, format!("the pager did not run: {e}"), true);
+                        update::tell(model, format!("the pager did not run: {e}"), true);
                     }
                 }
                 Effect::Only(host, request) => {
-                    for (_, request) in fleet::route(&model, request).into_iter().filter(|(h, _)| *h == host) {
-                        ask(&mut model, &requests, host, request);
+                    for (_, request) in fleet::route(model, request).into_iter().filter(|(h, _)| *h == host) {
+                        ask(model, &requests, host, request);
                     }
                 }
                 Effect::Copy { text, what } => {
@@ -280,7 +270,7 @@ async fn screens(
                         Ok(text) => (text, false),
                         Err(text) => (text, true),
                     };
-                    update::tell(&mut model, text, bad);
+                    update::tell(model, text, bad);
                 }
                 Effect::Save { path, text, lines } => {
                     let told = told.clone();
@@ -290,7 +280,6 @@ async fn screens(
                 }
             }
         }
-        left.session = Some(Session::of(&model));
     }
 }
 

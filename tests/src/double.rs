@@ -197,7 +197,7 @@ impl v1::logs_server::Logs for Double {
                         time,
                         deployment: names[*seq as usize % names.len()].clone(),
                         instance: "01INST".into(),
-                        stream: if *seq % 50 == 0 { "stderr" } else { "stdout" }.into(),
+                        stream: if seq.is_multiple_of(50) { "stderr" } else { "stdout" }.into(),
                         seq: *seq,
                         line: text(*seq, length),
                         cut: false,

@@ -41,6 +41,29 @@ pub fn fixture(name: &str) -> String {
     root().join("tests/fixtures").join(name).to_string_lossy().into_owned()
 }
 
+/// A git repository made of a fixture; answers its commit.
+///
+/// # Panics
+/// Without git.
+pub fn git_repository(fixture_name: &str, dir: &Path) -> String {
+    let run = |args: &[&str]| {
+        let out = Command::new("git")
+            .args(["-c", "user.name=t", "-c", "user.email=t@example.org", "-c", "init.defaultBranch=main"])
+            .args(args)
+            .current_dir(dir)
+            .output()
+            .expect("git is installed");
+        assert!(out.status.success(), "git {args:?}: {}", String::from_utf8_lossy(&out.stderr));
+        String::from_utf8_lossy(&out.stdout).trim().to_owned()
+    };
+    let copied = Command::new("cp").arg("-a").arg(format!("{}/.", fixture(fixture_name))).arg(dir).status();
+    assert!(copied.expect("cp").success());
+    run(&["init", "-q"]);
+    run(&["add", "-A"]);
+    run(&["commit", "-q", "-m", "first"]);
+    run(&["rev-parse", "HEAD"])
+}
+
 /// Waits until `ready` answers something.
 ///
 /// # Panics

@@ -10,6 +10,44 @@ use portable_pty::{Child, CommandBuilder, MasterPty, PtySize, native_pty_system}
 /// What begins a frame: synchronized output is switched on.
 const FRAME: &[u8] = b"\x1b[?2026h";
 
+/// A colour, as a program asked for it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Colour {
+    /// The terminal's own.
+    #[default]
+    Default,
+    /// Of its 256.
+    Indexed(u8),
+    /// Red, green and blue.
+    Rgb(u8, u8, u8),
+}
+
+/// One place of the screen.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Cell {
+    /// What stands there; empty: nothing.
+    pub text: String,
+    /// Colour of the text.
+    pub fore: Colour,
+    /// Colour behind it.
+    pub back: Colour,
+    /// Both are exchanged.
+    pub reversed: bool,
+    /// Heavy.
+    pub bold: bool,
+    /// Faint.
+    pub dim: bool,
+    /// Slanted.
+    pub italic: bool,
+}
+
+impl Cell {
+    /// All but the text.
+    pub fn style(&self) -> Self {
+        Self { text: String::new(), ..self.clone() }
+    }
+}
+
 /// What has been seen so far.
 struct Seen {
     parser: vt100::Parser,
@@ -121,6 +159,30 @@ impl Screen {
     /// What is on the screen, line by line.
     pub fn text(&self) -> String {
         self.seen().parser.screen().contents()
+    }
+
+    /// What is on the screen, row by row.
+    pub fn cells(&self) -> Vec<Vec<Cell>> {
+        let seen = self.seen();
+        let screen = seen.parser.screen();
+        let (rows, columns) = screen.size();
+        let colour = |colour: vt100::Color| match colour {
+            vt100::Color::Default => Colour::Default,
+            vt100::Color::Idx(n) => Colour::Indexed(n),
+            vt100::Color::Rgb(r, g, b) => Colour::Rgb(r, g, b),
+        };
+        let cell = |row: u16, column: u16| {
+            screen.cell(row, column).map_or_else(Cell::default, |cell| Cell {
+                text: cell.contents().to_owned(),
+                fore: colour(cell.fgcolor()),
+                back: colour(cell.bgcolor()),
+                reversed: cell.inverse(),
+                bold: cell.bold(),
+                dim: cell.dim(),
+                italic: cell.italic(),
+            })
+        };
+        (0..rows).map(|row| (0..columns).map(|column| cell(row, column)).collect()).collect()
     }
 
     /// Whether the alternate screen is shown, and whether the cursor is hidden.

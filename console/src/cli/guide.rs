@@ -46,6 +46,7 @@ const PAGES: &[Page] = &[
     page!("secrets", "how servers get theirs", false),
     page!("access", "users, teams, roles, keys, certificates", false),
     page!("scaling", "policies, what was decided and why, trying one out", false),
+    page!("console", "the screen: hosts, keys, colours, what is protected", false),
     page!("health", "what is asked of replicas, and what is done", false),
     page!("clients", "into Claude, Cursor, VS Code and thirty others; keys, sigil run", false),
     page!("sleep", "sleeping, waking, and a host that is full", false),

@@ -196,6 +196,11 @@ impl LinkError {
             Self::NoPin { address } => {
                 format!("pin it: sigil context add NAME {address} --pin sha256:… (or --trust to accept what it shows)")
             }
+            Self::Tls { why, .. } if why.to_lowercase().contains("expired") => {
+                "a certificate has run out: have yours made anew ('sigil context add' with --certificate and --key), and \
+                 look at the clocks of both machines"
+                    .to_owned()
+            }
             Self::Tls { .. } => "check that the address is the agent's [grpc] listen address".to_owned(),
             Self::Ssh { stderr, .. } if stderr.contains("not found") => {
                 "install sigil on that machine, in the PATH of non-interactive shells".to_owned()

@@ -351,7 +351,7 @@ pub const ACTIONS: &[Action] = &[
     row(C::Plan, "tools", &["t"], "tools", "its tools, once it is ready", "sigil tools NAME"),
     row(C::Plan, "command", &["Ctrl-Y"], "copy command", "copy the command line", "sigil deploy SOURCE"),
     row(C::Plan, "form", &["Esc", "Backspace"], "form", "back to the form; a deploy goes on", ""),
-    row(C::Sheet, "filter", &["/"], "filter", "show rows that match (regex, ! negates)", ":filter RE"),
+    row(C::Sheet, "filter", &["/"], "filter", "show what matches (regex, ! negates)", ":filter RE"),
     row(C::Sheet, "copy", &["y"], "copy", "copy the row", ""),
     row(C::Sheet, "copy-all", &["Y"], "copy all", "copy all rows", ""),
     row(C::Sheet, "refresh", &["R"], "ask again", "ask again now", ""),

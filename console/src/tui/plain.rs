@@ -12,7 +12,7 @@ use tokio_stream::wrappers::ReceiverStream;
 
 use super::command::{self, Command, VERBS};
 use super::logbuf::thousands;
-use super::model::{Model, Screen};
+use super::model::{Link, Model, Screen};
 use super::port::{LinkEvent, Port, Request};
 use super::signals::{Signal, Signals};
 use super::update::{Effect, Event, joined, update};
@@ -115,6 +115,9 @@ impl Plain {
                     format!("{now} connected: {}, agent {}{engine}", info.hostname, info.version).as_bytes(),
                 ))?;
             }
+            // Said once: it is tried again for as long as it takes.
+            LinkEvent::Disconnected { trouble, .. } if matches!(&self.model.hosts[host].link, Link::Down { trouble: told, .. } if told == trouble) =>
+                {}
             LinkEvent::Disconnected { trouble, retry_in } => {
                 let why = joined(&trouble.what, &trouble.hint);
                 say(&format!("{now} no link: {why}; trying again in {} s", retry_in.as_secs().max(1)))?;
@@ -168,7 +171,8 @@ impl Plain {
             // Printed once; what changes is told line by line.
             self.model.screens = vec![Screen::Table];
         }
-        if looked && self.model.screen().is_sheet() {
+        // Not for an answer to what was asked before.
+        if looked && self.model.screen().is_sheet() && self.model.sheet().is_some_and(|s| !s.waiting) {
             self.sheet(&now)?;
         }
         if let Some(toast) = self.model.toast.take() {

@@ -6,6 +6,7 @@ use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
 
 use super::logbuf::Pattern;
 use super::model::{Model, Place, Screen, Sort};
@@ -57,7 +58,8 @@ fn text(pattern: Option<&Pattern>) -> String {
 impl Session {
     /// What there is to remember.
     pub fn of(model: &Model) -> Self {
-        let place = model.place();
+        // A screen that there was nothing to show on yet is still the one to go on with.
+        let place = model.resume.clone().unwrap_or_else(|| model.place());
         let sort = Sort::ALL.iter().find(|(sort, ..)| *sort == model.table.sort);
         let left = |s: &Sheet| Left { order: s.order, inverted: s.inverted, filter: text(s.filter.as_ref()) };
         Self {
@@ -92,11 +94,18 @@ impl Session {
     }
 }
 
-/// The file for these hosts.
-pub fn path(state: &Path, hosts: &[&str]) -> PathBuf {
+/// The file for these hosts, each by what it is called and its address: one name may stand for several addresses.
+pub fn path(state: &Path, hosts: &[(&str, &str)]) -> PathBuf {
     let plain = |c: char| if c.is_ascii_alphanumeric() || "-_.+".contains(c) { c } else { '_' };
-    let name: String = hosts.join("+").chars().map(plain).take(120).collect();
-    state.join("console").join(format!("{name}.json"))
+    let names: Vec<&str> = hosts.iter().map(|(name, _)| *name).collect();
+    let name: String = names.join("+").chars().map(plain).take(100).collect();
+    let mut digest = Sha256::new();
+    for (_, address) in hosts {
+        digest.update(address.as_bytes());
+        digest.update([0]);
+    }
+    let digest = hex::encode(digest.finalize());
+    state.join("console").join(format!("{name}-{}.json", &digest[..8]))
 }
 
 /// Reads it. `None`: there is none; a broken one is told of, and is as none.

@@ -1,6 +1,7 @@
 mod desk;
 mod fleet;
 mod keys;
+mod panics;
 mod sheets;
 
 use crossterm::event::{KeyCode, KeyEvent, KeyModifiers};

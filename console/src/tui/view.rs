@@ -151,7 +151,12 @@ fn header(model: &Model, area: Rect, buf: &mut Buffer) {
     buf.set_style(area, theme.style(Role::Bar));
     let bar = theme.style(Role::Bar);
     // The table and the overview are of all hosts, the rest is of one.
-    let fleet = model.several() && matches!(model.screen(), Screen::Table | Screen::Overview);
+    let fleet = model.several()
+        && match model.screen() {
+            Screen::Table | Screen::Overview => true,
+            Screen::Logs => model.logs.as_ref().is_some_and(|l| l.names.len() != 1),
+            _ => false,
+        };
     let up = model.hosts.iter().filter(|h| h.is_up()).count();
     let (glyph, link) = match model.link() {
         _ if fleet && up == model.hosts.len() => (theme.glyph("●", "+"), "all up".to_owned()),
@@ -180,9 +185,11 @@ fn header(model: &Model, area: Rect, buf: &mut Buffer) {
     if let Some(age) = model.stale_seconds().filter(|_| !fleet) {
         parts.push((format!("stale {age} s"), true));
     }
-    if model.refused(model.here()).is_some() {
+    // On the table it is the host of the row under the cursor; the overview is of none.
+    let whose = model.screen() != Screen::Overview || !model.several();
+    if model.read_only || (whose && model.refused(model.here()).is_some()) {
         parts.push(("read-only".to_owned(), true));
-    } else if model.hosts[model.here()].guard.protected {
+    } else if whose && model.hosts[model.here()].guard.protected {
         parts.push(("protected".to_owned(), true));
     }
     if let Some(info) = model.info().filter(|_| !fleet) {

@@ -109,13 +109,12 @@ impl Console {
     }
 }
 
-/// A console over an agent with one deployment, past its first words.
+/// A console over an agent with one deployment, started for the first time.
 fn started(home: &Home) -> Console {
     home.fake.with(|s| s.deployments = vec![deployment("time", "ready")]);
     let mut console = Console::new(home, &[]);
-    console.shows("Welcome to Sigil");
-    console.press("\x1b");
-    console.until("the table", |c| c.text().contains("time") && !c.text().contains("Welcome"));
+    console.shows("new here? ':tour'");
+    console.shows("ready");
     assert!(console.is_taken());
     console
 }
@@ -230,9 +229,10 @@ async fn console_toml_is_read_again_while_the_console_runs() {
         home.put("config/sigil/console.toml", "[keys.everywhere]\nhelp = \"F12\"\nhlp = \"x\"\n");
         home.fake.with(|s| s.deployments = vec![deployment("time", "ready")]);
         let mut console = Console::new(&home, &[]);
+        console.shows("time");
+        console.press(":config\r");
         console.shows("everywhere has no 'hlp'");
         console.press("\x1b");
-        console.shows("time");
         // As an editor does: a new file in the place of the old one.
         home.put("config/sigil/new", "[keys.everywhere]\nhelp = \"!\"\n");
         std::fs::rename(home.path("config/sigil/new"), home.path("config/sigil/console.toml")).unwrap();
@@ -265,8 +265,6 @@ async fn a_dead_host_delays_neither_keys_nor_the_others() {
             home.path("nobody.sock").display()
         );
         let mut console = Console::new(&home, &["--host", &hosts]);
-        console.shows("Welcome");
-        console.press("\x1b");
         console.shows("ready");
         assert!(console.text().contains("HOST"), "{}", console.text());
         let begun = Instant::now();
@@ -279,4 +277,53 @@ async fn a_dead_host_delays_neither_keys_nor_the_others() {
         assert!(begun.elapsed() < Duration::from_secs(2), "the end waited for a dead host");
         drop(mute);
     });
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_a_screen_lines_are_appended_sheets_too() {
+    use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
+    let home = Home::with_agent();
+    home.fake.with(|s| s.deployments = vec![deployment("time", "ready")]);
+    home.put("config/sigil/console.toml", "[contexts.careful]\nprotected = true\n");
+    let host = format!("unix://{}", home.socket().display());
+    home.run(&["context", "add", "careful", &host]).await.exits(0);
+    let mut command = home.command(&["--host", "careful"]);
+    command.env("ACCESSIBLE", "1").stdin(std::process::Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    let mut keys = child.stdin.take().unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    let mut until = async |text: &str| {
+        let found = tokio::time::timeout(PATIENCE, async {
+            while let Some(line) = lines.next_line().await.unwrap() {
+                assert!(!line.contains(['\x1b', '╭', '│', '\r']), "{line:?}");
+                if line.contains(text) {
+                    return;
+                }
+            }
+            panic!("it ended before it said '{text}'");
+        });
+        found.await.unwrap_or_else(|_| panic!("timed out: {text}"));
+    };
+    until("connecting to unix://").await;
+    until("time: ready, 1/1 replicas").await;
+    for (typed, said) in [
+        ("overview", "Wrong now"),
+        ("secrets", "secret"),
+        ("", ""),
+        ("restart time", "Type time to restart time on"),
+        ("yes", "nothing was done"),
+        ("scale time 3", "Type time to scale time to 3 on"),
+        ("time", "asked for"),
+        ("history", "sigil scale time 3"),
+        ("config", "console.toml"),
+        ("nonsense", "'nonsense' is no command"),
+        ("help", "Enter alone ends a log or a screen."),
+    ] {
+        keys.write_all(format!("{typed}\n").as_bytes()).await.unwrap();
+        if !said.is_empty() {
+            until(said).await;
+        }
+    }
+    keys.write_all(b"quit\n").await.unwrap();
+    assert!(tokio::time::timeout(PATIENCE, child.wait()).await.unwrap().unwrap().success());
 }

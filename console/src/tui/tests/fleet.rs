@@ -311,8 +311,9 @@ fn console_toml_is_taken_and_a_bad_one_leaves_what_was() {
 #[test]
 fn what_was_left_is_gone_on_with() {
     let dir = tempfile::tempdir().unwrap();
-    let path = session::path(dir.path(), &["prod", "../../etc"]);
-    assert_eq!(path, dir.path().join("console/prod+.._.._etc.json"));
+    let path = session::path(dir.path(), &[("prod", "ssh://a"), ("../../etc", "ssh://b")]);
+    assert_eq!(path, dir.path().join("console/prod+.._.._etc-9f722b0f.json"));
+    assert_ne!(path, session::path(dir.path(), &[("prod", "ssh://c"), ("../../etc", "ssh://b")]));
     let mut m = up(COLOUR, (80, 24));
     press(&mut m, "/git<enter>4:sort cpu<enter>:sort cpu<enter>/live<enter>");
     session::save(&path, &Session::of(&m)).unwrap();

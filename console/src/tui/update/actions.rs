@@ -151,6 +151,7 @@ pub fn start(model: &mut Model, what: Change) -> Option<Effect> {
         return None;
     }
     if !model.hosts[host].is_up() {
+        done(model, host, &what, "  # not asked for: no link");
         let at = if model.several() { format!(" to {}", model.hosts[host].name) } else { String::new() };
         tell(
             model,
@@ -170,13 +171,7 @@ pub fn start(model: &mut Model, what: Change) -> Option<Effect> {
         Change::Build { source, .. } => (source.text.clone(), "building"),
         Change::Scan { source } => (source.text.clone(), "scanning"),
     };
-    let line = match model.hosts[host].name.as_str() {
-        name if model.several() => command_line(&what).replacen("sigil", &format!("sigil --host {name}"), 1),
-        _ => command_line(&what),
-    };
-    model.done.push((model.now, line));
-    let over = model.done.len().saturating_sub(DONE);
-    model.done.drain(..over);
+    done(model, host, &what, "");
     model.counter += 1;
     let change = model.counter;
     model.asked.insert(change, Asked { name, host, doing, at: model.now, operation: None, events: Vec::new() });
@@ -243,6 +238,17 @@ pub fn watch(model: &mut Model) -> Option<Effect> {
     Some(Effect::Ask(Request::WatchLogs { watch: logs.watch, query }))
 }
 
+/// Remembers what was done, as a command line, and what is to be said of it.
+fn done(model: &mut Model, host: usize, what: &Change, note: &str) {
+    let mut line = command_line(what);
+    if model.several() {
+        line = line.replacen("sigil", &format!("sigil --host {}", model.hosts[host].name), 1);
+    }
+    model.done.push((model.now, line + note));
+    let over = model.done.len().saturating_sub(DONE);
+    model.done.drain(..over);
+}
+
 /// The deployment that a change is about.
 fn subject(what: &Change) -> Option<&str> {
     match what {
@@ -276,6 +282,7 @@ fn all(model: &mut Model, changes: Vec<Change>) -> Vec<Effect> {
         let name = subject(&change).unwrap_or_default().to_owned();
         match start(model, change) {
             Some(effect) => effects.push(effect),
+            None if model.host_of(&name).is_up() => {}
             None => down.push(name),
         }
     }

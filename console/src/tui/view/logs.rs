@@ -8,7 +8,7 @@ use unicode_width::{UnicodeWidthChar as _, UnicodeWidthStr as _};
 use super::super::clean::{self, Run};
 use super::super::logbuf::{Entry, Kind, Level, Which, thousands};
 use super::super::model::{Logs, Model, SINCE, TimeMode};
-use super::super::theme::Role;
+use super::super::theme::{Palette, Role};
 use super::{clock, fit, words};
 
 /// Widest mark of a deployment.
@@ -43,7 +43,7 @@ pub fn shape(model: &Model) -> Option<Shape> {
         text: width.saturating_sub(time + name + 2).max(8),
         time,
         name,
-        colour: model.theme.colour,
+        colour: model.theme.colour && model.theme.palette != Palette::Mono,
     })
 }
 

@@ -184,6 +184,16 @@ fn wrong(pen: &mut Pen<'_>, alerts: Option<&Alerts>) {
         let parts = vec![(sign, Role::Bad), (since, Role::Dim), (name, Role::Title), (alert.text.clone(), Role::Text)];
         all.push(Wrong { rank: 0, name: alert.about.clone(), about, parts });
     }
+    for host in model.hosts.iter().filter(|_| model.several()) {
+        let Link::Down { trouble, since, .. } = &host.link else { continue };
+        let sign = format!("{} {:<12}", model.theme.glyph("✖", "x"), "no link");
+        let text = super::super::update::joined(&trouble.what, &trouble.hint);
+        let full = vec![text.clone(), String::new(), format!("since {}", moment(model, Some(*since)))];
+        let about = About { key: format!("link {}", host.name), title: host.name.clone(), full, ..About::default() };
+        let named = (format!("{}  ", host.name), Role::Title);
+        let parts = vec![(sign, Role::Bad), named, (text, Role::Text)];
+        all.push(Wrong { rank: 0, name: host.name.clone(), about, parts });
+    }
     for d in model.fleet.values() {
         let rank = match d.state.as_str() {
             "failed" => 1,

@@ -72,6 +72,9 @@ pub struct Pen<'a> {
     doc: Doc,
 }
 
+/// What can be done when nothing came.
+const AGAIN: &str = "R asks again; Esc goes back.";
+
 /// Lines on the screen.
 pub fn room(model: &Model) -> usize {
     model.body_rows()
@@ -207,7 +210,7 @@ impl Pen<'_> {
             self.push(Line::from(Span::styled(format!("{sign} {line}"), style)));
         }
         let style = self.model.theme.style(Role::Dim);
-        self.push(Line::from(Span::styled("R asks again; Esc goes back.", style)));
+        self.push(Line::from(Span::styled(AGAIN, style)));
         self.push(Line::from(""));
     }
 
@@ -246,7 +249,8 @@ impl Pen<'_> {
 /// The sheet as text, for a console without a screen.
 pub fn text(model: &Model) -> Vec<String> {
     let line = |l: &Line<'_>| l.spans.iter().map(|s| s.content.as_ref()).collect::<String>().trim_end().to_owned();
-    written(model, 100).lines.iter().map(line).collect()
+    // There are no keys to press.
+    written(model, 100).lines.iter().map(line).filter(|l| l != AGAIN).collect()
 }
 
 /// Draws the sheet on top.

@@ -296,9 +296,14 @@ fn empty(model: &Model, area: Rect, buf: &mut Buffer) {
         _ if !model.complete() => lines.push(("Reading the list of deployments.".to_owned(), Role::Text)),
         _ if model.fleet.is_empty() => {
             lines.push(("Nothing is deployed here yet.".to_owned(), Role::Title));
-            lines.push(("In another terminal:".to_owned(), Role::Text));
-            lines.push(("sigil deploy pypi:mcp-server-time".to_owned(), Role::Key));
-            lines.push(("It appears here as it builds and starts.".to_owned(), Role::Dim));
+            lines.push(("A small server to begin with, in another terminal:".to_owned(), Role::Text));
+            lines.push(("sigil deploy pypi:mcp-server-time --name time".to_owned(), Role::Key));
+            lines.push(("It appears here as it builds and starts. Then:".to_owned(), Role::Text));
+            lines.push(("sigil install time --client claude-code".to_owned(), Role::Key));
+            lines.push((
+                "':tour' shows you around, '?' lists the keys, 'sigil guide' has the handbook.".to_owned(),
+                Role::Dim,
+            ));
         }
         _ => {
             let filter = model.table.filter.as_ref().map(|f| f.text.clone()).unwrap_or_default();

@@ -2,6 +2,7 @@
 //! are doubles in this process: their figures and their lines are what is wanted, and of a real one only twenty would fit here.
 
 use std::path::Path;
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use sigil_tests::binary;
@@ -24,6 +25,7 @@ pub fn run(options: &Options, section: &mut Section) -> anyhow::Result<()> {
     starts(section, dir.path())?;
     keys(section, dir.path())?;
     idle(section, dir.path())?;
+    fleet(section, dir.path())?;
     drawing(section, dir.path())?;
     lines(section, dir.path())?;
     search(section, dir.path())?;
@@ -32,21 +34,34 @@ pub fn run(options: &Options, section: &mut Section) -> anyhow::Result<()> {
 
 /// A console on one agent, once its table is there.
 fn console(dir: &Path, double: &Double, args: &[&str], size: (u16, u16)) -> Screen {
-    let home = dir.join("home");
+    consoles(dir, &double.address(), args, size)
+}
+
+/// A console on the agents of an address.
+fn consoles(dir: &Path, address: &str, args: &[&str], size: (u16, u16)) -> Screen {
+    // what one left behind is not gone on with by the next
+    static COUNT: AtomicU32 = AtomicU32::new(0);
+    let home = dir.join(format!("home{}", COUNT.fetch_add(1, Relaxed)));
     std::fs::create_dir_all(&home).expect("a home");
-    let (home, address) = (home.to_string_lossy().into_owned(), double.address());
+    let home = home.to_string_lossy().into_owned();
     let env = [
         ("HOME", home.as_str()),
         ("TERM", "xterm-256color"),
         ("LANG", "C.UTF-8"),
-        ("SIGIL_HOST", address.as_str()),
+        ("SIGIL_HOST", address),
         ("PATH", "/usr/bin:/bin"),
     ];
     Screen::start(&binary("sigil"), args, &env, size)
 }
 
-fn shown(screen: &Screen) -> Instant {
-    screen.until("the table is there", LIMIT, |text| text.contains("-000") && text.contains("ready"))
+fn shown(screen: &mut Screen) -> Instant {
+    let there = screen.until("the table is there", LIMIT, |text| text.contains("-000") && text.contains("ready"));
+    // the first words to somebody who is here for the first time
+    if screen.text().contains("Esc closes") {
+        screen.keys("\x1b");
+        screen.until("the first words are gone", LIMIT, |text| !text.contains("Esc closes"));
+    }
+    there
 }
 
 fn p95(values: Vec<f64>) -> Sample {
@@ -58,8 +73,8 @@ fn starts(section: &mut Section, dir: &Path) -> anyhow::Result<()> {
     let double = Double::listen(dir, "start", 20)?;
     let mut took = Vec::new();
     for _ in 0..STARTS {
-        let screen = console(dir, &double, &[], (120, 40));
-        took.push(shown(&screen).duration_since(screen.began).as_secs_f64() * 1e3);
+        let mut screen = console(dir, &double, &[], (120, 40));
+        took.push(shown(&mut screen).duration_since(screen.began).as_secs_f64() * 1e3);
     }
     let what = "exec to the first whole picture with 20 deployments, p95 (lowest-highest)";
     section.row(what, "ms", p95(took), None, Bar::AtMost(50.0));
@@ -69,7 +84,7 @@ fn starts(section: &mut Section, dir: &Path) -> anyhow::Result<()> {
 fn keys(section: &mut Section, dir: &Path) -> anyhow::Result<()> {
     let double = Double::listen(dir, "keys", 20)?;
     let mut screen = console(dir, &double, &[], (120, 40));
-    shown(&screen);
+    shown(&mut screen);
     let press = |screen: &mut Screen, pause: u64| {
         let took = (0..KEYS).map(|n| {
             let took = screen.first_byte(if n % 2 == 0 { "j" } else { "k" }, LIMIT).as_secs_f64() * 1e3;
@@ -110,7 +125,7 @@ fn keys(section: &mut Section, dir: &Path) -> anyhow::Result<()> {
     double.wish(|wish| wish.rate = 0);
     drop(screen);
     let mut screen = console(dir, &double, &["--slow"], (120, 40));
-    shown(&screen);
+    shown(&mut screen);
     screen.keys("l");
     double.wish(|wish| wish.rate = 10_000);
     screen.until("lines come", LIMIT, |text| text.contains("request"));
@@ -124,8 +139,8 @@ fn keys(section: &mut Section, dir: &Path) -> anyhow::Result<()> {
 
 fn idle(section: &mut Section, dir: &Path) -> anyhow::Result<()> {
     let double = Double::listen(dir, "idle", 20)?;
-    let screen = console(dir, &double, &[], (120, 40));
-    shown(&screen);
+    let mut screen = console(dir, &double, &[], (120, 40));
+    shown(&mut screen);
     // the first round trip is measured, and shown once
     std::thread::sleep(Duration::from_secs(3));
     let (bytes, cpu) = (screen.bytes(), cpu_seconds(screen.pid())?);
@@ -138,12 +153,44 @@ fn idle(section: &mut Section, dir: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Twenty hosts, two hundred deployments, and every figure another one each second.
+fn fleet(section: &mut Section, dir: &Path) -> anyhow::Result<()> {
+    let doubles: Vec<Double> =
+        (0..20).map(|n| Double::listen(dir, &format!("host{n:02}"), 10)).collect::<Result<_, _>>()?;
+    let addresses: Vec<String> = doubles.iter().map(Double::address).collect();
+    let mut screen = consoles(dir, &addresses.join(","), &[], (120, 40));
+    shown(&mut screen);
+    screen.until("all hosts are there", LIMIT, |text| text.contains("200 deployments"));
+    std::thread::sleep(Duration::from_secs(3));
+    for double in &doubles {
+        double.wish(|wish| wish.moving = true);
+    }
+    std::thread::sleep(Duration::from_secs(2));
+    let (bytes, frames, cpu) = (screen.bytes(), screen.frames(), cpu_seconds(screen.pid())?);
+    std::thread::sleep(WATCHED);
+    let seconds = WATCHED.as_secs_f64();
+    let a_second = (screen.bytes() - bytes) as f64 / seconds;
+    let what = "bytes a second, 20 hosts with 200 deployments in all, each changing every second";
+    section.row(what, "B/s", Sample::one(a_second), None, Bar::AtMost(1_500.0));
+    section.row("frames a second then", "", Sample::one((screen.frames() - frames) as f64 / seconds), None, Bar::None);
+    let percent = (cpu_seconds(screen.pid())? - cpu) / seconds * 100.0;
+    section.row("CPU then", "% of a core", Sample::one(percent), None, Bar::AtMost(1.0));
+    section.row(
+        "resident memory then",
+        "MiB",
+        Sample::one(memory_mib(screen.pid(), "VmRSS")?),
+        None,
+        Bar::AtMost(38.1),
+    );
+    Ok(())
+}
+
 /// CPU of a frame: from the outside, a key that moves the cursor in a long table, with all that belongs to it.
 fn drawing(section: &mut Section, dir: &Path) -> anyhow::Result<()> {
     const PRESSED: usize = 600;
     let double = Double::listen(dir, "draw", 500)?;
     let mut screen = console(dir, &double, &[], (200, 50));
-    shown(&screen);
+    shown(&mut screen);
     let (frames, cpu) = (screen.frames(), cpu_seconds(screen.pid())?);
     for n in 0..PRESSED {
         // page down and up: every row is another one
@@ -161,7 +208,7 @@ fn lines(section: &mut Section, dir: &Path) -> anyhow::Result<()> {
     const LINES: u64 = 1_000_000;
     let double = Double::listen(dir, "lines", 4)?;
     let mut screen = console(dir, &double, &[], (120, 40));
-    shown(&screen);
+    shown(&mut screen);
     screen.keys(":logs lines-000 lines-001 lines-002 lines-003\r");
     screen.until("the log view", LIMIT, |text| text.contains("following"));
     let cpu = cpu_seconds(screen.pid())?;
@@ -183,7 +230,7 @@ fn search(section: &mut Section, dir: &Path) -> anyhow::Result<()> {
     const LINES: u64 = 1_000_000;
     let double = Double::listen(dir, "million", 4)?;
     let mut screen = console(dir, &double, &[], (120, 40));
-    shown(&screen);
+    shown(&mut screen);
     screen.keys(":logs million-000 million-001 million-002 million-003\r");
     screen.until("the log view", LIMIT, |text| text.contains("following"));
     double.wish(|wish| (wish.burst, wish.length) = (LINES, 40));
