@@ -10,16 +10,16 @@ mod call;
 mod clients;
 mod completions;
 mod context;
-mod deploy;
+pub(crate) mod deploy;
 mod dial;
-mod fail;
-mod folder;
+pub(crate) mod fail;
+pub(crate) mod folder;
 mod follow;
 mod get;
-mod guide;
+pub(crate) mod guide;
 mod health;
 mod info;
-mod init;
+pub(crate) mod init;
 mod install;
 mod key;
 mod logs;
@@ -30,7 +30,7 @@ mod near;
 mod ops;
 mod output;
 mod package;
-mod pins;
+pub(crate) mod pins;
 mod plan;
 mod policy;
 mod progress;
@@ -45,11 +45,11 @@ mod rules;
 mod run;
 mod sbom;
 mod scale;
-mod scaling;
-mod scan;
+pub(crate) mod scaling;
+pub(crate) mod scan;
 mod search;
 mod secret;
-mod source;
+pub(crate) mod source;
 mod start;
 mod stop;
 mod tap;
@@ -267,6 +267,12 @@ pub fn parse() -> Result<Cli, (Failure, bool)> {
         }
         (args::usage_failure(&error), args::wants_json(std::env::args_os()))
     })
+}
+
+/// Whether these words are a command line of ours.
+#[cfg(test)]
+pub(crate) fn parses(words: &[String]) -> bool {
+    command().try_get_matches_from(words).is_ok()
 }
 
 /// The command that describes itself, for completions.

@@ -4,10 +4,12 @@
 
 mod address;
 pub mod alerts;
+mod client;
 mod convert;
 mod dial;
 mod error;
 pub mod findings;
+mod flows;
 pub mod follows;
 pub mod health;
 pub mod keeping;
@@ -18,6 +20,7 @@ pub mod port;
 mod registry;
 mod resume;
 pub mod scaling;
+pub mod tools;
 mod usage;
 mod used;
 mod view;
@@ -40,6 +43,7 @@ use tonic::transport::{Channel, Endpoint};
 use tonic::{Request, Response, Status};
 
 pub use address::{Address, Pin};
+pub use client::{McpClient, McpError};
 pub use dial::{HELLO, fingerprint, local, local_sockets};
 pub use error::{LinkError, Refusal};
 pub use mcp::{McpSender, McpSession};
@@ -49,11 +53,11 @@ pub use usage::{Limit, NewLimit, Usage, UsageQuery, UsageRow};
 pub use used::{HostUse, Top};
 pub use view::{
     AgentInfo, Deployment, Detail, Event, Frame, LogBatch, LogGap, LogLine, NewKey, Operation, PinnedTool, Pins,
-    Policy, Problem, Secret, User, Waiver, What,
+    Policy, Problem, Release, Secret, User, Waiver, What,
 };
 // made by the tests of the screens only, which are given whole values
 #[cfg(test)]
-pub use view::{Condition, Engine, Grant, Key, Release, Replica, Team};
+pub use view::{Condition, Engine, Grant, Key, Replica, Team};
 
 /// Longest wait for a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);

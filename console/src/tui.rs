@@ -7,7 +7,11 @@ mod clean;
 mod command;
 #[cfg(test)]
 mod demo;
+mod deploy;
+mod desk;
 mod fleet;
+mod flow;
+mod form;
 mod keymap;
 mod logbuf;
 mod model;
@@ -17,6 +21,8 @@ mod session;
 mod settings;
 mod sheet;
 mod signals;
+mod steps;
+mod tap;
 mod terminal;
 #[cfg(test)]
 mod tests;
@@ -34,8 +40,10 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
 
+pub use deploy::read_package;
+pub use flow::{Answer, Flow, Replayed, Source, Told};
 pub use port::{DEPTH, Feed, LinkEvent, Port, Request, Trouble, pair};
-pub use sheet::{Look, Scaled, Seen};
+pub use sheet::{Look, Released, Scaled, Seen};
 pub use theme::Palette;
 
 use fleet::Host;

@@ -1,6 +1,6 @@
 //! `sigil deploy`.
 
-mod registry;
+pub(crate) mod registry;
 
 pub(super) use registry::line;
 

@@ -248,6 +248,12 @@ impl Folder {
         for path in &self.skipped {
             super::output::note(&format!("left out: {path} (neither file nor folder)"));
         }
+        let mut progress = Progress::new(ctx);
+        self.send(link, label, |done, total| progress.share("upload", done, total)).await
+    }
+
+    /// Sends the archive to the agent, telling five times a second how many bytes of how many are read.
+    pub async fn send(self, link: &Link, label: &str, mut told: impl FnMut(u64, u64)) -> Result<Upload, Failure> {
         let (send, chunks) = mpsc::channel(4);
         let done = Arc::new(AtomicU64::new(0));
         let total = self.bytes;
@@ -261,7 +267,6 @@ impl Folder {
             }
             packed
         });
-        let mut progress = Progress::new(ctx);
         let mut clock = tokio::time::interval(std::time::Duration::from_millis(200));
         let sending = link.upload(label, chunks);
         tokio::pin!(sending);
@@ -277,7 +282,7 @@ impl Folder {
                         return Err(Failure::io("the folder cannot be read", &e));
                     }
                 }
-                _ = clock.tick() => progress.share("upload", done.load(Ordering::Relaxed), total),
+                _ = clock.tick() => told(done.load(Ordering::Relaxed), total),
             }
         }
     }

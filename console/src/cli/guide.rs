@@ -74,15 +74,15 @@ const PAGES: &[Page] = &[
 
 /// A section that was found.
 #[derive(Debug, PartialEq, serde::Serialize)]
-struct Found {
+pub(crate) struct Found {
     /// As `sigil guide` takes it.
-    topic: String,
+    pub(crate) topic: String,
     /// The first line that has one of the words.
-    line: String,
+    pub(crate) line: String,
 }
 
 /// Sections (and what stands before the first one) that have all the words, those with one in the heading first.
-fn search(words: &str) -> Vec<Found> {
+pub(crate) fn search(words: &str) -> Vec<Found> {
     let words: Vec<String> = words.split_whitespace().map(str::to_lowercase).collect();
     let mut found = Vec::new();
     for page in PAGES {
@@ -147,8 +147,13 @@ fn contents() -> String {
     text
 }
 
+/// Topics, and what each is about.
+pub(crate) fn topics() -> impl Iterator<Item = (&'static str, &'static str)> {
+    PAGES.iter().map(|page| (page.topic, page.about))
+}
+
 /// A page, or a section of one.
-fn find(wanted: &str) -> Result<String, Failure> {
+pub(crate) fn find(wanted: &str) -> Result<String, Failure> {
     let (topic, section) = wanted.split_once('#').map_or((wanted, None), |(topic, section)| (topic, Some(section)));
     let Some(page) = PAGES.iter().find(|page| page.topic == topic) else {
         // a section's or a rule's name alone is clear enough

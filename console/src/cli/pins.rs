@@ -199,7 +199,7 @@ fn diff(ctx: &Ctx, tool: &PinnedTool) -> String {
 }
 
 /// What a terminal would not show, or obey, as an escape.
-fn spelled(line: &str) -> String {
+pub(crate) fn spelled(line: &str) -> String {
     let mut out = String::with_capacity(line.len());
     for c in line.chars() {
         if sigil_core::scan::is_hidden(c) || c.is_control() {

@@ -1,7 +1,7 @@
 //! `sigil scaling`.
 
 mod fields;
-mod simulate;
+pub(crate) mod simulate;
 
 use std::path::PathBuf;
 

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
+use super::flows::Flows;
 use super::look;
 use super::resume::Backoff;
 use super::{AgentInfo, DeploymentWatch, Link, LinkError, Logs, Progress, Target, What};
@@ -15,7 +16,7 @@ use crate::tui::{Feed, LinkEvent, Request, Trouble};
 const MEASURE: Duration = Duration::from_secs(15);
 
 /// The screens are gone.
-struct Gone;
+pub(super) struct Gone;
 
 type Told = Result<(), Gone>;
 
@@ -73,7 +74,10 @@ async fn pause(feed: &mut Feed, wait: Duration) -> Told {
             Request::WatchLogs { watch, .. } => {
                 tell(&feed.events, LinkEvent::LogsEnded { watch, trouble: Some(none()) }).await?;
             }
-            Request::StopLogs => {}
+            Request::Flow { flow, .. } => {
+                tell(&feed.events, LinkEvent::FlowEnded { flow, trouble: Some(none()) }).await?;
+            }
+            Request::StopLogs | Request::StopFlow { .. } => {}
         }
     }
 }
@@ -84,6 +88,7 @@ async fn connected(link: Link, feed: &mut Feed) -> Told {
     let mut watch: DeploymentWatch = link.watch();
     let mut logs: Option<(u64, Logs)> = None;
     let mut tasks: JoinSet<Told> = JoinSet::new();
+    let mut flows = Flows::default();
     // One measurement at a time; its answer comes back here, so that 'up' is told in order with 'down'.
     let (measured, mut measures) = mpsc::channel::<Result<(AgentInfo, Duration), LinkError>>(1);
     let mut measuring = false;
@@ -93,7 +98,9 @@ async fn connected(link: Link, feed: &mut Feed) -> Told {
     loop {
         tokio::select! {
             request = feed.requests.recv() => match request.ok_or(Gone)? {
-                Request::Reconnect => return Ok(()),
+                Request::Reconnect => return flows.lost(&feed.events).await,
+                Request::Flow { flow, what } => flows.start(&mut tasks, &link, &feed.events, flow, what),
+                Request::StopFlow { flow } => flows.stop(flow),
                 Request::StopLogs => logs = None,
                 Request::WatchLogs { watch, query } => logs = Some((watch, link.logs(query))),
                 Request::Detail { name } => {

@@ -9,7 +9,7 @@ use super::error::LinkError;
 use super::{Link, Wire, convert, request_id};
 
 /// What is looked for; what is empty lets everything through.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct PackageQuery {
     /// Words.
     pub text: String,

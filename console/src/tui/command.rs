@@ -21,6 +21,13 @@ pub enum Command {
     Page,
     Filter(String),
     Sort(Sort),
+    Call(String, Option<String>),
+    Tap(String),
+    Deploy(Option<String>),
+    Search(Option<String>),
+    Package(String),
+    Operation(String),
+    Guide(Option<String>),
     History,
     Theme(Palette),
     Config,
@@ -48,7 +55,7 @@ impl Command {
 }
 
 /// Verb, arguments, what it does. `NAME` is completed with deployments.
-pub const VERBS: [(&str, &str, &str); 25] = [
+pub const VERBS: [(&str, &str, &str); 37] = [
     ("overview", "", "the agent, and what is wrong"),
     ("ls", "", "deployments"),
     ("get", "NAME", "one deployment"),
@@ -56,6 +63,18 @@ pub const VERBS: [(&str, &str, &str); 25] = [
     ("health", "NAME", "probes, turns, ended lives"),
     ("scaling", "NAME", "replicas, load, decisions"),
     ("findings", "NAME", "what is wrong with its source"),
+    ("tools", "NAME", "what it can do; Enter calls one"),
+    ("call", "NAME [TOOL]", "call a tool, in a form"),
+    ("tap", "NAME", "messages as they pass"),
+    ("releases", "NAME", "releases, and what differs"),
+    ("deploy", "[SOURCE]", "deploy something, in a form"),
+    ("search", "[WORDS]", "packages of the registry"),
+    ("registry", "", "the same"),
+    ("package", "PACKAGE", "one package"),
+    ("builds", "", "operations and their output"),
+    ("ops", "[ID]", "the same, or one of them"),
+    ("pins", "NAME", "tools, held ones first"),
+    ("guide", "[TOPIC]", "the handbook"),
     ("secrets", "", "names, versions, who uses them"),
     ("access", "", "users, keys, audit log"),
     ("restart", "NAME", "new containers, same release"),
@@ -118,6 +137,21 @@ pub fn parse(text: &str, subject: Option<&str>) -> Result<Command, String> {
                     .ok_or_else(|| format!("columns: {}", Sort::ALL.map(|(_, _, word)| word).join(", ")))?,
             )
         }
+        "call" => {
+            let name = name(verb)?;
+            Command::Call(name, words.next().map(str::to_owned))
+        }
+        "pins" => Command::Open(Screen::Tools, Some(name(verb)?)),
+        "tap" => Command::Tap(name(verb)?),
+        "deploy" => Command::Deploy((!rest.is_empty()).then(|| rest.to_owned())),
+        "search" => Command::Search((!rest.is_empty()).then(|| rest.to_owned())),
+        "package" if !rest.is_empty() => Command::Package(rest.to_owned()),
+        "package" => return Err(usage(verb)),
+        "ops" if !rest.is_empty() => Command::Operation(rest.to_owned()),
+        "ops" => Command::Open(Screen::Builds, None),
+        "guide" => Command::Guide((!rest.is_empty()).then(|| rest.to_owned())),
+        "releases" => Command::Open(Screen::Releases, Some(name(verb)?)),
+        "tools" => Command::Open(Screen::Tools, Some(name(verb)?)),
         "history" => Command::History,
         "config" => Command::Config,
         "tour" => Command::Tour,

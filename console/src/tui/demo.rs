@@ -242,7 +242,15 @@ async fn act(mut feed: Feed) {
                     let result = Ok(Box::new(sheets::seen(&what)));
                     let _ = events.send(LinkEvent::Looked { look, result }).await;
                 }
-                Some(Request::Reconnect) => {}
+                Some(Request::Flow { flow, what }) => {
+                    for told in sheets::flow(&what) {
+                        let _ = events.send(LinkEvent::Flow { flow, told }).await;
+                    }
+                    if !matches!(what, super::flow::Flow::Tap { .. }) {
+                        let _ = events.send(LinkEvent::FlowEnded { flow, trouble: None }).await;
+                    }
+                }
+                Some(Request::Reconnect | Request::StopFlow { .. }) => {}
             },
             _ = ticks.tick() => if let Some((w, names)) = &watch {
                 let mut lines = Vec::new();

@@ -4,7 +4,8 @@
 use jiff::{SignedDuration, Timestamp};
 use sigil_config::console::Guard;
 
-use super::model::{Link, Model};
+use super::flow::Flow;
+use super::model::{Link, Model, Screen};
 use super::port::{LinkEvent, Request};
 use super::sheet::{Look, Seen};
 use crate::link::alerts::Alerts;
@@ -137,7 +138,8 @@ impl Model {
             return 0;
         }
         let place = self.place();
-        if let Some(name) = place.names.first() {
+        let plain = matches!(place.screen, Screen::Guide | Screen::Deploy);
+        if let Some(name) = place.names.first().filter(|_| !plain) {
             return self.host_at(name);
         }
         let row = self.subject().or_else(|| self.table.selected.as_ref().and_then(|id| self.fleet.get(id)));
@@ -276,6 +278,12 @@ pub fn route(model: &Model, request: Request) -> Vec<(usize, Request)> {
             let host = model.asked.get(&change).map_or_else(|| model.here(), |a| a.host);
             vec![(host, Request::Change { change, what: without(what) })]
         }
+        Request::Flow { flow, what } => {
+            let (host, what) = of_host(model, what);
+            vec![(host, Request::Flow { flow, what })]
+        }
+        // The others do not know its number.
+        Request::StopFlow { flow } => all.map(|host| (host, Request::StopFlow { flow })).collect(),
         Request::Look { look, what } => {
             let asked = model.sheets.values().find(|s| s.look == look).and_then(|s| s.name.as_deref());
             let host = asked.map_or_else(|| model.here(), |name| model.host_at(name));
@@ -287,11 +295,30 @@ pub fn route(model: &Model, request: Request) -> Vec<(usize, Request)> {
                 Look::Health { name } => Look::Health { name: one(&name).1 },
                 Look::Scaling { name, load } => Look::Scaling { name: one(&name).1, load },
                 Look::Findings { name, known } => Look::Findings { name: one(&name).1, known },
-                what @ (Look::Secrets | Look::Access { .. }) => what,
+                Look::Tools { name } => Look::Tools { name: one(&name).1 },
+                Look::Releases { name } => Look::Releases { name: one(&name).1 },
+                what @ (Look::Secrets
+                | Look::Access { .. }
+                | Look::Registry { .. }
+                | Look::Package { .. }
+                | Look::Builds) => what,
             };
             vec![(host, Request::Look { look, what })]
         }
     }
+}
+
+/// A flow as its host knows it.
+fn of_host(model: &Model, mut what: Flow) -> (usize, Flow) {
+    let host = match &mut what {
+        Flow::Tap { name } | Flow::Call { name, .. } | Flow::Pins { name, .. } | Flow::Scaling { name, .. } => {
+            let host = model.host_at(name);
+            *name = bare(name).to_owned();
+            host
+        }
+        Flow::Operation { .. } | Flow::Replay { .. } | Flow::Secret { .. } | Flow::Look { .. } => model.here(),
+    };
+    (host, what)
 }
 
 /// A change as its host knows it.

@@ -37,6 +37,28 @@ pub enum Context {
     Secrets,
     /// As above.
     Access,
+    /// As above.
+    Tools,
+    /// Messages as they pass.
+    Tap,
+    /// As above.
+    Registry,
+    /// As above.
+    Package,
+    /// As above.
+    Builds,
+    /// As above.
+    Build,
+    /// As above.
+    Releases,
+    /// As above.
+    Guide,
+    /// Fields that are typed into.
+    Form,
+    /// A tool's answer.
+    Answer,
+    /// What is to be deployed, and how it goes.
+    Plan,
     /// Text over a screen: help, one line in full.
     Text,
     /// A question.
@@ -46,7 +68,7 @@ pub enum Context {
 }
 
 impl Context {
-    const ALL: [Self; 17] = [
+    const ALL: [Self; 28] = [
         Self::Always,
         Self::Everywhere,
         Self::Move,
@@ -61,6 +83,17 @@ impl Context {
         Self::Findings,
         Self::Secrets,
         Self::Access,
+        Self::Tools,
+        Self::Tap,
+        Self::Registry,
+        Self::Package,
+        Self::Builds,
+        Self::Build,
+        Self::Releases,
+        Self::Guide,
+        Self::Form,
+        Self::Answer,
+        Self::Plan,
         Self::Text,
         Self::Question,
         Self::Input,
@@ -83,6 +116,17 @@ impl Context {
             Self::Findings => "findings",
             Self::Secrets => "secrets",
             Self::Access => "access",
+            Self::Tools => "tools",
+            Self::Tap => "tap",
+            Self::Registry => "registry",
+            Self::Package => "package",
+            Self::Builds => "builds",
+            Self::Build => "build",
+            Self::Releases => "releases",
+            Self::Guide => "guide",
+            Self::Form => "form",
+            Self::Answer => "answer",
+            Self::Plan => "plan",
             Self::Text => "text",
             Self::Question => "question",
             Self::Input => "input",
@@ -130,6 +174,7 @@ pub const ACTIONS: &[Action] = &[
     row(C::Table, "range", &["v"], "range", "mark from the last mark to here", ""),
     row(C::Table, "filter", &["/"], "filter", "show what matches (regex, ! negates)", ":filter RE"),
     row(C::Table, "sort", &["S"], "sort", "sort; the same column again inverts", ":sort COLUMN"),
+    row(C::Table, "deploy", &["d"], "deploy", "deploy something, in a form", "sigil deploy SOURCE"),
     row(C::Table, "copy", &["y"], "copy", "copy the row", "sigil ls"),
     row(C::Table, "copy-all", &["Y"], "copy all", "copy all rows", "sigil ls"),
     row(C::Detail, "logs", &["l"], "logs", "logs", "sigil logs -f NAME"),
@@ -186,6 +231,7 @@ pub const ACTIONS: &[Action] = &[
     row(C::Logs, "save", &["Ctrl-S"], "save", "save shown lines", ":save FILE"),
     row(C::Logs, "pager", &["|"], "pager", "shown lines in $PAGER", ":pager"),
     row(C::Overview, "open", &["Enter"], "open", "the deployment, or the alert in full", "sigil alert list"),
+    row(C::Overview, "deploy", &["d"], "deploy", "deploy something, in a form", "sigil deploy SOURCE"),
     row(C::Overview, "sort", &["S"], "sort", "sort; the same again inverts", ""),
     row(C::Overview, "detail", &["i"], "detail", "the deployment in full", "sigil get NAME"),
     row(C::Overview, "logs", &["l"], "logs", "its logs", "sigil logs -f NAME"),
@@ -200,6 +246,7 @@ pub const ACTIONS: &[Action] = &[
     row(C::Health, "detail", &["i"], "detail", "the deployment in full", "sigil get NAME"),
     row(C::Health, "logs", &["l"], "logs", "its logs", "sigil logs -f NAME"),
     row(C::Scaling, "open", &["Enter"], "why", "all that led to a decision", "sigil scaling history NAME"),
+    row(C::Scaling, "edit", &["e"], "edit policy", "change the policy, with a preview", "sigil scaling set NAME"),
     row(C::Scaling, "window", &["z"], "time", "1 hour, 6 hours, 24 hours, 7 days", "sigil scaling explain NAME"),
     row(C::Scaling, "sort", &["S"], "sort", "sort decisions; again inverts", ""),
     row(C::Scaling, "detail", &["i"], "detail", "the deployment in full", "sigil get NAME"),
@@ -222,6 +269,88 @@ pub const ACTIONS: &[Action] = &[
     row(C::Secrets, "sort", &["S"], "sort", "sort by name, change, scope", ""),
     row(C::Access, "open", &["Enter"], "full text", "the row in full", "sigil audit, sigil user ls"),
     row(C::Access, "sort", &["S"], "sort", "sort records by time, who, what", ""),
+    row(C::Tools, "call", &["Enter"], "call", "a form for its arguments, and the call", "sigil call NAME TOOL"),
+    row(C::Tools, "schema", &["v"], "schema", "its schema, in words and as it is", "sigil tools NAME -o json"),
+    row(
+        C::Tools,
+        "approve",
+        &["a"],
+        "approve",
+        "approve a held one, after its difference",
+        "sigil pins approve NAME TOOL",
+    ),
+    row(C::Tools, "approve-all", &["A"], "approve all", "approve all that are held", "sigil pins approve NAME --all"),
+    row(C::Tools, "dismiss", &["d"], "dismiss", "stay with what is pinned", "sigil pins dismiss NAME TOOL"),
+    row(C::Tools, "command", &["c"], "copy command", "copy the command line of a call", "sigil call NAME TOOL"),
+    row(C::Tools, "messages", &["w"], "messages", "its messages as they pass", "sigil tap NAME -f"),
+    row(C::Tools, "detail", &["i"], "detail", "the deployment in full", "sigil get NAME"),
+    row(C::Tools, "logs", &["l"], "logs", "its logs", "sigil logs -f NAME"),
+    row(C::Tap, "freeze", &["Space", "f"], "freeze", "freeze the view, never the server", "sigil tap NAME -f"),
+    row(C::Tap, "open", &["Enter"], "full", "the message in full", "sigil tap NAME --full"),
+    row(C::Tap, "filter", &["/"], "filter", "show what matches (regex, ! negates)", "sigil tap NAME --grep RE"),
+    row(C::Tap, "copy", &["y"], "copy", "copy the message", ""),
+    row(C::Tap, "copy-all", &["Y"], "copy all", "copy all shown messages", ""),
+    row(C::Tap, "save", &["Ctrl-S"], "save", "save what is shown, as lines of JSON", ":save FILE"),
+    row(C::Tap, "command", &["c"], "copy command", "copy the command line", "sigil tap NAME -f"),
+    row(C::Tap, "anew", &["R"], "anew", "begin anew", ""),
+    row(C::Tap, "tools", &["t"], "tools", "its tools", "sigil tools NAME"),
+    row(C::Tap, "detail", &["i"], "detail", "the deployment in full", "sigil get NAME"),
+    row(C::Tap, "logs", &["l"], "logs", "its logs", "sigil logs -f NAME"),
+    row(
+        C::Registry,
+        "find",
+        &["/"],
+        "search",
+        "search as it is typed; runtime:node tag:x tool:y",
+        "sigil search WORDS",
+    ),
+    row(C::Registry, "open", &["Enter"], "package", "the package in full", "sigil package get NAME"),
+    row(C::Registry, "deploy", &["d"], "deploy", "deploy it, in a form", "sigil deploy registry:NAME"),
+    row(C::Registry, "sort", &["S"], "sort", "what fits, popular, trending, recent", "sigil search --sort popular"),
+    row(C::Registry, "command", &["c"], "copy command", "copy the command line", "sigil search WORDS"),
+    row(C::Package, "deploy", &["d"], "deploy", "deploy this version, in a form", "sigil deploy registry:NAME"),
+    row(C::Package, "open", &["Enter"], "open", "the version, or the row in full", "sigil package get NAME"),
+    row(C::Package, "command", &["c"], "copy command", "copy the command line", "sigil package get NAME"),
+    row(C::Builds, "open", &["Enter"], "steps, output", "its steps and output, live", "sigil ops ID -f"),
+    row(C::Builds, "deploy", &["d"], "deploy", "deploy something, in a form", "sigil deploy SOURCE"),
+    row(C::Builds, "sort", &["S"], "sort", "by time, deployment, kind", "sigil ops"),
+    row(C::Builds, "command", &["w"], "copy command", "copy the command line", "sigil ops ID -f"),
+    row(C::Build, "freeze", &["Space", "f"], "follow", "follow, or stand still", "sigil ops ID -f"),
+    row(C::Build, "open", &["Enter", "i"], "deployment", "the deployment, once it has ended", "sigil get NAME"),
+    row(C::Build, "save", &["Ctrl-S"], "save", "save its output", ":save FILE"),
+    row(C::Build, "command", &["c"], "copy command", "copy the command line", "sigil ops ID -f"),
+    row(C::Releases, "back-to", &["b"], "go back to it", "go back to this release", "sigil rollback NAME N"),
+    row(C::Releases, "open", &["Enter", "v"], "full", "all of its specification", "sigil releases NAME -o json"),
+    row(C::Releases, "command", &["c"], "copy command", "copy the command line", "sigil rollback NAME N"),
+    row(C::Guide, "read", &["Enter"], "read", "read the topic", "sigil guide TOPIC"),
+    row(C::Guide, "find", &["/"], "find words", "find words in all topics", "sigil guide --find WORDS"),
+    row(C::Form, "next", &["Tab", "Down"], "next", "the next field", ""),
+    row(C::Form, "before", &["Up"], "before", "the field before", ""),
+    row(C::Form, "press", &["Enter"], "press", "next; adds to a list; presses a button", ""),
+    row(C::Form, "left", &["Left"], "left", "to the left; the choice before", ""),
+    row(C::Form, "right", &["Right"], "choose", "to the right; the next choice, as Space", ""),
+    row(C::Form, "send", &["Ctrl-X"], "send", "the first button", ""),
+    row(C::Form, "remove", &["Ctrl-D"], "remove item", "take an item of a list away", ""),
+    row(C::Form, "command", &["Ctrl-Y"], "copy command", "copy the command line", "sigil call, sigil deploy"),
+    row(C::Form, "start", &["Home", "Ctrl-A"], "start", "to the start", ""),
+    row(C::Form, "end", &["End", "Ctrl-E"], "end", "to the end", ""),
+    row(C::Form, "clear", &["Ctrl-U"], "clear", "delete to the start", ""),
+    row(C::Form, "word", &["Ctrl-W"], "word", "delete a word", ""),
+    row(C::Form, "page-down", &["PgDn"], "page down", "eight fields on", ""),
+    row(C::Form, "page-up", &["PgUp"], "page up", "eight fields back", ""),
+    row(C::Form, "back", &["Esc"], "back", "cancels a call; back: what was typed is kept", ""),
+    row(C::Answer, "fold", &["Enter", "Space"], "fold", "fold or unfold what the line begins", ""),
+    row(C::Answer, "copy", &["y"], "copy", "copy its text", ""),
+    row(C::Answer, "copy-json", &["Y"], "as JSON", "copy all of it as JSON", "sigil call NAME TOOL -o json"),
+    row(C::Answer, "command", &["c"], "command", "copy the command line", "sigil call NAME TOOL"),
+    row(C::Answer, "again", &["r"], "again", "call it again", "sigil call NAME TOOL"),
+    row(C::Answer, "form", &["Esc", "Backspace", "q"], "form", "back to the form", ""),
+    row(C::Plan, "go", &["Enter"], "go on", "deploy; or on, once it has ended", "sigil deploy SOURCE"),
+    row(C::Plan, "secret", &["s"], "give secret", "give the first missing secret", "sigil secret set NAME"),
+    row(C::Plan, "output", &["o"], "output", "all steps and output", "sigil ops ID -f"),
+    row(C::Plan, "tools", &["t"], "tools", "its tools, once it is ready", "sigil tools NAME"),
+    row(C::Plan, "command", &["Ctrl-Y"], "copy command", "copy the command line", "sigil deploy SOURCE"),
+    row(C::Plan, "form", &["Esc", "Backspace"], "form", "back to the form; a deploy goes on", ""),
     row(C::Sheet, "filter", &["/"], "filter", "show what matches (regex, ! negates)", ":filter RE"),
     row(C::Sheet, "copy", &["y"], "copy", "copy the row", ""),
     row(C::Sheet, "copy-all", &["Y"], "copy all", "copy all rows", ""),
@@ -230,7 +359,9 @@ pub const ACTIONS: &[Action] = &[
     row(C::Deployment, "scale", &["s"], "scale", "scale", "sigil scale NAME N"),
     row(C::Deployment, "stop", &["x"], "stop", "stop", "sigil stop NAME"),
     row(C::Deployment, "start", &["u"], "start", "start; takes back what is held", "sigil start NAME"),
-    row(C::Deployment, "rollback", &["b"], "rollback", "back to a release", "sigil rollback NAME"),
+    row(C::Deployment, "rollback", &["b"], "rollback", "releases; back to one of them", "sigil rollback NAME"),
+    row(C::Deployment, "tools", &["t"], "tools", "its tools; call one", "sigil tools NAME"),
+    row(C::Deployment, "messages", &["w"], "messages", "its messages as they pass", "sigil tap NAME -f"),
     row(C::Deployment, "delete", &["D", "Delete"], "delete", "delete", "sigil rm NAME"),
     row(C::Move, "down", &["j", "Down"], "down", "down", ""),
     row(C::Move, "up", &["k", "Up"], "up", "up", ""),
@@ -255,6 +386,8 @@ pub const ACTIONS: &[Action] = &[
     row(C::Everywhere, "logs", &["3", "F3"], "logs", "Logs of the selected one", "sigil logs -f NAME"),
     row(C::Everywhere, "health", &["4", "F4"], "health", "Health of the selected one", "sigil health NAME"),
     row(C::Everywhere, "scaling", &["5", "F5"], "scaling", "Scaling of the selected one", "sigil scaling get NAME"),
+    row(C::Everywhere, "registry", &["6", "F6"], "registry", "Registry", "sigil search"),
+    row(C::Everywhere, "builds", &["7", "F7"], "builds", "Builds: operations and their output", "sigil ops"),
     row(C::Everywhere, "findings", &["8", "F8"], "findings", "Findings of the selected one", "sigil scan SOURCE"),
     row(C::Everywhere, "secrets", &["9", "F9"], "secrets", "Secrets", "sigil secret ls"),
     row(C::Everywhere, "access", &["0", "F10"], "access", "Access and audit", "sigil audit"),
@@ -295,22 +428,43 @@ pub fn on_screen(screen: Screen) -> &'static [Context] {
         Screen::Findings => &[C::Findings, C::Sheet, C::Move, C::Everywhere, C::Always],
         Screen::Secrets => &[C::Secrets, C::Sheet, C::Move, C::Everywhere, C::Always],
         Screen::Access => &[C::Access, C::Sheet, C::Move, C::Everywhere, C::Always],
+        Screen::Tools => &[C::Tools, C::Sheet, C::Move, C::Everywhere, C::Always],
+        Screen::Tap => &[C::Tap, C::Move, C::Everywhere, C::Always],
+        Screen::Registry => &[C::Registry, C::Sheet, C::Move, C::Everywhere, C::Always],
+        Screen::Package => &[C::Package, C::Sheet, C::Move, C::Everywhere, C::Always],
+        Screen::Builds => &[C::Builds, C::Sheet, C::Move, C::Everywhere, C::Always],
+        Screen::Build => &[C::Build, C::Sheet, C::Move, C::Everywhere, C::Always],
+        Screen::Releases => &[C::Releases, C::Sheet, C::Move, C::Everywhere, C::Always],
+        Screen::Guide => &[C::Guide, C::Move, C::Everywhere, C::Always],
+        Screen::Call | Screen::Policy | Screen::Deploy => FORM,
     }
 }
 
 /// Every stack of contexts that can hold together: screens, and what lies over them.
 fn stacks() -> Vec<&'static [Context]> {
     let mut all: Vec<&'static [Context]> = SCREENS.iter().map(|s| on_screen(*s)).collect();
-    all.extend([TEXT, QUESTION, INPUT]);
+    all.extend([TEXT, QUESTION, INPUT, ANSWER, PLAN]);
     all
 }
 
 const TEXT: &[Context] = &[C::Text, C::Always];
 const QUESTION: &[Context] = &[C::Question, C::Always];
 const INPUT: &[Context] = &[C::Input, C::Always];
+const FORM: &[Context] = &[C::Form, C::Always];
+const ANSWER: &[Context] = &[C::Answer, C::Move, C::Everywhere, C::Always];
+const PLAN: &[Context] = &[C::Plan, C::Move, C::Everywhere, C::Always];
+
+/// What holds on the screen on top, as it stands: a form's own screens show other things, too.
+pub fn here(model: &Model) -> &'static [Context] {
+    match model.screen() {
+        Screen::Call if model.desk.call.as_ref().is_some_and(|c| c.shows) => ANSWER,
+        Screen::Deploy if model.desk.deploy.as_ref().is_some_and(|d| d.stage.is_read()) => PLAN,
+        screen => on_screen(screen),
+    }
+}
 
 /// All screens.
-pub const SCREENS: [Screen; 9] = [
+pub const SCREENS: [Screen; 20] = [
     Screen::Overview,
     Screen::Table,
     Screen::Detail,
@@ -320,6 +474,17 @@ pub const SCREENS: [Screen; 9] = [
     Screen::Findings,
     Screen::Secrets,
     Screen::Access,
+    Screen::Tools,
+    Screen::Tap,
+    Screen::Registry,
+    Screen::Package,
+    Screen::Builds,
+    Screen::Build,
+    Screen::Releases,
+    Screen::Guide,
+    Screen::Call,
+    Screen::Policy,
+    Screen::Deploy,
 ];
 
 /// What the footer of a screen shows, by actions' names; what does not fit is left out from the end. `0-9` stands for
@@ -327,19 +492,30 @@ pub const SCREENS: [Screen; 9] = [
 pub fn footer(screen: Screen) -> &'static [&'static str] {
     match screen {
         Screen::Table => &[
-            "open", "logs", "filter", "sort", "restart", "scale", "help", "quit", "0-9", "command", "mark", "rollback",
-            "delete",
+            "open", "logs", "filter", "sort", "restart", "scale", "help", "quit", "0-9", "command", "deploy", "tools",
+            "messages", "mark", "rollback", "delete",
         ],
-        Screen::Detail => &["back", "logs", "restart", "scale", "rollback", "stop", "delete", "help"],
+        Screen::Detail => {
+            &["back", "logs", "tools", "messages", "restart", "scale", "rollback", "stop", "delete", "help"]
+        }
         Screen::Logs => {
             &["back", "follow", "filter", "search", "next-error", "wrap", "time", "since", "help", "save", "gone"]
         }
         Screen::Overview => &["open", "deployments", "health", "filter", "sort", "help", "back"],
-        Screen::Scaling => &["open", "window", "filter", "scale", "logs", "detail", "help", "back"],
+        Screen::Scaling => &["open", "edit", "window", "filter", "scale", "logs", "detail", "help", "back"],
         Screen::Secrets => &["open", "rotate", "filter", "sort", "help", "back"],
         Screen::Access => &["open", "filter", "sort", "copy-all", "help", "back"],
         Screen::Findings => &["open", "scan", "waive", "filter", "sort", "help", "back"],
         Screen::Health => &["open", "logs", "detail", "filter", "restart", "help", "back"],
+        Screen::Tools => &["call", "schema", "approve", "dismiss", "command", "messages", "help", "back"],
+        Screen::Tap => &["freeze", "open", "filter", "copy", "save", "anew", "help", "back"],
+        Screen::Registry => &["find", "open", "deploy", "sort", "command", "help", "back"],
+        Screen::Package => &["deploy", "open", "command", "help", "back"],
+        Screen::Builds => &["open", "deploy", "filter", "sort", "command", "help", "back"],
+        Screen::Build => &["freeze", "filter", "save", "open", "command", "help", "back"],
+        Screen::Releases => &["back-to", "open", "command", "help", "back"],
+        Screen::Guide => &["read", "find", "help", "back"],
+        Screen::Call | Screen::Policy | Screen::Deploy => &["next", "right", "send", "remove", "command", "back"],
     }
 }
 
@@ -599,10 +775,16 @@ impl Keymap {
 pub fn holding(model: &Model) -> (&'static [Context], bool) {
     match &model.overlay {
         Some(Overlay::Input(_)) => (INPUT, true),
+        // Its keys are its own.
+        Some(Overlay::Secret(_)) => (&[C::Always], true),
+        Some(Overlay::Question(question)) => (QUESTION, question.word.is_some()),
         Some(Overlay::Confirm(confirm)) => (QUESTION, confirm.word.is_some()),
         Some(Overlay::Help { .. } | Overlay::Line { .. }) => (TEXT, false),
         // Its letters are the columns'.
         Some(Overlay::Sort) => (&[C::Always], false),
-        None => (on_screen(model.screen()), false),
+        None => {
+            let stack = here(model);
+            (stack, stack.contains(&C::Form))
+        }
     }
 }

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use jiff::Timestamp;
 
 use super::Options;
+use super::desk::{Ask, Desk, Question};
 use super::fleet::{Host, Merge, bare};
 use super::keymap::Keymap;
 use super::logbuf::{Buffer, Pattern};
@@ -56,6 +57,28 @@ pub enum Screen {
     Secrets,
     /// Who may what, and who did what.
     Access,
+    /// Packages of the registry.
+    Registry,
+    /// One of them.
+    Package,
+    /// Operations.
+    Builds,
+    /// One of them.
+    Build,
+    /// The tools of one deployment.
+    Tools,
+    /// A call of one of them.
+    Call,
+    /// Messages of one, as they pass.
+    Tap,
+    /// Releases of one.
+    Releases,
+    /// The scaling policy of one, to be changed.
+    Policy,
+    /// Something new is deployed.
+    Deploy,
+    /// The handbook.
+    Guide,
 }
 
 /// Where a person is: a screen and what it is about.
@@ -272,12 +295,14 @@ pub enum Purpose {
     Filter,
     /// What is highlighted.
     Search,
+    /// Which packages are looked for.
+    Packages,
+    /// Which words of the handbook.
+    Words,
     /// A command.
     Command,
     /// Replicas of this deployment.
     Scale(String),
-    /// A release of this deployment to go back to.
-    Rollback(String),
 }
 
 /// A line of input at the bottom.
@@ -304,6 +329,10 @@ pub enum Overlay {
     Confirm(Confirm),
     Input(Input),
     Sort,
+    /// A question with a difference to look at.
+    Question(Question),
+    /// A value that nobody may see.
+    Secret(Ask),
     /// One log line in full.
     Line {
         title: String,
@@ -360,6 +389,8 @@ pub struct Model {
     pub page: Option<Page>,
     /// The logs.
     pub logs: Option<Logs>,
+    /// Forms, calls, messages, operations that are looked at.
+    pub desk: Desk,
     /// Screens that are sheets, as they were left.
     pub sheets: BTreeMap<Screen, Sheet>,
     /// Places that were visited, in order.
@@ -428,6 +459,7 @@ impl Model {
             },
             page: None,
             logs: None,
+            desk: Desk::default(),
             sheets: BTreeMap::new(),
             visits: vec![Place { screen: Screen::Table, names: Vec::new() }],
             visit: 0,
@@ -482,6 +514,10 @@ impl Model {
                 let names = &self.logs.as_ref()?.names;
                 self.fleet.values().find(|d| names.len() == 1 && d.name == names[0])
             }
+            screen if !screen.is_sheet() => {
+                let name = self.desk.names(screen).into_iter().next()?;
+                self.fleet.values().find(|d| d.name == name)
+            }
             screen => {
                 let sheet = self.sheets.get(&screen)?;
                 let name = sheet.name.as_ref().or(sheet.about.as_ref())?;
@@ -502,6 +538,7 @@ impl Model {
             Screen::Table => Vec::new(),
             Screen::Detail => self.page.iter().map(|p| p.name.clone()).collect(),
             Screen::Logs => self.logs.as_ref().map(|l| l.names.clone()).unwrap_or_default(),
+            _ if !screen.is_sheet() => self.desk.names(screen),
             _ => self.sheet().and_then(|s| s.name.clone()).into_iter().collect(),
         };
         Place { screen, names }

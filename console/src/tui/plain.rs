@@ -329,6 +329,24 @@ impl Plain {
             Command::Filter(_) | Command::Save(_) | Command::Page | Command::Theme(_) | Command::Tour => {
                 say("that needs the screen; 'sigil logs --grep' does it")?
             }
+            Command::Search(words) => {
+                self.model.desk.find = words.unwrap_or_default();
+                asked = asks(super::update::run(&mut self.model, Command::Search(None)));
+            }
+            Command::Package(name) => asked = asks(super::update::run(&mut self.model, Command::Package(name))),
+            Command::Guide(topic) => {
+                super::update::run(&mut self.model, Command::Guide(topic));
+                for line in view::sheet::text(&self.model) {
+                    say(&line)?;
+                }
+                self.model.screens = vec![Screen::Table];
+            }
+            Command::Call(name, _) => {
+                say(&format!("that needs the screen; 'sigil call {name} TOOL --arg k=v' does it"))?
+            }
+            Command::Tap(name) => say(&format!("that needs the screen; 'sigil tap {name} -f' does it"))?,
+            Command::Deploy(_) => say("that needs the screen; 'sigil deploy SOURCE' does it")?,
+            Command::Operation(id) => say(&format!("that needs the screen; 'sigil ops {id} -f' does it"))?,
         }
         Ok(Some(asked))
     }

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use tokio::sync::mpsc;
 
+use super::flow::{Flow, Told};
 use super::sheet::{Look, Seen};
 use crate::link::{AgentInfo, Change, Detail, Event, LogBatch, LogQuery, Operation, Update};
 
@@ -88,6 +89,20 @@ pub enum LinkEvent {
         /// The operation, or why it was refused.
         result: Result<Box<Operation>, Trouble>,
     },
+    /// News of [`Request::Flow`].
+    Flow {
+        /// Its number.
+        flow: u64,
+        /// What.
+        told: Told,
+    },
+    /// A flow has ended; with a reason unless it was at its end.
+    FlowEnded {
+        /// Its number.
+        flow: u64,
+        /// Why.
+        trouble: Option<Trouble>,
+    },
     /// An event of an accepted operation; the last is `Done`.
     Operation {
         /// As above.
@@ -127,6 +142,18 @@ pub enum Request {
         look: u64,
         /// What.
         what: Look,
+    },
+    /// Something that goes on for a while.
+    Flow {
+        /// Counts up; comes back with all that is told of it.
+        flow: u64,
+        /// What.
+        what: Flow,
+    },
+    /// Nobody waits for it any more.
+    StopFlow {
+        /// Its number.
+        flow: u64,
     },
     /// Do not wait for the next try.
     Reconnect,

@@ -11,6 +11,8 @@ use crate::link::findings::Found;
 use crate::link::health::Health;
 use crate::link::keeping::{Access, Kept};
 use crate::link::scaling::{Decided, Explained, Load, Scaling};
+use crate::link::tools::Toolbox;
+use crate::link::{Operation, PackageDetail, PackageQuery, Packages, Pins, Release};
 
 /// What a sheet asks for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -36,6 +38,30 @@ pub enum Look {
         /// The operation whose findings are known.
         known: Option<String>,
     },
+    /// A deployment's tools.
+    Tools {
+        /// Whose.
+        name: String,
+    },
+    /// Packages that fit.
+    Registry {
+        /// What is looked for.
+        query: Box<PackageQuery>,
+    },
+    /// One package.
+    Package {
+        /// Its name.
+        name: String,
+        /// Its version; empty: the latest.
+        version: String,
+    },
+    /// Operations, past and under way.
+    Builds,
+    /// A deployment's releases.
+    Releases {
+        /// Whose.
+        name: String,
+    },
     /// Secrets, and who uses them.
     Secrets,
     /// Who may what, and who did what.
@@ -56,10 +82,29 @@ pub enum Seen {
     Scaling(Box<Scaled>),
     /// For [`Look::Findings`].
     Findings(Box<Found>),
+    /// For [`Look::Tools`].
+    Tools(Box<Toolbox>),
+    /// For [`Look::Registry`].
+    Registry(Box<Packages>),
+    /// For [`Look::Package`].
+    Package(Box<PackageDetail>),
+    /// For [`Look::Builds`].
+    Builds(Vec<Operation>),
+    /// For [`Look::Releases`].
+    Releases(Box<Released>),
     /// For [`Look::Secrets`].
     Secrets(Box<Kept>),
     /// For [`Look::Access`].
     Access(Box<Access>),
+}
+
+/// A deployment's releases, and the tools of each.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Released {
+    /// Oldest first.
+    pub releases: Vec<Release>,
+    /// Of each, how its tools looked when it was ready; `None`: that is not known.
+    pub pins: Vec<Option<Pins>>,
 }
 
 /// Records of the audit log that are kept for a screen.
@@ -150,26 +195,41 @@ const fn title(screen: Screen, digit: char, title: &'static str, verb: &'static 
 }
 
 /// Screens that digits open.
-pub const TITLES: [Title; 8] = [
+pub const TITLES: [Title; 10] = [
     title(Screen::Overview, '1', "Overview", "overview", false),
     title(Screen::Table, '2', "Deployments", "ls", false),
     title(Screen::Logs, '3', "Logs", "logs", false),
     title(Screen::Health, '4', "Health", "health", true),
     title(Screen::Scaling, '5', "Scaling", "scaling", true),
+    title(Screen::Registry, '6', "Registry", "registry", false),
+    title(Screen::Builds, '7', "Builds", "builds", false),
     title(Screen::Findings, '8', "Findings", "findings", true),
     title(Screen::Secrets, '9', "Secrets", "secrets", false),
     title(Screen::Access, '0', "Access and audit", "access", false),
 ];
 
+/// Screens that other keys open. They have no digit.
+pub const OTHERS: [Title; 9] = [
+    title(Screen::Tools, ' ', "Tools", "tools", true),
+    title(Screen::Call, ' ', "Call", "call", true),
+    title(Screen::Tap, ' ', "Messages", "tap", true),
+    title(Screen::Releases, ' ', "Releases", "releases", true),
+    title(Screen::Policy, ' ', "Scaling policy", "policy", true),
+    title(Screen::Package, ' ', "Package", "package", false),
+    title(Screen::Build, ' ', "Operation", "operation", false),
+    title(Screen::Deploy, ' ', "Deploy", "deploy", false),
+    title(Screen::Guide, ' ', "Handbook", "guide", false),
+];
+
 impl Screen {
     /// Whether it is a sheet.
     pub fn is_sheet(self) -> bool {
-        !matches!(self, Self::Table | Self::Detail | Self::Logs)
+        !matches!(self, Self::Table | Self::Detail | Self::Logs | Self::Call | Self::Tap | Self::Deploy | Self::Policy)
     }
 
     /// What is said of it; a deployment's page has no digit.
     pub fn titled(self) -> Option<&'static Title> {
-        TITLES.iter().find(|t| t.screen == self)
+        TITLES.iter().chain(&OTHERS).find(|t| t.screen == self)
     }
 
     /// How old what it shows may become, seconds.
@@ -178,8 +238,17 @@ impl Screen {
             Self::Overview => 5,
             Self::Findings => 10,
             Self::Secrets => 30,
+            Self::Builds => 3,
+            // A list of tools may wake a server; packages and releases change seldom: R asks again.
+            Self::Tools | Self::Registry | Self::Package => i64::MAX,
+            Self::Releases => 10,
             _ => 2,
         }
+    }
+
+    /// An answer that takes longer than this is not waited for, seconds.
+    pub fn patience(self) -> i64 {
+        if self == Self::Tools { 70 } else { 10 }
     }
 
     /// Its orders: the key that chooses each, and its word. The first one is the usual one.
@@ -187,6 +256,8 @@ impl Screen {
         match self {
             Self::Overview => &[('w', "what is wrong first"), ('n', "name")],
             Self::Scaling => &[('t', "time")],
+            Self::Registry => &[('f', "what fits best"), ('p', "popular"), ('t', "trending"), ('r', "recent")],
+            Self::Builds => &[('t', "time"), ('d', "deployment"), ('k', "kind")],
             Self::Secrets => &[('n', "name"), ('c', "changed last"), ('s', "scope")],
             Self::Access => &[('t', "time"), ('w', "who"), ('a', "what was done")],
             Self::Findings => &[('s', "severity"), ('p', "path"), ('r', "rule")],

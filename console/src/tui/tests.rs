@@ -1,3 +1,4 @@
+mod desk;
 mod fleet;
 mod keys;
 mod panics;
@@ -45,6 +46,9 @@ fn press(m: &mut Model, keys: &str) -> Vec<Effect> {
                     "bs" => (KeyCode::Backspace, KeyModifiers::NONE),
                     "up" => (KeyCode::Up, KeyModifiers::NONE),
                     "right" => (KeyCode::Right, KeyModifiers::NONE),
+                    "left" => (KeyCode::Left, KeyModifiers::NONE),
+                    "down" => (KeyCode::Down, KeyModifiers::NONE),
+                    "end" => (KeyCode::End, KeyModifiers::NONE),
                     other => (KeyCode::Char(other.chars().last().unwrap()), KeyModifiers::CONTROL),
                 }
             }

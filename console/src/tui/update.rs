@@ -1,11 +1,20 @@
 //! Event -> change of the model -> effects. Nothing here draws, waits, reads a clock or touches a file.
 
 mod actions;
+mod builds;
+mod deploy;
+mod desk;
+mod form;
 mod logs;
 mod overlay;
 mod places;
+mod policy;
+mod registry;
+mod releases;
 mod sheet;
 mod table;
+mod tap;
+mod tools;
 
 use crossterm::event::{KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
 use jiff::Timestamp;
@@ -16,8 +25,11 @@ use super::port::{LinkEvent, Request};
 use crate::link::What;
 use crate::link::findings::Report;
 pub use actions::{command_line, run, start};
+pub use desk::shell;
 pub use overlay::suggestions;
+pub use releases::differences;
 pub use sheet::cursor;
+pub use tools::{command, held};
 
 /// What happens to the console.
 #[derive(Debug, Clone, PartialEq)]
@@ -127,9 +139,11 @@ pub fn update(model: &mut Model, event: Event) -> Vec<Effect> {
         }
         Event::Paste(text) => {
             model.dirty = true;
+            if model.overlay.is_none() && paste(model, &text) {
+                return Vec::new();
+            }
             // One line only: a pasted newline must not run a command.
-            overlay::paste(model, text.lines().next().unwrap_or_default());
-            Vec::new()
+            overlay::paste(model, text.lines().next().unwrap_or_default())
         }
         Event::Wheel(down) => {
             model.dirty = true;
@@ -182,8 +196,10 @@ fn tick(model: &mut Model, now: Timestamp) -> Vec<Effect> {
     // Only what shows seconds moves by itself: an idle console writes nothing.
     let relative = model.logs.as_ref().is_some_and(|l| l.time == super::model::TimeMode::Relative);
     let counting = super::view::scaling::counts_down(model);
+    let calling = model.screen() == Screen::Call && model.desk.call.as_ref().is_some_and(|c| c.flow.is_some());
     let down = model.hosts.iter().any(|h| matches!(h.link, Link::Down { .. }));
-    if down || !model.held.is_empty() || (relative && model.screen() == Screen::Logs) || counting {
+    let moving = (relative && model.screen() == Screen::Logs) || counting || calling;
+    if down || !model.held.is_empty() || moving {
         model.dirty = true;
     }
     let mut effects = actions::release(model);
@@ -202,6 +218,7 @@ fn tick(model: &mut Model, now: Timestamp) -> Vec<Effect> {
         return effects;
     }
     effects.extend(sheet::tick(model));
+    effects.extend(policy::tick(model));
     effects
 }
 
@@ -307,8 +324,11 @@ pub fn link(model: &mut Model, from: usize, event: LinkEvent) -> Vec<Effect> {
         LinkEvent::LogsEnded { watch, trouble } => {
             logs::ended(model, from, watch, trouble);
         }
+        LinkEvent::Flow { flow, told } => return desk::told(model, flow, told),
+        LinkEvent::FlowEnded { flow, trouble } => return desk::ended(model, flow, trouble),
         LinkEvent::Accepted { change, result } => {
             model.dirty = true;
+            desk::accepted(model, change, &result);
             match result {
                 Ok(operation) => {
                     if let Some(asked) = model.asked.get_mut(&change) {
@@ -323,6 +343,7 @@ pub fn link(model: &mut Model, from: usize, event: LinkEvent) -> Vec<Effect> {
         }
         LinkEvent::Operation { change, event } => {
             model.dirty = true;
+            desk::happened(model, change, &event);
             let Some(asked) = model.asked.get_mut(&change) else { return Vec::new() };
             if let What::Done(done) = &event.what {
                 let name = asked.name.clone();
@@ -373,8 +394,9 @@ fn keyed(model: &mut Model, key: KeyEvent) -> Vec<Effect> {
         _ => {}
     }
     let from = model.place();
-    let effects = focused(model, key);
+    let mut effects = focused(model, key);
     places::visited(model, from);
+    effects.extend(desk::settle(model));
     effects
 }
 
@@ -383,7 +405,20 @@ fn focused(model: &mut Model, key: KeyEvent) -> Vec<Effect> {
     if model.overlay.is_some() {
         return overlay::key(model, key);
     }
+    // What can be typed into is asked first: there a digit is a digit.
+    let own = match model.screen() {
+        Screen::Call => tools::call_key(model, key),
+        Screen::Policy => policy::key(model, key),
+        Screen::Deploy => deploy::key(model, key),
+        _ => None,
+    };
+    if let Some(effects) = own {
+        return effects;
+    }
     if let Some(effects) = places::key(model, key) {
+        return effects;
+    }
+    if let Some(effects) = row_key(model, key) {
         return effects;
     }
     match key.code {
@@ -400,6 +435,7 @@ fn focused(model: &mut Model, key: KeyEvent) -> Vec<Effect> {
                 // one more beside those that there are
                 Screen::Logs => None,
                 Screen::Table => model.table.filter.as_ref().map(|f| f.text.clone()),
+                Screen::Tap => model.desk.tap.as_ref().and_then(|t| t.filter().map(|f| f.text.clone())),
                 _ => model.sheet().and_then(|s| s.filter.as_ref().map(|f| f.text.clone())),
             };
             ask(model, Purpose::Filter, &filter.unwrap_or_default());
@@ -432,7 +468,100 @@ fn focused(model: &mut Model, key: KeyEvent) -> Vec<Effect> {
         Screen::Table => table::key(model, key),
         Screen::Detail => page(model, key),
         Screen::Logs => logs::key(model, key),
+        Screen::Tap => tap::key(model, key),
+        Screen::Call | Screen::Policy | Screen::Deploy => Vec::new(),
         _ => sheet::key(model, key),
+    }
+}
+
+/// Keys of screens whose rows can do something of their own; `None`: they are for every screen.
+fn row_key(model: &mut Model, key: KeyEvent) -> Option<Vec<Effect>> {
+    let screen = model.screen();
+    let mine = matches!(
+        screen,
+        Screen::Tools
+            | Screen::Registry
+            | Screen::Package
+            | Screen::Builds
+            | Screen::Build
+            | Screen::Releases
+            | Screen::Guide
+    );
+    if !mine && !matches!((screen, key.code), (Screen::Scaling, KeyCode::Char('e'))) {
+        return None;
+    }
+    // Without a link, R is to make one.
+    if key.code == KeyCode::Char('R') && !matches!(model.link(), Link::Up { .. }) {
+        return None;
+    }
+    // With Ctrl a letter is another key.
+    if key.modifiers.contains(KeyModifiers::CONTROL) && screen != Screen::Build {
+        return None;
+    }
+    if key.code == KeyCode::Esc && model.sheet().is_some_and(|s| s.filter.is_some()) {
+        return None;
+    }
+    let doc = super::view::sheet::doc(model);
+    let row = model.sheet().and_then(|s| doc.rows.get(cursor(s, &doc))).map(|r| r.key.clone());
+    let row = row.as_deref();
+    match screen {
+        Screen::Tools => tools::key(model, row, key),
+        Screen::Registry | Screen::Package => registry::key(model, row, key),
+        Screen::Builds => match key.code {
+            KeyCode::Enter => Some(builds::open(model, row?.to_owned())),
+            KeyCode::Char('d') if !key.modifiers.contains(KeyModifiers::CONTROL) => Some(deploy::open(model, None)),
+            _ => None,
+        },
+        Screen::Build => builds::key(model, key),
+        Screen::Releases => releases::key(model, row, key),
+        Screen::Guide => guide_key(model, row, key),
+        _ => Some(policy::open(model)),
+    }
+}
+
+/// Keys of the handbook.
+fn guide_key(model: &mut Model, row: Option<&str>, key: KeyEvent) -> Option<Vec<Effect>> {
+    match key.code {
+        KeyCode::Enter => Some(open_guide(model, Some(row?.to_owned()))),
+        KeyCode::Char('/') => {
+            let words = model.desk.words.clone();
+            ask(model, Purpose::Words, &words);
+            Some(Vec::new())
+        }
+        KeyCode::Esc if model.sheet().is_some_and(|s| s.name.is_some()) => {
+            let only = model.screens.len() < 2;
+            let effects = open_guide(model, None);
+            Some(if only { Vec::new() } else { effects })
+        }
+        KeyCode::Esc if !model.desk.words.is_empty() => {
+            model.desk.words.clear();
+            Some(Vec::new())
+        }
+        _ => None,
+    }
+}
+
+/// The handbook: its contents, or a topic.
+fn open_guide(model: &mut Model, topic: Option<String>) -> Vec<Effect> {
+    sheet::open(model, Screen::Guide, topic)
+}
+
+/// Text was pasted where it can be typed; whether it was.
+fn paste(model: &mut Model, text: &str) -> bool {
+    let screen = model.screen();
+    let desk = &mut model.desk;
+    let form = match screen {
+        Screen::Call => desk.call.as_mut().filter(|c| !c.shows && c.flow.is_none()).map(|c| &mut c.form),
+        Screen::Policy => desk.policy.as_mut().map(|p| &mut p.form),
+        Screen::Deploy => desk.deploy.as_mut().filter(|d| d.stage == super::deploy::Stage::Form).map(|d| &mut d.form),
+        _ => None,
+    };
+    match form {
+        Some(form) => {
+            form::paste(form, text);
+            true
+        }
+        None => false,
     }
 }
 
@@ -457,6 +586,11 @@ fn back(model: &mut Model, code: KeyCode) -> Vec<Effect> {
             }
         }
         Screen::Logs if undo && logs::pop_chip(model).is_some() => {}
+        Screen::Tap if undo && model.desk.tap.as_ref().is_some_and(|t| t.filter().is_some()) => {
+            if let Some(tap) = &mut model.desk.tap {
+                tap.set_filter(None);
+            }
+        }
         screen if undo && model.sheet().is_some_and(|s| s.filter.is_some()) => {
             if let Some(sheet) = model.sheets.get_mut(&screen) {
                 sheet.filter = None;

@@ -1,18 +1,29 @@
 //! Model -> frame. Reads the model, changes nothing.
 
 mod access;
+mod builds;
+pub mod call;
+pub mod deploy;
 pub mod detail;
 mod findings;
+mod form;
+mod guide;
 mod health;
 pub mod help;
 pub mod logs;
 mod overlay;
 mod overview;
 mod plot;
+mod policy;
+mod question;
+mod registry;
+mod releases;
 pub mod scaling;
 mod secrets;
 pub mod sheet;
 pub mod table;
+pub mod tap;
+mod tools;
 
 use std::time::Duration;
 
@@ -34,10 +45,15 @@ pub fn view(model: &Model, area: Rect, buf: &mut Buffer) -> Option<(u16, u16)> {
     }
     header(model, Rect { height: 1, ..area }, buf);
     let body = Rect { y: area.y + 1, height: area.height - 2, ..area };
+    let mut typing = None;
     match model.screen() {
         Screen::Table => table::draw(model, body, buf),
         Screen::Detail => detail::draw(model, body, buf),
         Screen::Logs => logs::draw(model, body, buf),
+        Screen::Tap => tap::draw(model, body, buf),
+        Screen::Call => typing = call::draw(model, body, buf),
+        Screen::Policy => typing = policy::draw(model, body, buf),
+        Screen::Deploy => typing = deploy::draw(model, body, buf),
         _ => sheet::draw(model, body, buf),
     }
     let foot = Rect { y: area.y + area.height - 1, height: 1, ..area };
@@ -46,7 +62,7 @@ pub fn view(model: &Model, area: Rect, buf: &mut Buffer) -> Option<(u16, u16)> {
     }
     footer(model, foot, buf);
     overlay::draw(model, body, buf);
-    None
+    typing.filter(|_| model.overlay.is_none())
 }
 
 /// A round trip in steps that an idle link does not cross: its upper bound in milliseconds.
@@ -112,6 +128,8 @@ fn here(model: &Model) -> String {
     let what = match place.names.as_slice() {
         [] => String::new(),
         [one] => words(model, one),
+        // A tool of a deployment.
+        [name, tool] if place.screen == Screen::Call => format!("{} {}", words(model, name), words(model, tool)),
         [first, ..] => format!("{} and {} more", words(model, first), place.names.len() - 1),
     };
     let filter = model.sheet().and_then(|s| s.filter.as_ref());
@@ -229,11 +247,17 @@ fn footer(model: &Model, area: Rect, buf: &mut Buffer) {
         buf.set_stringn(area.x + 1, area.y, text, width - 1, theme.style(role));
         return;
     }
-    let names = match model.screen() {
+    let stack = keymap::here(model);
+    let names: &[&str] = match model.screen() {
         Screen::Table if model.fleet.is_empty() => &["help", "command", "quit"],
+        Screen::Call if stack.contains(&keymap::Context::Answer) => {
+            &["form", "copy", "copy-json", "command", "again", "fold", "help"]
+        }
+        Screen::Deploy if stack.contains(&keymap::Context::Plan) => {
+            &["go", "secret", "output", "tools", "command", "form", "help"]
+        }
         screen => keymap::footer(screen),
     };
-    let stack = keymap::on_screen(model.screen());
     let brief = |name: &&str| match *name {
         "0-9" => Some(("0-9".to_owned(), "screens")),
         name => model.keymap.brief(stack, name),
@@ -260,6 +284,7 @@ fn prompt(purpose: &Purpose) -> String {
         Purpose::Search => "search: ".to_owned(),
         Purpose::Command => ":".to_owned(),
         Purpose::Scale(name) => format!("replicas of {name}: "),
-        Purpose::Rollback(name) => format!("release of {name} (empty: last good): "),
+        Purpose::Packages => "search: ".to_owned(),
+        Purpose::Words => "words: ".to_owned(),
     }
 }

@@ -42,7 +42,7 @@ pub async fn fill(ctx: &Ctx, link: &Link, package: &str, said: Said, deploy: &mu
         // the document names nothing that can be run, and this agent has built it before
         (Err(_), Some(own)) if said.part.is_empty() && said.inputs.is_empty() => {
             let start = Start { source: own.to_owned(), ..Start::default() };
-            take(&name, start, deploy)?;
+            tell(take(&name, start, deploy)?);
             deploy.package = format!("{name}@{version}");
             return Ok(());
         }
@@ -72,16 +72,20 @@ pub async fn fill(ctx: &Ctx, link: &Link, package: &str, said: Said, deploy: &mu
         let hint = "give each value with --input NAME=VALUE; `sigil package get` shows what it asks for";
         bad(format!("it cannot be started as asked:{list}"), hint)
     })?;
-    take(&name, start, deploy)?;
+    tell(take(&name, start, deploy)?);
     deploy.package = format!("{name}@{version}");
     Ok(())
 }
 
-fn take(package: &str, start: Start, deploy: &mut Deploy) -> Result<(), Failure> {
-    let Start { source, transport, port, env, secrets, args, notes } = start;
+fn tell(notes: Vec<String>) {
     for note in notes {
         output::note(&text::one_line(&note));
     }
+}
+
+/// What a package becomes is filled into a deploy; answers what of its document has no meaning here, a line each.
+pub(crate) fn take(package: &str, start: Start, deploy: &mut Deploy) -> Result<Vec<String>, Failure> {
+    let Start { source, transport, port, env, secrets, args, notes } = start;
     deploy.source = SourceRef { text: source, upload: None };
     if deploy.transport.is_empty() {
         deploy.transport = transport;
@@ -103,7 +107,7 @@ fn take(package: &str, start: Start, deploy: &mut Deploy) -> Result<(), Failure>
             || Failure::new(USAGE, "BAD_NAME", format!("no name can be derived from '{package}'"), "give --name");
         deploy.name = Name::derive(last).ok_or_else(none)?.as_str().to_owned();
     }
-    Ok(())
+    Ok(notes)
 }
 
 /// Asks on the terminal.

@@ -99,8 +99,9 @@ pub async fn run(ctx: &Ctx, args: Args) -> Outcome {
     Ok(DONE)
 }
 
-/// The busiest evaluation of each bucket: a mean of five minutes hides what asks for replicas.
-fn points(history: &History) -> (Vec<Point>, i64) {
+/// The busiest evaluation of each bucket: a mean of five minutes hides what asks for replicas. With the time at which they
+/// begin, seconds since 1970.
+pub(crate) fn points(history: &History) -> (Vec<Point>, i64) {
     let mut all = Vec::new();
     let mut begin = None;
     let mut last = 0;
@@ -132,14 +133,8 @@ fn the_policy(args: &Args, over: Option<&str>) -> Result<Policy, Failure> {
 }
 
 fn the_server(args: &Args, policy: &Policy, load: Option<&Load>) -> Result<Server, Failure> {
-    let by_load = load.and_then(|load| {
-        // all of its CPU, where the target is a part of it
-        let share = policy.cpu.map_or(1.0, |cpu| 100.0 / cpu);
-        let only_cpu = Policy { requests_up: None, ..policy.clone() };
-        load.history.capacity(&only_cpu, load.cpu_limit).ok().map(|at_target| at_target * share)
-    });
-    let capacity = args.capacity.or(by_load).or(policy.requests_up.map(|up| up * SPARE));
-    let Some(capacity) = capacity.filter(|c| c.is_finite() && *c > 0.0) else {
+    let capacity = args.capacity.filter(|c| c.is_finite() && *c > 0.0);
+    let Some(capacity) = capacity.or_else(|| capacity_of(policy, load)) else {
         let hint = "say --capacity, the most requests a minute that one replica answers";
         return Err(Failure::usage("nothing says how much a replica can do", hint));
     };
@@ -147,6 +142,23 @@ fn the_server(args: &Args, policy: &Policy, load: Option<&Load>) -> Result<Serve
     let time_ms = args.answer_time.map(millis).or(load.and_then(|load| load.time_ms)).unwrap_or(TIME_MS);
     let start_seconds = args.start_time.map_or(START_SECONDS, |t| t.as_secs_f64());
     Ok(Server { capacity, time_ms, start_seconds })
+}
+
+/// Most requests a minute that one replica answers, as far as its load or its policy say it.
+fn capacity_of(policy: &Policy, load: Option<&Load>) -> Option<f64> {
+    let by_load = load.and_then(|load| {
+        // all of its CPU, where the target is a part of it
+        let share = policy.cpu.map_or(1.0, |cpu| 100.0 / cpu);
+        let only_cpu = Policy { requests_up: None, ..policy.clone() };
+        load.history.capacity(&only_cpu, load.cpu_limit).ok().map(|at_target| at_target * share)
+    });
+    by_load.or(policy.requests_up.map(|up| up * SPARE)).filter(|c| c.is_finite() && *c > 0.0)
+}
+
+/// What a replica can do, where nobody says more than its load and its policy; `None`: nothing says how much.
+pub(crate) fn server_of(policy: &Policy, load: &Load) -> Option<Server> {
+    let capacity = capacity_of(policy, Some(load))?;
+    Some(Server { capacity, time_ms: load.time_ms.unwrap_or(TIME_MS), start_seconds: START_SECONDS })
 }
 
 fn table(ctx: &Ctx, ran: &Simulated) -> String {

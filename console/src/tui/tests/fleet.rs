@@ -194,7 +194,7 @@ fn a_protected_context_wants_the_name() {
     let mut m = up(COLOUR, (80, 24));
     m.hosts[0].guard = Guard { protected: true, read_only: false };
     press(&mut m, "/time<enter>");
-    for keys in ["r", "x", "u", "D", "s<u>3<enter>", "b2<enter>", ":start time<enter>"] {
+    for keys in ["r", "x", "u", "D", "s<u>3<enter>", ":rollback time 2<enter>", ":start time<enter>"] {
         assert!(press(&mut m, keys).is_empty(), "{keys}");
         assert!(text(&m).contains("Type time:") && text(&m).contains("(protected)"), "{keys}: {}", text(&m));
         assert!(press(&mut m, "y<enter>").is_empty());
@@ -216,7 +216,7 @@ fn read_only_is_said_before_a_form_is_filled() {
         let mut m = up(COLOUR, (120, 24));
         way(&mut m);
         press(&mut m, "/time<enter>");
-        for keys in ["r", "x", "u", "D", "s", "b", ":scale time 3<enter>", ":rm time<enter>", ":rollback time<enter>"] {
+        for keys in ["r", "x", "u", "D", "s", "d", ":scale time 3<enter>", ":rm time<enter>", ":rollback time<enter>"] {
             m.toast = None;
             assert!(press(&mut m, keys).is_empty(), "{keys}");
             assert!(m.overlay.is_none(), "{keys}");

@@ -20,6 +20,12 @@ pub(super) fn answered(m: &mut Model, keys: &str) -> Vec<Effect> {
     for (look, what) in looks(&effects) {
         update(m, Event::Link(LinkEvent::Looked { look, result: Ok(Box::new(sheets::seen(&what))) }));
     }
+    for effect in &effects {
+        let Effect::Ask(Request::Flow { flow, what }) = effect else { continue };
+        for told in sheets::flow(what) {
+            update(m, Event::Link(LinkEvent::Flow { flow: *flow, told }));
+        }
+    }
     effects
 }
 

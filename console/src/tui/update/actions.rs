@@ -28,10 +28,14 @@ pub fn key(model: &mut Model, key: KeyEvent) -> Vec<Effect> {
             None => nothing(model),
         },
         KeyCode::Char('b') => match model.subject().map(|d| d.name.clone()) {
-            Some(name) if may(model, &[&name]) => ask(model, Purpose::Rollback(name), ""),
-            Some(_) => {}
+            Some(name) => return super::places::open(model, Place { screen: Screen::Releases, names: vec![name] }),
             None => nothing(model),
         },
+        KeyCode::Char('t') => return super::tools::open(model),
+        KeyCode::Char('w') => return super::tap::open(model, None),
+        KeyCode::Char('d') if matches!(model.screen(), Screen::Table | Screen::Overview) => {
+            return super::deploy::open(model, None);
+        }
         KeyCode::Char('y') => return copy_row(model, false),
         KeyCode::Char('Y') => return copy_row(model, true),
         _ => {}
@@ -50,7 +54,7 @@ pub fn may(model: &mut Model, names: &[&str]) -> bool {
 }
 
 /// What is to be typed before something of these is changed, if anything.
-fn word(model: &Model, names: &[String], verb: &str) -> Option<(String, String)> {
+pub(super) fn word(model: &Model, names: &[String], verb: &str) -> Option<(String, String)> {
     match names {
         [one] if model.host_of(one).guard.protected => Some((bare(one).to_owned(), String::new())),
         [] | [_] => None,
@@ -399,7 +403,24 @@ pub fn run(model: &mut Model, mut command: Command) -> Vec<Effect> {
         Command::Remove(name) => confirm_of(model, Verb::Remove, vec![name]),
         Command::Scale(name, replicas) => return scale(model, name, replicas),
         Command::Rollback(name, release) => rollback(model, name, release),
-        Command::Save(path) => return super::logs::save(model, path),
+        Command::Save(path) => {
+            return match model.screen() {
+                Screen::Tap => super::tap::save(model, path),
+                Screen::Build => super::builds::save(model, path),
+                _ => super::logs::save(model, path),
+            };
+        }
+        Command::Call(name, tool) => return super::tools::open_call(model, name, tool),
+        Command::Tap(name) => return super::tap::open(model, Some(name)),
+        Command::Deploy(source) => return super::deploy::open(model, source.as_deref()),
+        Command::Search(words) => {
+            let mut effects = super::places::open(model, Place { screen: Screen::Registry, names: Vec::new() });
+            effects.extend(words.iter().flat_map(|words| super::registry::find(model, words)));
+            return effects;
+        }
+        Command::Package(name) => return super::registry::open(model, name),
+        Command::Operation(id) => return super::builds::open(model, id),
+        Command::Guide(topic) => return super::open_guide(model, topic),
         Command::Page => return super::logs::page_out(model),
         Command::Filter(text) => {
             if let Err(problem) = super::overlay::filter(model, &text) {

@@ -6,7 +6,7 @@ use super::super::command;
 use super::super::logbuf::Pattern;
 use super::super::model::{Confirm, Input, Model, Overlay, Purpose, Screen, Sort};
 use super::super::theme::Palette;
-use super::{Effect, actions, logs, sheet, table, tell};
+use super::{Effect, actions, desk, logs, registry, sheet, table, tell};
 
 /// Takes a key for the overlay.
 pub fn key(model: &mut Model, key: KeyEvent) -> Vec<Effect> {
@@ -43,7 +43,7 @@ pub fn key(model: &mut Model, key: KeyEvent) -> Vec<Effect> {
             if let KeyCode::Char(c) = key.code
                 && let Some(order) = found(c)
             {
-                sheet::sort(model, order);
+                return sheet::sort(model, order);
             }
         }
         Overlay::Sort => {
@@ -55,6 +55,8 @@ pub fn key(model: &mut Model, key: KeyEvent) -> Vec<Effect> {
         }
         Overlay::Confirm(confirm) => return confirmed(model, confirm, key),
         Overlay::Input(input) => return typed(model, input, key),
+        Overlay::Question(question) => return desk::question_key(model, question, key),
+        Overlay::Secret(ask) => return desk::secret_key(model, ask, key),
     }
     Vec::new()
 }
@@ -179,18 +181,23 @@ fn typed(model: &mut Model, mut input: Input, key: KeyEvent) -> Vec<Effect> {
         }
         _ => {}
     }
-    changed(model, input);
-    Vec::new()
+    changed(model, input)
 }
 
 /// Text was pasted: into an input, or nowhere.
-pub fn paste(model: &mut Model, text: &str) {
-    let Some(Overlay::Input(mut input)) = model.overlay.take_if(|o| matches!(o, Overlay::Input(_))) else { return };
+pub fn paste(model: &mut Model, text: &str) -> Vec<Effect> {
     let clean: String = text.chars().filter(|c| !c.is_control()).collect();
+    if let Some(Overlay::Secret(ask)) = &mut model.overlay {
+        desk::push(ask, &clean);
+        return Vec::new();
+    }
+    let Some(Overlay::Input(mut input)) = model.overlay.take_if(|o| matches!(o, Overlay::Input(_))) else {
+        return Vec::new();
+    };
     let at = input.text.char_indices().nth(input.at).map_or(input.text.len(), |(i, _)| i);
     input.text.insert_str(at, &clean);
     input.at += clean.chars().count();
-    changed(model, input);
+    changed(model, input)
 }
 
 /// A theme is seen while its name is typed; what was there comes back when it is not taken.
@@ -204,7 +211,8 @@ fn preview(model: &mut Model, text: &str) {
 }
 
 /// A filter or a search takes effect while it is typed.
-fn changed(model: &mut Model, mut input: Input) {
+fn changed(model: &mut Model, mut input: Input) -> Vec<Effect> {
+    let mut effects = Vec::new();
     if input.purpose == Purpose::Command {
         preview(model, &input.text);
     }
@@ -212,9 +220,19 @@ fn changed(model: &mut Model, mut input: Input) {
         Purpose::Filter if model.screen() == Screen::Logs => logs::type_chip(model, &input.text).err(),
         Purpose::Filter => filter(model, &input.text).err(),
         Purpose::Search => search(model, &input.text).err(),
+        Purpose::Packages => {
+            effects = registry::find(model, &input.text);
+            None
+        }
+        Purpose::Words => {
+            input.text.clone_into(&mut model.desk.words);
+            sheet::settle(model);
+            None
+        }
         _ => None,
     };
     model.overlay = Some(Overlay::Input(input));
+    effects
 }
 
 /// What the command could become.
@@ -229,7 +247,11 @@ pub fn filter(model: &mut Model, text: &str) -> Result<(), String> {
         return logs::add_chip(model, text);
     }
     let pattern = Pattern::parse(text)?;
-    if model.screen().is_sheet() {
+    if model.screen() == Screen::Tap {
+        if let Some(tap) = &mut model.desk.tap {
+            tap.set_filter(pattern);
+        }
+    } else if model.screen().is_sheet() {
         sheet::filter(model, pattern);
     } else {
         model.table.filter = pattern;
@@ -279,17 +301,13 @@ fn entered(model: &mut Model, mut input: Input) -> Vec<Effect> {
             Ok(replicas) => return actions::scale(model, name.clone(), replicas),
             Err(_) => "write a number of replicas".to_owned(),
         },
-        Purpose::Rollback(name) => match text.parse::<u32>() {
-            _ if text.is_empty() => {
-                actions::rollback(model, name.clone(), 0);
-                return Vec::new();
+        Purpose::Packages => return registry::find(model, &input.text),
+        Purpose::Words => {
+            if model.sheet().is_some_and(|s| s.name.is_some()) {
+                return super::open_guide(model, None);
             }
-            Ok(release) => {
-                actions::rollback(model, name.clone(), release);
-                return Vec::new();
-            }
-            Err(_) => "write a release's number, or nothing for the last good one".to_owned(),
-        },
+            return Vec::new();
+        }
     };
     if input.purpose == Purpose::Command && text.is_empty() {
         return Vec::new();

@@ -62,6 +62,18 @@ pub fn open(model: &mut Model, place: Place) -> Vec<Effect> {
         Screen::Table => actions::go_table(model),
         Screen::Logs => actions::open_logs_of(model, names),
         Screen::Detail => actions::open_detail(model, names.pop()),
+        Screen::Tap => super::tap::open(model, names.pop()),
+        Screen::Build => names.pop().map(|id| super::builds::open(model, id)).unwrap_or_default(),
+        Screen::Deploy => super::deploy::open(model, None),
+        // A form is come back to by what it is about.
+        Screen::Policy => {
+            let name = names.pop();
+            sheet::open(model, Screen::Scaling, name)
+        }
+        Screen::Call => {
+            let tool = if names.len() > 1 { names.pop() } else { None };
+            names.pop().map(|name| super::tools::open_call(model, name, tool)).unwrap_or_default()
+        }
         _ => sheet::open(model, screen, names.pop()),
     }
 }

@@ -12,15 +12,13 @@ use super::{Effect, actions, tell};
 use crate::link::findings::Origin;
 use crate::link::{Change, SourceRef};
 
-/// An answer that takes longer than this is not waited for, seconds.
-const PATIENCE: i64 = 10;
 /// How old what changes slowly may become, seconds.
 const SLOW: i64 = 60;
 
 /// Shows a sheet, about a deployment where it is one's.
 pub fn open(model: &mut Model, screen: Screen, name: Option<String>) -> Vec<Effect> {
     // Of several hosts each has its own secrets, users and the like: the name is then the host's alone.
-    let own = model.several() && screen != Screen::Overview;
+    let own = model.several() && !matches!(screen, Screen::Overview | Screen::Guide);
     let name = name.or_else(|| own.then(|| model.prefix(model.here())));
     let sheet = model.sheets.entry(screen).or_default();
     if sheet.name != name {
@@ -36,6 +34,7 @@ pub fn open(model: &mut Model, screen: Screen, name: Option<String>) -> Vec<Effe
 
 /// Asks for what is shown, unless an answer is on its way.
 pub fn ask_now(model: &mut Model) -> Vec<Effect> {
+    let several = model.several();
     let (screen, now) = (model.screen(), model.now);
     let any = screen == Screen::Overview && model.hosts.iter().any(Host::is_up);
     if !screen.is_sheet() || !(any || matches!(model.link(), Link::Up { .. })) {
@@ -52,6 +51,19 @@ pub fn ask_now(model: &mut Model) -> Vec<Effect> {
             }
             Look::Scaling { name, load }
         }
+        (Screen::Tools, Some(name)) => Look::Tools { name },
+        (Screen::Registry, _) => {
+            let query = Box::new(super::registry::query(&model.desk.find, sheet.order));
+            Look::Registry { query }
+        }
+        (Screen::Package, Some(name)) => {
+            // With several hosts its host's name stands in front.
+            let name = if several { super::super::fleet::bare(&name).to_owned() } else { name };
+            let (name, version) = name.split_once('@').unwrap_or((name.as_str(), ""));
+            Look::Package { name: name.to_owned(), version: version.to_owned() }
+        }
+        (Screen::Builds, _) => Look::Builds,
+        (Screen::Releases, Some(name)) => Look::Releases { name },
         (Screen::Secrets, _) => Look::Secrets,
         (Screen::Access, _) => {
             let since = match &sheet.seen {
@@ -78,7 +90,7 @@ pub fn ask_now(model: &mut Model) -> Vec<Effect> {
 pub fn tick(model: &mut Model) -> Vec<Effect> {
     let Some(sheet) = model.sheet() else { return Vec::new() };
     let age = sheet.asked_at.map_or(i64::MAX, |at| model.now.as_second() - at.as_second());
-    let due = if sheet.waiting { PATIENCE } else { model.screen().every() };
+    let due = if sheet.waiting { model.screen().patience() } else { model.screen().every() };
     if age >= due { ask_now(model) } else { Vec::new() }
 }
 
@@ -201,13 +213,15 @@ pub fn filter(model: &mut Model, pattern: Option<Pattern>) {
 }
 
 /// Orders the rows; the same order again turns them round.
-pub fn sort(model: &mut Model, order: usize) {
+pub fn sort(model: &mut Model, order: usize) -> Vec<Effect> {
     let screen = model.screen();
     if let Some(sheet) = model.sheets.get_mut(&screen) {
         sheet.inverted = sheet.order == order && !sheet.inverted;
         sheet.order = order;
         settle(model);
     }
+    // Packages are ordered by the agent.
+    if screen == Screen::Registry { ask_now(model) } else { Vec::new() }
 }
 
 /// Keys of a sheet.
@@ -243,10 +257,17 @@ pub fn key(model: &mut Model, key: KeyEvent) -> Vec<Effect> {
             sheet.window = (sheet.window + 1) % WINDOWS.len();
         }
         (KeyCode::Char('s'), false) if model.screen() == Screen::Findings => return scan(model),
-        (KeyCode::Char('w'), false) if matches!(model.screen(), Screen::Findings | Screen::Secrets) => {
+        (KeyCode::Char('w'), false)
+            if matches!(model.screen(), Screen::Findings | Screen::Secrets | Screen::Builds) =>
+        {
             return command(model);
         }
         // What changes a deployment works where the screen shows one.
+        (KeyCode::Char('t' | 'w'), false)
+            if matches!(model.screen(), Screen::Tools | Screen::Releases | Screen::Findings) =>
+        {
+            return actions::key(model, key);
+        }
         _ if matches!(model.screen(), Screen::Overview | Screen::Health | Screen::Scaling) => {
             return actions::key(model, key);
         }
@@ -255,7 +276,8 @@ pub fn key(model: &mut Model, key: KeyEvent) -> Vec<Effect> {
     Vec::new()
 }
 
-fn scroll_to(model: &mut Model, line: usize) {
+/// Shows this line at the top, as far as that can be.
+pub(super) fn scroll_to(model: &mut Model, line: usize) {
     let most = doc(model).lines.len().saturating_sub(room(model).max(1));
     let screen = model.screen();
     if let Some(sheet) = model.sheets.get_mut(&screen) {

@@ -5,7 +5,7 @@ use ratatui::text::{Line, Span};
 use unicode_width::UnicodeWidthStr as _;
 
 use super::super::command::VERBS;
-use super::super::keymap::{ACTIONS, on_screen};
+use super::super::keymap::{ACTIONS, here};
 use super::super::model::Model;
 use super::super::theme::Role;
 
@@ -18,7 +18,7 @@ const ABOUT: usize = 37;
 pub fn lines(model: &Model) -> Vec<Line<'static>> {
     let width = usize::from(model.size.0).saturating_sub(4);
     let mut lines = Vec::new();
-    for context in on_screen(model.screen()) {
+    for context in here(model) {
         if !lines.is_empty() {
             lines.push(Line::from(""));
         }

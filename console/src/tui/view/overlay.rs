@@ -11,8 +11,13 @@ use super::super::theme::Role;
 use super::super::update::suggestions;
 use super::{fit, prompt, words};
 
-/// Text in lines of a width, broken at spaces where there are any.
+/// Text in lines of a width, broken at spaces where there are any; what is indented stays so.
 pub fn wrapped(text: &str, width: usize) -> Vec<String> {
+    let indent = text.len() - text.trim_start_matches(' ').len();
+    if indent > 0 && indent * 2 < width && indent < text.len() {
+        let pad = " ".repeat(indent);
+        return wrapped(&text[indent..], width - indent).into_iter().map(|l| format!("{pad}{l}")).collect();
+    }
     let mut out = vec![String::new()];
     let mut used = 0;
     for word in text.split(' ') {
@@ -50,6 +55,8 @@ pub fn draw(model: &Model, area: Rect, buf: &mut Buffer) {
             panel(model, &format!("{screen}: keys"), &super::help::lines(model), *scroll, area, buf);
         }
         Some(Overlay::Confirm(confirm)) => question(model, confirm, area, buf),
+        Some(Overlay::Question(asked)) => super::question::draw(model, asked, area, buf),
+        Some(Overlay::Secret(ask)) => super::question::secret(model, ask, area, buf),
         Some(Overlay::Sort) if model.screen().is_sheet() => {
             let now = model.sheet().map_or(0, |s| s.order);
             let orders = model.screen().orders().iter().enumerate();
@@ -86,7 +93,14 @@ pub fn draw(model: &Model, area: Rect, buf: &mut Buffer) {
 }
 
 /// A box in the middle, as large as its text.
-fn panel(model: &Model, title: &str, lines: &[Line<'static>], scroll: usize, area: Rect, buf: &mut Buffer) -> Rect {
+pub(super) fn panel(
+    model: &Model,
+    title: &str,
+    lines: &[Line<'static>],
+    scroll: usize,
+    area: Rect,
+    buf: &mut Buffer,
+) -> Rect {
     let title = fit(model, &words(model, title), usize::from(area.width).saturating_sub(6));
     let widest = lines.iter().map(Line::width).max().unwrap_or(0).max(title.width() + 2);
     let width = (widest as u16 + 4).min(area.width);

@@ -11,7 +11,9 @@ use super::super::model::{Link, Model, Screen};
 use super::super::sheet::{Seen, Sheet};
 use super::super::theme::Role;
 use super::super::update::joined;
-use super::{access, findings, fit, health, overlay, overview, scaling, secrets, words};
+use super::{
+    access, builds, findings, fit, guide, health, overlay, overview, registry, releases, scaling, secrets, tools, words,
+};
 
 /// A row that a cursor can stand on.
 pub struct Row {
@@ -98,6 +100,18 @@ fn written(model: &Model, columns: usize) -> Doc {
             };
             overview::write(&mut pen, alerts);
         }
+        (Screen::Guide, _) => guide::write(&mut pen),
+        (Screen::Build, _) => builds::one(&mut pen),
+        (Screen::Registry, Some(Seen::Registry(found))) => registry::write(&mut pen, Some(found)),
+        (Screen::Registry, _) => {
+            registry::write(&mut pen, None);
+            pen.nothing_yet();
+        }
+        (_, Some(Seen::Registry(_))) => pen.nothing_yet(),
+        (_, Some(Seen::Package(detail))) => registry::package(&mut pen, detail),
+        (_, Some(Seen::Tools(toolbox))) => tools::write(&mut pen, toolbox),
+        (_, Some(Seen::Builds(operations))) => builds::write(&mut pen, operations),
+        (_, Some(Seen::Releases(released))) => releases::write(&mut pen, released),
         (_, Some(Seen::Health(health))) => health::write(&mut pen, health),
         (_, Some(Seen::Scaling(scaled))) => scaling::write(&mut pen, scaled),
         (_, Some(Seen::Secrets(kept))) => secrets::write(&mut pen, kept),
@@ -107,6 +121,18 @@ fn written(model: &Model, columns: usize) -> Doc {
     }
     pen.filtered();
     pen.doc
+}
+
+impl<'a> Pen<'a> {
+    /// To write lines that are no sheet.
+    pub fn new(model: &'a Model, sheet: &'a Sheet, columns: usize) -> Self {
+        Self { model, sheet, width: columns.saturating_sub(3), stale: false, doc: Doc::default() }
+    }
+
+    /// What was written.
+    pub fn lines(self) -> Vec<Line<'static>> {
+        self.doc.lines
+    }
 }
 
 impl Pen<'_> {
