@@ -55,7 +55,7 @@ struct Seen {
     frames: u64,
     /// The end of what was read last, in which a frame's beginning may have been cut.
     tail: Vec<u8>,
-    /// When the first byte came after [`Screen::arm`].
+    /// When the first byte came after it was armed.
     answered: Option<Instant>,
     armed: bool,
     /// Nothing more comes.

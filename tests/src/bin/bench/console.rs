@@ -18,6 +18,8 @@ const LIMIT: Duration = Duration::from_secs(20);
 const STARTS: usize = 40;
 const KEYS: usize = 200;
 const WATCHED: Duration = Duration::from_secs(30);
+/// Until nothing of a beginning is left.
+const SETTLE: Duration = Duration::from_secs(25);
 
 pub fn run(options: &Options, section: &mut Section) -> anyhow::Result<()> {
     let dir = tempfile::tempdir()?;
@@ -141,8 +143,8 @@ fn idle(section: &mut Section, dir: &Path) -> anyhow::Result<()> {
     let double = Double::listen(dir, "idle", 20)?;
     let mut screen = console(dir, &double, &[], (120, 40));
     shown(&mut screen);
-    // the first round trip is measured, and shown once
-    std::thread::sleep(Duration::from_secs(3));
+    // the first round trip is measured, and shown once; the first words go by themselves
+    std::thread::sleep(SETTLE);
     let (bytes, cpu) = (screen.bytes(), cpu_seconds(screen.pid())?);
     std::thread::sleep(WATCHED);
     let a_second = (screen.bytes() - bytes) as f64 / WATCHED.as_secs_f64();
