@@ -272,8 +272,19 @@ async fn screens(
                         ask(model, &requests, host, request);
                     }
                 }
+                // A program that may take its time, which no key waits for.
+                Effect::Copy { text, what } if terminal::in_tmux() => {
+                    let told = told.clone();
+                    tokio::spawn(async move {
+                        let (text, bad) = match terminal::copy_to_tmux(&text, &what).await {
+                            Ok(text) => (text, false),
+                            Err(text) => (text, true),
+                        };
+                        let _ = told.send((text, bad)).await;
+                    });
+                }
                 Effect::Copy { text, what } => {
-                    let (text, bad) = match terminal.copy(&text, &what).await {
+                    let (text, bad) = match terminal.copy(&text, &what) {
                         Ok(text) => (text, false),
                         Err(text) => (text, true),
                     };

@@ -128,26 +128,8 @@ impl Terminal {
         Ok(bytes.len())
     }
 
-    /// Puts text where it can be pasted from; answers what was done.
-    pub async fn copy(&mut self, text: &str, what: &str) -> Result<String, String> {
-        if std::env::var_os("TMUX").is_some() {
-            let mut child = tokio::process::Command::new("tmux")
-                .args(["load-buffer", "-w", "-"])
-                .stdin(Stdio::piped())
-                .stdout(Stdio::null())
-                .stderr(Stdio::null())
-                .kill_on_drop(true)
-                .spawn()
-                .map_err(|e| format!("not copied: tmux: {e}"))?;
-            if let Some(mut stdin) = child.stdin.take() {
-                use tokio::io::AsyncWriteExt as _;
-                let _ = stdin.write_all(text.as_bytes()).await;
-            }
-            return match tokio::time::timeout(Duration::from_secs(2), child.wait()).await {
-                Ok(Ok(status)) if status.success() => Ok(format!("copied {what} into tmux's buffer")),
-                _ => Err("not copied: tmux load-buffer failed".to_owned()),
-            };
-        }
+    /// Puts text where it can be pasted from, through the terminal; answers what was done.
+    pub fn copy(&mut self, text: &str, what: &str) -> Result<String, String> {
         // Three bytes become four characters.
         let mut end = text.len().min(CLIPBOARD / 4 * 3);
         while !text.is_char_boundary(end) {
@@ -175,6 +157,31 @@ fn own_output() -> io::Result<File> {
 impl Drop for Terminal {
     fn drop(&mut self) {
         give_back();
+    }
+}
+
+/// Whether the terminal is tmux's, which has a buffer of its own.
+pub fn in_tmux() -> bool {
+    std::env::var_os("TMUX").is_some()
+}
+
+/// Puts text into tmux's buffer; answers what was done.
+pub async fn copy_to_tmux(text: &str, what: &str) -> Result<String, String> {
+    let mut child = tokio::process::Command::new("tmux")
+        .args(["load-buffer", "-w", "-"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .kill_on_drop(true)
+        .spawn()
+        .map_err(|e| format!("not copied: tmux: {e}"))?;
+    if let Some(mut stdin) = child.stdin.take() {
+        use tokio::io::AsyncWriteExt as _;
+        let _ = stdin.write_all(text.as_bytes()).await;
+    }
+    match tokio::time::timeout(Duration::from_secs(2), child.wait()).await {
+        Ok(Ok(status)) if status.success() => Ok(format!("copied {what} into tmux's buffer")),
+        _ => Err("not copied: tmux load-buffer failed".to_owned()),
     }
 }
 

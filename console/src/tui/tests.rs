@@ -2,6 +2,7 @@ mod desk;
 mod fleet;
 mod keys;
 mod panics;
+mod replay;
 mod sheets;
 
 use crossterm::event::{KeyCode, KeyEvent, KeyModifiers};

@@ -63,7 +63,7 @@ const SCREENS: [(&str, &[&str]); 15] = [
     ("releases", &["b", "j"]),
     ("policy", &["5", "e"]),
     ("deploy", &["d"]),
-    ("deploy_looked", &["d", "<right><down>mcp-server-time<x>"]),
+    ("deploy_looked", &["d", "<up><right><down>mcp-server-time<x>"]),
     ("guide", &[":guide<enter>"]),
     ("guide_page", &[":guide scan<enter>"]),
 ];
@@ -343,9 +343,9 @@ fn a_deploy_asks_on_its_way_and_loses_nothing() {
     press(&mut m, "<x>");
     assert!(text(&m).contains("has to be given"), "{}", text(&m));
     // PyPI, a source, a name that is none.
-    press(&mut m, "<down><down>x<up><up>");
+    press(&mut m, "<down>x<up>");
     let mut m = git(COLOUR, (120, 40));
-    press(&mut m, "dp<down>mcp-server-time<down>Bad Name<x>");
+    press(&mut m, "d<up>p<down>mcp-server-time<down>Bad Name<x>");
     assert!(text(&m).contains("does not match") || text(&m).contains("fits"), "{}", text(&m));
     press(&mut m, "<u>time2");
     let effects = press(&mut m, "<x>");
@@ -400,7 +400,7 @@ fn a_deploy_asks_on_its_way_and_loses_nothing() {
 #[test]
 fn a_refused_look_leaves_the_form_as_it_was() {
     let mut m = git(COLOUR, (120, 40));
-    let effects = press(&mut m, "dp<down>nosuchthing<x>");
+    let effects = press(&mut m, "d<up>p<down>nosuchthing<x>");
     let [(flow, _)] = &flows(&effects)[..] else { panic!("{effects:?}") };
     let trouble = Trouble { what: "there is no package 'nosuchthing'".into(), hint: "check its name".into() };
     update(&mut m, Event::Link(LinkEvent::FlowEnded { flow: *flow, trouble: Some(trouble) }));
@@ -540,7 +540,7 @@ fn every_key_of_an_answer_and_of_a_plan_does_something() {
     };
     for (context, keys) in [
         (Context::Answer, &["t", "j<enter>", "main", "<x>", "jjjj"][..]),
-        (Context::Plan, &["d", "<right><down>mcp-server-time<x>"][..]),
+        (Context::Plan, &["d", "<up><right><down>mcp-server-time<x>"][..]),
     ] {
         for action in ACTIONS.iter().filter(|a| a.context == context) {
             for key in action.keys {

@@ -32,7 +32,6 @@ fn said(screen: Screen, context: Context, name: &str) -> (Does, &'static str) {
     use Context as C;
     use Does::*;
     let logs = screen == Screen::Logs;
-    let form = |text, deploy| if screen == Screen::Deploy { deploy } else { text };
     match (context, name) {
         (C::Move, "down" | "page-down" | "half-down" | "last") if screen == Screen::Tap => (Moves, "g"),
         (C::Tools, "call") => (Goes, "j"),
@@ -48,12 +47,12 @@ fn said(screen: Screen, context: Context, name: &str) -> (Does, &'static str) {
         (C::Form, "send") => match screen {
             Screen::Call => (Asks, "main"),
             Screen::Policy => (Opens, "<down><u>7"),
-            _ => (Asks, "<down>mcp-server-time"),
+            _ => (Asks, "mcp-server-time"),
         },
-        (C::Form, "remove") => (Moves, form("<down><down><down><enter>", "<down><down><down><down><enter>")),
+        (C::Form, "remove") => (Moves, "<down><down><down><enter>"),
         (C::Form, "before" | "page-up") => (Moves, "<down><down>"),
-        (C::Form, "left" | "start" | "clear" | "word") => (Moves, form("ab", "<down>ab")),
-        (C::Form, "right" | "end") => (Moves, form("ab<left>", "<down>ab<left>")),
+        (C::Form, "left" | "start" | "clear" | "word") => (Moves, "ab"),
+        (C::Form, "right" | "end") => (Moves, "ab<left>"),
         (C::Form, "next" | "press" | "page-down") => (Moves, ""),
         (C::Form, "back") => (Goes, ""),
         (_, "deploy" | "edit" | "messages" | "tools" | "rollback") if screen == Screen::Overview => {

@@ -6,7 +6,7 @@ use super::super::sheet::{Look, Seen, TITLES};
 use super::*;
 
 /// The questions among effects.
-fn looks(effects: &[Effect]) -> Vec<(u64, Look)> {
+pub(super) fn looks(effects: &[Effect]) -> Vec<(u64, Look)> {
     let look = |e: &Effect| match e {
         Effect::Ask(Request::Look { look, what }) => Some((*look, what.clone())),
         _ => None,

@@ -28,7 +28,10 @@ pub fn open(model: &mut Model, source: Option<&str>) -> Vec<Effect> {
     if model.desk.deploy.is_none() || source.is_some() || !busy {
         let ended = model.desk.deploy.as_ref().is_none_or(|d| d.stage == Stage::Ended || source.is_some());
         if ended {
-            model.desk.deploy = Some(Deploying::new(given.as_ref()));
+            let mut deploying = Deploying::new(given.as_ref());
+            // As on the command line, one line says it all: 'pypi:name'. Where it comes from is seldom chosen first.
+            deploying.form.go(1);
+            model.desk.deploy = Some(deploying);
         }
     }
     model.screens.retain(|s| *s != Screen::Deploy);
@@ -83,6 +86,13 @@ fn paged(model: &mut Model, key: KeyEvent) -> Option<Vec<Effect>> {
         // It goes on at the agent.
         (KeyCode::Esc, Stage::Running) => {
             model.screens.pop();
+            return Some(places::shown(model));
+        }
+        // It is there: nothing is to be said differently.
+        (KeyCode::Esc, Stage::Ended) if deploying.done().is_some_and(|d| d.state == "succeeded") => {
+            model.desk.forget("deploy");
+            model.screens.pop();
+            model.desk.deploy = None;
             return Some(places::shown(model));
         }
         (KeyCode::Esc | KeyCode::Backspace, _) => (deploying.stage, deploying.offset) = (Stage::Form, 0),

@@ -296,7 +296,7 @@ fn empty(model: &Model, area: Rect, buf: &mut Buffer) {
         _ if !model.complete() => lines.push(("Reading the list of deployments.".to_owned(), Role::Text)),
         _ if model.fleet.is_empty() => {
             lines.push(("Nothing is deployed here yet.".to_owned(), Role::Title));
-            lines.push(("A small server to begin with, in another terminal:".to_owned(), Role::Text));
+            lines.push(("d deploys from here. A small server to begin with, from a shell:".to_owned(), Role::Text));
             lines.push(("sigil deploy pypi:mcp-server-time --name time".to_owned(), Role::Key));
             lines.push(("It appears here as it builds and starts. Then:".to_owned(), Role::Text));
             lines.push(("sigil install time --client claude-code".to_owned(), Role::Key));

@@ -28,6 +28,7 @@ pub fn run(options: &Options, section: &mut Section) -> anyhow::Result<()> {
     keys(section, dir.path())?;
     idle(section, dir.path())?;
     fleet(section, dir.path())?;
+    crowd(section, dir.path())?;
     drawing(section, dir.path())?;
     lines(section, dir.path())?;
     search(section, dir.path())?;
@@ -184,6 +185,40 @@ fn fleet(section: &mut Section, dir: &Path) -> anyhow::Result<()> {
         None,
         Bar::AtMost(38.1),
     );
+    Ok(())
+}
+
+/// Five hundred hosts: as fast as one.
+fn crowd(section: &mut Section, dir: &Path) -> anyhow::Result<()> {
+    // each is a connection here and there, and a socket that is listened to
+    let hard = rustix::process::getrlimit(rustix::process::Resource::Nofile).maximum;
+    rustix::process::setrlimit(
+        rustix::process::Resource::Nofile,
+        rustix::process::Rlimit { current: hard, maximum: hard },
+    )?;
+    let doubles: Vec<Double> =
+        (0..500).map(|n| Double::listen(dir, &format!("c{n:03}"), 2)).collect::<Result<_, _>>()?;
+    let addresses: Vec<String> = doubles.iter().map(Double::address).collect();
+    let mut screen = consoles(dir, &addresses.join(","), &[], (120, 40));
+    shown(&mut screen);
+    screen.until("all hosts are there", LIMIT, |text| text.contains("1000 deployments"));
+    section.row(
+        "until 500 hosts are there",
+        "ms",
+        Sample::one(screen.began.elapsed().as_secs_f64() * 1e3),
+        None,
+        Bar::None,
+    );
+    std::thread::sleep(SETTLE);
+    let took = (0..KEYS).map(|n| {
+        let took = screen.first_byte(if n % 2 == 0 { "j" } else { "k" }, LIMIT).as_secs_f64() * 1e3;
+        std::thread::sleep(Duration::from_millis(10));
+        took
+    });
+    let took = p95(took.collect());
+    section.row("key to first byte with 500 hosts, p95", "ms", took, None, Bar::AtMost(16.0));
+    let resident = memory_mib(screen.pid(), "VmRSS")?;
+    section.row("resident memory with 500 hosts", "MiB", Sample::one(resident), None, Bar::AtMost(143.0));
     Ok(())
 }
 

@@ -26,13 +26,16 @@ const SERVERS: [(&str, &str, &[&str]); 3] = [
     ("git", "pypi:mcp-server-git", &["git_status", "--arg", "repo_path=/tmp"]),
 ];
 
-/// A picture: its file, the keys that lead to it, and what is on it then.
-const SCENES: [(&str, &str, &str); 5] = [
+/// A picture: its file, the keys that lead to it (`~`: what was asked for comes), and what is on it then.
+const SCENES: [(&str, &str, &str); 8] = [
     ("deployments", "2", "everything"),
-    ("overview", "1", "basement"),
+    ("overview", "1", "Overview"),
     ("health", "2g4", "Health"),
     ("scaling", "2g5", "Scaling"),
-    ("logs", "2g l", "following"),
+    ("logs", "2G l~", "following"),
+    ("tools", "2gt~", "WHAT IT DOES"),
+    ("call", "2gt~\r~hello\x18~", "hello"),
+    ("deploy", "2dpypi:mcp-server-fetch\x18~~~", "scan"),
 ];
 
 fn main() -> ExitCode {
@@ -108,17 +111,24 @@ fn scenes(agent: &Agent, directory: &std::path::Path) -> anyhow::Result<()> {
     }
     for (name, keys, wanted) in SCENES {
         for key in keys.chars() {
+            if key == '~' {
+                std::thread::sleep(Duration::from_secs(2));
+                continue;
+            }
             screen.keys(&key.to_string());
             std::thread::sleep(Duration::from_millis(150));
         }
-        screen.until(name, SOON, |text| text.contains(wanted) || wanted == "basement");
+        screen.until(name, SOON, |text| text.contains(wanted));
         // what is asked of the agent has come
         std::thread::sleep(Duration::from_secs(3));
         let path = directory.join(format!("{name}.svg"));
         std::fs::write(&path, svg::draw(&screen.cells()))?;
         println!("{}", path.display());
-        screen.keys("\x1b\x1b\x1b");
-        std::thread::sleep(Duration::from_millis(500));
+        for _ in 0..4 {
+            // one by one: two at once are another key
+            screen.keys("\x1b");
+            std::thread::sleep(Duration::from_millis(300));
+        }
     }
     Ok(())
 }
