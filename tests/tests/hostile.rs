@@ -288,7 +288,8 @@ fn what_it_wears_out_is_its_own() {
         assert_eq!(answer["open"], 0, "{answer}");
     }
     let shown = detail(&agent, "hostile");
-    assert!(shown["refused_total"].as_u64().is_some_and(|n| n >= 250), "{shown}");
+    // at least one of each name; on a busy machine a refusal comes before the connection, and it tries no more
+    assert!(shown["refused_total"].as_u64().is_some_and(|n| n >= 60), "{shown}");
     assert!(shown["refused"].as_array().expect("a list").len() <= 64, "{shown}");
     let logs = agent.sigil(&["logs", "hostile", "--grep", "^egress refused: ", "-o", "json"]).ok();
     let marks = logs.out.lines().count();
