@@ -25,7 +25,7 @@ use super::serve::Asked;
 use super::table::{Entry, Live};
 use super::{Shared, client, cross, modern};
 use crate::upstream::quota::Starting;
-use crate::upstream::{Conversation, Endpoint, UpstreamError, converse, spare, stdio};
+use crate::upstream::{Conversation, Endpoint, SHARED_PREFIX, UpstreamError, converse, spare, stdio};
 
 /// An answer that comes this soon goes out as plain JSON; a later one gets a stream, so that the client sees a sign of
 /// life and can come back to it.
@@ -347,7 +347,7 @@ pub(crate) async fn open_at(shared: &Arc<Shared>, live: &Live, name: &str, prefi
     let place = shared.admit_session(live, name)?;
     let key = format!("{prefix}{}", random_key());
     let starting = live.endpoint.quota.starting();
-    let begun = match live.endpoint.spare.take(&live.endpoint, &key).await {
+    let begun = match live.endpoint.spare.take(&live.endpoint, &key, prefix == SHARED_PREFIX).await {
         Some(conversation) => Ok(conversation),
         None => converse(&live.endpoint, &key).await,
     };

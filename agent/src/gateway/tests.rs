@@ -505,6 +505,23 @@ async fn more_sessions_than_a_replica_holds() {
     assert_eq!(front.post(NAME, Some(&second), call(1, "echo")).await.status, 200);
 }
 
+/// A server that speaks both eras takes the one of the first message that it hears: a ping is of the older.
+#[tokio::test]
+async fn a_process_that_was_asked_something_is_for_sessions_only() {
+    // answers whatever it is asked
+    const AGREES: &str = "import json, sys\nfor line in sys.stdin:\n    message = json.loads(line)\n    if 'id' in message:\n        \
+                          print(json.dumps({'jsonrpc': '2.0', 'id': message['id'], 'result': {}}), flush=True)";
+    let replica = limited(AGREES, 3);
+    replica.spare.fill(&replica);
+    wait_until("one waits", || replica.spare.key().is_some()).await;
+    let waiting = replica.spare.key();
+    assert_eq!(replica.spare.ping(&replica, Duration::from_secs(10)).await, Some(Ok(())));
+    assert!(replica.spare.take(&replica, "shared", true).await.is_none());
+    assert_eq!(replica.spare.key(), waiting, "it waits on");
+    assert!(replica.spare.take(&replica, "session", false).await.is_some());
+    assert_eq!(replica.spare.key(), None);
+}
+
 #[tokio::test]
 async fn a_process_waits_for_the_next_session() {
     let front = Front::new().await;

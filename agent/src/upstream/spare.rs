@@ -46,6 +46,9 @@ enum Place {
     Warm {
         key: String,
         piped: Piped,
+        /// It was asked something, or may have been. Servers that speak both eras take the one of the first message that they
+        /// hear: this one may not be of the stateless era any more.
+        spoken: bool,
     },
 }
 
@@ -88,7 +91,7 @@ impl Spare {
             match endpoint.wire.spawn(&key, endpoint.process()).await {
                 Ok(piped) => {
                     let mut exit = piped.exit.clone();
-                    spare.slot().place = Place::Warm { key, piped };
+                    spare.slot().place = Place::Warm { key, piped, spoken: false };
                     let ended = exit.wait_for(Option::is_some);
                     drop(tokio::time::timeout(START, ended).await);
                 }
@@ -101,8 +104,12 @@ impl Spare {
         });
     }
 
-    /// The waiting process as a conversation, from now on called `key`. `None`: none waits, or it has ended.
-    pub(crate) async fn take(&self, endpoint: &Arc<Endpoint>, key: &str) -> Option<Conversation> {
+    /// The waiting process as a conversation, from now on called `key`. `None`: none waits, or it has ended, or one is wanted that
+    /// was never spoken to (`unspoken`), and this one was.
+    pub(crate) async fn take(&self, endpoint: &Arc<Endpoint>, key: &str, unspoken: bool) -> Option<Conversation> {
+        if unspoken && matches!(self.slot().place, Place::Warm { spoken: true, .. }) {
+            return None;
+        }
         let (old, piped) = self.remove(endpoint)?;
         match endpoint.wire.rename(&old, key).await {
             Ok(()) => {
@@ -127,7 +134,7 @@ impl Spare {
                 slot.place = Place::Starting;
                 None
             }
-            Place::Warm { key, piped } if piped.exit.borrow().is_none() => Some((key, piped)),
+            Place::Warm { key, piped, .. } if piped.exit.borrow().is_none() => Some((key, piped)),
             Place::Warm { key, .. } => {
                 slot.deaths += 1;
                 let endpoint = endpoint.clone();
@@ -150,7 +157,7 @@ impl Spare {
             let mut slot = self.slot();
             let free = matches!(slot.place, Place::Empty);
             if free {
-                slot.place = Place::Warm { key: key.clone(), piped };
+                slot.place = Place::Warm { key: key.clone(), piped, spoken: true };
             }
             free
         };
@@ -188,7 +195,7 @@ impl Spare {
                 && let Some(piped) = endpoint.wire.resume(&key).await?
                 && piped.exit.borrow().is_none()
             {
-                self.slot().place = Place::Warm { key, piped };
+                self.slot().place = Place::Warm { key, piped, spoken: true };
             } else {
                 endpoint.wire.close(&key, GRACE).await;
             }

@@ -32,7 +32,7 @@ const SCENES: [(&str, &str, &str); 8] = [
     ("overview", "1", "Overview"),
     ("health", "2g4", "Health"),
     ("scaling", "2g5", "Scaling"),
-    ("logs", "2G l~", "following"),
+    ("logs", "2g    l~h", "following"),
     ("tools", "2gt~", "WHAT IT DOES"),
     ("call", "2gt~\r~hello\x18~", "hello"),
     ("deploy", "2dpypi:mcp-server-fetch\x18~~~", "scan"),
@@ -52,8 +52,13 @@ fn run() -> anyhow::Result<()> {
     let directory = PathBuf::from(std::env::args().nth(1).context("usage: pictures DIRECTORY")?);
     std::fs::create_dir_all(&directory)?;
     let agent = Agent::start();
-    let weather = fixture("echo");
-    agent.sigil(&["deploy", &weather, "--name", "weather", "--access", "anonymous"]).ok();
+    // where this tree lies is nobody's concern
+    let servers = tempfile::Builder::new().prefix("servers-").tempdir()?;
+    let weather = servers.path().join("weather");
+    let copied =
+        std::process::Command::new("cp").arg("-a").args([PathBuf::from(fixture("echo")), weather.clone()]).status()?;
+    anyhow::ensure!(copied.success(), "cp: {copied}");
+    agent.sigil(&["deploy", &weather.display().to_string(), "--name", "weather", "--access", "anonymous"]).ok();
     for (name, source, _) in SERVERS {
         eprintln!("    {name} is built");
         agent.sigil(&["deploy", source, "--name", name]).ok();

@@ -57,28 +57,34 @@ fn run(out: &mut String, cells: &[Cell], x: usize, y: usize) {
             "<rect x=\"{left:.0}\" y=\"{top:.0}\" width=\"{width:.0}\" height=\"{HEIGHT}\" fill=\"{back}\"/>"
         );
     }
-    let text: String =
-        cells.iter().map(|cell| cell.text.as_str()).map(|text| if text.is_empty() { " " } else { text }).collect();
-    if text.trim().is_empty() {
-        return;
-    }
     let weight = if first.bold { " font-weight=\"bold\"" } else { "" };
     let faint = if first.dim { " opacity=\"0.65\"" } else { "" };
     let slant = if first.italic { " font-style=\"italic\"" } else { "" };
     let base = top + HEIGHT * 0.76;
     // glyphs that a font does not have are another one's, and as wide as that one likes: each has its own place
-    let (left, length) = if text.is_ascii() {
-        (format!("{left:.0}"), format!(" textLength=\"{width:.0}\""))
-    } else {
-        let places: Vec<String> = (0..cells.len()).map(|at| format!("{:.0}", left + at as f64 * WIDTH)).collect();
-        (places.join(" "), String::new())
-    };
-    let _ = writeln!(
-        out,
-        "<text x=\"{left}\" y=\"{base:.1}\"{length} xml:space=\"preserve\" \
-         fill=\"{fore}\"{weight}{faint}{slant}>{}</text>",
-        escaped(&text)
-    );
+    let blank = |cell: &Cell| cell.text.trim().is_empty() || cell.text == "\u{2800}";
+    let mut at = 0;
+    while at < cells.len() {
+        if blank(&cells[at]) {
+            at += 1;
+            continue;
+        }
+        let plain = |cell: &Cell| cell.text.is_ascii() && !cell.text.is_empty();
+        let mut end = at + 1;
+        while plain(&cells[at]) && end < cells.len() && plain(&cells[end]) {
+            end += 1;
+        }
+        let text: String = cells[at..end].iter().map(|cell| cell.text.as_str()).collect();
+        let text = text.trim_end();
+        let (x, length) = (left + at as f64 * WIDTH, text.chars().count() as f64 * WIDTH);
+        let _ = writeln!(
+            out,
+            "<text x=\"{x:.0}\" y=\"{base:.1}\" textLength=\"{length:.0}\" xml:space=\"preserve\" \
+             fill=\"{fore}\"{weight}{faint}{slant}>{}</text>",
+            escaped(text)
+        );
+        at = end;
+    }
 }
 
 fn colour(colour: Colour, usual: &str) -> String {
