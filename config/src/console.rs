@@ -177,7 +177,7 @@ impl fmt::Display for Host {
 
 /// Where the file lies: `$XDG_CONFIG_HOME/sigil/console.toml` (`~/.config` when unset).
 pub fn path() -> PathBuf {
-    crate::agent::xdg("XDG_CONFIG_HOME", ".config").join("sigil/console.toml")
+    crate::folders::config().join("sigil/console.toml")
 }
 
 /// Themes by name. `auto` is dark in 256 colours, or `16` where the terminal says that it has no more.

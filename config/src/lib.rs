@@ -8,6 +8,8 @@ pub mod client;
 pub mod console;
 pub mod egress;
 pub mod flaw;
+pub mod folders;
+pub mod foreign;
 pub mod manifest;
 pub mod node;
 pub mod reload;

@@ -39,24 +39,14 @@ pub struct Context {
     pub key: Option<PathBuf>,
 }
 
-/// `$XDG_CONFIG_HOME/sigil`, else `~/.config/sigil`.
+/// `$XDG_CONFIG_HOME/sigil`, else `~/.config/sigil` (`%APPDATA%\\sigil` on Windows).
 pub fn config_dir() -> PathBuf {
-    xdg("XDG_CONFIG_HOME", ".config")
+    sigil_config::folders::config().join("sigil")
 }
 
-/// `$XDG_STATE_HOME/sigil`, else `~/.local/state/sigil`.
+/// `$XDG_STATE_HOME/sigil`, else `~/.local/state/sigil` (`%LOCALAPPDATA%\\sigil` on Windows).
 pub fn state_dir() -> PathBuf {
-    xdg("XDG_STATE_HOME", ".local/state")
-}
-
-fn xdg(variable: &str, fallback: &str) -> PathBuf {
-    // a relative value is to be ignored, says the XDG base directory specification
-    let set = std::env::var_os(variable).map(PathBuf::from).filter(|p| p.is_absolute());
-    let base = set.unwrap_or_else(|| {
-        let home = std::env::var_os("HOME").map_or_else(|| PathBuf::from("/"), PathBuf::from);
-        home.join(fallback)
-    });
-    base.join("sigil")
+    sigil_config::folders::state().join("sigil")
 }
 
 /// Where the contexts are.

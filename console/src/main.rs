@@ -6,6 +6,7 @@
 mod cli;
 mod contexts;
 mod link;
+mod os;
 mod tui;
 
 use std::io::IsTerminal as _;

@@ -170,6 +170,7 @@ async fn screens(
     let mut events = futures::stream::select_all(streams);
     let mut keys = crossterm::event::EventStream::new();
     let mut signals = Signals::new()?;
+    let _watch = Watch::begin();
     let (told, mut telling) = mpsc::channel::<(String, bool)>(16);
     let mut second = tokio::time::interval(Duration::from_secs(1));
     second.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
@@ -327,6 +328,29 @@ fn lines_of(event: &LinkEvent) -> usize {
 fn resized(terminal: &Terminal) -> Event {
     let (width, height) = terminal.size();
     Event::Resize(width, height)
+}
+
+/// Ends the process when the terminal is gone and the loop has not left by itself. The reader of keys turns for ever on a terminal that
+/// answers with its end, and comes back to nobody: neither signals nor a broken write would be seen, and a core would be burnt.
+struct Watch(tokio::task::JoinHandle<()>);
+
+impl Watch {
+    fn begin() -> Self {
+        Self(tokio::spawn(async {
+            signals::hung_up().await;
+            // the usual way out keeps what is open for the next time
+            tokio::time::sleep(Duration::from_secs(2)).await;
+            terminal::give_back();
+            // as a shell tells it of SIGHUP
+            std::process::exit(129);
+        }))
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
 }
 
 fn translated(event: crossterm::event::Event) -> Option<Event> {

@@ -5,7 +5,6 @@ mod verify;
 use std::collections::BTreeSet;
 use std::fs::OpenOptions;
 use std::io::Write as _;
-use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::PathBuf;
 
 use jiff::tz::TimeZone;
@@ -16,6 +15,7 @@ use super::fail::{DONE, Failure, Outcome};
 use super::output::{self, Format, Paint, paint};
 use super::{Ctx, text, time, wait};
 use crate::link::{AuditQuery, Progress};
+use crate::os;
 
 /// Records shown when nobody says how many, or from when.
 const TAIL: u64 = 50;
@@ -144,7 +144,7 @@ async fn export(ctx: &Ctx, which: Which, file: Option<PathBuf>) -> Outcome {
         return Ok(DONE);
     };
     let failed = |e: std::io::Error| Failure::io(path.display(), &e);
-    let mut file = match OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path) {
+    let mut file = match os::private(OpenOptions::new().write(true).create_new(true)).open(&path) {
         Ok(file) => std::io::BufWriter::new(file),
         Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {
             return Err(Failure::usage(format!("{} is there already", path.display()), "name another file"));

@@ -16,12 +16,13 @@ use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, Error as Tls
 use sha2::{Digest, Sha256};
 use sigil_config::console::Host;
 use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWrite, BufReader, ReadBuf};
-use tokio::net::{TcpStream, UnixStream};
+use tokio::net::TcpStream;
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 
 use super::address::{Address, Pin};
 use super::error::{LinkError, dial_error, plain};
 use super::{CONNECT_TIMEOUT, Target};
+use crate::os::{self, LocalStream};
 
 /// The line with which `sigil dial --hello` says that the socket is open. What a login shell prints before it is skipped.
 pub const HELLO: &str = "sigil-dial 1";
@@ -33,7 +34,7 @@ impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
 /// Places of a local agent's socket, in the order in which they are tried.
 pub fn local_sockets() -> Vec<PathBuf> {
     let mut places = vec![PathBuf::from("/run/sigil/agent.sock")];
-    if rustix::process::geteuid().is_root() {
+    if os::is_root() {
         places.push(PathBuf::from("/var/lib/sigil/agent.sock"));
     }
     places.push(crate::contexts::state_dir().join("agent.sock"));
@@ -41,11 +42,11 @@ pub fn local_sockets() -> Vec<PathBuf> {
 }
 
 /// Opens the first local socket that answers.
-pub async fn local() -> Result<(PathBuf, UnixStream), LinkError> {
+pub async fn local() -> Result<(PathBuf, LocalStream), LinkError> {
     let mut tried = Vec::new();
     let mut denied = None;
     for path in local_sockets() {
-        match UnixStream::connect(&path).await {
+        match os::connect(&path).await {
             Ok(stream) => return Ok((path, stream)),
             Err(e) => {
                 if e.kind() == io::ErrorKind::PermissionDenied {
@@ -75,7 +76,7 @@ pub async fn dial(target: &Target) -> Result<Box<dyn Stream>, LinkError> {
         Ok::<Box<dyn Stream>, LinkError>(match address {
             Address::Local => Box::new(local().await?.1),
             Address::At(Host::Unix(path)) => {
-                Box::new(UnixStream::connect(path).await.map_err(|e| match dial_error(address, &e) {
+                Box::new(os::connect(path).await.map_err(|e| match dial_error(address, &e) {
                     LinkError::Unreachable { address, .. } => {
                         LinkError::Unreachable { address, why: socket_error(path, &e) }
                     }

@@ -6,6 +6,7 @@ pub enum Signal {
     /// Leave.
     End,
     /// Give the terminal to the shell for a while.
+    #[cfg_attr(windows, expect(dead_code, reason = "no job control there"))]
     Stop,
 }
 
@@ -38,6 +39,23 @@ mod system {
                 _ = self.term.recv() => Signal::End,
                 _ = self.hangup.recv() => Signal::End,
                 _ = self.stop.recv() => Signal::Stop,
+            }
+        }
+    }
+
+    /// How often it is looked whether the terminal is still there.
+    const LOOK: std::time::Duration = std::time::Duration::from_secs(1);
+
+    /// Ends when the terminal is gone, be the signal that tells of it ignored or not.
+    pub async fn hung_up() {
+        use rustix::event::{PollFd, PollFlags, Timespec, poll};
+        loop {
+            tokio::time::sleep(LOOK).await;
+            let stdin = std::io::stdin();
+            let mut ends = [PollFd::new(&stdin, PollFlags::empty())];
+            let asked = poll(&mut ends, Some(&Timespec::default()));
+            if asked.is_ok() && ends[0].revents().intersects(PollFlags::HUP | PollFlags::ERR | PollFlags::NVAL) {
+                return;
             }
         }
     }
@@ -78,10 +96,15 @@ mod system {
         }
     }
 
+    /// A console that is closed ends its programs itself: this never ends.
+    pub async fn hung_up() {
+        std::future::pending().await
+    }
+
     /// There is no job control here: nothing happens.
     pub fn stop() -> std::io::Result<()> {
         Ok(())
     }
 }
 
-pub use system::{Signals, stop};
+pub use system::{Signals, hung_up, stop};

@@ -3,14 +3,13 @@
 
 use std::fs::{File, Metadata, TryLockError};
 use std::io::{ErrorKind, Read as _, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use jiff::Timestamp;
 
 use crate::cli::fail::{FAILED, Failure};
-use crate::contexts;
+use crate::{contexts, os};
 
 /// How long another `sigil` may hold the lock.
 const LOCK_WAIT: Duration = Duration::from_secs(30);
@@ -113,7 +112,7 @@ pub fn read(path: &Path) -> Result<Real, Failure> {
 impl Real {
     /// Whether others than its owner may read it.
     pub fn is_open(&self) -> bool {
-        self.about.as_ref().is_some_and(|about| about.permissions().mode() & 0o077 != 0)
+        self.about.as_ref().is_some_and(os::is_open)
     }
 
     fn failed(&self, e: &std::io::Error) -> Failure {
@@ -129,15 +128,12 @@ impl Real {
         // beside it, so that the last step is one rename; mode 0600 until it is the old one's
         let mut file = tempfile::Builder::new().prefix(".sigil-").tempfile_in(folder).map_err(|e| self.failed(&e))?;
         file.write_all(text.as_bytes()).map_err(|e| self.failed(&e))?;
-        if let Some(about) = &self.about {
-            let own = file.as_file().metadata().map_err(|e| self.failed(&e))?;
-            if (own.uid(), own.gid()) != (about.uid(), about.gid()) {
-                std::os::unix::fs::fchown(file.as_file(), Some(about.uid()), Some(about.gid())).map_err(|_| {
-                    let message = format!("{} belongs to another user or group", self.path.display());
-                    Failure::new(FAILED, "CLIENT_FILE", message, "run this as its owner; nothing was changed")
-                })?;
-            }
-            file.as_file().set_permissions(about.permissions()).map_err(|e| self.failed(&e))?;
+        if let Some(about) = &self.about
+            && !os::allot(file.as_file(), about).map_err(|e| self.failed(&e))?
+        {
+            let message = format!("{} belongs to another user or group", self.path.display());
+            let hint = "run this as its owner; nothing was changed";
+            return Err(Failure::new(FAILED, "CLIENT_FILE", message, hint));
         }
         file.as_file().sync_all().map_err(|e| self.failed(&e))?;
         self.unchanged()?;
@@ -189,7 +185,7 @@ fn sync(folder: &Path) {
 fn back_up(path: &Path, text: &str, client: &str) -> Result<PathBuf, Failure> {
     let dir = contexts::state_dir().join("client-backups");
     let failed = |e: &std::io::Error| Failure::io(dir.display(), e);
-    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&dir).map_err(|e| failed(&e))?;
+    os::private_folders().create(&dir).map_err(|e| failed(&e))?;
     let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
     // two projects have files of the same name
     let place = hex::encode(&<sha2::Sha256 as sha2::Digest>::digest(path.as_os_str().as_encoded_bytes())[..4]);

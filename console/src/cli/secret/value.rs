@@ -4,13 +4,13 @@ use std::io::{Read as _, Write as _};
 
 use crossterm::event::{Event, KeyCode, KeyEventKind, KeyModifiers};
 
-use super::super::fail::{Failure, INTERRUPTED};
+use crate::cli::fail::{Failure, INTERRUPTED};
 
 /// Largest value, bytes.
 const VALUE_MAX: u64 = 64 << 10;
 
 /// All of stdin. The newline that a text of one line ends with is not part of it; a longer text (a key) keeps its own.
-pub(super) fn piped() -> Result<Vec<u8>, Failure> {
+pub(in crate::cli) fn piped() -> Result<Vec<u8>, Failure> {
     let mut value = Vec::new();
     let stdin = std::io::stdin().lock();
     stdin.take(VALUE_MAX + 1).read_to_end(&mut value).map_err(|e| Failure::io("standard input", &e))?;
@@ -40,7 +40,7 @@ impl Drop for Raw {
 }
 
 /// Asks without showing what is typed.
-pub(super) fn prompt(name: &str) -> Result<Vec<u8>, Failure> {
+pub(in crate::cli) fn prompt(name: &str) -> Result<Vec<u8>, Failure> {
     let failed = |e: std::io::Error| Failure::io("the terminal", &e);
     eprint!("value of {name} (not shown): ");
     std::io::stderr().flush().map_err(failed)?;
