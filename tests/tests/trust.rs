@@ -299,6 +299,41 @@ fn shell(script: &str) -> String {
     String::from_utf8_lossy(&out.stdout).into_owned()
 }
 
+/// A folder goes into a registry as an image, and is deployed from the package alone, after everything of it was removed here.
+#[test]
+fn a_published_folder_is_pushed_and_runs_elsewhere_by_its_digest() {
+    let dir = tempfile::tempdir().expect("a directory");
+    std::fs::write(dir.path().join("main.py"), STDIO).expect("a file");
+    let manifest = "name: pushed\nruntime: python\ntransport: stdio\nentrypoint: main.py\n";
+    std::fs::write(dir.path().join("mcp.yaml"), manifest).expect("a file");
+    let registry = Registry::start();
+    let agent = Agent::start();
+    let folder = dir.path().display().to_string();
+    let publish = |reference: &str| {
+        let known = ["--name", "io.example/pushed", "--version", "1.0.0", "--description", "Adds."];
+        agent.sigil(&[&["publish", &folder, "--push", reference], known.as_slice()].concat())
+    };
+    let refused = publish("pushed:1");
+    assert!(refused.code != 0 && refused.err.contains("names no registry"), "{}", refused.err);
+    let nobody = publish("127.0.0.1:1/pushed:1");
+    assert!(nobody.code != 0 && nobody.err.contains("was not pushed"), "{}", nobody.err);
+    let reference = format!("{}/pushed:1.0.0", registry.address);
+    publish(&reference).ok();
+    let package = agent.sigil(&["package", "get", "io.example/pushed", "-o", "json"]).ok().json();
+    let part = &package["version"]["server"]["packages"][0];
+    let exact = part["identifier"].as_str().expect("an image").to_owned();
+    assert_eq!(part["registryType"], "oci");
+    assert!(exact.starts_with(&format!("{}/pushed@sha256:", registry.address)), "{exact}");
+    let there = registry.curl(&[&format!("http://{}/v2/pushed/tags/list", registry.address)]);
+    assert!(there.contains("1.0.0"), "{there}");
+    // neither the deployment nor the names of the push are left
+    assert_eq!(agent.sigil(&["ls", "-o", "json"]).ok().json(), serde_json::json!([]));
+    assert!(!docker(&["images", "--format", "{{.Repository}}:{{.Tag}}"]).contains(&reference));
+    agent.sigil(&["deploy", "registry:io.example/pushed", "--name", "again"]).ok();
+    let sum = agent.sigil(&["call", "again", "add", "-o", "json"]).ok();
+    assert!(sum.out.contains('3'), "{}", sum.out);
+}
+
 #[test]
 fn an_image_needs_the_signature_that_its_owner_asks_for() {
     let dir = tempfile::tempdir().expect("a directory");

@@ -16,6 +16,7 @@ mod hidden;
 mod http;
 mod kept;
 mod literal;
+pub mod outline;
 mod own;
 mod poison;
 mod rugpull;

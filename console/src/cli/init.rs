@@ -6,9 +6,11 @@ use std::path::Path;
 
 use serde_json::json;
 use sigil_core::recipe::{self, Origin, Recipe, RecipeError, Tree};
+use sigil_core::scan;
+use sigil_core::scan::outline::{self, Outline};
 
 use super::fail::{DONE, Failure, Outcome, USAGE};
-use super::folder::{self, Purpose};
+use super::folder::{self, Folder, Kind, Purpose};
 use super::source::{self, Given};
 use super::{Ctx, output, text};
 
@@ -44,16 +46,46 @@ pub fn run(ctx: &Ctx, args: Args) -> Outcome {
     if recipe.manifest.name.is_none() {
         recipe.manifest.name = folder_name(&root);
     }
-    let manifest = recipe::manifest_yaml(&recipe);
+    let outline = outline(&folder)?;
+    let manifest = recipe::manifest_yaml(&recipe, &outline);
     write(&file, &manifest, args.force).map_err(|e| Failure::io(file.display(), &e))?;
-    ctx.emit(&json!({ "path": file, "recognised": recipe.why, "manifest": manifest }), || {
+    let tools: Vec<&str> = outline.tools.iter().map(|tool| tool.name.as_str()).collect();
+    let secrets: Vec<&str> = outline.reads.iter().filter(|read| read.secret).map(|read| read.name.as_str()).collect();
+    let told =
+        json!({ "path": file, "recognised": recipe.why, "tools": tools, "secrets": secrets, "manifest": manifest });
+    ctx.emit(&told, || {
         let why: String = recipe.why.iter().map(|line| format!("  {}\n", text::one_line(line))).collect();
-        format!("recognised:\n{why}wrote {}\n", file.display())
+        let found = said(&recipe, &outline);
+        format!("recognised:\n{why}{found}wrote {}\n", file.display())
     })?;
     if !ctx.format.is_data() {
         output::note(&format!("next: look it over, then 'sigil deploy {}'", shell(&args.dir)));
     }
     Ok(DONE)
+}
+
+/// What the code of a folder says of tools and environment.
+pub(super) fn outline(folder: &Folder) -> Result<Outline, Failure> {
+    let mut files = Vec::new();
+    for entry in &folder.entries {
+        if matches!(entry.kind, Kind::File(length, _) if length <= scan::MAX_FILE as u64) && outline::reads(&entry.path)
+        {
+            files.push((entry.path.clone(), folder.read(entry)?));
+        }
+    }
+    Ok(outline::outline(&files))
+}
+
+/// Tools and secrets that were found, a line each.
+fn said(recipe: &Recipe, outline: &Outline) -> String {
+    let line = |what: &str, names: Vec<&str>| {
+        let names = names.into_iter().map(text::one_line).collect::<Vec<_>>().join(", ");
+        if names.is_empty() { String::new() } else { format!("  {what}: {names}\n") }
+    };
+    let mut out = line("tools in the code", outline.tools.iter().map(|tool| tool.name.as_str()).collect());
+    let secrets = outline.reads.iter().filter(|read| read.secret && !recipe.manifest.env.contains_key(&read.name));
+    out.push_str(&line("secrets in the code", secrets.map(|read| read.name.as_str()).collect()));
+    out
 }
 
 fn write(file: &Path, text: &str, force: bool) -> std::io::Result<()> {
@@ -68,8 +100,9 @@ fn write(file: &Path, text: &str, force: bool) -> std::io::Result<()> {
     options.open(file)?.write_all(text.as_bytes())
 }
 
-fn shell(dir: &str) -> String {
-    if dir.starts_with(['.', '/', '~']) { dir.to_owned() } else { format!("./{dir}") }
+/// A folder as a source is written, so that it is taken for one.
+pub(super) fn shell(dir: &str) -> String {
+    if dir.starts_with(['.', '/', '~']) || Path::new(dir).is_absolute() { dir.to_owned() } else { format!("./{dir}") }
 }
 
 /// The deployment's name that a folder's own name gives.

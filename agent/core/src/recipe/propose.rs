@@ -4,10 +4,13 @@
 use std::fmt::Write as _;
 
 use super::{Origin, Recipe};
+use crate::scan::outline::{Outline, Read};
 
 /// A manifest for what was recognised, with comments. It parses, and recognising the tree with it gives the same
 /// command, runtime and transport.
-pub fn manifest_yaml(recipe: &Recipe) -> String {
+///
+/// `outline` is what the tree's code says: its tools and secrets are proposed where the tree's own manifest names none.
+pub fn manifest_yaml(recipe: &Recipe, outline: &Outline) -> String {
     let m = &recipe.manifest;
     let mut out = String::from(
         "# Describes this MCP server and how to build and run it. Every key is optional.\n# Recognised:\n",
@@ -48,22 +51,94 @@ pub fn manifest_yaml(recipe: &Recipe) -> String {
     } else if !m.build.packages.is_empty() {
         let _ = write!(out, "\nbuild:\n  packages: {}\n", list(&m.build.packages));
     }
-    if !m.env.is_empty() {
-        out.push_str("\nenv:\n");
-        for (name, value) in &m.env {
-            let _ = writeln!(out, "  {name}: {}", quoted(value));
-        }
-    }
+    environment(&mut out, recipe, outline);
     if let Some(config) = &m.config {
         // JSON is YAML
         let _ = write!(out, "\n# JSON Schema of the values given with --config.\nconfig: {config}\n");
     }
+    secrets(&mut out, recipe, outline);
+    tools(&mut out, recipe, outline);
     out.push_str(
-        "\n# Secrets that it asks for; a required one that is missing refuses the deploy.\n\
-         # secrets:\n#   - name: API_KEY\n#     description: Key of the service\n#     required: true\n\
-         \n# A tier: micro, router, standard, processor, compute. Or limits: { cpu: 0.5, memory: 512Mi }\nresources: router\n",
+        "\n# A tier: micro, router, standard, processor, compute. Or limits: { cpu: 0.5, memory: 512Mi }\nresources: router\n",
     );
     out
+}
+
+/// Plain environment: what is given, and what else the code reads, to be filled in.
+fn environment(out: &mut String, recipe: &Recipe, outline: &Outline) {
+    let given = &recipe.manifest.env;
+    let others: Vec<&Read> =
+        outline.reads.iter().filter(|read| !read.secret && !given.contains_key(&read.name)).collect();
+    if given.is_empty() && others.is_empty() {
+        return;
+    }
+    out.push('\n');
+    if given.is_empty() {
+        out.push_str("# The code reads these, too; give them a value here or leave them out.\n# env:\n");
+    } else {
+        out.push_str("env:\n");
+        for (name, value) in given {
+            let _ = writeln!(out, "  {name}: {}", quoted(value));
+        }
+        if !others.is_empty() {
+            out.push_str("  # The code reads these, too; give them a value here or leave them out.\n");
+        }
+    }
+    for read in others {
+        let needed = if read.required { ", nothing stands in for it" } else { "" };
+        let _ = writeln!(out, "#   {}: \"\"   # {}{needed}", read.name, at(&read.path, read.line));
+    }
+}
+
+fn secrets(out: &mut String, recipe: &Recipe, outline: &Outline) {
+    out.push_str("\n# Secrets that it asks for; a required one that is missing refuses the deploy.\n");
+    let known = &recipe.manifest.secrets;
+    let read: Vec<&Read> =
+        outline.reads.iter().filter(|read| read.secret && !recipe.manifest.env.contains_key(&read.name)).collect();
+    if read.is_empty() && known.is_empty() {
+        out.push_str("# secrets:\n#   - name: API_KEY\n#     description: Key of the service\n#     required: true\n");
+        return;
+    }
+    out.push_str("secrets:\n");
+    for secret in known {
+        let _ = writeln!(out, "  - name: {}", secret.name);
+        if !secret.description.is_empty() {
+            let _ = writeln!(out, "    description: {}", quoted(&secret.description));
+        }
+        let _ = writeln!(out, "    required: {}", secret.required);
+    }
+    for read in read.iter().filter(|read| known.iter().all(|secret| secret.name != read.name)) {
+        let _ = writeln!(out, "  - name: {}   # {}", read.name, at(&read.path, read.line));
+        let _ = writeln!(out, "    required: {}", read.required);
+    }
+}
+
+fn tools(out: &mut String, recipe: &Recipe, outline: &Outline) {
+    let known = &recipe.manifest.tools;
+    let mut lines = String::new();
+    let mut put = |name: &str, description: &str, place: String| {
+        let _ = writeln!(lines, "  - name: {}{place}", quoted(name));
+        if !description.is_empty() {
+            let _ = writeln!(lines, "    description: {}", quoted(description));
+        }
+    };
+    for tool in known {
+        put(&tool.name, &tool.description, String::new());
+    }
+    for tool in outline.tools.iter().filter(|tool| known.iter().all(|known| known.name != tool.name)) {
+        put(&tool.name, &tool.description, format!("   # {}", at(&tool.path, tool.line)));
+    }
+    if !lines.is_empty() {
+        let _ = write!(
+            out,
+            "\n# Tools, as the registry shows them before anybody has started the server.\ntools:\n{lines}"
+        );
+    }
+}
+
+/// A place in the source, for a comment.
+fn at(path: &str, line: u32) -> String {
+    format!("{}:{line}", path.replace(|c: char| c.is_control(), " "))
 }
 
 /// A JSON string is a YAML string.
@@ -103,7 +178,7 @@ mod tests {
         ];
         for files in trees {
             let before = recognise(&tree(files), Origin::Tree, None).unwrap();
-            let text = manifest_yaml(&before);
+            let text = manifest_yaml(&before, &Outline::default());
             let mut with: Vec<(&str, &str)> = files.iter().copied().filter(|(f, _)| *f != "smithery.yaml").collect();
             with.push(("mcp.yaml", &text));
             let after = recognise(&tree(&with), Origin::Tree, None).unwrap_or_else(|e| panic!("{e}\n{text}"));
@@ -118,5 +193,31 @@ mod tests {
             );
             assert_eq!((&after.manifest.env, &after.manifest.description.is_some()), (&before.manifest.env, &true));
         }
+    }
+
+    #[test]
+    fn what_the_code_says_is_proposed() {
+        let files = [
+            ("requirements.txt", "mcp==1.30.0\n"),
+            (
+                "server.py",
+                "import os\nkey = os.environ['WEATHER_API_KEY']\nurl = os.getenv('WEATHER_URL', 'x')\nregion = os.getenv('REGION')\n\
+                 @mcp.tool()\ndef forecast(city: str):\n    \"\"\"The weather: of \\\"tomorrow\\\".\n\n    More.\"\"\"\n    return city\n",
+            ),
+        ];
+        let before = recognise(&tree(&files), Origin::Tree, None).unwrap();
+        let text = manifest_yaml(&before, &crate::scan::outline::outline(&files));
+        assert!(
+            text.contains("#   WEATHER_URL: \"\"   # server.py:3\n#   REGION: \"\"   # server.py:4, nothing"),
+            "{text}"
+        );
+        let mut with = files.to_vec();
+        with.push(("mcp.yaml", &text));
+        let after = recognise(&tree(&with), Origin::Tree, None).unwrap_or_else(|e| panic!("{e}\n{text}"));
+        let secret = &after.manifest.secrets[0];
+        assert_eq!((secret.name.as_str(), secret.required), ("WEATHER_API_KEY", true));
+        let tool = &after.manifest.tools[0];
+        assert_eq!((tool.name.as_str(), tool.description.as_str()), ("forecast", "The weather: of \"tomorrow\"."));
+        assert_eq!((after.manifest.secrets.len(), after.manifest.tools.len()), (1, 1));
     }
 }
