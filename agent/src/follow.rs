@@ -2,17 +2,20 @@
 //! forge, and asking for a deploy when there is something newer.
 //! May touch: store (what is followed), secrets (what pushes are signed with), source (what is newest), audit, and the
 //! file of what was seen last (`<data>/learnt/follows.json`). Deploys are operations like any other's.
-//! Never: takes more from a push than that it is time to look; deploys for somebody who may no longer.
+//! Never: takes more from a push than that it is time to look; deploys for somebody who may no longer; lets a deploy wait for what
+//! is shown beside its commit.
 //! Tested by: unit tests here, with real repositories.
 //!
 //! A push is answered at once. What it is about is looked at when no other has come for two seconds (ten at most), and one
 //! deployment has one deploy at a time: a storm of pushes makes one deploy of what is newest.
 
 mod hook;
+mod previews;
+mod statuses;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -21,8 +24,9 @@ use futures::future::BoxFuture;
 use jiff::Timestamp;
 use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
-use sigil_core::follow::Follow;
-use sigil_core::model::{Deployment, DeploymentId, OperationId, Run};
+use sigil_core::follow::{Follow, Previewed};
+use sigil_core::forge::CommitState;
+use sigil_core::model::{Deployment, DeploymentId, Name, OperationId, Run};
 use sigil_core::source::Source;
 use tokio::sync::Notify;
 use tokio::time::Instant;
@@ -30,6 +34,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 pub use hook::{Answer, Hook};
+pub use previews::Preview;
 
 use crate::audit::{Audit, by_agent};
 use crate::kept::Kept;
@@ -53,11 +58,29 @@ const LOOK: Duration = Duration::from_secs(5);
 /// Pushes of a deployment that are remembered, so that none is taken twice.
 const REMEMBERED: usize = 128;
 
-/// Starts a deploy of what a deployment was deployed with. Answers the operation, or why not, and whether that may pass.
-pub type Deploy =
-    Arc<dyn Fn(Arc<Deployment>, Follow, String) -> BoxFuture<'static, Result<OperationId, Refused>> + Send + Sync>;
+/// An operation that was begun, or why not, and whether that may pass.
+pub type Begun = BoxFuture<'static, Result<OperationId, Refused>>;
+/// Starts a deploy of what a deployment was deployed with; of another branch's source where one is given. The commit names it.
+pub type Deploy = Arc<dyn Fn(Arc<Deployment>, Follow, String, Option<String>) -> Begun + Send + Sync>;
+/// Starts the deploy of a preview of a deployment.
+pub type DeployPreview = Arc<dyn Fn(Arc<Deployment>, Follow, PreviewDeploy) -> Begun + Send + Sync>;
+/// Removes a preview, for whom the text names.
+pub type Remove = Arc<dyn Fn(Arc<Deployment>, String) -> Begun + Send + Sync>;
+/// Where people reach a deployment, by its name; empty where the gateway has no address that others know.
+pub type Link = Arc<dyn Fn(&str) -> String + Send + Sync>;
 /// Whether whoever follows may deploy that still; an error says why not.
 pub type May = Arc<dyn Fn(&Deployment, &Follow) -> Result<(), String> + Send + Sync>;
+
+/// A preview that is to be deployed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PreviewDeploy {
+    /// What it is called.
+    pub name: Name,
+    /// The source, at one commit.
+    pub source: String,
+    /// What it is a preview of.
+    pub what: Previewed,
+}
 
 /// A deploy that was not begun.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -80,6 +103,12 @@ pub struct Deps {
     pub audit: Audit,
     /// Begins a deploy.
     pub deploy: Deploy,
+    /// Begins that of a preview.
+    pub preview: DeployPreview,
+    /// Ends a preview.
+    pub remove: Remove,
+    /// What is shown beside a commit leads there.
+    pub link: Link,
     /// Asks for the right.
     pub may: May,
     /// The data directory.
@@ -104,6 +133,14 @@ pub struct Seen {
     pub at: Option<Timestamp>,
     /// When a push came last.
     pub pushed: Option<Timestamp>,
+    /// The branch that was pushed last, where several are followed.
+    pub branch: Option<String>,
+    /// The commit beside which it is shown that it is being deployed.
+    pub pending: String,
+    /// Why nothing is shown beside a commit; empty: it is.
+    pub status_trouble: String,
+    /// Pull requests that are known, by number.
+    pub previews: BTreeMap<u64, Preview>,
     /// Hashes of pushes that were taken, the oldest first.
     taken: VecDeque<String>,
 }
@@ -119,6 +156,10 @@ struct State {
     /// Looks that failed since the push.
     tries: u32,
     busy: bool,
+    /// When each pull request is looked at.
+    turns: BTreeMap<u64, previews::Turn>,
+    /// Pull requests whose preview is being deployed.
+    deploying: BTreeSet<u64>,
 }
 
 /// The room's handle.
@@ -133,6 +174,9 @@ struct Shared {
     states: Mutex<HashMap<DeploymentId, State>>,
     file: Arc<Mutex<Kept>>,
     changed: Notify,
+    /// It is time to see which previews are wanted still.
+    swept: Notify,
+    lines: statuses::Lines,
     limits: hook::Limits,
     stop: CancellationToken,
     tasks: TaskTracker,
@@ -208,17 +252,31 @@ impl Followers {
             states: Mutex::new(states),
             file: Arc::new(Mutex::new(kept)),
             changed: Notify::new(),
+            swept: Notify::new(),
+            lines: statuses::Lines::default(),
             limits: hook::Limits::default(),
             stop,
             tasks: TaskTracker::new(),
         });
         shared.tasks.spawn(run(shared.clone()));
+        shared.tasks.spawn(shared.clone().sweeps());
         Self { shared }
     }
 
     /// What is known of a followed deployment.
     pub fn seen(&self, id: DeploymentId) -> Seen {
         self.shared.states().get(&id).map(|state| state.seen.clone()).unwrap_or_default()
+    }
+
+    /// Previews that there are of a deployment: name and pull request, the oldest first.
+    pub fn previews(&self, id: DeploymentId) -> Vec<(Name, u64)> {
+        let all = self.shared.previews_of(id).into_iter();
+        all.filter_map(|d| Some((d.name.clone(), d.preview.as_ref()?.number))).collect()
+    }
+
+    /// What is wished for has changed: previews that are not any more are removed.
+    pub fn sweep(&self) {
+        self.shared.swept.notify_one();
     }
 
     /// Looks at a repository as soon as possible, whatever was seen of it: somebody asks for it.
@@ -275,8 +333,8 @@ impl Shared {
         self.states.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A push has come.
-    fn pushed(&self, id: DeploymentId) {
+    /// A push has come, to a branch where several are followed.
+    fn pushed(&self, id: DeploymentId, branch: Option<&str>) {
         {
             let mut states = self.states();
             let state = states.entry(id).or_default();
@@ -285,6 +343,7 @@ impl Shared {
             state.push = Some((first, (now + QUIET).min(first + LONGEST)));
             state.tries = 0;
             state.seen.pushed = Some(Timestamp::now());
+            state.seen.branch = branch.map(str::to_owned);
         }
         self.changed.notify_one();
     }
@@ -315,7 +374,7 @@ impl Shared {
         (due, next)
     }
 
-    async fn look(&self, deployment: Arc<Deployment>, follow: Follow) {
+    async fn look(self: &Arc<Self>, deployment: Arc<Deployment>, follow: Follow) {
         let id = deployment.id;
         let was_pushed = self.states().get(&id).is_some_and(|state| state.seen.pushed.is_some());
         let came = self.step(&deployment, &follow).await;
@@ -351,14 +410,15 @@ impl Shared {
         self.keep();
     }
 
-    async fn step(&self, deployment: &Arc<Deployment>, follow: &Follow) -> Came {
-        let (source, ..) = match followed(deployment) {
+    async fn step(self: &Arc<Self>, deployment: &Arc<Deployment>, follow: &Follow) -> Came {
+        let (source, url, _) = match followed(deployment) {
             Ok(followed) => followed,
             Err(why) => return Came::Failed(format!("{why}; {}", why.hint())),
         };
         if let Err(why) = (self.deps.may)(deployment, follow) {
             return Came::Failed(format!("nothing is deployed: {why}"));
         }
+        let (source, other) = self.of_branch(deployment.id, follow, source);
         let newest = match self.deps.sources.newest(&source, self.stop.child_token()).await {
             Ok(newest) => newest,
             Err(SourceError::Cancelled) => return Came::Nothing,
@@ -368,16 +428,23 @@ impl Shared {
         if seen == newest {
             return Came::Nothing;
         }
+        let name = deployment.name.as_str();
+        let show = |state, what: &str| self.show(deployment.id, &url, &newest, state, name, what);
         if commit_of(deployment).as_deref() == Some(&newest) {
+            // an agent that ended while it was deployed left that beside it
+            if self.take_pending(deployment.id, &newest) {
+                show(CommitState::Success, &format!("it serves at /mcp/{name}"));
+            }
             return Came::Done(newest, "it is what serves already".into());
         }
-        let short = newest.get(..12).unwrap_or(&newest).to_owned();
+        let short = statuses::short(&newest).to_owned();
         let record = by_agent("follow.deploy").target(deployment.name.to_string(), deployment.id.to_string());
         let record = record.after("commit", newest.clone()).after("for", follow.by.clone());
-        let operation = match (self.deps.deploy)(deployment.clone(), follow.clone(), newest.clone()).await {
+        let operation = match (self.deps.deploy)(deployment.clone(), follow.clone(), newest.clone(), other).await {
             Ok(operation) => operation,
             Err(Refused { why, passing: true }) => return Came::Busy(format!("{short} waits: {why}")),
             Err(Refused { why, passing: false }) => {
+                show(CommitState::Failure, &format!("not deployed: {why}"));
                 return Came::Done(newest, format!("{short} was not deployed: {why}"));
             }
         };
@@ -385,24 +452,79 @@ impl Shared {
         if let Some(state) = self.states().get_mut(&deployment.id) {
             state.seen.last = format!("{short} is being deployed (`sigil ops {operation}`)");
             state.seen.at = Some(Timestamp::now());
+            state.seen.pending.clone_from(&newest);
         }
+        // another agent may have to say how it ended
+        self.keep();
+        show(CommitState::Pending, "it is being deployed");
+        let ended = self.ended(operation).await;
+        if !matches!(ended, Ended::Stopped) {
+            self.take_pending(deployment.id, &newest);
+        }
+        match ended {
+            // the operation goes on with the next agent, which finds its commit deployed
+            Ended::Stopped => Came::Nothing,
+            Ended::Unknown => {
+                show(CommitState::Failure, "what became of its deploy is not known");
+                Came::Done(newest, format!("{short}: what became of its deploy is not known"))
+            }
+            Ended::Well(summary) => {
+                // something newer may have been pushed while it was fetched
+                let now = self.deps.store.deployment(deployment.id).and_then(|now| commit_of(&now));
+                match now.filter(|now| *now != newest) {
+                    Some(now) => {
+                        let what = format!("{} was deployed in its place", statuses::short(&now));
+                        show(CommitState::Success, &what);
+                        let what = format!("it serves at /mcp/{name}");
+                        self.show(deployment.id, &url, &now, CommitState::Success, name, &what);
+                    }
+                    None => show(CommitState::Success, &format!("it serves at /mcp/{name}")),
+                }
+                Came::Done(newest, format!("{short} was deployed: {summary}"))
+            }
+            Ended::Badly(why) => {
+                show(CommitState::Failure, &format!("not deployed: {why}"));
+                Came::Done(newest, format!("{short} was not deployed: {why}"))
+            }
+        }
+    }
+
+    /// Whether it was shown beside this commit that it is being deployed; from now on it is not.
+    fn take_pending(&self, id: DeploymentId, commit: &str) -> bool {
+        let mut states = self.states();
+        let Some(state) = states.get_mut(&id).filter(|state| state.seen.pending == commit) else { return false };
+        state.seen.pending.clear();
+        true
+    }
+
+    /// What is looked at: the branch that was pushed last, where several are followed. With the text of its source, when it is
+    /// not the one that was deployed from.
+    fn of_branch(&self, id: DeploymentId, follow: &Follow, source: Source) -> (Source, Option<String>) {
+        let pushed = self.states().get(&id).and_then(|state| state.seen.branch.clone());
+        let pushed = pushed.filter(|_| !follow.branches.is_empty());
+        match (source, pushed) {
+            (Source::Git { scheme, url, reference, subdir }, Some(branch)) if reference.as_ref() != Some(&branch) => {
+                let source = Source::Git { scheme, url, reference: Some(branch), subdir };
+                let text = source.to_string();
+                (source, Some(text))
+            }
+            (source, _) => (source, None),
+        }
+    }
+
+    /// Waits for the end of an operation.
+    async fn ended(&self, operation: OperationId) -> Ended {
         let mut changes = self.deps.store.operation_changes();
         loop {
-            let Some(now) = self.deps.store.operation(operation) else {
-                return Came::Done(newest, format!("{short}: what became of its deploy is not known"));
-            };
+            let Some(now) = self.deps.store.operation(operation) else { return Ended::Unknown };
             if now.ended_at.is_some() {
-                let what = match &now.error {
-                    None => format!("{short} was deployed: {}", now.summary),
-                    Some(error) => {
-                        format!("{short} was not deployed: {}", error["message"].as_str().unwrap_or("it failed"))
-                    }
+                return match &now.error {
+                    None => Ended::Well(now.summary.clone()),
+                    Some(error) => Ended::Badly(error["message"].as_str().unwrap_or("it failed").to_owned()),
                 };
-                return Came::Done(newest, what);
             }
             tokio::select! {
-                // the operation goes on with the next agent, which finds its commit deployed
-                () = self.stop.cancelled() => return Came::Nothing,
+                () = self.stop.cancelled() => return Ended::Stopped,
                 _ = changes.changed() => {}
                 () = tokio::time::sleep(LOOK) => {}
             }
@@ -435,10 +557,27 @@ enum Came {
     Busy(String),
 }
 
+/// How an operation ended.
+enum Ended {
+    /// It did, with this summary.
+    Well(String),
+    /// It failed: why.
+    Badly(String),
+    /// It is forgotten already.
+    Unknown,
+    /// The agent ends first.
+    Stopped,
+}
+
 async fn run(shared: Arc<Shared>) {
     let mut changes = shared.deps.store.changes();
     loop {
         let (due, next) = shared.due(Instant::now());
+        let (requests, later) = shared.due_previews(Instant::now());
+        let next = [next, later].into_iter().flatten().min();
+        for request in requests {
+            shared.tasks.spawn(shared.clone().preview(request));
+        }
         for (deployment, follow) in due {
             let one = shared.clone();
             shared.tasks.spawn(async move { one.look(deployment, follow).await });

@@ -23,7 +23,8 @@ use secrecy::{ExposeSecret, SecretString};
 use sigil_config::agent::SecretsConfig;
 use sigil_config::manifest::SecretKind;
 use sigil_core::audit::Record;
-use sigil_core::model::{DeploymentId, Inject, ReleaseSpec, SecretUse};
+use sigil_core::follow::Previewed;
+use sigil_core::model::{Deployment, DeploymentId, Inject, ReleaseSpec, SecretUse};
 use zeroize::Zeroizing;
 
 use crate::audit::{Audit, AuditError, by_agent};
@@ -129,7 +130,7 @@ pub struct SecretMeta {
     pub changed_by: String,
 }
 
-/// Values masked after they were replaced or removed.
+/// Values masked after they were replaced or removed, or that are not kept at all.
 const FORMER_MAX: usize = 256;
 /// Longest value, in bytes.
 const VALUE_MAX: usize = 64 << 10;
@@ -180,6 +181,38 @@ struct Inner {
     generation: AtomicU64,
     /// What the gateway was given since the start: deployment, key, version.
     given: Mutex<BTreeSet<(DeploymentId, String, u32)>>,
+}
+
+/// Where a deployment's secrets are looked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Whose {
+    /// It; `None`: it is not there yet.
+    own: Option<DeploymentId>,
+    /// Best first.
+    scopes: Vec<Scope>,
+}
+
+impl Whose {
+    /// A deployment's own, then its team's. A preview finds those of the deployment that it is one of before the team's; one of
+    /// a fork, whose code is a stranger's, finds what was set for itself and nothing else.
+    pub fn new(own: Option<DeploymentId>, team: &str, preview: Option<&Previewed>) -> Self {
+        let mut scopes: Vec<Scope> = own.map(Scope::Deployment).into_iter().collect();
+        if !preview.is_some_and(|preview| preview.fork) {
+            scopes.extend(preview.map(|preview| Scope::Deployment(preview.of)));
+            scopes.push(Scope::Team(team.to_owned()));
+        }
+        Self { own, scopes }
+    }
+
+    /// The places, best first.
+    pub fn scopes(&self) -> &[Scope] {
+        &self.scopes
+    }
+
+    /// Those of a deployment that is there.
+    pub fn of(deployment: &Deployment) -> Self {
+        Self::new(Some(deployment.id), &deployment.team, deployment.preview.as_deref())
+    }
 }
 
 /// A secret that a release asks for.
@@ -392,14 +425,11 @@ impl Secrets {
     }
 
     /// Names that a release requires and that are nowhere, in the release's order.
-    pub fn missing(&self, id: Option<DeploymentId>, team: &str, uses: &[SecretUse]) -> Vec<String> {
+    pub fn missing(&self, whose: &Whose, uses: &[SecretUse]) -> Vec<String> {
         let there = |scope: &Scope, name: &str| self.inner.records.get(&format!("{}{name}", scope.prefix())).is_some();
         // each caller's own is looked for at the call
         let required = uses.iter().filter(|s| s.required && !s.per_user);
-        let nowhere = required.filter(|s| {
-            !(id.is_some_and(|id| there(&Scope::Deployment(id), &s.name))
-                || there(&Scope::Team(team.to_owned()), &s.name))
-        });
+        let nowhere = required.filter(|s| !whose.scopes.iter().any(|scope| there(scope, &s.name)));
         nowhere.map(|s| s.name.clone()).collect()
     }
 
@@ -407,11 +437,11 @@ impl Secrets {
     ///
     /// # Errors
     /// [`SecretError::Mistyped`] names all; [`SecretError::Broken`].
-    pub fn check_types(&self, id: Option<DeploymentId>, team: &str, uses: &[SecretUse], by: &str) -> Result<()> {
+    pub fn check_types(&self, whose: &Whose, uses: &[SecretUse], by: &str) -> Result<()> {
         let mut flaws = Vec::new();
         for secret in uses.iter().filter(|s| s.kind != SecretKind::String && !s.per_user) {
-            for scope in id.map(Scope::Deployment).into_iter().chain([Scope::Team(team.to_owned())]) {
-                if let Some((_, value, _)) = self.open_record(&scope, &secret.name)? {
+            for scope in &whose.scopes {
+                if let Some((_, value, _)) = self.open_record(scope, &secret.name)? {
                     if !secret.kind.fits(value.expose_secret()) {
                         flaws.push((secret.name.clone(), secret.kind, by.to_owned()));
                     }
@@ -482,12 +512,11 @@ impl Secrets {
     /// [`SecretError::Missing`] names every required one that is nowhere; [`SecretError::Broken`], [`SecretError::Audit`].
     pub async fn hand_over(
         &self,
-        id: DeploymentId,
-        team: &str,
+        whose: &Whose,
         spec: &ReleaseSpec,
         to: &[(&str, String)],
     ) -> Result<Vec<(String, SecretString)>> {
-        let (values, records) = self.environment(id, team, spec, to)?;
+        let (values, records) = self.environment(whose, spec, to)?;
         if !records.is_empty() {
             self.inner.audit.record(records).await?;
         }
@@ -497,15 +526,15 @@ impl Secrets {
     #[allow(clippy::type_complexity)] // two lists of the same things
     fn environment(
         &self,
-        id: DeploymentId,
-        team: &str,
+        whose: &Whose,
         spec: &ReleaseSpec,
         to: &[(&str, String)],
     ) -> Result<(Vec<(String, SecretString)>, Vec<Record>)> {
         let (mut values, mut records) = (Vec::new(), Vec::new());
-        for found in self.of_release(id, team, spec)? {
+        let id = whose.own.map(|id| id.to_string()).unwrap_or_default();
+        for found in self.of_release(whose, spec)? {
             if let Inject::Environment(variable) = found.inject {
-                let record = read(&found.key, found.version, "environment").after("deployment id", id);
+                let record = read(&found.key, found.version, "environment").after("deployment id", &id);
                 records.push(to.iter().fold(record, |record, (key, value)| record.after(key, value)));
                 values.push((variable, found.value));
             }
@@ -518,24 +547,24 @@ impl Secrets {
     ///
     /// # Errors
     /// As [`Self::hand_over`].
-    pub fn injected(&self, id: DeploymentId, team: &str, spec: &ReleaseSpec) -> Result<Vec<(Inject, SecretString)>> {
-        let mut found = self.of_release(id, team, spec)?;
+    pub fn injected(&self, whose: &Whose, spec: &ReleaseSpec) -> Result<Vec<(Inject, SecretString)>> {
+        let mut found = self.of_release(whose, spec)?;
         found.retain(|f| !matches!(f.inject, Inject::Environment(_)));
-        for secret in &found {
-            self.given(id, &secret.key, secret.version)?;
+        if let Some(id) = whose.own {
+            found.iter().try_for_each(|secret| self.given(id, &secret.key, secret.version))?;
         }
         Ok(found.into_iter().map(|f| (f.inject, f.value)).collect())
     }
 
-    fn of_release(&self, id: DeploymentId, team: &str, spec: &ReleaseSpec) -> Result<Vec<Found>> {
-        let missing = self.missing(Some(id), team, &spec.secrets);
+    fn of_release(&self, whose: &Whose, spec: &ReleaseSpec) -> Result<Vec<Found>> {
+        let missing = self.missing(whose, &spec.secrets);
         if !missing.is_empty() {
             return Err(SecretError::Missing(missing));
         }
         let mut found = Vec::new();
         for secret in spec.secrets.iter().filter(|s| !s.per_user) {
-            for scope in [Scope::Deployment(id), Scope::Team(team.to_owned())] {
-                if let Some((_, value, version)) = self.open_record(&scope, &secret.name)? {
+            for scope in &whose.scopes {
+                if let Some((_, value, version)) = self.open_record(scope, &secret.name)? {
                     let (inject, key) = (secret.inject.clone(), scope.key(&secret.name));
                     found.push(Found { inject, value, key, version });
                     break;
@@ -572,6 +601,26 @@ impl Secrets {
     /// As there.
     pub fn notes_use(&self, login: &Credential, what_for: &str) -> Result<()> {
         Ok(self.inner.audit.note(read(&Scope::Source.key(&login.host), login.version, what_for))?)
+    }
+
+    /// Records that an account at a git host is about to be used; on the disk when this returns.
+    ///
+    /// # Errors
+    /// [`SecretError::Audit`]: it must not be used.
+    pub async fn uses_account(&self, name: &str, version: u32, what_for: &str) -> Result<()> {
+        Ok(self.inner.audit.record(vec![read(&Scope::Git.key(name), version, what_for)]).await?)
+    }
+
+    /// Masks a value that is not kept: one that a kept one was exchanged for.
+    pub fn mask(&self, value: SecretString) {
+        {
+            let mut former = lock(&self.inner.former);
+            former.push_back(value);
+            if former.len() > FORMER_MAX {
+                former.pop_front();
+            }
+        }
+        self.refresh_redactor();
     }
 
     /// Masks every value that is kept now or set later, in lines of text. All clones share one table.

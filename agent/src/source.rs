@@ -6,6 +6,7 @@
 mod archive;
 mod cache;
 mod cosign;
+pub mod forge;
 mod git;
 mod http;
 mod near;
@@ -30,7 +31,8 @@ use crate::engine::{Engine, EngineError, RegistryLogin};
 use crate::secrets::{Credential, Secrets};
 use cache::Cache;
 pub use cache::TreeGuard;
-pub(crate) use http::{client as http_client, straight_client};
+use forge::Forges;
+pub(crate) use http::{authority, client as http_client, is_loopback, reason, straight_client};
 pub use upload::Upload;
 use upload::Uploads;
 
@@ -118,6 +120,7 @@ pub struct Fetched {
 pub(crate) struct Job<'a> {
     config: Arc<AgentConfig>,
     secrets: &'a Secrets,
+    forges: &'a Forges,
     cache: &'a Cache,
     data_dir: &'a Path,
     out: mpsc::Sender<String>,
@@ -190,6 +193,7 @@ pub struct Sources {
     data_dir: Arc<Path>,
     config: watch::Receiver<Arc<AgentConfig>>,
     secrets: Secrets,
+    forges: Forges,
     engine: Arc<dyn Engine>,
     cache: Cache,
     uploads: Uploads,
@@ -220,6 +224,7 @@ impl Sources {
         let uploads = Uploads::open(&data_dir.join("uploads"))?;
         let sources = Self {
             data_dir: data_dir.into(),
+            forges: Forges::new(config.clone(), secrets.clone()),
             config,
             secrets,
             engine,
@@ -250,6 +255,11 @@ impl Sources {
         Ok(sources)
     }
 
+    /// Accounts at git hosts.
+    pub fn forges(&self) -> &Forges {
+        &self.forges
+    }
+
     /// Begins the upload of a folder: a zstd-compressed tar of `size` bytes, written with [`Upload::write`]. `label`
     /// is shown in errors.
     ///
@@ -265,6 +275,7 @@ impl Sources {
         Job {
             config,
             secrets: &self.secrets,
+            forges: &self.forges,
             cache: &self.cache,
             data_dir: &self.data_dir,
             out,
@@ -526,7 +537,7 @@ fn key_for<'a>(
 }
 
 /// The reference without tag and digest.
-fn repository_of(reference: &str) -> String {
+pub(crate) fn repository_of(reference: &str) -> String {
     let bare = reference.split('@').next().unwrap_or(reference);
     match bare.rsplit_once(':') {
         Some((name, tag)) if !tag.contains('/') => name.to_owned(),
@@ -540,7 +551,7 @@ fn same_repository(a: &str, b: &str) -> bool {
 }
 
 /// An entry of `[limits] registries`: a host, or a host with the beginning of a path (`ghcr.io/our-org`).
-fn permits(entry: &str, reference: &str, registry: &str) -> bool {
+pub(crate) fn permits(entry: &str, reference: &str, registry: &str) -> bool {
     let entry = entry.trim_end_matches('/');
     let full = if reference.starts_with(&format!("{registry}/")) {
         reference.to_owned()
@@ -593,4 +604,4 @@ fn disk(path: &Path, error: &std::io::Error) -> SourceError {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 use secrecy::ExposeSecret as _;
-use sigil_core::follow::Follow;
+use sigil_core::follow::{Follow, Previews};
 use sigil_core::model::Deployment;
 use sigil_core::rights::Role;
 use sigil_protocol::v1;
@@ -12,8 +12,11 @@ use tonic::{Request, Response, Status};
 
 use super::status::{self, invalid};
 use super::{convert, noted, rules};
-use crate::follow::{Followers, followed};
+use crate::follow::{Followers, Preview, Seen, followed};
 use crate::store::Store;
+
+/// Previews of one deployment, when nothing is said of it.
+const PREVIEWS: u32 = 5;
 
 pub(super) struct FollowsService {
     pub store: Store,
@@ -21,6 +24,20 @@ pub(super) struct FollowsService {
 }
 
 impl FollowsService {
+    /// Pull requests that are known, with what came of each.
+    fn requests(&self, deployment: &Deployment, seen: &Seen) -> Vec<v1::PullRequest> {
+        let there = self.followers.previews(deployment.id);
+        let one = |(number, preview): (&u64, &Preview)| v1::PullRequest {
+            number: *number,
+            commit: preview.commit.clone(),
+            fork: preview.fork,
+            deployment: there.iter().find(|(_, n)| n == number).map(|(name, _)| name.to_string()).unwrap_or_default(),
+            last: preview.last.clone(),
+            last_at: preview.at.map_or(0, convert::time),
+        };
+        seen.previews.iter().map(one).collect()
+    }
+
     fn shown(&self, deployment: &Deployment) -> v1::FollowReply {
         let seen = self.followers.seen(deployment.id);
         let time = |at: Option<Timestamp>| at.map_or(0, convert::time);
@@ -37,10 +54,16 @@ impl FollowsService {
             paths: follow.paths.clone(),
             by: follow.by.clone(),
             since: convert::time(follow.at),
-            commit: seen.commit,
-            last: seen.last,
+            commit: seen.commit.clone(),
+            last: seen.last.clone(),
             last_at: time(seen.at),
             pushed_at: time(seen.pushed),
+            branches: follow.branches.clone(),
+            previews: follow.previews.is_some(),
+            previews_max: follow.previews.map_or(0, |p| p.max),
+            previews_forks: follow.previews.is_some_and(|p| p.forks),
+            requests: self.requests(deployment, &seen),
+            status_trouble: seen.status_trouble,
             hook_path: if follow.webhook { format!("/hooks/{}", deployment.name) } else { String::new() },
             ..reply
         }
@@ -76,11 +99,21 @@ impl v1::follows_server::Follows for FollowsService {
             };
             let reason = format!("{} ended its following", asker.who);
             let now = self.store.update(deployment.id, None, &reason, change).await.map_err(|e| status::store(&e))?;
+            self.followers.sweep();
             return Ok(Response::new(self.shown(&now)));
+        }
+        if deployment.preview.is_some() {
+            let what = format!("'{}' is a preview: it follows its pull request", deployment.name);
+            return Err(invalid(what, "have the deployment that it is a preview of follow the repository"));
         }
         followed(&deployment).map_err(|why| invalid(why.to_string(), why.hint()))?;
         let follow = Follow {
             paths: request.paths,
+            branches: request.branches,
+            previews: request.previews.then_some(Previews {
+                max: if request.previews_max == 0 { PREVIEWS } else { request.previews_max },
+                forks: request.previews_forks,
+            }),
             every: request.every_seconds,
             webhook: request.webhook,
             by: asker.who.clone(),
@@ -90,6 +123,10 @@ impl v1::follows_server::Follows for FollowsService {
         follow.check().map_err(|e| invalid(e.to_string(), e.hint()))?;
         note.after("every", follow.every);
         note.after("webhook", follow.webhook);
+        if let Some(previews) = follow.previews {
+            note.after("previews", previews.max);
+            note.after("previews of forks", previews.forks);
+        }
         let mut secret = String::new();
         let has = self.followers.has_secret(deployment.id).map_err(|e| status::secret(&e))?;
         if follow.webhook && (request.new_secret || !has) {
@@ -102,6 +139,7 @@ impl v1::follows_server::Follows for FollowsService {
         };
         let reason = format!("{} has it follow its repository", asker.who);
         let now = self.store.update(deployment.id, None, &reason, change).await.map_err(|e| status::store(&e))?;
+        self.followers.sweep();
         Ok(Response::new(v1::FollowReply { secret, ..self.shown(&now) }))
     }
 

@@ -19,7 +19,7 @@ use super::noted::{self, Note};
 use super::status::{self, invalid, refuse};
 use super::{convert, rules};
 use crate::operate::{Operate, Request as Change};
-use crate::secrets::{Scope, SecretError, SecretMeta, Secrets};
+use crate::secrets::{Scope, SecretError, SecretMeta, Secrets, Whose};
 use crate::store::Store;
 
 /// Longest value, in bytes.
@@ -87,14 +87,13 @@ impl SecretsService {
             release.is_some_and(|r| r.spec.secrets.iter().any(|s| s.name == name && s.per_user == own))
         };
         let found = self.store.deployments().into_iter().filter(|d| match scope {
-            Scope::Source => false,
+            Scope::Source | Scope::Git => false,
             Scope::User(_) => asks(d, true),
-            Scope::Deployment(id) => d.id == *id && asks(d, false),
-            // the deployment's own goes before its team's
-            Scope::Team(team) => {
-                d.team == *team
-                    && asks(d, false)
-                    && !all.iter().any(|m| m.name == name && m.scope == Scope::Deployment(d.id))
+            // the first place that has it is the one that counts
+            Scope::Deployment(_) | Scope::Team(_) => {
+                let there =
+                    |place: &&Scope| all.iter().any(|m| m.name == name && m.scope == **place) || *place == scope;
+                asks(d, false) && Whose::of(d).scopes().iter().find(there) == Some(scope)
             }
         });
         found.collect()
@@ -213,7 +212,7 @@ fn nowhere(name: &str) -> Status {
 }
 
 /// The value as text; whatever happens, the bytes are wiped.
-fn value(mut bytes: Vec<u8>) -> Result<SecretString, Status> {
+pub(super) fn value(mut bytes: Vec<u8>) -> Result<SecretString, Status> {
     let checked = match str::from_utf8(&bytes) {
         Ok("") => Err(invalid("the value is empty", "`sigil secret rm` removes a secret")),
         Ok(_) if bytes.len() > VALUE_MAX => Err(invalid("the value is longer than 64 KiB", "put files into a volume")),
@@ -247,7 +246,7 @@ impl v1::secrets_server::Secrets for SecretsService {
             Scope::Team(team) => asker.rights.in_team(team).may(Role::Viewer),
             Scope::Deployment(id) => self.store.deployment(*id).is_some_and(|d| asker.sees(&d)),
             Scope::User(id) => asker.sees_all() || id == asker.user_id(),
-            Scope::Source => asker.sees_all(),
+            Scope::Source | Scope::Git => asker.sees_all(),
         };
         let all = self.secrets.list();
         let secrets = all

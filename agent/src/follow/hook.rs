@@ -13,7 +13,7 @@ use ring::hmac;
 use secrecy::ExposeSecret as _;
 use sha2::{Digest as _, Sha256};
 use sigil_core::audit::Record;
-use sigil_core::follow::{self, Event, NotForUs};
+use sigil_core::follow::{self, Event, Follow, NotForUs, PullRequest, Push};
 use sigil_core::model::{Deployment, DeploymentId, Run};
 use subtle::ConstantTimeEq as _;
 
@@ -127,6 +127,12 @@ fn is_signed(headers: &HeaderMap, body: &[u8], secret: &[u8]) -> bool {
     header("x-gitlab-token").is_some_and(|token| bool::from(token.as_bytes().ct_eq(secret)))
 }
 
+/// What a forge tells that may change something.
+enum Told {
+    Pushes(Vec<Push>),
+    Request(PullRequest),
+}
+
 impl Shared {
     pub(super) async fn hook(&self, hook: Hook) -> Answer {
         let deployment = hook.name.parse().ok().and_then(|name| self.deps.store.by_name(&name));
@@ -162,10 +168,11 @@ impl Shared {
         }
         let names = ["x-github-event", "x-gitea-event", "x-gogs-event", "x-gitlab-event", "x-event-key"];
         let event = names.iter().find_map(|name| hook.headers.get(*name)).and_then(|value| value.to_str().ok());
-        let pushes = match follow::read(event, &hook.body) {
+        let told = match follow::read(event, &hook.body) {
             Ok(Event::Ping) => return Answer::new(StatusCode::OK, "listening"),
             Ok(Event::Other(what)) => return Answer::new(StatusCode::OK, format!("'{what}' changes nothing here")),
-            Ok(Event::Pushes(pushes)) => pushes,
+            Ok(Event::Pushes(pushes)) => Told::Pushes(pushes),
+            Ok(Event::Request(request)) => Told::Request(request),
             Err(why) => return Answer::new(StatusCode::BAD_REQUEST, why),
         };
         let (_, url, branch) = match followed(&deployment) {
@@ -179,10 +186,14 @@ impl Shared {
         let Some(wish) = deployment.follow.as_deref() else {
             return Answer::new(StatusCode::NOT_FOUND, "nothing of that name listens");
         };
+        let pushes = match told {
+            Told::Pushes(pushes) => pushes,
+            Told::Request(request) => return self.request(&deployment, wish, &hook, (&url, branch), &request).await,
+        };
         let judged: Vec<Result<(), NotForUs>> =
             pushes.iter().map(|push| wish.wants(&url, branch.as_deref(), push)).collect();
-        if judged.iter().any(Result::is_ok) {
-            self.pushed(id);
+        if let Some((push, _)) = pushes.iter().zip(&judged).rfind(|(_, judged)| judged.is_ok()) {
+            self.pushed(id, push.branch().filter(|_| !wish.branches.is_empty()));
             self.keep();
             return Answer::new(StatusCode::ACCEPTED, "it is looked at");
         }
@@ -194,6 +205,29 @@ impl Shared {
             }
             Some(why) => Answer::new(StatusCode::OK, why.to_string()),
             None => Answer::new(StatusCode::OK, "it names no branch"),
+        }
+    }
+
+    /// A pull request was told of.
+    async fn request(
+        &self,
+        deployment: &Deployment,
+        wish: &Follow,
+        hook: &Hook,
+        (url, branch): (&str, Option<String>),
+        request: &PullRequest,
+    ) -> Answer {
+        let judged = wish.wants_request(url, branch.as_deref(), request);
+        let judged = judged.map(|()| self.requested(deployment.id, request));
+        self.keep();
+        match judged {
+            Ok(Ok(())) => Answer::new(StatusCode::ACCEPTED, "it is looked at"),
+            Ok(Err(why)) => Answer::new(StatusCode::TOO_MANY_REQUESTS, why),
+            Err(why @ NotForUs::Repository(_)) => {
+                self.refused(Some(deployment), hook, "repository").await;
+                Answer::new(StatusCode::UNPROCESSABLE_ENTITY, why.to_string())
+            }
+            Err(why) => Answer::new(StatusCode::OK, why.to_string()),
         }
     }
 

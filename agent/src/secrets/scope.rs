@@ -1,6 +1,6 @@
 //! Whose a secret is, what it may be called, and where it is looked for.
 
-use sigil_core::model::DeploymentId;
+use sigil_core::model::{DeploymentId, Name};
 
 use super::{Result, SecretError};
 
@@ -18,6 +18,8 @@ pub enum Scope {
     User(String),
     /// A login for fetching sources; its name is the host.
     Source,
+    /// The token, or the key, of an account at a git host; its name is the account's.
+    Git,
 }
 
 impl Scope {
@@ -25,6 +27,7 @@ impl Scope {
     fn purpose(&self) -> &'static str {
         match self {
             Self::Source => "source",
+            Self::Git => "git",
             Self::Team(_) | Self::Deployment(_) | Self::User(_) => "server",
         }
     }
@@ -35,11 +38,12 @@ impl Scope {
             Self::Deployment(id) => format!("deployment/{id}/"),
             Self::User(id) => format!("user/{}/", escaped(id)),
             Self::Source => "source/".to_owned(),
+            Self::Git => "git/".to_owned(),
         }
     }
 
     /// The key of a secret of this scope, unique in the agent: `team/default/NAME`, `deployment/<id>/NAME`,
-    /// `user/<id>/NAME`, `source/<host>`.
+    /// `user/<id>/NAME`, `source/<host>`, `git/<account>`.
     pub fn key(&self, name: &str) -> String {
         format!("{}{name}", self.prefix())
     }
@@ -49,6 +53,7 @@ impl Scope {
         let (kind, rest) = key.split_once('/')?;
         match kind {
             "source" => Some((Self::Source, rest.to_owned())),
+            "git" => Some((Self::Git, rest.to_owned())),
             "user" => {
                 let (id, name) = rest.split_once('/')?;
                 Some((Self::User(unescaped(id)?), name.to_owned()))
@@ -94,6 +99,7 @@ pub(super) fn parts(scope: &Scope, name: &str, version: u32) -> Vec<Vec<u8>> {
         // nor does a user's
         Scope::User(id) => (String::new(), "user", id.clone()),
         Scope::Source => (String::new(), "source", String::new()),
+        Scope::Git => (String::new(), "git", String::new()),
     };
     let texts = [scope.purpose(), &team, kind, &id, name].map(|text| text.as_bytes().to_vec());
     texts.into_iter().chain([version.to_be_bytes().to_vec()]).collect()
@@ -114,6 +120,10 @@ pub(super) fn checked_name(scope: &Scope, name: &str) -> Result<String> {
             return Err(SecretError::BadHost(name.to_owned()));
         }
         return Ok(lower);
+    }
+    if let Scope::Git = scope {
+        let account: std::result::Result<Name, _> = name.parse();
+        return account.map(|name| name.to_string()).map_err(|_| SecretError::BadName(name.to_owned()));
     }
     if let Scope::Team(team) = scope
         && (team.is_empty() || team.contains('/') || team.len() > NAME_MAX)

@@ -312,16 +312,18 @@ async fn a_deployments_own_value_wins_over_its_teams() {
         wants("SHARED", true, Inject::Header("X-Token".into())),
     ]);
     let to = [("instance", "01I".to_owned())];
-    let found = vault.secrets.hand_over(id, "default", &spec, &to).await.unwrap();
+    let found = vault.secrets.hand_over(&Whose::new(Some(id), "default", None), &spec, &to).await.unwrap();
     let found: Vec<_> = found.iter().map(|(k, v)| (k.as_str(), v.expose_secret())).collect();
     assert_eq!(found, [("TOKEN", "of the team"), ("BOTH", "its own")]);
-    let injected = vault.secrets.injected(id, "default", &spec).unwrap();
+    let injected = vault.secrets.injected(&Whose::new(Some(id), "default", None), &spec).unwrap();
     assert_eq!(injected.len(), 1);
     assert_eq!((&injected[0].0, injected[0].1.expose_secret()), (&Inject::Header("X-Token".into()), "of the team"));
     // another team has none of it
-    assert_eq!(vault.secrets.missing(None, "other", &spec.secrets), ["SHARED", "BOTH", "SHARED"]);
-    assert!(matches!(vault.secrets.hand_over(DeploymentId(ulid::Ulid::from_parts(2, 2)), "other", &spec, &to).await,
-        Err(SecretError::Missing(names)) if names.len() == 3));
+    assert_eq!(vault.secrets.missing(&Whose::new(None, "other", None), &spec.secrets), ["SHARED", "BOTH", "SHARED"]);
+    assert!(
+        matches!(vault.secrets.hand_over(&Whose::new(Some(DeploymentId(ulid::Ulid::from_parts(2, 2))), "other", None), &spec, &to).await,
+        Err(SecretError::Missing(names)) if names.len() == 3)
+    );
 }
 
 #[tokio::test]
@@ -388,12 +390,12 @@ async fn every_value_that_leaves_is_on_record_and_none_is_in_it() {
     ]);
     let to = [("instance", "01I".to_owned())];
     for _ in 0..2 {
-        vault.secrets.hand_over(id, "default", &spec, &to).await.unwrap();
+        vault.secrets.hand_over(&Whose::new(Some(id), "default", None), &spec, &to).await.unwrap();
         // asked for at every look of the reconciler, recorded once for a version
-        vault.secrets.injected(id, "default", &spec).unwrap();
+        vault.secrets.injected(&Whose::new(Some(id), "default", None), &spec).unwrap();
     }
     vault.secrets.set(&Scope::Deployment(id), "HEAD", "staple again".to_owned().into(), "", "ada").await.unwrap();
-    vault.secrets.injected(id, "default", &spec).unwrap();
+    vault.secrets.injected(&Whose::new(Some(id), "default", None), &spec).unwrap();
     let login = vault.secrets.credential("git.example.org").unwrap().unwrap();
     vault.secrets.uses(&login, "fetch").await.unwrap();
     let mut reader = vault.secrets.inner.audit.read(crate::audit::Query::default());
@@ -432,7 +434,7 @@ async fn values_are_checked_against_what_a_release_says_that_they_are() {
     for (name, value) in [("PORT", "hunter2"), ("DEBUG", "yes"), ("TEXT", "anything")] {
         vault.set(name, value).await;
     }
-    let error = vault.secrets.check_types(Some(id), "default", &uses, "this deploy").unwrap_err();
+    let error = vault.secrets.check_types(&Whose::new(Some(id), "default", None), &uses, "this deploy").unwrap_err();
     let expected = "the value of PORT is not a number (this deploy asks for one); \
                     the value of DEBUG is not true or false (this deploy asks for one)";
     assert_eq!(error.to_string(), expected);
@@ -440,8 +442,8 @@ async fn values_are_checked_against_what_a_release_says_that_they_are() {
     for (name, value) in [("PORT", "8080"), ("DEBUG", "false")] {
         vault.secrets.set(&Scope::Deployment(id), name, value.to_owned().into(), "", "ada").await.unwrap();
     }
-    vault.secrets.check_types(Some(id), "default", &uses, "this deploy").unwrap();
-    assert!(vault.secrets.check_types(None, "default", &uses, "this deploy").is_err());
+    vault.secrets.check_types(&Whose::new(Some(id), "default", None), &uses, "this deploy").unwrap();
+    assert!(vault.secrets.check_types(&Whose::new(None, "default", None), &uses, "this deploy").is_err());
 }
 
 #[tokio::test]
@@ -467,8 +469,12 @@ async fn a_users_own_are_found_for_that_user_alone() {
     assert!(own.values.is_empty() && matches!(own.lacks, Some(SecretError::Missing(names)) if names == ["TOKEN"]));
     // a release gets the team's, and nobody's own
     let spec = spec(uses.to_vec());
-    assert!(vault.secrets.injected(id, "default", &spec).unwrap().is_empty());
-    let found = vault.secrets.hand_over(id, "default", &spec, &[("instance", "01I".to_owned())]).await.unwrap();
+    assert!(vault.secrets.injected(&Whose::new(Some(id), "default", None), &spec).unwrap().is_empty());
+    let found = vault
+        .secrets
+        .hand_over(&Whose::new(Some(id), "default", None), &spec, &[("instance", "01I".to_owned())])
+        .await
+        .unwrap();
     assert_eq!(found[0].1.expose_secret(), "of the team");
     let users: Vec<Scope> = vault.secrets.list().into_iter().map(|m| m.scope).collect();
     assert!(
@@ -479,4 +485,27 @@ async fn a_users_own_are_found_for_that_user_alone() {
     let ada = (*vault.map.get("user/ada/TOKEN").unwrap()).clone();
     vault.place("user/eve/TOKEN", SealedRecord { key: "user/eve/TOKEN".into(), ..ada });
     assert!(matches!(vault.secrets.own(id, "eve", &uses), Err(SecretError::Broken(n)) if n == "user/eve/TOKEN"));
+}
+
+#[tokio::test]
+async fn a_preview_finds_what_its_deployment_does_and_a_forks_nothing_of_it() {
+    let vault = vault();
+    let (of, own) = (deployment(), DeploymentId(ulid::Ulid::from_parts(9, 9)));
+    for (scope, name) in [(Scope::Deployment(of), "API_KEY"), (Scope::Team("default".into()), "SHARED")] {
+        vault.secrets.set(&scope, name, SecretString::from("value"), "", "t").await.unwrap();
+    }
+    let uses = ["API_KEY", "SHARED"].map(|name| wants(name, true, Inject::Environment(name.into())));
+    let whose = |fork| Whose::new(Some(own), "default", Some(&Previewed { of, number: 7, fork }));
+    assert!(vault.secrets.missing(&whose(false), &uses).is_empty());
+    assert_eq!(vault.secrets.missing(&whose(true), &uses), ["API_KEY", "SHARED"]);
+    // what somebody sets for it, it finds
+    vault.secrets.set(&Scope::Deployment(own), "API_KEY", SecretString::from("mock"), "", "t").await.unwrap();
+    assert_eq!(vault.secrets.missing(&whose(true), &uses), ["SHARED"]);
+    assert_eq!(
+        vault
+            .secrets
+            .missing(&Whose::new(None, "default", Some(&Previewed { of, number: 7, fork: true })), &uses)
+            .len(),
+        2
+    );
 }

@@ -6,8 +6,12 @@ mod objects;
 
 use std::path::{Path, PathBuf};
 
+use url::Url;
+
+use super::http::{authority, is_loopback};
 use super::near::near;
 use super::{Fetched, Job, SourceError};
+use crate::secrets::Credential;
 pub(super) use command::remove_leftovers;
 use command::{Git, Programs};
 use objects::Module;
@@ -46,6 +50,19 @@ pub(super) async fn fetch(
     fetch_with(job, Programs::default(), scheme, url, reference, subdir).await
 }
 
+/// The same with another program, which writes down how it is called.
+#[cfg(test)]
+pub(super) async fn fetch_as(
+    job: &Job<'_>,
+    program: &Path,
+    url: &str,
+    reference: Option<&str>,
+) -> Result<Fetched, SourceError> {
+    let programs = Programs { git: program.to_owned(), ..Programs::default() };
+    let scheme = url.split(':').next().unwrap_or_default();
+    fetch_with(job, programs, scheme, url, reference, None).await
+}
+
 async fn fetch_with(
     job: &Job<'_>,
     programs: Programs,
@@ -55,10 +72,8 @@ async fn fetch_with(
     subdir: Option<&str>,
 ) -> Result<Fetched, SourceError> {
     let scratch = job.cache.scratch()?;
-    let git = Git::new(job, programs, scheme, url, scratch.path())?;
-    if let Some(login) = git.login() {
-        job.uses(login).await?;
-    }
+    let login = login(job, scheme, url).await?;
+    let git = Git::new(job, programs, scheme, url, scratch.path(), login)?;
     job.say(format!("asking {url} for {}", reference.unwrap_or("its default branch"))).await;
     let refs = list_refs(&git, url).await?;
     let want = choose(url, &refs, reference)?;
@@ -99,6 +114,29 @@ async fn fetch_with(
     })
 }
 
+/// What the remote is shown: the token of an account that fits the repository, else the login that is kept for the host. That
+/// it is used is on record when this returns.
+async fn login(job: &Job<'_>, scheme: &str, url: &str) -> Result<Option<Credential>, SourceError> {
+    if scheme == "file" {
+        return Ok(None);
+    }
+    let parsed =
+        Url::parse(url).map_err(|e| SourceError::refused(format!("'{url}' is not an address: {e}"), "mend it"))?;
+    if scheme != "ssh" {
+        let of_account = job.forges.login(url).await;
+        if let Some(login) = of_account.map_err(|e| SourceError::failed(e.to_string(), e.hint()))? {
+            return Ok(Some(login));
+        }
+    }
+    let kept = job.secrets.credential(&authority(&parsed));
+    let kept = kept.map_err(|e| SourceError::failed(e.to_string(), e.hint()))?;
+    let kept = kept.filter(|_| scheme != "http" || is_loopback(&parsed));
+    if let Some(kept) = &kept {
+        job.uses(kept).await?;
+    }
+    Ok(kept)
+}
+
 /// The commit that a branch or tag leads to now.
 pub(super) async fn newest(
     job: &Job<'_>,
@@ -107,10 +145,8 @@ pub(super) async fn newest(
     reference: Option<&str>,
 ) -> Result<String, SourceError> {
     let scratch = job.cache.scratch()?;
-    let git = Git::new(job, Programs::default(), scheme, url, scratch.path())?;
-    if let Some(login) = git.login() {
-        job.uses(login).await?;
-    }
+    let login = login(job, scheme, url).await?;
+    let git = Git::new(job, Programs::default(), scheme, url, scratch.path(), login)?;
     let refs = list_refs(&git, url).await?;
     match choose(url, &refs, reference)? {
         Want::Named { oid, .. } | Want::Commit(oid) => Ok(oid),

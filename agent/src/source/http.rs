@@ -283,12 +283,12 @@ fn extra_ca(path: &Path) -> Result<Vec<Certificate>, SourceError> {
 }
 
 /// `host[:port]`, the port only when it is not the usual one.
-pub(super) fn authority(url: &Url) -> String {
+pub(crate) fn authority(url: &Url) -> String {
     let host = url.host_str().unwrap_or_default();
     url.port().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"))
 }
 
-pub(super) fn is_loopback(url: &Url) -> bool {
+pub(crate) fn is_loopback(url: &Url) -> bool {
     match url.host() {
         Some(url::Host::Domain(name)) => name == "localhost",
         Some(url::Host::Ipv4(ip)) => ip.is_loopback(),
@@ -308,7 +308,7 @@ fn chain(error: &reqwest::Error) -> impl Iterator<Item = String> {
 }
 
 /// The innermost cause: 'Connection refused', not 'error sending request'.
-fn reason(error: &reqwest::Error) -> String {
+pub(crate) fn reason(error: &reqwest::Error) -> String {
     if error.is_timeout() {
         return "no answer in time".to_owned();
     }

@@ -20,11 +20,11 @@ use crate::engine;
 use crate::secrets::Scope;
 
 /// (path, query, method, headers, body) -> (status, headers, body)
-type Answer = (u16, Vec<(String, String)>, Vec<u8>);
-type Handler = dyn Fn(&str, &str, &str, &BTreeMap<String, String>, &[u8]) -> Answer + Send + Sync;
+pub(crate) type Answer = (u16, Vec<(String, String)>, Vec<u8>);
+pub(crate) type Handler = dyn Fn(&str, &str, &str, &BTreeMap<String, String>, &[u8]) -> Answer + Send + Sync;
 
 /// An HTTP server on loopback, for as long as the test's runtime.
-pub(super) async fn serve(handler: Arc<Handler>) -> u16 {
+pub(crate) async fn serve(handler: Arc<Handler>) -> u16 {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
     tokio::spawn(async move {
@@ -114,6 +114,15 @@ impl Engine for Images {
         }
         self.here.lock().unwrap().push(reference.to_owned());
         Ok("sha256:1234".into())
+    }
+    async fn push(
+        &self,
+        _: &str,
+        _: Option<&RegistryLogin>,
+        _: mpsc::Sender<String>,
+        _: CancellationToken,
+    ) -> engine::Result<String> {
+        not_played()
     }
     async fn capabilities(&self) -> engine::Result<engine::Capabilities> {
         not_played()

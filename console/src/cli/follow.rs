@@ -23,7 +23,7 @@ pub struct Args {
 enum Verb {
     /// Follow the branch that it was deployed from; what was wished for before is replaced
     #[command(
-        after_help = "Each deploy asks for the same as the last one did (name, environment, tier, manifest …).\n\nExample:\n  sigil follow set time --every 5m\n  sigil follow set time --webhook --path 'server/**' --path mcp.yaml"
+        after_help = "Each deploy asks for the same as the last one did (name, environment, tier, manifest …).\n\nExample:\n  sigil follow set time --every 5m\n  sigil follow set time --webhook --path 'server/**' --path mcp.yaml\n  sigil follow set time --webhook --branch main --branch 'release/*'\n  sigil follow set time --webhook --previews"
     )]
     Set {
         /// The deployment
@@ -37,6 +37,18 @@ enum Verb {
         /// Only pushes that touch such files count (a glob from the repository's root; again for more)
         #[arg(long = "path", value_name = "GLOB")]
         paths: Vec<String>,
+        /// Only pushes to such branches count, and what was pushed last is deployed (a glob; again for more)
+        #[arg(long = "branch", value_name = "GLOB")]
+        branches: Vec<String>,
+        /// A deployment of its own for each pull request to that branch: NAME-pr-7, removed when it is closed
+        #[arg(long, requires = "webhook")]
+        previews: bool,
+        /// So many previews at once
+        #[arg(long, value_name = "N", requires = "previews", default_value_t = 5)]
+        previews_max: u32,
+        /// Build and run pull requests from forks, too: code of strangers (see 'sigil guide github')
+        #[arg(long, requires = "previews")]
+        previews_forks: bool,
         /// Make a new secret for signatures; the old one is refused from then on
         #[arg(long, requires = "webhook")]
         new_secret: bool,
@@ -76,7 +88,7 @@ pub async fn run(ctx: &Ctx, args: Args) -> Outcome {
             ctx.emit(&all, || table(ctx, &all))?;
             return Ok(DONE);
         }
-        Verb::Set { every, webhook, paths, new_secret, name } => {
+        Verb::Set { every, webhook, paths, branches, previews, previews_max, previews_forks, new_secret, name } => {
             if every.is_none() && !webhook {
                 return Err(Failure::usage(
                     "neither looking nor listening is asked for",
@@ -84,7 +96,9 @@ pub async fn run(ctx: &Ctx, args: Args) -> Outcome {
                 ));
             }
             let every_seconds = every.map_or(0, |every| u32::try_from(every.as_secs().max(1)).unwrap_or(u32::MAX));
-            link.set_follow(&name, Some(Wish { every_seconds, webhook, paths, new_secret })).await?
+            let previews = previews.then_some(previews_max);
+            let wish = Wish { every_seconds, webhook, paths, new_secret, branches, previews, previews_forks };
+            link.set_follow(&name, Some(wish)).await?
         }
         Verb::Get { name } => {
             let mut found = link.follows(Some(&name)).await?;
@@ -132,7 +146,10 @@ fn shown(follow: &Follow, gateway: &str) -> String {
         return lines.join("\n") + "\n";
     }
     let now = Timestamp::now();
-    field("branch", branch(follow));
+    match follow.branches.is_empty() {
+        true => field("branch", branch(follow)),
+        false => field("branches", &follow.branches.join(" ")),
+    }
     field("how", &how(follow));
     field("files", &follow.paths.join(" "));
     field("wanted by", &follow.by);
@@ -144,15 +161,27 @@ fn shown(follow: &Follow, gateway: &str) -> String {
         field("last push", &time::ago(follow.pushed_at, now));
     }
     field("trouble", &follow.trouble);
+    field("statuses", &follow.status_trouble);
+    if let Some(max) = follow.previews_max {
+        let forks = if follow.previews_forks { ", also of forks" } else { "" };
+        field("previews", &format!("at most {max}{forks}"));
+    }
+    for one in &follow.requests {
+        let place = if one.deployment.is_empty() { "no preview" } else { &one.deployment };
+        let fork = if one.fork { ", from a fork" } else { "" };
+        let last = if one.last.is_empty() { "it is looked at" } else { &one.last };
+        field("", &format!("#{} {place}{fork}: {last}", one.number));
+    }
     if follow.webhook {
         field("webhook", &format!("{}{}", gateway.trim_end_matches('/'), follow.hook_path));
     }
     if !follow.secret.is_empty() {
         field("secret", &follow.secret);
         lines.push(String::new());
-        lines.push(
-            "Give both to the forge: content type application/json, event push. The secret is shown this once.".into(),
-        );
+        lines.push(format!(
+            "Give both to the forge: content type application/json, {}. The secret is shown this once.",
+            if follow.previews_max.is_some() { "events push and pull request" } else { "event push" }
+        ));
     }
     lines.join("\n") + "\n"
 }

@@ -26,6 +26,19 @@ pub struct Follow {
     pub hook_path: String,
     /// Patterns of files that count.
     pub paths: Vec<String>,
+    /// Patterns of branches that count; none: the one above.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub branches: Vec<String>,
+    /// So many pull requests are previewed at once; `None`: none is.
+    pub previews_max: Option<u32>,
+    /// Those of forks, too.
+    pub previews_forks: bool,
+    /// Pull requests that are known.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub requests: Vec<PullRequest>,
+    /// Why nothing is shown beside commits.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub status_trouble: String,
     /// Who wanted it.
     pub by: String,
     /// Since when.
@@ -46,6 +59,23 @@ pub struct Follow {
     pub trouble: String,
 }
 
+/// A pull request of a followed repository.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct PullRequest {
+    /// As its host numbers it.
+    pub number: u64,
+    /// Its newest commit.
+    pub commit: String,
+    /// It comes from a fork.
+    pub fork: bool,
+    /// Its preview; empty: there is none.
+    pub deployment: String,
+    /// What came of it.
+    pub last: String,
+    /// When that was.
+    pub last_at: Option<Timestamp>,
+}
+
 /// What is wished for.
 #[derive(Clone, Debug, Default)]
 pub struct Wish {
@@ -57,10 +87,24 @@ pub struct Wish {
     pub paths: Vec<String>,
     /// Make a new secret.
     pub new_secret: bool,
+    /// Patterns of branches that count.
+    pub branches: Vec<String>,
+    /// Preview so many pull requests at once; `None`: none.
+    pub previews: Option<u32>,
+    /// Those of forks, too.
+    pub previews_forks: bool,
+}
+
+fn time(micros: i64) -> Option<Timestamp> {
+    (micros != 0).then(|| Timestamp::from_microsecond(micros).ok()).flatten()
+}
+
+fn request(told: v1::PullRequest) -> PullRequest {
+    let v1::PullRequest { number, commit, fork, deployment, last, last_at } = told;
+    PullRequest { number, commit, fork, deployment, last, last_at: time(last_at) }
 }
 
 fn shown(reply: v1::FollowReply) -> Follow {
-    let time = |micros: i64| (micros != 0).then(|| Timestamp::from_microsecond(micros).ok()).flatten();
     Follow {
         name: reply.name,
         follows: reply.follows,
@@ -70,6 +114,11 @@ fn shown(reply: v1::FollowReply) -> Follow {
         webhook: reply.webhook,
         hook_path: reply.hook_path,
         paths: reply.paths,
+        branches: reply.branches,
+        previews_max: reply.previews.then_some(reply.previews_max),
+        previews_forks: reply.previews_forks,
+        requests: reply.requests.into_iter().map(request).collect(),
+        status_trouble: reply.status_trouble,
         by: reply.by,
         since: time(reply.since),
         commit: reply.commit,
@@ -96,9 +145,20 @@ impl Link {
     /// Has a deployment follow its repository; `None`: no more.
     pub async fn set_follow(&self, name: &str, wish: Option<Wish>) -> Result<Follow, LinkError> {
         let off = wish.is_none();
-        let Wish { every_seconds, webhook, paths, new_secret } = wish.unwrap_or_default();
-        let (request_id, name) = (request_id(), name.to_owned());
-        let request = v1::SetFollowRequest { request_id, name, every_seconds, webhook, paths, new_secret, off };
+        let wish = wish.unwrap_or_default();
+        let request = v1::SetFollowRequest {
+            request_id: request_id(),
+            name: name.to_owned(),
+            every_seconds: wish.every_seconds,
+            webhook: wish.webhook,
+            paths: wish.paths,
+            new_secret: wish.new_secret,
+            off,
+            branches: wish.branches,
+            previews: wish.previews.is_some(),
+            previews_max: wish.previews.unwrap_or_default(),
+            previews_forks: wish.previews_forks,
+        };
         Ok(shown(self.ask("follow set", self.follows_client().set(request)).await?))
     }
 

@@ -15,7 +15,6 @@ use tokio::process::Command;
 use url::Url;
 use zeroize::Zeroizing;
 
-use super::super::http::is_loopback;
 use super::super::npm::one_line;
 use super::super::{Job, SourceError, disk};
 use super::objects::{Entry, parse_entries};
@@ -62,8 +61,6 @@ pub(super) struct Git<'a> {
     job: &'a Job<'a>,
     environment: Environment,
     host: String,
-    /// What it may show the remote.
-    login: Option<Credential>,
     /// Holds the private key; removed with it.
     _keys: Option<tempfile::TempDir>,
 }
@@ -75,6 +72,7 @@ impl<'a> Git<'a> {
         scheme: &str,
         url: &str,
         scratch: &Path,
+        credential: Option<Credential>,
     ) -> Result<Self, SourceError> {
         let home = scratch.join("home");
         fs::create_dir(&home).map_err(|e| disk(&home, &e))?;
@@ -121,12 +119,6 @@ impl<'a> Git<'a> {
         let host = super::super::http::authority(&parsed);
         proxies(job, &mut set);
         certificates(job, scratch, &mut config)?;
-        let credential = if scheme == "file" {
-            None
-        } else {
-            job.secrets.credential(&host).map_err(|e| SourceError::failed(e.to_string(), e.hint()))?
-        };
-        let credential = credential.filter(|_| scheme != "http" || is_loopback(&parsed));
         let mut keys = None;
         if scheme == "ssh" {
             let mut command = SshCommand::new(&programs.ssh, &known_hosts(job)?);
@@ -165,11 +157,7 @@ impl<'a> Git<'a> {
             ["-c".into(), pair]
         });
         let environment = Environment { program: programs.git, options: options.collect(), variables };
-        Ok(Self { job, environment, host, login: credential, _keys: keys })
-    }
-
-    pub(super) fn login(&self) -> Option<&Credential> {
-        self.login.as_ref()
+        Ok(Self { job, environment, host, _keys: keys })
     }
 
     pub(super) fn environment(&self) -> Environment {
@@ -418,7 +406,7 @@ impl<'a> Git<'a> {
                 SourceError::refused(
                     format!("{host} does not let the agent in: {said}"),
                     format!(
-                        "a private repository needs a source secret named {host} (a token, or for git+ssh a private key), and the name of the repository must be right"
+                        "a private repository needs an account (sigil git add), or a source secret named {host} (a token, or for git+ssh a private key), and the name of the repository must be right"
                     ),
                 )
             } else if has(&["dubious ownership"]) {

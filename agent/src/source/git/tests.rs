@@ -7,10 +7,12 @@ use std::process::Command as Process;
 use std::sync::Arc;
 
 use sigil_config::agent::AgentConfig;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::super::cache::Cache;
+use super::super::forge::Forges;
+use super::super::forge::double::backend;
 use super::super::tests::{drained, secrets, serve};
 use super::*;
 use crate::secrets::{Scope, Secrets};
@@ -19,6 +21,7 @@ struct World {
     dir: tempfile::TempDir,
     cache: Cache,
     secrets: Secrets,
+    forges: Forges,
     config: AgentConfig,
     cancel: CancellationToken,
     programs: Programs,
@@ -28,10 +31,12 @@ fn world() -> World {
     let dir = tempfile::tempdir().unwrap();
     let cache = Cache::open(&dir.path().join("data/sources")).unwrap();
     let secrets = secrets(&dir.path().join("data"));
+    let forges = Forges::new(watch::channel(Arc::new(AgentConfig::default())).1, secrets.clone());
     World {
         dir,
         cache,
         secrets,
+        forges,
         config: AgentConfig::default(),
         cancel: CancellationToken::new(),
         programs: Programs::default(),
@@ -91,6 +96,7 @@ impl World {
         let job = Job {
             config: Arc::new(self.config.clone()),
             secrets: &self.secrets,
+            forges: &self.forges,
             cache: &self.cache,
             data_dir: &data,
             out,
@@ -336,36 +342,7 @@ async fn http_git(root: PathBuf, login: Option<&'static str>) -> u16 {
                 return (401, vec![("www-authenticate".into(), "Basic realm=\"x\"".into())], b"no".to_vec());
             }
         }
-        let mut command = Process::new("git");
-        command.arg("http-backend").env("GIT_PROJECT_ROOT", &root).env("GIT_HTTP_EXPORT_ALL", "1");
-        command.env("PATH_INFO", path).env("QUERY_STRING", query).env("REQUEST_METHOD", method);
-        command.env("GIT_CONFIG_GLOBAL", "/dev/null");
-        for (name, header) in [
-            ("CONTENT_TYPE", "content-type"),
-            ("HTTP_CONTENT_ENCODING", "content-encoding"),
-            ("HTTP_GIT_PROTOCOL", "git-protocol"),
-        ] {
-            if let Some(value) = headers.get(header) {
-                command.env(name, value);
-            }
-        }
-        command.env("CONTENT_LENGTH", body.len().to_string());
-        let mut child =
-            command.stdin(std::process::Stdio::piped()).stdout(std::process::Stdio::piped()).spawn().unwrap();
-        std::io::Write::write_all(&mut child.stdin.take().unwrap(), body).unwrap();
-        let output = child.wait_with_output().unwrap().stdout;
-        let end = output.windows(4).position(|w| w == b"\r\n\r\n").unwrap();
-        let mut status = 200;
-        let mut answer = Vec::new();
-        for line in String::from_utf8_lossy(&output[..end]).lines() {
-            let (name, value) = line.split_once(": ").unwrap();
-            if name == "Status" {
-                status = value[..3].parse().unwrap();
-            } else {
-                answer.push((name.to_owned(), value.to_owned()));
-            }
-        }
-        (status, answer, output[end + 4..].to_vec())
+        backend(&root, path, query, method, headers, body)
     }))
     .await
 }
