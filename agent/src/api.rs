@@ -11,6 +11,7 @@ mod board;
 mod convert;
 mod deployments;
 mod follows;
+mod git;
 mod health;
 mod keys;
 mod listen;
@@ -73,6 +74,7 @@ use crate::operate::Operate;
 use crate::probe::Probe;
 use crate::reconcile::Reconcile;
 use crate::registry::Registry;
+use crate::registry::mirror::Mirrors;
 use crate::sample::Sample;
 use crate::secrets::Secrets;
 use crate::source::Sources;
@@ -171,6 +173,8 @@ pub struct ApiDeps {
     pub alerts: AlertRoom,
     /// Packages.
     pub registry: Registry,
+    /// Registries whose packages are taken in.
+    pub mirrors: Mirrors,
     /// What was said of sources.
     pub scanner: Scanner,
     /// When the agent started.
@@ -225,7 +229,7 @@ pub async fn spawn(deps: ApiDeps, stop: CancellationToken) -> Result<ApiHandle, 
     );
     let engine = deps.engine.clone();
     let (store, notes, audit) = (deps.store.clone(), deps.notes.clone(), deps.audit.clone());
-    let packages = deps.registry.clone();
+    let (packages, mirrors) = (deps.registry.clone(), deps.mirrors.clone());
     let agent = agent::AgentService {
         agent_id: deps.store.agent_id().to_string(),
         started_at: deps.started_at,
@@ -239,6 +243,7 @@ pub async fn spawn(deps: ApiDeps, stop: CancellationToken) -> Result<ApiHandle, 
         notes: Arc::new(move || {
             let mut lines = store.alarms();
             lines.extend(packages.alarms());
+            lines.extend(mirrors.alarms());
             lines.extend(audit.trouble().map(|e| format!("nothing is recorded, so nothing is changed: {e}")));
             for line in notes.borrow().iter() {
                 if !lines.contains(line) {
@@ -316,6 +321,12 @@ pub async fn spawn(deps: ApiDeps, stop: CancellationToken) -> Result<ApiHandle, 
     let alerts = alerts::AlertsService { store: deps.store.clone(), alerts: deps.alerts };
     let registry = registry::RegistryService {
         registry: deps.registry,
+        mirrors: deps.mirrors,
+        push: registry::Push {
+            engine: deps.engine.clone(),
+            secrets: deps.secrets.clone(),
+            config: deps.config.clone(),
+        },
         store: deps.store.clone(),
         scanner: deps.scanner,
         config: deps.config.clone(),
@@ -328,6 +339,11 @@ pub async fn spawn(deps: ApiDeps, stop: CancellationToken) -> Result<ApiHandle, 
         secrets: deps.secrets,
         store: deps.store,
         operate: deps.operate,
+        turn: tokio::sync::Mutex::default(),
+    };
+    let git = git::GitService {
+        forges: deps.sources.forges().clone(),
+        store: secrets.store.clone(),
         turn: tokio::sync::Mutex::default(),
     };
     let sources = sources::SourcesService { sources: deps.sources };
@@ -349,6 +365,7 @@ pub async fn spawn(deps: ApiDeps, stop: CancellationToken) -> Result<ApiHandle, 
         .add_service(v1::policies_server::PoliciesServer::new(policies).max_decoding_message_size(DECODE_MAX))
         .add_service(v1::scaling_server::ScalingServer::new(scaling).max_decoding_message_size(DECODE_MAX))
         .add_service(v1::follows_server::FollowsServer::new(follows).max_decoding_message_size(DECODE_MAX))
+        .add_service(v1::git_server::GitServer::new(git).max_decoding_message_size(DECODE_MAX))
         .add_service(v1::health_server::HealthServer::new(health).max_decoding_message_size(DECODE_MAX))
         .add_service(v1::alerts_server::AlertsServer::new(alerts).max_decoding_message_size(DECODE_MAX))
         .add_service(v1::waivers_server::WaiversServer::new(waivers).max_decoding_message_size(DECODE_MAX))

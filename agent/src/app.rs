@@ -8,10 +8,11 @@ use anyhow::Context;
 use async_trait::async_trait;
 use bytes::Bytes;
 use jiff::Timestamp;
+use sigil_config::agent::AgentConfig;
 use sigil_config::reload::Reload;
 use sigil_config::rules::{self, Followed};
 use sigil_core::alert::{Alert, Fact};
-use sigil_core::model::{InstanceId, State};
+use sigil_core::model::{Deployment, InstanceId, OperationId, State};
 use sigil_core::rights::{Role, Subject};
 use sigil_core::series::{Point, REQUESTS};
 use sigil_core::sleep::Depth;
@@ -35,6 +36,7 @@ use crate::operate::{self, Operate};
 use crate::probe::{self, Probe};
 use crate::reconcile::{self, Reconcile};
 use crate::registry::Registry;
+use crate::registry::mirror::{self, Mirrors};
 use crate::sample::{self, Sample};
 use crate::secrets::Secrets;
 use crate::source::Sources;
@@ -65,6 +67,7 @@ pub struct App {
     probe: Probe,
     alerts: AlertRoom,
     registry: Registry,
+    mirrors: Mirrors,
     gateway: Gateway,
     api: ApiHandle,
     audit: Audit,
@@ -287,6 +290,17 @@ impl App {
         let registry = Registry::spawn(store.clone(), data_dir, stops.loops.clone());
         let site = web::registry::Site::new(registry.clone(), access.clone(), audit.clone(), config.clone());
         gateway.tell_site(site);
+        let mirrors = Mirrors::spawn(
+            mirror::Deps {
+                registry: registry.clone(),
+                secrets: secrets.clone(),
+                audit: audit.clone(),
+                config: config.clone(),
+                data_dir: data_dir.to_owned(),
+                again: mirror::AGAIN,
+            },
+            stops.loops.clone(),
+        );
         let asked = alert::Asked {
             store: store.clone(),
             reconcile: reconcile.clone(),
@@ -302,6 +316,9 @@ impl App {
                 sources: sources.clone(),
                 audit: audit.clone(),
                 deploy: redeploy(operate.clone()),
+                preview: preview(operate.clone()),
+                remove: remove_preview(operate.clone()),
+                link: link(config.clone()),
                 may: may_deploy(access.clone()),
                 data_dir: data_dir.to_owned(),
             },
@@ -343,6 +360,7 @@ impl App {
                 alerts: alerts.clone(),
                 probe: probe.clone(),
                 registry: registry.clone(),
+                mirrors: mirrors.clone(),
                 scanner,
                 started_at: Timestamp::now(),
                 notes: notes(report.alarms, reload, own, alerts.firing(), no_reclaim, stops.loops.clone()),
@@ -367,6 +385,7 @@ impl App {
             probe,
             alerts,
             registry,
+            mirrors,
             gateway,
             api,
             audit,
@@ -406,6 +425,7 @@ impl App {
             ("followed repositories", self.followers.closed(left() / 2).await),
             ("what probes", self.probe.closed(left() / 2).await),
             ("what alerts", self.alerts.closed(left() / 2).await),
+            ("mirrored registries", self.mirrors.closed(left() / 2).await),
             ("the registry", self.registry.closed(left() / 2).await),
             ("what measures", self.sample.closed(left() / 2).await),
         ] {
@@ -423,20 +443,67 @@ impl App {
 
 /// Deploys what a deployment follows as it was deployed before.
 fn redeploy(operate: Operate) -> follow::Deploy {
-    Arc::new(move |deployment, follow, commit| {
+    Arc::new(move |deployment, follow, commit, source| {
         let operate = operate.clone();
         Box::pin(async move {
-            let asked = deployment.release(deployment.desired.release).and_then(|release| release.asked.as_deref());
-            let refused = |why: String, passing| follow::Refused { why, passing };
-            let asked = asked.ok_or_else(|| refused("how it was asked for is not kept".into(), false))?;
-            let mut request: operate::DeployRequest =
-                serde_json::from_value(asked.clone()).map_err(|e| refused(e.to_string(), false))?;
+            let mut request = asked_before(&deployment)?;
             request.name = Some(deployment.name.to_string());
-            // each time is another wish: one that failed may be wished for again
-            let id = format!("follow-{}-{}", commit.get(..12).unwrap_or(&commit), ulid::Ulid::generate());
-            let started = operate.start(operate::Request::Deploy(Box::new(request)), &id, &follow.by).await;
-            started.map(|record| record.id).map_err(|f| refused(f.message, f.code == "BUSY"))
+            if let Some(text) = source {
+                request.source.text = text;
+            }
+            begin(&operate, operate::Request::Deploy(Box::new(request)), &commit, &follow.by).await
         })
+    })
+}
+
+/// Deploys a preview as its deployment was, at another commit and under another name.
+fn preview(operate: Operate) -> follow::DeployPreview {
+    Arc::new(move |deployment, follow, wanted| {
+        let operate = operate.clone();
+        Box::pin(async move {
+            let before = asked_before(&deployment)?;
+            let commit = wanted.source.rsplit('@').next().unwrap_or_default().to_owned();
+            let request = before.preview(wanted.name.to_string(), wanted.source, &deployment.team, wanted.what);
+            begin(&operate, operate::Request::Deploy(Box::new(request)), &commit, &follow.by).await
+        })
+    })
+}
+
+fn remove_preview(operate: Operate) -> follow::Remove {
+    Arc::new(move |preview, by| {
+        let operate = operate.clone();
+        Box::pin(async move {
+            let request = operate::Request::Remove { name: preview.name.to_string() };
+            begin(&operate, request, &preview.id.to_string(), &by).await
+        })
+    })
+}
+
+/// How a deployment was asked for last.
+fn asked_before(deployment: &Deployment) -> Result<operate::DeployRequest, follow::Refused> {
+    let refused = |why: String| follow::Refused { why, passing: false };
+    let asked = deployment.release(deployment.desired.release).and_then(|release| release.asked.as_deref());
+    let asked = asked.ok_or_else(|| refused("how it was asked for is not kept".into()))?;
+    serde_json::from_value(asked.clone()).map_err(|e| refused(e.to_string()))
+}
+
+async fn begin(
+    operate: &Operate,
+    request: operate::Request,
+    what: &str,
+    by: &str,
+) -> Result<OperationId, follow::Refused> {
+    // each time is another wish: one that failed may be wished for again
+    let id = format!("follow-{}-{}", what.get(..12).unwrap_or(what), ulid::Ulid::generate());
+    let started = operate.start(request, &id, by).await;
+    started.map(|record| record.id).map_err(|f| follow::Refused { passing: f.code == "BUSY", why: f.message })
+}
+
+/// Where others reach a deployment: only where the owner has said what they call this host.
+fn link(config: watch::Receiver<Arc<AgentConfig>>) -> follow::Link {
+    Arc::new(move |name| match config.borrow().gateway.public_url.trim_end_matches('/') {
+        "" => String::new(),
+        base => format!("{base}/mcp/{name}"),
     })
 }
 

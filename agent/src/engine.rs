@@ -426,6 +426,14 @@ pub trait Engine: Send + Sync + std::fmt::Debug {
         out: mpsc::Sender<String>,
         cancel: CancellationToken,
     ) -> Result<String>;
+    /// Pushes a reference that is here; progress goes to `out`. Answers the digest that the registry has it under.
+    async fn push(
+        &self,
+        reference: &str,
+        login: Option<&RegistryLogin>,
+        out: mpsc::Sender<String>,
+        cancel: CancellationToken,
+    ) -> Result<String>;
     /// An image by id or reference, `None` when it is not here.
     async fn image(&self, reference: &str) -> Result<Option<Image>>;
     /// Images with our agent label.

@@ -12,6 +12,7 @@ mod compose;
 mod deploy;
 mod events;
 mod quota;
+mod swept;
 mod told;
 
 use std::collections::{BTreeMap, HashMap};
@@ -22,6 +23,7 @@ use std::time::{Duration, Instant};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use sigil_config::agent::AgentConfig;
+use sigil_core::follow::Previewed;
 use sigil_core::model::{Name, OperationId};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
@@ -170,6 +172,42 @@ pub struct DeployRequest {
     pub timeout_ms: Option<u64>,
     /// The id of a new deployment's team; absent: the first one.
     pub team: Option<String>,
+    /// A new deployment is removed after so long, whatever becomes of the caller; absent: it stays.
+    pub temporary_seconds: Option<u32>,
+    /// It is the preview of a pull request; nobody can ask for that but the agent itself.
+    pub preview: Option<Previewed>,
+}
+
+impl DeployRequest {
+    /// The same for a preview. The code of a stranger gets the limits of the deployment and nothing else of it.
+    #[must_use]
+    pub fn preview(self, name: String, source: String, team: &str, what: Previewed) -> Self {
+        let own = Self {
+            name: Some(name),
+            source: SourceRef { text: source, upload_id: None },
+            team: Some(team.to_owned()),
+            replicas: self.replicas.map(|replicas| replicas.min(1)),
+            force: false,
+            waivers: Vec::new(),
+            timeout_ms: None,
+            temporary_seconds: None,
+            preview: Some(what),
+            ..self
+        };
+        if !what.fork {
+            return own;
+        }
+        Self {
+            manifest: None,
+            env: BTreeMap::new(),
+            secrets: BTreeMap::new(),
+            config: BTreeMap::new(),
+            volumes: Vec::new(),
+            egress: Vec::new(),
+            args: Vec::new(),
+            ..own
+        }
+    }
 }
 
 /// What is told of a failure (`ErrorInfo` on the wire).
@@ -340,6 +378,7 @@ impl Operate {
                 this.launch(record.as_ref().clone(), true);
             }
         }
+        this.inner.tasks.spawn(swept::run(this.clone()));
         Ok(this)
     }
 
@@ -662,5 +701,39 @@ impl Run {
             }
         });
         (tx, pump)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use sigil_core::model::DeploymentId;
+
+    use super::*;
+
+    #[test]
+    fn a_strangers_preview_gets_nothing_of_the_deployments_own() {
+        let asked = DeployRequest {
+            name: Some("time".into()),
+            source: SourceRef { text: "git+https://git.example.org/acme/time@main".into(), upload_id: None },
+            tier: Some("micro".into()),
+            access: Some("key".into()),
+            env: BTreeMap::from([("REGION".into(), "eu".into())]),
+            secrets: BTreeMap::from([("API_KEY".into(), "API_KEY".into())]),
+            volumes: vec!["data:/data".into()],
+            replicas: Some(3),
+            ..DeployRequest::default()
+        };
+        let of = DeploymentId(ulid::Ulid::nil());
+        let preview = |fork| {
+            let what = Previewed { of, number: 7, fork };
+            let source = "git+https://git.example.org/acme/time@aa".to_owned();
+            asked.clone().preview("time-pr-7".into(), source, "default", what)
+        };
+        let own = preview(false);
+        assert_eq!((own.name.as_deref(), own.replicas), (Some("time-pr-7"), Some(1)));
+        assert_eq!((own.env.len(), own.volumes.len(), own.secrets.len()), (1, 1, 1));
+        let strangers = preview(true);
+        assert!(strangers.env.is_empty() && strangers.secrets.is_empty() && strangers.volumes.is_empty());
+        assert_eq!((strangers.tier.as_deref(), strangers.access.as_deref()), (Some("micro"), Some("key")));
     }
 }

@@ -9,6 +9,7 @@
 //! when it is next asked. Nothing of it is open until somebody asks for packages, nor after nobody has for a while.
 
 mod index;
+pub mod mirror;
 mod shelf;
 #[cfg(test)]
 mod tests;

@@ -10,7 +10,6 @@ mod load;
 mod show;
 
 pub use keys::{Change, KEYS, Key, Kind, diff, with_live};
-pub(crate) use load::xdg;
 pub use load::{ConfigErrors, Loaded, Override, data_dir, default_path, find, load, parse};
 pub use show::{check_text, show};
 
@@ -483,11 +482,22 @@ impl Default for QuotaConfig {
 pub struct RegistryConfig {
     /// From where it may be read without a key: `never`, `loopback` or `anywhere`. Live.
     pub anonymous: String,
+    /// Other registries whose packages are taken in, address by name. Live.
+    pub mirrors: BTreeMap<String, String>,
+    /// Which of a mirror's packages: patterns of names with spaces between, `!` before what is left out; missing: all. Live.
+    pub mirror_filters: BTreeMap<String, String>,
+    /// How often a mirror is asked what changed, seconds. Live.
+    pub mirror_seconds: u64,
 }
 
 impl Default for RegistryConfig {
     fn default() -> Self {
-        Self { anonymous: "loopback".into() }
+        Self {
+            anonymous: "loopback".into(),
+            mirrors: BTreeMap::new(),
+            mirror_filters: BTreeMap::new(),
+            mirror_seconds: 3600,
+        }
     }
 }
 

@@ -11,11 +11,14 @@ mod clients;
 mod completions;
 mod context;
 pub(crate) mod deploy;
+// the far end of ssh:// is where an agent is
+#[cfg(unix)]
 mod dial;
 pub(crate) mod fail;
 pub(crate) mod folder;
 mod follow;
 mod get;
+mod git;
 pub(crate) mod guide;
 mod health;
 mod info;
@@ -27,6 +30,7 @@ mod ls;
 mod mcp;
 mod mirror;
 mod near;
+mod new;
 mod ops;
 mod output;
 mod package;
@@ -120,6 +124,7 @@ pub struct Cli {
 /// What to do.
 #[derive(Debug, Subcommand)]
 pub enum Verb {
+    New(new::Args),
     Init(init::Args),
     Scan(scan::Args),
     Build(build::Args),
@@ -135,6 +140,7 @@ pub enum Verb {
     Scale(scale::Args),
     Scaling(scaling::Args),
     Follow(follow::Args),
+    Git(git::Args),
     Health(health::Args),
     Rollback(rollback::Args),
     Rm(rm::Args),
@@ -172,6 +178,7 @@ pub enum Verb {
     Completions(completions::Args),
     Version(version::Args),
     #[command(hide = true)]
+    #[cfg(unix)]
     Dial(dial::Args),
 }
 
@@ -337,6 +344,7 @@ pub fn report(failure: &Failure, json: bool, colour: bool) {
 
 async fn dispatch(ctx: &Ctx, verb: Verb) -> Outcome {
     match verb {
+        Verb::New(args) => new::run(ctx, &args),
         Verb::Init(args) => init::run(ctx, args),
         Verb::Scan(args) => scan::run(ctx, args).await,
         Verb::Build(args) => build::run(ctx, args).await,
@@ -352,6 +360,7 @@ async fn dispatch(ctx: &Ctx, verb: Verb) -> Outcome {
         Verb::Scale(args) => scale::run(ctx, args).await,
         Verb::Health(args) => health::run(ctx, args).await,
         Verb::Follow(args) => follow::run(ctx, args).await,
+        Verb::Git(args) => git::run(ctx, args).await,
         Verb::Scaling(args) => scaling::run(ctx, args).await,
         Verb::Rollback(args) => rollback::run(ctx, args).await,
         Verb::Rm(args) => rm::run(ctx, args).await,
@@ -388,6 +397,7 @@ async fn dispatch(ctx: &Ctx, verb: Verb) -> Outcome {
         Verb::Guide(args) => guide::run(ctx, args),
         Verb::Completions(args) => completions::run(args),
         Verb::Version(args) => version::run(ctx, args),
+        #[cfg(unix)]
         Verb::Dial(args) => dial::run(args).await,
     }
 }

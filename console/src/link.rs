@@ -11,6 +11,7 @@ mod error;
 pub mod findings;
 mod flows;
 pub mod follows;
+pub mod git;
 pub mod health;
 pub mod keeping;
 mod look;
@@ -44,7 +45,9 @@ use tonic::{Request, Response, Status};
 
 pub use address::{Address, Pin};
 pub use client::{McpClient, McpError};
-pub use dial::{HELLO, fingerprint, local, local_sockets};
+#[cfg(unix)]
+pub use dial::{HELLO, local};
+pub use dial::{fingerprint, local_sockets};
 pub use error::{LinkError, Refusal};
 pub use mcp::{McpSender, McpSession};
 pub use registry::{Imported, Package, PackageDetail, PackageQuery, PackageVersion, Packages};
@@ -236,6 +239,8 @@ pub struct Deploy {
     pub waivers: Vec<(String, String, String)>,
     /// Until ready; 0: the agent's default.
     pub timeout_ms: u64,
+    /// A new deployment is removed after so long, seconds; 0: it stays.
+    pub temporary_seconds: u32,
     /// Team of a new deployment; empty: the caller's only one, else the first.
     pub team: String,
     /// The registry's package that it is of (`name@version`); empty: of none.
@@ -750,6 +755,7 @@ fn wire_change(change: Change) -> v1::start_request::What {
                 .map(|(finding, reason, until)| v1::Waiver { finding, reason, until })
                 .collect(),
             timeout_ms: d.timeout_ms,
+            temporary_seconds: d.temporary_seconds,
             team: d.team,
             package: d.package,
         }),

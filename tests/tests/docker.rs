@@ -150,6 +150,17 @@ fn trees_of_every_kind_are_recognised_built_and_called() {
         let tools = inspector_tools(&agent.url(name));
         assert!(!tools.is_empty(), "{tree}");
     }
+    // what `sigil new` writes
+    let folder = tempfile::tempdir().expect("a directory");
+    for language in ["python", "typescript", "go"] {
+        let name = format!("new-{language}");
+        let path = folder.path().join(&name).display().to_string();
+        agent.sigil(&["new", &name, "--language", language, "--dir", &path]).ok();
+        agent.sigil(&["deploy", &path]).ok();
+        assert_eq!(inspector_tools(&agent.url(&name)), ["greet", "add"], "{language}");
+        let added = typescript_client(&agent.url(&name), "add", r#"{"a":19,"b":23}"#);
+        assert!(added["text"].as_str().is_some_and(|text| text.starts_with("42")), "{language}: {added}");
+    }
     // a repository with only a Dockerfile, by branch and by commit
     let dir = tempfile::tempdir().expect("a directory");
     let commit = git_repository("docker-only", dir.path());

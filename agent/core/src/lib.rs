@@ -9,6 +9,7 @@ pub mod cost;
 pub mod egress;
 pub mod exposition;
 pub mod follow;
+pub mod forge;
 pub mod gate;
 pub mod health;
 pub mod jsonrpc;

@@ -11,7 +11,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use sigil_config::manifest::SecretKind;
 
-use crate::follow::Follow;
+use crate::follow::{Follow, Previewed};
 use crate::gate::Waiver;
 use crate::health;
 use crate::policy::{Access, Policy};
@@ -503,6 +503,12 @@ pub struct Deployment {
     /// What it follows its repository by; `None`: it is what was deployed last.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub follow: Option<Box<Follow>>,
+    /// It is there for a while only, and is removed then; `None`: it stays.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub until: Option<Timestamp>,
+    /// Whose preview it is; `None`: nobody's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub preview: Option<Box<Previewed>>,
 }
 
 impl Deployment {

@@ -3,6 +3,7 @@
 //! document that was published. Tested by: units here and beside the parts.
 
 pub mod cursor;
+pub mod filter;
 pub mod rank;
 pub mod run;
 

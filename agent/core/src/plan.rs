@@ -371,6 +371,8 @@ mod tests {
             waivers: Vec::new(),
             scaling: None,
             follow: None,
+            until: None,
+            preview: None,
             releases: outcomes
                 .iter()
                 .enumerate()

@@ -62,7 +62,7 @@ pub enum BadSource {
 impl BadSource {
     /// What to do about it.
     pub fn hint(&self) -> &'static str {
-        "write ./dir, git+https://host/org/repo[@ref][#subdir], npm:name[@version], pypi:name[==version] or image:ref"
+        "write ./dir, git+https://host/org/repo[@ref][#subdir], github:owner/repo[@ref], npm:name[@version], pypi:name[==version] or image:ref"
     }
 }
 
@@ -103,6 +103,15 @@ impl FromStr for Source {
 
     fn from_str(text: &str) -> Result<Self, BadSource> {
         let flawed = |why: &str| BadSource::Flawed { text: without_password(text), why: why.to_owned() };
+        if let Some(rest) = text.strip_prefix("github:") {
+            let path = rest.split(['@', '#']).next().unwrap_or_default();
+            let part =
+                |part: &str| !part.is_empty() && part.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c));
+            if path.split('/').count() != 2 || !path.split('/').all(part) {
+                return Err(flawed("write github:OWNER/REPOSITORY, with @BRANCH or #FOLDER if need be"));
+            }
+            return format!("git+https://github.com/{rest}").parse();
+        }
         if let Some(rest) = text.strip_prefix("git+") {
             let (rest, subdir) = match rest.split_once('#') {
                 Some((rest, dir)) => (rest, Some(dir.trim_matches('/').to_owned())),
@@ -300,6 +309,21 @@ mod tests {
             "image:registry.example.org:5000/a/b:1",
         ] {
             assert_eq!(text.parse::<Source>().unwrap().to_string(), text);
+        }
+    }
+
+    #[test]
+    fn a_repository_on_github_has_a_short_form() {
+        for (short, long) in [
+            ("github:acme/time", "git+https://github.com/acme/time"),
+            ("github:acme/time@feature/x#servers/time", "git+https://github.com/acme/time@feature/x#servers/time"),
+        ] {
+            assert_eq!(short.parse::<Source>(), long.parse(), "{short}");
+        }
+        for text in
+            ["github:acme", "github:acme/a/b", "github:/a", "github:a:b@c/d", "github:acme/time@-x", "github:a@b/c"]
+        {
+            assert!(matches!(text.parse::<Source>(), Err(BadSource::Flawed { .. })), "{text}");
         }
     }
 

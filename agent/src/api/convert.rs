@@ -121,7 +121,9 @@ fn deploy(d: v1::DeployRequest) -> Result<DeployRequest, Status> {
             .map(|w| WaiverRequest { finding: w.finding, reason: w.reason, until: w.until })
             .collect(),
         timeout_ms: (d.timeout_ms > 0).then_some(d.timeout_ms),
+        temporary_seconds: (d.temporary_seconds > 0).then_some(d.temporary_seconds),
         team: some(d.team),
+        preview: None,
     })
 }
 
@@ -390,6 +392,7 @@ pub(super) fn secret(
             Scope::Deployment(id) => format!("deployment:{}", name_of(*id)),
             Scope::User(id) => format!("user:{id}"),
             Scope::Source => "source".into(),
+            Scope::Git => "git".into(),
         },
         version: meta.version,
         changed_at: time(meta.changed_at),

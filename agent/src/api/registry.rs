@@ -14,18 +14,24 @@ use sigil_protocol::v1;
 use tokio::sync::watch;
 use tonic::{Request, Response, Status};
 
+mod push;
+
 use super::asker::{Asker, forbidden};
 use super::status::{self, invalid};
 use super::{convert, noted, rules};
 use crate::inspect::Scanner;
+use crate::registry::mirror::{Mirror, Mirrors};
 use crate::registry::{Found, Item, May, New, PAGE, Query, Registry};
 use crate::store::Store;
+pub(super) use push::Push;
 
 /// Longest JSON beside a document, bytes.
 const EXTRAS_MAX: usize = 512 << 10;
 
 pub(super) struct RegistryService {
     pub registry: Registry,
+    pub mirrors: Mirrors,
+    pub push: Push,
     pub store: Store,
     pub scanner: Scanner,
     pub config: watch::Receiver<Arc<AgentConfig>>,
@@ -275,5 +281,76 @@ impl v1::registry_server::Registry for RegistryService {
             refusals: done.refusals,
             refused: done.refused,
         }))
+    }
+
+    async fn push(&self, request: Request<v1::PushRequest>) -> Result<Response<v1::PushReply>, Status> {
+        let asker = rules::caller(&request)?;
+        let note = noted::note(&request);
+        let asked = request.into_inner();
+        note.request(convert::request_id(&asked.request_id)?);
+        note.target(&asked.deployment, "");
+        note.after("reference", &asked.reference);
+        let d = asker.finds_for(&self.store, &asked.deployment, Role::Deployer)?;
+        let Some(release) = d.release(d.serving.unwrap_or(d.desired.release)) else {
+            let what = format!("'{}' has no release", asked.deployment);
+            return Err(status::refuse("NOT_READY", what, "deploy it first", 1));
+        };
+        let reference = self.push.push(&release.spec.image, &asked.reference).await?;
+        note.after("pushed", &reference);
+        Ok(Response::new(v1::PushReply { reference }))
+    }
+
+    async fn mirrors(&self, request: Request<v1::MirrorsRequest>) -> Result<Response<v1::MirrorsReply>, Status> {
+        let name = request.into_inner().name;
+        let mut all = self.mirrors.list();
+        if !name.is_empty() {
+            all.retain(|mirror| mirror.name == name);
+            if all.is_empty() {
+                return Err(no_mirror(&name));
+            }
+        }
+        Ok(Response::new(v1::MirrorsReply { mirrors: all.into_iter().map(mirror).collect() }))
+    }
+
+    async fn sync_mirror(&self, request: Request<v1::SyncMirrorRequest>) -> Result<Response<v1::MirrorsReply>, Status> {
+        let note = noted::note(&request);
+        let asked = request.into_inner();
+        note.request(convert::request_id(&asked.request_id)?);
+        note.target(&asked.name, "");
+        if asked.whole {
+            note.after("whole", true);
+        }
+        if self.mirrors.sync(&asked.name, asked.whole).is_none() {
+            return Err(no_mirror(&asked.name));
+        }
+        let mirrors = self.mirrors.list().into_iter().filter(|mirror| mirror.name == asked.name);
+        Ok(Response::new(v1::MirrorsReply { mirrors: mirrors.map(mirror).collect() }))
+    }
+}
+
+fn no_mirror(name: &str) -> Status {
+    let hint = "name it in the agent's configuration: [registry] mirrors = { NAME = \"https://…\" }";
+    status::refuse("NOT_FOUND", format!("there is no mirror '{name}'"), hint, status::NOT_FOUND)
+}
+
+fn mirror(m: Mirror) -> v1::Mirror {
+    v1::Mirror {
+        name: m.name,
+        url: m.url,
+        filter: m.filter,
+        every_seconds: m.every,
+        busy: m.busy,
+        read: m.read,
+        passes: m.passes,
+        ended_at: m.ended.map_or(0, convert::time),
+        last_read: m.last.read,
+        last_passed_over: m.last.passed_over,
+        last_new: m.last.new,
+        last_changed: m.last.changed,
+        last_refusals: m.last.refusals,
+        last_refused: m.last.refused,
+        trouble: m.trouble,
+        failed_at: m.failed.map_or(0, convert::time),
+        failures: m.failures,
     }
 }

@@ -117,6 +117,12 @@ pub(super) const RULES: &[Rule] = &[
     target("/sigil.v1.Follows/List", Role::Viewer),
     target("/sigil.v1.Follows/Set", Role::Deployer).audited("follow.set"),
     target("/sigil.v1.Follows/Look", Role::Deployer).audited("follow.look"),
+    target("/sigil.v1.Git/Accounts", Role::Viewer),
+    agent("/sigil.v1.Git/Add", Role::Admin).audited("git.add"),
+    agent("/sigil.v1.Git/Remove", Role::Admin).audited("git.remove"),
+    agent("/sigil.v1.Git/Check", Role::Admin).audited("git.check"),
+    target("/sigil.v1.Git/Repositories", Role::Deployer).audited("git.repositories"),
+    target("/sigil.v1.Git/Manifest", Role::Deployer).audited("git.manifest"),
     target("/sigil.v1.Health/Get", Role::Viewer),
     target("/sigil.v1.Alerts/List", Role::Viewer),
     agent("/sigil.v1.Alerts/Test", Role::Admin).audited("alert.test"),
@@ -137,6 +143,9 @@ pub(super) const RULES: &[Rule] = &[
     target("/sigil.v1.Registry/Publish", Role::Deployer).audited("package.publish"),
     target("/sigil.v1.Registry/SetStatus", Role::Deployer).audited("package.status"),
     agent("/sigil.v1.Registry/Import", Role::Admin).audited("package.import"),
+    target("/sigil.v1.Registry/Push", Role::Deployer).audited("package.push"),
+    agent("/sigil.v1.Registry/Mirrors", Role::Viewer),
+    agent("/sigil.v1.Registry/SyncMirror", Role::Admin).audited("mirror.ask"),
     agent("/sigil.v1.Audit/Query", Role::Admin),
 ];
 

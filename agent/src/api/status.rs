@@ -11,6 +11,7 @@ use crate::operate::Failure;
 use crate::registry::RegistryError;
 use crate::secrets::SecretError;
 use crate::source::SourceError;
+use crate::source::forge::ForgeError;
 use crate::store::StoreError;
 use crate::tail::TailError;
 
@@ -162,6 +163,19 @@ pub(super) fn source(e: &SourceError) -> Status {
         SourceError::Refused { .. } => ("INVALID", USAGE),
         SourceError::Failed { .. } => ("SOURCE_FAILED", 1),
         SourceError::Cancelled => ("CANCELLED", 130),
+    };
+    refuse(code, e.to_string(), e.hint(), exit)
+}
+
+pub(super) fn forge(e: &ForgeError) -> Status {
+    let (code, exit) = match e {
+        ForgeError::NoAccount(_) | ForgeError::NoneFits(_) | ForgeError::NotFound(..) => ("NOT_FOUND", NOT_FOUND),
+        ForgeError::Bad(_) | ForgeError::Key(..) | ForgeError::TooMany => ("INVALID", USAGE),
+        ForgeError::Taken(_) => ("NAME_TAKEN", USAGE),
+        ForgeError::Refused { .. } | ForgeError::Forbidden { .. } => ("GIT_REFUSED", 1),
+        ForgeError::Limited { .. } => ("GIT_LIMITED", 1),
+        ForgeError::Unreachable { .. } | ForgeError::Strange { .. } | ForgeError::Client(..) => ("GIT_FAILED", 1),
+        ForgeError::Vault(..) => ("INTERNAL", 1),
     };
     refuse(code, e.to_string(), e.hint(), exit)
 }

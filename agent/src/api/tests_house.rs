@@ -182,9 +182,24 @@ pub(super) async fn house_with(configure: impl FnOnce(&Path, &mut AgentConfig)) 
             secrets: secrets.clone(),
             sources: sources.clone(),
             audit: audit.clone(),
-            deploy: Arc::new(|_, _, _| Box::pin(async { unreachable!("nothing is followed") })),
+            deploy: Arc::new(|_, _, _, _| Box::pin(async { unreachable!("nothing is followed") })),
+            preview: Arc::new(|_, _, _| Box::pin(async { unreachable!("nothing is followed") })),
+            remove: Arc::new(|_, _| Box::pin(async { unreachable!("nothing is followed") })),
+            link: Arc::new(|_| String::new()),
             may: Arc::new(|_, _| Ok(())),
             data_dir: dir.path().to_owned(),
+        },
+        stop.clone(),
+    );
+    let registry = crate::registry::Registry::spawn(store.clone(), dir.path(), stop.clone());
+    let mirrors = crate::registry::mirror::Mirrors::spawn(
+        crate::registry::mirror::Deps {
+            registry: registry.clone(),
+            secrets: secrets.clone(),
+            audit: audit.clone(),
+            config: config.clone(),
+            data_dir: dir.path().to_owned(),
+            again: crate::registry::mirror::AGAIN,
         },
         stop.clone(),
     );
@@ -201,7 +216,8 @@ pub(super) async fn house_with(configure: impl FnOnce(&Path, &mut AgentConfig)) 
         reconcile,
         inspect,
         scanner,
-        registry: crate::registry::Registry::spawn(store.clone(), dir.path(), stop.clone()),
+        registry,
+        mirrors,
         tail: tail.clone(),
         gateway,
         sources,

@@ -28,7 +28,7 @@ enum Of {
 
 use Of::{All, Any, It, Nothing};
 
-const MATRIX: [(&str, Role, Of); 64] = [
+const MATRIX: [(&str, Role, Of); 73] = [
     ("Agent/Info", Role::Caller, Nothing),
     ("Sources/Upload", Role::Deployer, Any),
     ("Operations/Start", Role::Operator, It),
@@ -73,6 +73,12 @@ const MATRIX: [(&str, Role, Of); 64] = [
     ("Follows/List", Role::Viewer, It),
     ("Follows/Set", Role::Deployer, It),
     ("Follows/Look", Role::Deployer, It),
+    ("Git/Accounts", Role::Viewer, Any),
+    ("Git/Add", Role::Admin, All),
+    ("Git/Remove", Role::Admin, All),
+    ("Git/Check", Role::Admin, All),
+    ("Git/Repositories", Role::Deployer, Any),
+    ("Git/Manifest", Role::Deployer, Any),
     ("Health/Get", Role::Viewer, It),
     ("Alerts/List", Role::Viewer, Any),
     ("Alerts/Test", Role::Admin, All),
@@ -93,6 +99,9 @@ const MATRIX: [(&str, Role, Of); 64] = [
     ("Registry/Publish", Role::Deployer, All),
     ("Registry/SetStatus", Role::Deployer, All),
     ("Registry/Import", Role::Admin, All),
+    ("Registry/Push", Role::Deployer, It),
+    ("Registry/Mirrors", Role::Viewer, All),
+    ("Registry/SyncMirror", Role::Admin, All),
 ];
 /// Judged by whose key it is, on no deployment, or from this host only: in tests of their own.
 const ELSEWHERE: [&str; 3] = ["Keys/Revoke", "Audit/Query", "Secrets/RotateKeys"];
@@ -326,6 +335,25 @@ async fn call(rpc: &str, wire: Wire, on: &str, operation: &str) -> Result<(), St
             let asked = LookRequest { request_id: fresh(), name: of };
             follows_client::FollowsClient::new(wire).look(asked).await.map(drop)
         }
+        "Git/Accounts" => git_client::GitClient::new(wire).accounts(GitAccountsRequest {}).await.map(drop),
+        "Git/Add" => {
+            // of a kind that there is not: nothing is kept
+            let asked = AddGitAccountRequest { request_id: fresh(), name: of, kind: "x".into(), ..Default::default() };
+            git_client::GitClient::new(wire).add(asked).await.map(drop)
+        }
+        "Git/Remove" => {
+            let asked = RemoveGitAccountRequest { request_id: fresh(), name: of };
+            git_client::GitClient::new(wire).remove(asked).await.map(drop)
+        }
+        "Git/Check" => git_client::GitClient::new(wire).check(named(on)).await.map(drop),
+        "Git/Repositories" => {
+            let asked = RepositoriesRequest { account: of, ..Default::default() };
+            git_client::GitClient::new(wire).repositories(asked).await.map(drop)
+        }
+        "Git/Manifest" => {
+            let asked = RepositoryManifestRequest { account: of, path: "a/b".into(), ..Default::default() };
+            git_client::GitClient::new(wire).manifest(asked).await.map(drop)
+        }
         "Health/Get" => {
             let asked = HealthRequest { name: of, probes: 1, turns: 1, lives: 1 };
             health_client::HealthClient::new(wire).get(asked).await.map(drop)
@@ -367,6 +395,17 @@ async fn call(rpc: &str, wire: Wire, on: &str, operation: &str) -> Result<(), St
         "Registry/Import" => {
             let asked = ImportPackagesRequest { request_id: fresh(), mirror: "other".into(), ..Default::default() };
             registry_client::RegistryClient::new(wire).import(asked).await.map(drop)
+        }
+        "Registry/Push" => {
+            let asked = PushRequest { request_id: fresh(), deployment: of, reference: "none".into() };
+            registry_client::RegistryClient::new(wire).push(asked).await.map(drop)
+        }
+        "Registry/Mirrors" => {
+            registry_client::RegistryClient::new(wire).mirrors(MirrorsRequest::default()).await.map(drop)
+        }
+        "Registry/SyncMirror" => {
+            let asked = SyncMirrorRequest { request_id: fresh(), name: "other".into(), ..Default::default() };
+            registry_client::RegistryClient::new(wire).sync_mirror(asked).await.map(drop)
         }
         "Registry/SetStatus" => {
             let asked = PackageStatusRequest {

@@ -12,6 +12,7 @@ mod connect;
 mod create;
 mod events;
 mod objects;
+mod push;
 mod stats;
 mod text;
 
@@ -414,6 +415,17 @@ impl Engine for Docker {
     ) -> Result<String> {
         let conn = self.inner.conn().await?;
         build::pull(&self.inner, &conn, reference, login, &out, &cancel).await
+    }
+
+    async fn push(
+        &self,
+        reference: &str,
+        login: Option<&RegistryLogin>,
+        out: mpsc::Sender<String>,
+        cancel: CancellationToken,
+    ) -> Result<String> {
+        let conn = self.inner.conn().await?;
+        push::push(&self.inner, &conn, reference, login, &out, &cancel).await
     }
 
     async fn image(&self, reference: &str) -> Result<Option<Image>> {

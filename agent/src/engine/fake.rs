@@ -674,6 +674,21 @@ impl Engine for Fake {
         held.ok_or_else(|| EngineError::Failed(format!("manifest for {reference} not found")))
     }
 
+    async fn push(
+        &self,
+        reference: &str,
+        _login: Option<&RegistryLogin>,
+        out: mpsc::Sender<String>,
+        cancel: CancellationToken,
+    ) -> Result<String> {
+        let held = self.enter("push")?.image(reference).map(|image| image.id.clone());
+        if cancel.is_cancelled() {
+            return Err(EngineError::Cancelled);
+        }
+        let _gone = out.send(format!("Pushing {reference}")).await;
+        held.ok_or_else(|| EngineError::NotFound(format!("image {reference}")))
+    }
+
     async fn image(&self, reference: &str) -> Result<Option<Image>> {
         Ok(self.enter("image")?.image(reference).cloned())
     }

@@ -11,6 +11,7 @@ mod link;
 mod matrix;
 mod metrics;
 mod oauth;
+mod openapi;
 mod own;
 mod probed;
 mod recalled;

@@ -237,6 +237,10 @@ fn volumes(request: &DeployRequest, recipe: &Recipe, config: &AgentConfig) -> Re
         }
         if volume.source.starts_with('/') {
             let real = std::path::Path::new(&volume.source);
+            if request.preview.is_some_and(|preview| preview.fork) {
+                let what = format!("the host path '{}' is not shown to code from a fork", volume.source);
+                return Err(Failure::new("NOT_ALLOWED", 4, what, "previews of forks have volumes of their own only"));
+            }
             let inside = !volume.source.split('/').any(|p| p == "..")
                 && config.limits.host_paths.iter().any(|allowed| real.starts_with(allowed));
             if !inside {

@@ -1,11 +1,12 @@
 //! Source to running: fetch, recognise, scan, build, release, start.
 
 use jiff::Timestamp;
+use sigil_core::follow::Previewed;
 use sigil_core::gate::{self, Waiver};
 use sigil_core::model::{
     Deployment, DeploymentId, Desired, Name, Outcome as GateOutcome, Release, ReleaseNo, ReleaseSpec, Run as Desire,
 };
-use sigil_core::policy::{Access, Policy};
+use sigil_core::policy::Access;
 use sigil_core::recipe::{self, Origin, Recipe, RecipeError};
 use sigil_core::rights::DEFAULT_TEAM;
 use sigil_core::scan;
@@ -15,7 +16,7 @@ use super::{DeployRequest, Failure, ManifestText, Outcome, Request, Run, SourceR
 use crate::build::{BuildError, Built};
 use crate::engine::EngineError;
 use crate::inspect::Scanned;
-use crate::secrets::SecretError;
+use crate::secrets::{SecretError, Whose};
 use crate::source::{Fetched, SourceError, Sources};
 
 /// Releases kept for rollback.
@@ -87,8 +88,38 @@ impl Run {
         if request.source.upload_id.is_some() {
             return None;
         }
-        let again = DeployRequest { force: false, waivers: Vec::new(), timeout_ms: None, team: None, ..*request };
+        let again = DeployRequest {
+            force: false,
+            waivers: Vec::new(),
+            timeout_ms: None,
+            team: None,
+            temporary_seconds: None,
+            ..*request
+        };
         serde_json::to_value(again).ok().map(Box::new)
+    }
+
+    /// How long the deployment is to be there, where it is not to stay.
+    fn temporary(&self) -> Option<jiff::SignedDuration> {
+        match serde_json::from_value(self.record.request.clone()) {
+            Ok(Request::Deploy(request)) => {
+                request.temporary_seconds.map(|s| jiff::SignedDuration::from_secs(s.into()))
+            }
+            _ => None,
+        }
+    }
+
+    /// Whether it is the code of somebody who may not push to the repository.
+    fn strangers(&self) -> bool {
+        self.preview().is_some_and(|preview| preview.fork)
+    }
+
+    /// Whose preview is asked for.
+    fn preview(&self) -> Option<Previewed> {
+        match serde_json::from_value(self.record.request.clone()) {
+            Ok(Request::Deploy(request)) => request.preview,
+            _ => None,
+        }
     }
 
     pub(super) async fn deploy(&mut self, mut request: DeployRequest) -> Result<Outcome, Failure> {
@@ -110,6 +141,21 @@ impl Run {
         if existing.as_ref().is_some_and(|d| d.desired.run == Desire::Removed) {
             return Err(Failure::new("BUSY", 1, format!("'{name}' is being removed"), "try again in a moment"));
         }
+        if let Some(preview) = &request.preview
+            && let Some(other) = existing.as_ref().filter(|d| d.preview.as_deref() != Some(preview))
+        {
+            let what = format!("the preview's name '{}' is another deployment's", other.name);
+            return Err(Failure::new("NAME_TAKEN", 2, what, "remove that one, or call the followed one otherwise"));
+        }
+        let parent = request.preview.and_then(|preview| self.deps().store.deployment(preview.of));
+        if request.preview.is_some() && parent.is_none() {
+            return Err(Failure::new(
+                "NOT_FOUND",
+                3,
+                "the deployment that it is a preview of is gone",
+                "deploy it again",
+            ));
+        }
         let team = request.team.clone().unwrap_or_else(|| DEFAULT_TEAM.to_owned());
         if existing.as_ref().is_some_and(|d| request.team.as_ref().is_some_and(|team| *team != d.team)) {
             // who asked was judged by the team that was meant
@@ -126,7 +172,7 @@ impl Run {
         }
         self.within_quota(existing.as_deref(), &team, 0)?;
         // everything that a person can have got wrong is told before minutes are spent on a build
-        let access = self.access(existing.as_deref())?;
+        let access = self.access(existing.as_deref().or(parent.as_deref()))?;
         compose::check(&request, &understood.recipe, &config, access, existing.as_deref())?;
         let egress = compose::egress(&request, &understood.recipe, &config)?;
         self.note(compose::reach(compose::network(&understood.recipe, &config)?, &egress, &config));
@@ -141,7 +187,9 @@ impl Run {
             };
             self.deps().store.update(d.id, None, "its tags changed", change).await?;
         }
-        let waivers = gate::joined(existing.as_ref().map_or(&[], |d| &d.waivers), &waivers);
+        // what somebody answers for in the deployment holds for its previews, but not for the code of strangers
+        let known = existing.as_ref().or(parent.as_ref().filter(|_| !self.strangers()));
+        let waivers = gate::joined(known.map_or(&[], |d| &d.waivers), &waivers);
         self.scan(&understood.fetched, &waivers, true).await?;
         let built = self.build(&understood, request.force).await?;
         let locks = match understood.fetched.tree.clone() {
@@ -271,7 +319,8 @@ impl Run {
             return Ok(scan::scan::<String, Vec<u8>>(&[]));
         };
         // a folder's path is whatever its sender says
-        let named = fetched.commit.is_some() || fetched.package.is_some();
+        // and a fork's commit is found in the repository that it was made from
+        let named = (fetched.commit.is_some() || fetched.package.is_some()) && !self.strangers();
         let source = if named { fetched.pinned.as_str() } else { gate::FOLDER };
         let config = self.deps().config.borrow().clone();
         let least = gate::Least::of(source, &config.scan.block, &config.scan.trust);
@@ -392,9 +441,11 @@ impl Run {
     ) -> Result<(), Failure> {
         let uses = compose::secrets(request, recipe)?;
         let (id, team) = (existing.map(|d| d.id), existing.map_or(team, |d| &d.team));
-        let missing = self.deps().secrets.missing(id, team, &uses);
+        let preview = existing.and_then(|d| d.preview.as_deref()).or(request.preview.as_ref());
+        let whose = Whose::new(id, team, preview);
+        let missing = self.deps().secrets.missing(&whose, &uses);
         if missing.is_empty() {
-            let typed = self.deps().secrets.check_types(id, team, &uses, "this deploy");
+            let typed = self.deps().secrets.check_types(&whose, &uses, "this deploy");
             return typed.map_err(|error| match error {
                 SecretError::Mistyped(_) => {
                     let hint = "set it anew, or change its `type` in the manifest";
@@ -425,6 +476,9 @@ impl Run {
         let who = self.record.created_by.clone();
         let now = Timestamp::now();
         let asked = self.asked();
+        let until = self.temporary().map(|time| now.saturating_add(time).unwrap_or(now));
+        let preview = self.preview();
+        let policy = preview.and_then(|preview| store.deployment(preview.of)).map(|parent| parent.policy.clone());
         let make = move |number| Release {
             number,
             created_at: now,
@@ -449,10 +503,12 @@ impl Run {
                     desired: Desired { run: Desire::Running, replicas: scaled.desired(None), release: 1, restart: 0 },
                     serving: None,
                     releases: vec![make(1)],
-                    policy: Policy::default(),
+                    policy: policy.unwrap_or_default(),
                     waivers,
                     scaling: scaled.policy,
                     follow: None,
+                    until,
+                    preview: preview.map(Box::new),
                 };
                 store.create(deployment).await?
             }
@@ -477,6 +533,8 @@ impl Run {
                             }
                         }
                         d.releases.push(add);
+                        // whoever deploys it to stay keeps it
+                        d.until = d.until.and(until);
                         d.waivers = waivers;
                         d.desired.release = number;
                         d.desired.run = Desire::Running;

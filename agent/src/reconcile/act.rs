@@ -182,7 +182,8 @@ impl BringUp {
             ("release", self.release.to_string()),
             ("instance", self.instance.to_string()),
         ];
-        let secrets = self.deps.secrets.hand_over(self.deployment.id, &self.deployment.team, &self.spec, &to).await?;
+        let secrets =
+            self.deps.secrets.hand_over(&crate::secrets::Whose::of(&self.deployment), &self.spec, &to).await?;
         let outbound = self.spec.network == NetworkMode::Link;
         // the owner's limits hold for releases that were made under others, too
         if !outbound && !self.deps.config.borrow().limits.allow_bridge {

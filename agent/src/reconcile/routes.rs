@@ -36,7 +36,7 @@ impl Room {
         let serving = ready.first().map(|replica| replica.spec.as_ref());
         let serving = serving.or_else(|| deployment.release(deployment.desired.release).map(|r| &r.spec));
         let injected = serving
-            .and_then(|spec| self.deps.secrets.injected(deployment.id, &deployment.team, spec).ok())
+            .and_then(|spec| self.deps.secrets.injected(&crate::secrets::Whose::of(deployment), spec).ok())
             .unwrap_or_default();
         let wanted = deployment.release(deployment.desired.release).map_or(&[][..], |r| &r.spec.secrets);
         let own = wanted.iter().filter(|secret| secret.per_user).cloned().collect();

@@ -385,6 +385,7 @@ impl Shelf {
         let own = self.store.packages();
         let mut done = Imported::default();
         let mut taken: BTreeMap<(String, String), Version> = BTreeMap::new();
+        let mut latest: BTreeMap<String, String> = BTreeMap::new();
         for item in items {
             let (new, dated) = match read_item(mirror, item, now) {
                 Ok(new) => new,
@@ -401,6 +402,9 @@ impl Shelf {
             if let Some(Origin::Mirror(other)) = self.package(&name)?.map(|p| p.origin).filter(|o| *o != new.origin) {
                 refuse(&mut done, format!("{name}: it is mirrored from '{other}' already"));
                 continue;
+            }
+            if new.upstream_latest {
+                latest.insert(name.clone(), number.clone());
             }
             let key = (name, number);
             let old = match taken.remove(&key) {
@@ -432,6 +436,14 @@ impl Shelf {
             }
             done.changed += 1;
             taken.insert(key, merged);
+        }
+        // a version that is the latest makes another one that was not, whose own item may never come again
+        for (name, number) in latest {
+            for version in self.versions_of(&name)?.into_iter().filter(|v| v.upstream_latest) {
+                taken.entry((name.clone(), version.version().to_owned())).or_insert(version);
+            }
+            let others = taken.range_mut((name.clone(), String::new())..).take_while(|((n, _), _)| *n == name);
+            others.filter(|((_, v), _)| *v != number).for_each(|(_, version)| version.upstream_latest = false);
         }
         let versions: Vec<Version> = taken.into_values().collect();
         self.write(versions)?;
@@ -711,7 +723,7 @@ fn refuse(done: &mut Imported, why: String) {
     }
 }
 
-/// An item of another registry. Its document may break rules that ours obey, as long as it has a name and a version.
+/// An item of another registry. Its document may break rules that ours obey, as long as it has a name, a description and a version.
 /// Beside it whether it says when it was published.
 fn read_item(mirror: &str, item: &Json, now: Timestamp) -> std::result::Result<(Version, bool), String> {
     let server = item.get("server").ok_or("an item without a server")?;
@@ -724,6 +736,10 @@ fn read_item(mirror: &str, item: &Json, now: Timestamp) -> std::result::Result<(
     }
     if number.is_empty() || number.len() > 255 || number.chars().any(char::is_control) {
         return Err(format!("{shown}: it has no version that could be kept"));
+    }
+    // clients refuse a whole page of the official API for one such item
+    if text("description").is_empty() {
+        return Err(format!("{shown}: it has no description"));
     }
     if server.to_string().len() > server_json::DOCUMENT_MAX {
         return Err(format!("{shown}@{number}: it is larger than {} KiB", server_json::DOCUMENT_MAX >> 10));

@@ -278,10 +278,11 @@ async fn another_registrys_packages_are_taken_as_they_are() {
         item("sun", "1.9.0", true, "active"),
         item("clock", "9.0.0", true, "active"),
         json!({"server": {"name": "no name", "version": "1"}}),
-        json!({"server": {"name": "a/b", "description": "", "version": "^1"}}),
+        json!({"server": {"name": "a/b", "description": "Old.", "version": "^1"}}),
+        json!({"server": {"name": "a/c", "description": "", "version": "1"}}),
     ];
     let done = registry.import("official", items.clone(), true).await.unwrap();
-    assert_eq!((done.new, done.changed, done.known, done.refusals), (3, 0, 0, 2), "{done:?}");
+    assert_eq!((done.new, done.changed, done.known, done.refusals), (3, 0, 0, 3), "{done:?}");
     assert!(done.refused[0].contains("io.example/clock: a package of that name was published here"));
     let sun = registry.version("io.example/sun", "latest", false).await.unwrap().version;
     assert_eq!((sun.version(), sun.origin.to_string()), ("1.9.0", "mirror:official".to_owned()));
@@ -301,5 +302,9 @@ async fn another_registrys_packages_are_taken_as_they_are() {
     assert_eq!(mine, Err(RegistryError::Mirrored("io.example/sun".into(), "official".into())));
     let found = registry.search(Query { origin: "mirror:official".into(), ..Query::default() }).await.unwrap();
     assert_eq!(found.total, 2);
+    // the one that was the latest is it no more, though nobody tells it again
+    let next = vec![item("sun", "1.9.5", true, "active")];
+    assert_eq!(registry.import("official", next, true).await.unwrap().new, 1);
+    assert_eq!(registry.version("io.example/sun", "latest", false).await.unwrap().version.version(), "1.9.5");
     house.close().await;
 }

@@ -68,6 +68,8 @@ pub(crate) fn deployment(name: &str) -> Deployment {
         waivers: Vec::new(),
         scaling: None,
         follow: None,
+        until: None,
+        preview: None,
         releases: vec![Release {
             number: 1,
             created_at: now,

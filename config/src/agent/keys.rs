@@ -59,6 +59,8 @@ pub enum Kind {
     Map,
     /// A map from any names to texts.
     Named,
+    /// A map from names of lower-case letters, digits, '.', '_' and '-' to addresses.
+    NamedUrl,
     /// A map from any names to one of these words.
     NamedWord(&'static [&'static str]),
     /// A map from names of headers to values that are not shown, or to `file:/path`.
@@ -68,7 +70,7 @@ pub enum Kind {
 impl Kind {
     /// Whether it has entries of its own names.
     pub(super) fn is_map(self) -> bool {
-        matches!(self, Self::Map | Self::MapOf(_) | Self::Named | Self::NamedWord(_) | Self::Headers)
+        matches!(self, Self::Map | Self::MapOf(_) | Self::Named | Self::NamedUrl | Self::NamedWord(_) | Self::Headers)
     }
 }
 
@@ -181,6 +183,9 @@ pub const KEYS: &[Key] = &[
     key("cost.storage_gb_month", Kind::Rate, LIVE),
     key("quota.action", Kind::Word(&["warn", "throttle", "stop"]), LIVE),
     key("registry.anonymous", Kind::Word(&["never", "loopback", "anywhere"]), LIVE),
+    key("registry.mirrors", Kind::NamedUrl, LIVE),
+    key("registry.mirror_filters", Kind::Named, LIVE),
+    key("registry.mirror_seconds", Kind::Int(60, 31_536_000), LIVE),
     key("outbound.proxy", Kind::Url, LIVE),
     key("outbound.no_proxy", Kind::Texts, LIVE),
     key("outbound.ports", Kind::Ports, LIVE),

@@ -11,6 +11,7 @@ use super::keys::{KEYS, Key, Kind, json, pointer};
 use super::{AgentConfig, diff};
 use crate::egress::{Ports, Rule};
 use crate::flaw::{At, Flaw, did_you_mean, lines};
+use crate::folders;
 use crate::node::{self, Entry, Node, Value};
 use crate::size;
 
@@ -68,7 +69,7 @@ pub fn default_path() -> PathBuf {
     if is_root() {
         return PathBuf::from("/etc/sigil/agent.toml");
     }
-    xdg("XDG_CONFIG_HOME", ".config").join("sigil/agent.toml")
+    folders::config().join("sigil/agent.toml")
 }
 
 /// The file to read: the one asked for, whether it exists or not, else the default one if it exists.
@@ -82,16 +83,17 @@ pub fn data_dir(config: &AgentConfig) -> PathBuf {
     match &config.data_dir {
         Some(dir) => dir.clone(),
         None if is_root() => PathBuf::from("/var/lib/sigil"),
-        None => xdg("XDG_STATE_HOME", ".local/state").join("sigil"),
+        None => folders::state().join("sigil"),
     }
 }
 
-pub(crate) fn xdg(variable: &str, below_home: &str) -> PathBuf {
-    // the specification: a relative path in these variables is to be ignored
-    let set = std::env::var_os(variable).map(PathBuf::from).filter(|p| p.is_absolute());
-    set.unwrap_or_else(|| std::env::home_dir().unwrap_or_else(|| PathBuf::from("/")).join(below_home))
+/// Agents run on Linux; elsewhere only their configuration is read.
+#[cfg(not(unix))]
+fn is_root() -> bool {
+    false
 }
 
+#[cfg(unix)]
 fn is_root() -> bool {
     use std::os::unix::fs::MetadataExt;
     // the owner of our own entry in /proc is our effective uid, without a system call crate
@@ -297,7 +299,7 @@ impl Layers {
                 };
                 scalar(Value::List(parts.map(port).collect()))
             }
-            Kind::MapOf(_) | Kind::Map | Kind::Named | Kind::NamedWord(_) | Kind::Headers => {
+            Kind::MapOf(_) | Kind::Map | Kind::Named | Kind::NamedUrl | Kind::NamedWord(_) | Kind::Headers => {
                 let name = entry.unwrap_or_default();
                 let name = match key.kind {
                     Kind::Map | Kind::Named | Kind::NamedWord(_) => name.to_owned(),
@@ -396,7 +398,9 @@ impl Layers {
                 let members: Vec<Option<Json>> = node.items().iter().map(|n| self.member(key, n)).collect();
                 members.into_iter().collect::<Option<Vec<_>>>().map(Json::Array)
             }
-            Kind::MapOf(_) | Kind::Map | Kind::Named | Kind::NamedWord(_) | Kind::Headers => self.map(key, node),
+            Kind::MapOf(_) | Kind::Map | Kind::Named | Kind::NamedUrl | Kind::NamedWord(_) | Kind::Headers => {
+                self.map(key, node)
+            }
         }
     }
 
@@ -550,6 +554,18 @@ impl Layers {
                     let message = format!("{path}.{name} cannot be a header's value");
                     self.flaws.push(Flaw::new(&entry.value.at, message).hint(hint));
                 }
+                Kind::NamedUrl if !mirror_name(name) => {
+                    let hint = "1 to 64 of a-z, 0-9, '.', '_' and '-'";
+                    let message = format!("{path}: '{name}' is no name for a mirror");
+                    self.flaws.push(Flaw::new(&entry.at, message).hint(hint));
+                }
+                Kind::NamedUrl
+                    if entry.value.as_text().is_some_and(|text| !is_url(text) || text.contains(['@', '?', '#'])) =>
+                {
+                    let message = format!("{path}.{name} is no address");
+                    let hint = "write http://… or https://…, without a login: that is kept as a source secret";
+                    self.flaws.push(Flaw::new(&entry.value.at, message).hint(hint));
+                }
                 Kind::NamedWord(words) if entry.value.as_text().is_some_and(|text| !words.contains(&text)) => {
                     let hint = format!("one of {}", words.join(", "));
                     let message = format!("{path}.{name} is none of its words");
@@ -628,6 +644,11 @@ fn listen(text: &str) -> Option<bool> {
     // digits and dots only would be a mistyped address, not a name
     let fine = host.split('.').all(label) && host.contains(|c: char| c.is_ascii_alphabetic());
     port.parse::<u16>().ok().filter(|_| fine).map(|_| host == "localhost")
+}
+
+fn mirror_name(name: &str) -> bool {
+    let fine = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "._-".contains(c);
+    matches!(name.len(), 1..=64) && name.chars().all(fine)
 }
 
 fn header_name(name: &str) -> bool {

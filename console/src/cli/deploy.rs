@@ -174,6 +174,7 @@ pub async fn run(ctx: &Ctx, args: Args) -> Outcome {
         team: args.team,
         timeout_ms: u64::try_from(args.wait.timeout.as_millis()).unwrap_or(u64::MAX),
         package: String::new(),
+        temporary_seconds: 0,
     };
     let link = match given {
         Some(Given::Folder { text, root }) => folder_source(ctx, &mut deploy, text, root).await?,

@@ -8,7 +8,6 @@ mod ignored;
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Read, Write};
-use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -21,6 +20,7 @@ use super::fail::{Failure, USAGE};
 use super::progress::Progress;
 use super::time::size;
 use crate::link::{Link, Upload};
+use crate::os;
 
 /// Largest folder, uncompressed.
 pub const BYTES_MAX: u64 = 512 << 20;
@@ -73,6 +73,12 @@ pub enum Purpose {
     Scan,
 }
 
+/// A path's name in an archive, and in what is said of it: '/' between its parts on every system. None: not UTF-8.
+fn archived(relative: &Path) -> Option<String> {
+    let parts: Option<Vec<&str>> = relative.iter().map(|part| part.to_str()).collect();
+    Some(parts?.join("/"))
+}
+
 /// Looks through a folder.
 pub fn walk(root: &Path, purpose: Purpose) -> Result<Folder, Failure> {
     let mut found: BTreeMap<String, Kind> = BTreeMap::new();
@@ -82,7 +88,7 @@ pub fn walk(root: &Path, purpose: Purpose) -> Result<Folder, Failure> {
         .map_err(|e| Failure::usage(format!("the folder cannot be read: {e}"), "check the permissions"))?;
     for relative in &paths {
         let real = root.join(relative);
-        let Some(path) = relative.to_str() else {
+        let Some(path) = archived(relative) else {
             let shown = relative.to_string_lossy();
             return Err(Failure::usage(
                 format!("the file name '{shown}' is not UTF-8"),
@@ -95,7 +101,7 @@ pub fn walk(root: &Path, purpose: Purpose) -> Result<Folder, Failure> {
         let kind = if metadata.is_dir() {
             Kind::Dir
         } else if metadata.is_file() {
-            Kind::File(metadata.len(), metadata.permissions().mode() & 0o100 != 0)
+            Kind::File(metadata.len(), os::is_executable(&metadata))
         } else if metadata.is_symlink() {
             let target = std::fs::read_link(&real).map_err(unreadable)?;
             if leaves(root, relative, &target) {
@@ -103,10 +109,10 @@ pub fn walk(root: &Path, purpose: Purpose) -> Result<Folder, Failure> {
             }
             Kind::Link(target)
         } else {
-            skipped.push(path.to_owned());
+            skipped.push(path);
             continue;
         };
-        found.insert(path.to_owned(), kind);
+        found.insert(path, kind);
         if found.len() > ENTRIES_MAX {
             return Err(too_large(format!("the folder has more than {ENTRIES_MAX} entries"), &found));
         }
@@ -337,7 +343,7 @@ impl Write for Chunks {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::symlink;
+    use std::os::unix::fs::{PermissionsExt as _, symlink};
 
     use super::*;
 

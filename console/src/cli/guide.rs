@@ -43,6 +43,7 @@ const PAGES: &[Page] = &[
     page!("manifest", "what an mcp.yaml says", false),
     page!("sources", "folders, git, npm, PyPI, images", false),
     page!("follow", "deploying what is pushed to a repository", false),
+    page!("github", "GitHub, GitLab, Gitea: accounts, repositories, statuses, previews", false),
     page!("secrets", "how servers get theirs", false),
     page!("access", "users, teams, roles, keys, certificates", false),
     page!("scaling", "policies, what was decided and why, trying one out", false),

@@ -10,6 +10,7 @@ use super::fail::{DONE, FAILED, Failure, NOT_FOUND, Outcome};
 use super::{Ctx, output};
 use crate::contexts;
 use crate::link::{Address, Detail, Link, NewKey};
+use crate::os;
 
 /// Put a deployment into AI clients: shows the change to each file, asks, writes
 #[derive(Debug, clap::Args)]
@@ -388,8 +389,7 @@ fn paste(client: &Client, project: Option<&Path>, server: &Served, agent: &Agent
 }
 
 fn label(client: &str) -> String {
-    let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
-    format!("client-{client}-{host}")
+    format!("client-{client}-{}", os::host_name())
 }
 
 /// Makes keys, then writes every file under the lock. A file that cannot be written leaves no key behind.

@@ -1,5 +1,7 @@
 //! `sigil package`.
 
+mod allow;
+
 use std::fmt::Write as _;
 
 use jiff::Timestamp;
@@ -57,6 +59,11 @@ enum Verb {
         #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true)]
         message: String,
     },
+    /// Say which deployments GitHub Copilot's clients may use, for managed-settings.json
+    #[command(
+        after_help = "Deployments become entries of allowedMcpServers, by their addresses; what is not listed is refused by Copilot's clients once the list is there. Merge it into the managed-settings.json of your enterprise.\n\nExample:\n  sigil package allow-list --url https://mcp.example.org > allowed.json\n  sigil package allow-list weather clock --stdio"
+    )]
+    AllowList(allow::Args),
     /// Delete a version, or all of them: nobody finds it any more
     #[command(after_help = "Example:\n  sigil package rm io.example/weather@0.9.0 --message 'it lost data'")]
     Rm {
@@ -97,6 +104,7 @@ fn parts(package: &str) -> (&str, &str) {
 pub async fn run(ctx: &Ctx, args: Args) -> Outcome {
     let link = ctx.link().await?;
     match args.verb {
+        Verb::AllowList(args) => allow::run(ctx, &link, args).await?,
         Verb::Ls { all, offset } => {
             let origin = if all { String::new() } else { "own".to_owned() };
             let query = PackageQuery { origin, sort: "recent".into(), limit: 100, offset, ..PackageQuery::default() };

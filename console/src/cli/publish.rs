@@ -16,7 +16,7 @@ use crate::link::{Link, PackageVersion};
 /// Register a version of a server in the registry, for others to find and deploy
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "From a source (a folder, git, npm:, pypi:, image:) it is scanned, built and started as a deploy would, its tools are listed, and what the agent learnt goes into the registry with the scanner's verdict and its provenance; --deploy keeps it running. What is not known is asked for, or named. From a server.json (the format of MCP registries) the document is checked and registered as it is; --of takes what is known from a deployment of it. A published version never changes; the same document again is fine.\n\nExample:\n  sigil publish ./weather --name io.example/weather --version 1.0.0\n  sigil publish npm:some-server@2.1.0 --name io.example/some --description 'Does some.'\n  sigil publish ./server.json --category travel --tag climate\n  sigil publish ./server.json --check"
+    after_help = "From a source (a folder, git, npm:, pypi:, image:) it is scanned, built and started as a deploy would, its tools are listed, and what the agent learnt goes into the registry with the scanner's verdict and its provenance; --deploy keeps it running. What is not known is asked for, or named. From a server.json (the format of MCP registries) the document is checked and registered as it is; --of takes what is known from a deployment of it. A published version never changes; the same document again is fine.\n\nExample:\n  sigil publish ./weather --name io.example/weather --version 1.0.0\n  sigil publish npm:some-server@2.1.0 --name io.example/some --description 'Does some.'\n  sigil publish ./weather --name io.example/weather --version 1.0.0 --push registry.example.org/weather:1.0.0\n  sigil publish ./server.json --category travel --tag climate\n  sigil publish ./server.json --check"
 )]
 pub struct Args {
     /// A source, a server.json, or a folder that has one
@@ -46,6 +46,9 @@ pub struct Args {
     /// Team that a new package belongs to; your only one when left out, else default
     #[arg(long, value_name = "TEAM", default_value = "", hide_default_value = true)]
     team: String,
+    /// Push its image there, for other hosts; the package is run from it
+    #[arg(long, value_name = "REF")]
+    push: Option<String>,
     /// Keep it running under this name
     #[arg(long, value_name = "DEPLOYMENT", conflicts_with = "of")]
     deploy: Option<String>,
@@ -117,9 +120,9 @@ fn checked(document: &Json, whose: &Path) -> Result<server_json::Server, Failure
 
 /// A document as it is.
 async fn document(ctx: &Ctx, args: Args, file: &Path) -> Outcome {
-    if args.name.is_some() || args.description.is_some() || args.version.is_some() || args.deploy.is_some() {
+    if [&args.name, &args.description, &args.version, &args.deploy, &args.push].into_iter().any(Option::is_some) {
         let hint = "leave them out, or name the source and not its document";
-        return Err(Failure::usage("--name, --description, --version and --deploy are for sources", hint));
+        return Err(Failure::usage("--name, --description, --version, --deploy and --push are for sources", hint));
     }
     let words = read(file, server_json::DOCUMENT_MAX)?;
     let document: Json = serde_json::from_str(&words).map_err(|e| bad(file, e, "it has to be JSON"))?;
@@ -147,7 +150,11 @@ async fn built(ctx: &Ctx, args: Args) -> Outcome {
     let readme = readme(&args, &Path::new(&args.from).join("README.md"))?;
     let mut made = source::deploy(ctx, &args).await?;
     let published = async {
-        let document = made.document().await?;
+        let mut document = made.document().await?;
+        checked(&document, Path::new("the package"))?;
+        if let Some(reference) = &args.push {
+            made.pushed(&mut document, reference, args.timeout).await?;
+        }
         checked(&document, Path::new("the package"))?;
         let extras = json!({
             "category": made.known.category, "tags": made.known.tags, "authors": args.authors, "readme": readme,

@@ -2,7 +2,7 @@
 
 mod dotenv;
 mod template;
-mod value;
+pub(super) mod value;
 
 use std::path::PathBuf;
 

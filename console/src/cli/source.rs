@@ -23,22 +23,23 @@ pub enum Given {
 /// Understands a source. A bare name of an existing folder is that folder.
 pub fn parse(text: &str) -> Result<Given, Failure> {
     match text.parse::<Source>() {
-        Ok(Source::Folder { path }) => folder(&path),
+        Ok(Source::Folder { path }) => folder(&path, &at_home(&path)),
         Ok(_) => Ok(Given::Remote(text.to_owned())),
         // written so that the agent, which has no such folder to look at, takes it for one too
-        Err(BadSource::Unknown(_)) if Path::new(text).is_dir() => folder(&format!("./{text}")),
+        Err(BadSource::Unknown(_)) if Path::new(text).is_dir() => {
+            folder(&format!("./{}", text.replace('\\', "/")), Path::new(text))
+        }
         Err(e) => Err(Failure::new(USAGE, "BAD_SOURCE", e.to_string(), e.hint())),
     }
 }
 
-fn folder(text: &str) -> Result<Given, Failure> {
-    let path = match text.strip_prefix("~/").or((text == "~").then_some("")) {
-        Some(rest) => match std::env::var_os("HOME") {
-            Some(home) => Path::new(&home).join(rest),
-            None => PathBuf::from(text),
-        },
-        None => PathBuf::from(text),
-    };
+/// `~` is the person's own folder.
+fn at_home(text: &str) -> PathBuf {
+    let below = text.strip_prefix("~/").or((text == "~").then_some(""));
+    below.and_then(|rest| Some(std::env::home_dir()?.join(rest))).unwrap_or_else(|| PathBuf::from(text))
+}
+
+fn folder(text: &str, path: &Path) -> Result<Given, Failure> {
     let bad = |message: String, hint: &str| Failure::new(USAGE, "BAD_SOURCE", message, hint);
     match path.canonicalize() {
         Ok(root) if root.is_dir() => Ok(Given::Folder { text: text.to_owned(), root }),

@@ -175,6 +175,9 @@ impl LinkError {
     /// What to do about it.
     pub fn hint(&self) -> String {
         match self {
+            Self::NoAgent { .. } if cfg!(windows) => {
+                "an agent runs on Linux: name it with --host ssh://HOST or SIGIL_HOST, or 'sigil context add'".to_owned()
+            }
             Self::NoAgent { .. } => {
                 "start one with 'sigil-agent run', or name another with --host or SIGIL_HOST".to_owned()
             }

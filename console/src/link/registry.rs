@@ -1,5 +1,7 @@
 //! Packages of the agent's registry.
 
+use std::time::Duration;
+
 use jiff::Timestamp;
 use serde::Serialize;
 use serde_json::Value as Json;
@@ -162,7 +164,68 @@ impl Imported {
     }
 }
 
+/// A registry whose packages are taken in.
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+pub struct Mirror {
+    /// What it is called here.
+    pub name: String,
+    /// Its address.
+    pub url: String,
+    /// Which of its packages; empty: all.
+    pub filter: String,
+    /// Seconds between passes.
+    pub every_seconds: u64,
+    /// Whether it is being read, or is about to be.
+    pub busy: bool,
+    /// Versions read by the pass under way.
+    pub read: u64,
+    /// Passes that ended.
+    pub passes: u64,
+    /// When the last one did.
+    pub ended_at: Option<Timestamp>,
+    /// Versions that it read.
+    pub last_read: u64,
+    /// Versions that the filter left out of it.
+    pub last_passed_over: u64,
+    /// What became of the others.
+    pub last: Imported,
+    /// Why the last try failed; empty: it did not.
+    pub trouble: String,
+    /// When that was.
+    pub failed_at: Option<Timestamp>,
+    /// Tries that failed one after another.
+    pub failures: u32,
+}
+
 impl Link {
+    /// Pushes the image of a deployment; answers its name by digest. Takes at most `limit`.
+    pub async fn push(&self, deployment: &str, reference: &str, limit: Duration) -> Result<String, LinkError> {
+        let request = v1::PushRequest {
+            request_id: request_id(),
+            deployment: deployment.to_owned(),
+            reference: reference.to_owned(),
+        };
+        match tokio::time::timeout(limit, self.registry().push(request)).await {
+            Ok(Ok(reply)) => Ok(reply.into_inner().reference),
+            Ok(Err(status)) => Err(self.error(&status)),
+            Err(_) => Err(LinkError::Slow { what: "push", seconds: limit.as_secs() }),
+        }
+    }
+
+    /// Registries whose packages are taken in; `name` is empty for all.
+    pub async fn mirrors(&self, name: &str) -> Result<Vec<Mirror>, LinkError> {
+        let request = v1::MirrorsRequest { name: name.to_owned() };
+        let reply = self.ask("mirror ls", self.registry().mirrors(request)).await?;
+        Ok(reply.mirrors.into_iter().map(mirror).collect())
+    }
+
+    /// Asks for a pass, `whole` for one that reads everything; answers how the mirror stands before it.
+    pub async fn sync_mirror(&self, name: &str, whole: bool) -> Result<Mirror, LinkError> {
+        let request = v1::SyncMirrorRequest { request_id: request_id(), name: name.to_owned(), whole };
+        let reply = self.ask("mirror sync", self.registry().sync_mirror(request)).await?;
+        Ok(reply.mirrors.into_iter().next().map(mirror).unwrap_or_default())
+    }
+
     /// Takes items of another registry in; `last` of many.
     pub async fn import(&self, mirror: &str, items: Vec<String>, last: bool) -> Result<Imported, LinkError> {
         let request = v1::ImportPackagesRequest { request_id: request_id(), mirror: mirror.to_owned(), items, last };
@@ -251,6 +314,33 @@ fn detail(reply: v1::PackageReply) -> PackageDetail {
         package: reply.package.map(package).unwrap_or_default(),
         version: reply.version.map(version).unwrap_or_default(),
         versions: reply.versions.into_iter().map(version).collect(),
+    }
+}
+
+fn mirror(m: v1::Mirror) -> Mirror {
+    // one that is known already is neither new nor changed
+    let known = m.last_read.saturating_sub(m.last_passed_over + m.last_new + m.last_changed + m.last_refusals);
+    Mirror {
+        name: m.name,
+        url: m.url,
+        filter: m.filter,
+        every_seconds: m.every_seconds,
+        busy: m.busy,
+        read: m.read,
+        passes: m.passes,
+        ended_at: convert::time(m.ended_at),
+        last_read: m.last_read,
+        last_passed_over: m.last_passed_over,
+        last: Imported {
+            new: m.last_new,
+            changed: m.last_changed,
+            known,
+            refusals: m.last_refusals,
+            refused: m.last_refused,
+        },
+        trouble: m.trouble,
+        failed_at: convert::time(m.failed_at),
+        failures: m.failures,
     }
 }
 

@@ -48,6 +48,9 @@ pub struct State {
     pub searched: Vec<v1::SearchRequest>,
     pub published: Vec<v1::PublishRequest>,
     pub imported: Vec<v1::ImportPackagesRequest>,
+    pub mirrors: Vec<v1::Mirror>,
+    pub pushed: Vec<v1::PushRequest>,
+    pub synced: Vec<v1::SyncMirrorRequest>,
     pub usage: v1::UsageReply,
     pub usage_asked: Vec<v1::UsageRequest>,
     pub limits: Vec<v1::LimitInfo>,
@@ -385,6 +388,36 @@ impl v1::registry_server::Registry for Fake {
         self.with(|s| s.imported.push(asked));
         let refused = vec!["a/b: it has no version that could be kept".to_owned()];
         Ok(Response::new(v1::ImportPackagesReply { new, refusals: 1, refused, ..Default::default() }))
+    }
+    async fn push(&self, request: Request<v1::PushRequest>) -> Result<Response<v1::PushReply>, Status> {
+        let asked = request.into_inner();
+        let repository =
+            asked.reference.rsplit_once(':').map_or(asked.reference.as_str(), |(repository, _)| repository);
+        let reference = format!("{repository}@sha256:{}", "0".repeat(64));
+        self.with(|s| s.pushed.push(asked));
+        Ok(Response::new(v1::PushReply { reference }))
+    }
+    async fn mirrors(&self, request: Request<v1::MirrorsRequest>) -> Result<Response<v1::MirrorsReply>, Status> {
+        let name = request.into_inner().name;
+        let mirrors = self.with(|s| {
+            // what was being read is read by the next look
+            let now = s.mirrors.clone();
+            for mirror in s.mirrors.iter_mut().filter(|m| m.busy) {
+                (mirror.busy, mirror.passes) = (false, mirror.passes + 1);
+            }
+            now
+        });
+        let mirrors = mirrors.into_iter().filter(|m| name.is_empty() || m.name == name).collect();
+        Ok(Response::new(v1::MirrorsReply { mirrors }))
+    }
+    async fn sync_mirror(&self, request: Request<v1::SyncMirrorRequest>) -> Result<Response<v1::MirrorsReply>, Status> {
+        let asked = request.into_inner();
+        let mirrors = self.with(|s| {
+            s.mirrors.iter_mut().filter(|m| m.name == asked.name).for_each(|m| m.busy = m.trouble.is_empty());
+            s.mirrors.iter().filter(|m| m.name == asked.name).cloned().collect()
+        });
+        self.with(|s| s.synced.push(asked));
+        Ok(Response::new(v1::MirrorsReply { mirrors }))
     }
     async fn set_status(
         &self,

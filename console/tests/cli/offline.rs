@@ -8,6 +8,7 @@ async fn help_names_every_verb_and_each_has_an_example() {
     let help = home.run(&["--help"]).await.exits(0).out;
     insta::assert_snapshot!("help", help);
     for verb in [
+        "new",
         "init",
         "scan",
         "build",
@@ -164,6 +165,26 @@ async fn init_writes_a_manifest_once_and_it_is_understood() {
     home.put("nothing/readme.txt", "hello");
     let ran = home.run(&["init", "nothing"]).await.exits(2);
     assert!(ran.err.contains("has none of mcp.yaml"), "{}", ran.err);
+}
+
+#[tokio::test]
+async fn a_new_server_is_written_once_and_init_reads_its_code() {
+    let home = Home::empty();
+    for language in ["python", "typescript", "go", "rust"] {
+        home.run(&["new", language, "--language", language]).await.exits(0);
+        let scanned = home.run(&["scan", language, "-o", "json"]).await.exits(0).json();
+        assert_eq!((&scanned["verdict"], &scanned["findings"]), (&"safe".into(), &serde_json::json!([])), "{language}");
+        home.run(&["build", language, "--dry-run"]).await.exits(0);
+        let init = home.run(&["init", language, "--force", "-o", "json"]).await.exits(0).json();
+        assert_eq!(init["tools"], serde_json::json!(["greet", "add"]), "{language}");
+    }
+    let written = std::fs::read_to_string(home.path("go/main.go")).unwrap();
+    let again = home.run(&["new", "go", "--language", "python"]).await.exits(2);
+    assert!(again.err.contains("not empty") && again.err.contains("--dir"), "{}", again.err);
+    assert_eq!(std::fs::read_to_string(home.path("go/main.go")).unwrap(), written);
+    assert!(!home.path("go/server.py").exists());
+    home.run(&["new", "Bad Name"]).await.exits(2);
+    home.run(&["new", "x", "--description", "a\nb"]).await.exits(2);
 }
 
 #[tokio::test]

@@ -222,3 +222,52 @@ async fn another_registrys_packages_come_from_a_file() {
     std::fs::write(&file, "nothing").unwrap();
     home.run(&["mirror", "import", path, "--as", "official"]).await.exits(2);
 }
+
+#[tokio::test]
+async fn mirrors_are_shown_and_read_when_asked() {
+    let home = Home::with_agent();
+    let said = home.run(&["mirror", "ls"]).await.exits(0);
+    assert!(said.out.contains("no registry is mirrored"), "{said:?}");
+    home.fake.with(|s| {
+        s.mirrors = vec![
+            v1::Mirror {
+                name: "official".into(),
+                url: "https://r.example".into(),
+                passes: 1,
+                last_read: 7,
+                last_new: 4,
+                last_changed: 1,
+                last_refusals: 2,
+                last_refused: vec!["a/b: it has no description".into()],
+                ..Default::default()
+            },
+            v1::Mirror { name: "broken".into(), trouble: "it answers 500".into(), failures: 3, ..Default::default() },
+        ];
+    });
+    let said = home.run(&["mirror", "ls"]).await.exits(0);
+    assert!(said.out.contains("https://r.example") && said.out.contains("it answers 500"), "{said:?}");
+    let said = home.run(&["mirror", "ls", "official"]).await.exits(0);
+    assert!(!said.out.contains("broken") && said.err.contains("a/b: it has no description"), "{said:?}");
+    let said = home.run(&["mirror", "sync", "official", "--whole"]).await.exits(0);
+    assert!(said.out.contains("7 versions were read") && said.out.contains("4 versions are new"), "{said:?}");
+    let asked = home.fake.with(|s| s.synced.pop()).unwrap();
+    assert_eq!((asked.name.as_str(), asked.whole), ("official", true));
+    let said = home.run(&["mirror", "sync", "broken"]).await.exits(1);
+    assert!(said.err.contains("it answers 500"), "{said:?}");
+    home.run(&["mirror", "sync", "broken", "--no-wait"]).await.exits(0);
+}
+
+#[tokio::test]
+async fn copilots_allow_list_is_the_deployments_addresses() {
+    let home = Home::with_agent();
+    home.fake.with(|s| s.deployments = ["time", "clock"].map(|name| super::fake::deployment(name, "ready")).into());
+    let said = home.run(&["package", "allow-list", "--url", "https://mcp.example.org"]).await.exits(0);
+    let list: serde_json::Value = serde_json::from_str(&said.out).unwrap();
+    let entries = list["allowedMcpServers"].as_array().unwrap();
+    let urls: Vec<&str> = entries.iter().map(|e| e["serverUrl"].as_str().unwrap()).collect();
+    assert_eq!(urls, ["https://mcp.example.org/mcp/clock", "https://mcp.example.org/mcp/time"]);
+    let near = home.run(&["package", "allow-list", "time"]).await.exits(0);
+    assert!(near.err.contains("--url says what others call the gateway by"), "{near:?}");
+    home.run(&["package", "allow-list", "nobody"]).await.exits(3);
+    home.run(&["package", "allow-list", "--url", "nowhere"]).await.exits(2);
+}

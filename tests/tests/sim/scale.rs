@@ -77,6 +77,8 @@ fn deployment(number: usize, image: &str) -> Deployment {
         waivers: Vec::new(),
         scaling: None,
         follow: None,
+        until: None,
+        preview: None,
         releases: vec![Release {
             number: 1,
             created_at: now,

@@ -233,3 +233,26 @@ async fn an_egress_list_is_shown_and_one_beyond_the_owners_is_refused_by_entry()
     assert!(again.result.contains("\"unchanged\":true"), "{again:?}");
     agent.stop().await;
 }
+
+/// What a publish makes for itself goes when its time is over: whoever made it may have been killed, and the agent, too.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_there_for_a_while_goes_by_itself() {
+    let world = World::new();
+    let agent = world.agent().await;
+    let brief = |name: &str, seconds| v1::DeployRequest { temporary_seconds: seconds, ..deploy(name, &[]) };
+    agent.fine(What::Deploy(brief("short", 4))).await;
+    agent.fine(What::Deploy(brief("kept", 4))).await;
+    agent.fine(What::Deploy(brief("long", 3600))).await;
+    // whoever deploys it to stay keeps it
+    agent.fine(What::Deploy(v1::DeployRequest { force: true, ..brief("kept", 0) })).await;
+    agent.crash().await;
+    let agent = world.agent().await;
+    let deadline = std::time::Instant::now() + Duration::from_secs(60);
+    while agent.detail("short").await.is_some() || !world.running("short").is_empty() {
+        assert!(std::time::Instant::now() < deadline, "it is still there");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    agent.settled("kept", "ready").await;
+    agent.settled("long", "ready").await;
+    agent.stop().await;
+}

@@ -327,13 +327,13 @@ fn end_steps(cgroup: &str) {
 }
 
 /// The next piece, or `Timeout` when the engine has been silent for too long.
-async fn next<S: futures::Stream + Unpin>(stream: &mut S, what: &str) -> Result<Option<S::Item>> {
+pub(super) async fn next<S: futures::Stream + Unpin>(stream: &mut S, what: &str) -> Result<Option<S::Item>> {
     tokio::time::timeout(Duration::from_secs(SILENCE), stream.next())
         .await
         .map_err(|_| EngineError::Timeout { what: what.to_owned(), seconds: SILENCE })
 }
 
-fn credentials(login: &RegistryLogin) -> DockerCredentials {
+pub(super) fn credentials(login: &RegistryLogin) -> DockerCredentials {
     DockerCredentials {
         username: Some(login.username.clone()),
         password: Some(login.password.expose_secret().to_owned()),
@@ -343,7 +343,7 @@ fn credentials(login: &RegistryLogin) -> DockerCredentials {
 }
 
 /// Logins travel in a header as URL-safe base64 (bollard uses the other alphabet, which engines ignore silently).
-fn encoded(login: &impl serde::Serialize) -> Result<http::HeaderValue> {
+pub(super) fn encoded(login: &impl serde::Serialize) -> Result<http::HeaderValue> {
     let json = serde_json::to_vec(login).map_err(|error| EngineError::Api(format!("login: {error}")))?;
     let text = base64::engine::general_purpose::URL_SAFE.encode(json);
     let mut value = http::HeaderValue::from_str(&text).map_err(|error| EngineError::Api(format!("login: {error}")))?;

@@ -46,16 +46,23 @@ pub(super) async fn open(
     }
     let headers = headers(asked.headers, &state, shared);
     let behind = Asked { method: &Method::POST, headers: &headers, ticket: None, ..asked.of(&entry) };
-    let inner = match state.inner.clone() {
-        Inner::None => {
+    // one may have been begun for a request whose client left before it was told, and its replica be gone by now
+    let begun = match &state.inner {
+        Inner::None => None,
+        begun => match tell(shared, &behind, begun, &state).await {
+            Err(refusal) if refusal.status == StatusCode::NOT_FOUND => None,
+            told => told.map(|()| Some(begun.clone()))?,
+        },
+    };
+    let inner = match begun {
+        Some(inner) => inner,
+        None => {
             let inner = shake(shared, &behind, lasting, &state).await?;
             lasting.state().inner = inner.clone();
+            tell(shared, &behind, &inner, &state).await?;
             inner
         }
-        known => known,
     };
-    let behind = Asked { ticket: ticket(shared, &inner)?, ..behind };
-    tell(shared, &behind, &state).await?;
     lasting.state().told = true;
     lasting.opened.send_modify(|number| *number += 1);
     if lasting.lost.swap(false, Relaxed) {
@@ -122,11 +129,12 @@ async fn shake(shared: &Arc<Shared>, asked: &Asked<'_>, lasting: &Lasting, state
 }
 
 /// Tells a new session inside what the client has said of itself. What a server does not take is not repeated.
-async fn tell(shared: &Arc<Shared>, asked: &Asked<'_>, state: &Written) -> Result<(), Refusal> {
+async fn tell(shared: &Arc<Shared>, asked: &Asked<'_>, inner: &Inner, state: &Written) -> Result<(), Refusal> {
     if !state.initialized {
         // the client says it itself
         return Ok(());
     }
+    let asked = &Asked { ticket: ticket(shared, inner)?, ..asked.of(asked.entry) };
     ask(shared, asked, r#"{"jsonrpc":"2.0","method":"notifications/initialized"}"#.to_owned()).await?;
     let request = |number: usize, method: &str, name: &str, value: &str| {
         let value = jsonrpc::quote(value);

@@ -177,6 +177,14 @@ impl Ledger {
         drop(std::fs::remove_file(self.file(&lasting.key)));
     }
 
+    /// As after a request whose client left while the session inside was opened.
+    #[cfg(test)]
+    pub(crate) fn untold(&self, ticket: &Ticket) {
+        if let Some(lasting) = self.find(ticket) {
+            lasting.state().told = false;
+        }
+    }
+
     fn file(&self, key: &str) -> PathBuf {
         self.dir.join(format!("{key}.json"))
     }

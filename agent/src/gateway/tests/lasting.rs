@@ -270,6 +270,24 @@ async fn one_that_may_be_begun_again_is() {
 }
 
 #[tokio::test]
+async fn one_that_was_begun_and_never_told_does_not_hold_its_client_to_a_replica_that_is_gone() {
+    let front = Front::new().await;
+    let (replica, other) = (keeper(), keeper());
+    set_replayable(&front, std::slice::from_ref(&replica));
+    let (session, _) = greeted(&front).await;
+    let shared = front.gateway.shared.clone();
+    let ticket = shared.sealer.unseal(&session).unwrap();
+    shared.lasting.untold(&ticket);
+    replica_kill_all(&replica);
+    set_replayable(&front, &[]);
+    wait_until("its process has ended", || front.gateway.shared.sessions().is_empty()).await;
+    set_replayable(&front, &[other]);
+    let answer = front.post(NAME, Some(&session), call(2, "seen")).await;
+    assert_eq!(answer.status, 200, "{}", answer.text);
+    assert_eq!(methods(&answer.last()), ["initialize", "notifications/initialized", "tools/call"]);
+}
+
+#[tokio::test]
 async fn one_over_http_that_the_server_does_not_know_any_more_is_begun_again() {
     let http = HttpServer::start().await;
     let front = Front::new().await;

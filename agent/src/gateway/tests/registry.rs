@@ -1,8 +1,8 @@
 //! The registry's API as clients meet it: requests as VS Code, GitHub Copilot and mirrors send them.
 
-use jsonschema::Validator;
-use sigil_config::server_json::{PUBLISHER, SCHEMA_URL, SHAPE};
+use sigil_config::server_json::{PUBLISHER, SCHEMA_URL};
 
+use super::openapi::Document;
 use super::*;
 use crate::access::{NewToken, Role, create_token, reveal};
 use crate::audit::Audit;
@@ -10,101 +10,44 @@ use crate::registry::Registry;
 use crate::store::Store;
 use crate::web::registry::Site;
 
-/// What the official OpenAPI document says of answers. `SIGIL_REGISTRY_OPENAPI` names a file with that document as JSON;
-/// without it a schema of ours, which says the same, takes its place.
-struct Document(Value);
-
-impl Document {
-    fn new() -> Self {
-        if let Ok(path) = std::env::var("SIGIL_REGISTRY_OPENAPI") {
-            return Self(serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap());
-        }
-        let mut server: Value = serde_json::from_str(SHAPE).unwrap();
-        let text = json!({"type": "string"});
-        let time = json!({"type": "string", "format": "date-time"});
-        let schemas = json!({
-            "ServerResponse": {"type": "object", "required": ["server"], "properties": {
-                "server": {"$ref": "#/definitions/server"},
-                "_meta": {"type": "object", "properties": {"io.modelcontextprotocol.registry/official": {
-                    "type": "object", "additionalProperties": false, "properties": {
-                        "status": {"enum": ["active", "deprecated", "deleted"]}, "isLatest": {"type": "boolean"},
-                        "statusMessage": text, "statusChangedAt": time, "publishedAt": time, "updatedAt": time,
-                    }}}},
-            }},
-            "ServerList": {"type": "object", "required": ["servers"], "properties": {
-                "servers": {"type": "array", "items": {"$ref": "#/components/schemas/ServerResponse"}},
-                "metadata": {"type": "object", "properties": {"nextCursor": text, "count": {"type": "integer"}}},
-            }},
-            "AllVersionsStatusResponse": {"type": "object", "required": ["updatedCount", "servers"], "properties": {
-                "updatedCount": {"type": "integer"},
-                "servers": {"type": "array", "items": {"$ref": "#/components/schemas/ServerResponse"}},
-            }},
-        });
-        server["components"] = json!({ "schemas": schemas });
-        Self(server)
-    }
-
-    fn validator(&self, name: &str) -> Validator {
-        let mut schema = json!({"$ref": format!("#/components/schemas/{name}"), "components": self.0["components"]});
-        if let Some(definitions) = self.0.get("definitions") {
-            schema["definitions"] = definitions.clone();
-        }
-        jsonschema::options().should_validate_formats(true).build(&schema).unwrap()
-    }
-
-    #[track_caller]
-    fn fits(&self, name: &str, answer: &Answer) -> Value {
-        assert_eq!(
-            (answer.status, answer.header("content-type").as_str()),
-            (200, "application/json"),
-            "{}",
-            answer.text
-        );
-        let value = answer.json();
-        let flaws: Vec<String> =
-            self.validator(name).iter_errors(&value).map(|e| format!("{}: {e}", e.instance_path())).collect();
-        assert!(flaws.is_empty(), "{name}: {flaws:?}\n{value}");
-        value
-    }
-}
-
-struct Shop {
+pub(super) struct Shop {
     front: Front,
-    document: Document,
+    pub(super) document: Document,
+    pub(super) registry: Registry,
     key: String,
     audit: Audit,
     _dir: tempfile::TempDir,
 }
 
 impl Shop {
-    async fn new() -> Self {
+    pub(super) async fn new() -> Self {
         let front = Front::new().await;
         let dir = tempfile::tempdir().unwrap();
         let (store, _) = Store::open(dir.path()).unwrap();
         let audit = Audit::open(front.data_dir()).unwrap();
         let shared = &front.gateway.shared;
         let registry = Registry::spawn(store, dir.path(), shared.stop.clone());
-        let site = Site::new(registry, shared.keys.clone(), audit.clone(), shared.config.clone());
+        let site = Site::new(registry.clone(), shared.keys.clone(), audit.clone(), shared.config.clone());
         front.gateway.tell_site(site);
         let key = reveal(&create_token(front.data_dir(), NewToken::new("ci", Role::Deployer)).unwrap().0).to_owned();
-        Self { front, document: Document::new(), key, audit, _dir: dir }
+        Self { front, document: Document::new(), registry, key, audit, _dir: dir }
     }
 
     fn bearer(&self) -> Vec<(String, String)> {
         owned(&[("authorization", &format!("Bearer {}", self.key)), ("content-type", "application/json")])
     }
 
-    async fn get(&self, path: &str) -> Answer {
+    pub(super) async fn get(&self, path: &str) -> Answer {
         self.front.raw("GET", path, &[], "").await
     }
 
-    async fn publish(&self, document: &Value) -> Answer {
+    pub(super) async fn publish(&self, document: &Value) -> Answer {
         self.front.raw("POST", "/v0.1/publish", &self.bearer(), &document.to_string()).await
     }
 }
 
 /// With everything that a document may have.
-fn server(name: &str, version: &str) -> Value {
+pub(super) fn server(name: &str, version: &str) -> Value {
     json!({
         "$schema": SCHEMA_URL, "name": format!("io.example/{name}"), "description": format!("About {name}."),
         "title": format!("The {name}"), "version": version, "websiteUrl": "https://example.com/",

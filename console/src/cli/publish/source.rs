@@ -2,6 +2,7 @@
 //! started in its sandbox, its tools listed), what the agent learnt of it goes into the registry, and it is removed again.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use serde_json::{Value as Json, json};
 use sigil_config::manifest::Manifest;
@@ -14,6 +15,9 @@ use crate::cli::folder::{self, Purpose};
 use crate::cli::source::{self, Given};
 use crate::cli::{Ctx, deploy, init, output, text, wait};
 use crate::link::{Change, Deploy, Link, SourceRef};
+
+/// What describing and removing it may take beside its start, seconds.
+const SLACK: u32 = 300;
 
 /// What is known of the version before it is built.
 #[derive(Debug, Default)]
@@ -59,6 +63,8 @@ pub async fn deploy(ctx: &Ctx, args: &Args) -> Result<Made, Failure> {
         access: if temporary { "key".into() } else { String::new() },
         replicas: temporary.then_some(1),
         timeout_ms: u64::try_from(args.timeout.as_millis()).unwrap_or(u64::MAX),
+        // a console that is killed cannot take it away
+        temporary_seconds: if temporary { lasting(args.timeout) } else { 0 },
         ..Deploy::default()
     };
     let link = match given {
@@ -79,6 +85,11 @@ pub async fn deploy(ctx: &Ctx, args: &Args) -> Result<Made, Failure> {
     }
 }
 
+/// How long a deployment for a publish is there at most, seconds: to start, to be described, and to be removed.
+fn lasting(timeout: Duration) -> u32 {
+    u32::try_from(timeout.as_secs()).unwrap_or(u32::MAX).saturating_add(SLACK)
+}
+
 impl Made {
     /// Takes it away again, where it is there for the publishing alone.
     pub async fn remove(&self, ctx: &Ctx, args: &Args) {
@@ -95,17 +106,23 @@ impl Made {
         }
     }
 
+    /// Pushes its image, and has the package run from there: whoever reads it may not have the source.
+    pub async fn pushed(&self, document: &mut Json, reference: &str, limit: Duration) -> Result<(), Failure> {
+        let pushed = self.link.push(&self.name, reference, limit).await?;
+        output::note(&format!("pushed as {}", text::one_line(&pushed)));
+        let transport = match document["packages"][0]["transport"].clone() {
+            Json::Null => transport(&self.link.get(&self.name).await?.deployment.transport),
+            known => known,
+        };
+        let part = json!({ "registryType": "oci", "identifier": pushed, "transport": transport });
+        document["packages"] = json!([part]);
+        Ok(())
+    }
+
     /// The document: what is known, and the package that the agent fetched.
     pub async fn document(&mut self) -> Result<Json, Failure> {
         let detail = self.link.get(&self.name).await?.deployment;
-        let transport = match detail.transport.as_str() {
-            "stdio" => json!({ "type": "stdio" }),
-            other => {
-                let kind = if other == "sse" { "sse" } else { "streamable-http" };
-                let path = if other == "sse" { "sse" } else { "mcp" };
-                json!({ "type": kind, "url": format!("http://localhost:8080/{path}") })
-            }
-        };
+        let transport = transport(&detail.transport);
         let (package, version) = match detail.source.parse::<Source>() {
             Ok(Source::Npm { name, version }) => (Some(("npm", name)), version),
             Ok(Source::Pypi { name, version }) => (Some(("pypi", name)), version),
@@ -130,6 +147,15 @@ impl Made {
             document["packages"] = json!([part]);
         }
         Ok(document)
+    }
+}
+
+/// How a package is spoken to, in the words of its document.
+fn transport(of: &str) -> Json {
+    match of {
+        "stdio" => json!({ "type": "stdio" }),
+        "sse" => json!({ "type": "sse", "url": "http://localhost:8080/sse" }),
+        _ => json!({ "type": "streamable-http", "url": "http://localhost:8080/mcp" }),
     }
 }
 
