@@ -416,7 +416,13 @@ impl Listener {
 pub(crate) async fn delete(shared: &Arc<Shared>, asked: Asked<'_>) -> Result<Response<Out>, Refusal> {
     let lasting = of(shared, &asked)?;
     shared.lasting.end(&lasting);
-    if let Some((inner @ Inner::Session(_), _)) = lasting.inside() {
+    // one that is being begun, or was and has not been told, is nobody's else: its process would stay, and keep its
+    // deployment from being stopped
+    let begun = {
+        let _not_being_begun = lasting.opening.lock().await;
+        lasting.state().inner.clone()
+    };
+    if let inner @ Inner::Session(_) = begun {
         let ticket = ticket(shared, &inner)?;
         let _awake = Box::pin(shared.awake(asked.name, &asked.entry.recorder.nap)).await?;
         let entry = near(shared, &asked, ticket.as_ref().map(|(_, ticket)| ticket)).await?;

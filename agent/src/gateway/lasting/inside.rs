@@ -36,6 +36,10 @@ pub(super) async fn open(
     if let Some(inside) = lasting.inside() {
         return Ok(inside);
     }
+    let over = || Refusal::expired("this session is over");
+    if lasting.is_over() {
+        return Err(over());
+    }
     let _awake = Box::pin(shared.awake(asked.name, &asked.entry.recorder.nap)).await?;
     let entry = shared.personal(shared.ready(asked.name).await?, asked.caller)?;
     let state = lasting.state().clone();
@@ -64,7 +68,10 @@ pub(super) async fn open(
         }
     };
     lasting.state().told = true;
-    lasting.opened.send_modify(|number| *number += 1);
+    // its client may have ended it meanwhile, and ends this one as well
+    if !lasting.opened.send_if_modified(Lasting::next) {
+        return Err(over());
+    }
     if lasting.lost.swap(false, Relaxed) {
         shared.lasting.replayed.fetch_add(1, Relaxed);
         tracing::debug!(deployment = asked.name, "a session was begun again in its client's place");

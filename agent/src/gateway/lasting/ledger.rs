@@ -92,6 +92,18 @@ impl Lasting {
         }
     }
 
+    /// Its client, or the gateway, has ended it.
+    pub(super) fn is_over(&self) -> bool {
+        *self.opened.borrow() == 0
+    }
+
+    /// Counts one more session inside. False: it is over.
+    pub(super) fn next(number: &mut u64) -> bool {
+        let goes_on = *number > 0;
+        *number += u64::from(goes_on);
+        goes_on
+    }
+
     /// Waits for a session inside; `None`: there will be none.
     pub(super) async fn inside_soon(&self) -> Option<(Inner, u64)> {
         let mut opened = self.opened.subscribe();

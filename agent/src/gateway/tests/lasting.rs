@@ -269,6 +269,22 @@ async fn one_that_may_be_begun_again_is() {
     assert!(page.contains("sigil_gateway_sessions_replayed_total 1"), "{page}");
 }
 
+/// What is left of it would keep its deployment from being stopped for as long as a session lives.
+#[tokio::test]
+async fn one_that_was_begun_and_never_told_ends_with_its_client() {
+    let front = Front::new().await;
+    let replica = keeper();
+    set_replayable(&front, std::slice::from_ref(&replica));
+    let (session, _) = greeted(&front).await;
+    let shared = front.gateway.shared.clone();
+    let ticket = shared.sealer.unseal(&session).unwrap();
+    shared.lasting.untold(&ticket);
+    assert_eq!(shared.sessions().len(), 1);
+    let ended = front.raw("DELETE", &format!("/mcp/{NAME}"), &accept(Some(&session)), "").await;
+    assert_eq!(ended.status, 204, "{}", ended.text);
+    assert_eq!(shared.sessions().len(), 0);
+}
+
 #[tokio::test]
 async fn one_that_was_begun_and_never_told_does_not_hold_its_client_to_a_replica_that_is_gone() {
     let front = Front::new().await;
