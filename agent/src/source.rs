@@ -9,6 +9,7 @@ mod cosign;
 pub mod forge;
 mod git;
 mod http;
+mod mcpb;
 mod near;
 mod npm;
 mod npm_range;
@@ -310,6 +311,7 @@ impl Sources {
                 }
                 Source::Npm { name, version } => npm::fetch(&job, name, version.as_deref()).await,
                 Source::Pypi { name, version } => pypi::fetch(&job, name, version.as_deref()).await,
+                Source::Bundle { url, sha256 } => mcpb::fetch(&job, url, sha256).await,
                 Source::Image { reference } => self.image(&job, reference).await,
             }
         };

@@ -256,7 +256,7 @@ impl Default for BuilderConfig {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct SourcesConfig {
-    /// Kinds allowed: `folder`, `git`, `npm`, `pypi`, `image`. Live.
+    /// Kinds allowed: `folder`, `git`, `npm`, `pypi`, `mcpb`, `image`. Live.
     pub allowed: Vec<String>,
     /// Largest source tree, unpacked, bytes. Live.
     pub max_bytes: u64,
@@ -271,7 +271,7 @@ pub struct SourcesConfig {
 impl Default for SourcesConfig {
     fn default() -> Self {
         Self {
-            allowed: ["folder", "git", "npm", "pypi", "image"].map(String::from).to_vec(),
+            allowed: ["folder", "git", "npm", "pypi", "mcpb", "image"].map(String::from).to_vec(),
             max_bytes: 512 << 20,
             max_files: 100_000,
             timeout_seconds: 300,

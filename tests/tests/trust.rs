@@ -334,6 +334,88 @@ fn a_published_folder_is_pushed_and_runs_elsewhere_by_its_digest() {
     assert!(sum.out.contains('3'), "{}", sum.out);
 }
 
+/// A folder's files for whoever asks, on loopback.
+struct Shelf {
+    child: Child,
+    address: String,
+}
+
+impl Shelf {
+    fn of(folder: &Path) -> Self {
+        let socket = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+        let port = socket.local_addr().expect("an address").port();
+        drop(socket);
+        let child = Command::new("python3")
+            .args(["-m", "http.server", "--bind", "127.0.0.1", "--directory"])
+            .arg(folder)
+            .arg(port.to_string())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("python3");
+        let address = format!("127.0.0.1:{port}");
+        eventually("the files are served", SOON, || std::net::TcpStream::connect(&address).ok());
+        Self { child, address }
+    }
+}
+
+impl Drop for Shelf {
+    fn drop(&mut self) {
+        self.child.kill().ok();
+        self.child.wait().ok();
+    }
+}
+
+/// What its desktop user would be asked for is a secret, an argument or its default here.
+#[test]
+fn a_bundle_runs_when_its_file_is_the_one_that_was_named() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let server = STDIO.replace(
+        "\"text\": \"3\"",
+        "\"text\": \" \".join([os.environ[\"UNITS\"], str(len(os.environ[\"KEY\"]))] + sys.argv[1:])",
+    );
+    assert_ne!(server, STDIO);
+    std::fs::write(dir.path().join("main.py"), server).expect("a file");
+    let manifest = serde_json::json!({
+        "manifest_version": "0.3", "name": "Weather", "version": "1.2.0", "description": "Tells it.",
+        "author": {"name": "A"},
+        "server": {"type": "python", "entry_point": "main.py", "mcp_config": {"command": "python",
+            "args": ["${__dirname}/main.py", "--home", "${HOME}"],
+            "env": {"KEY": "${user_config.key}", "UNITS": "${user_config.units}"}}},
+        "user_config": {"key": {"type": "string", "title": "Key", "sensitive": true, "required": true},
+            "units": {"type": "string", "title": "Units", "default": "metric"}}});
+    std::fs::write(dir.path().join("manifest.json"), manifest.to_string()).expect("a file");
+    let at = dir.path().display();
+    shell(&format!("cd {at} && python3 -m zipfile -c weather-1.2.0.mcpb manifest.json main.py"));
+    let hash = shell(&format!("sha256sum {at}/weather-1.2.0.mcpb"));
+    let hash = hash.split(' ').next().expect("a hash");
+    let shelf = Shelf::of(dir.path());
+    let agent = Agent::start();
+    let source = |hash: &str| format!("mcpb:http://{}/weather-1.2.0.mcpb#sha256={hash}", shelf.address);
+    let changed = agent.sigil(&["deploy", &source(&"0".repeat(64))]);
+    assert!(changed.code != 0 && changed.err.contains("is not what was asked for"), "{}", changed.err);
+    let lacking = agent.sigil(&["deploy", &source(hash)]);
+    assert!(lacking.code != 0 && lacking.err.contains("KEY"), "{}", lacking.err);
+    let values = dir.path().join("values.env");
+    std::fs::write(&values, "KEY=twelve-bytes\n").expect("a file");
+    agent.sigil(&["secret", "import", &values.display().to_string()]).ok();
+    agent.sigil(&["deploy", &source(hash)]).ok();
+    let said = agent.sigil(&["call", "weather", "add", "-o", "json"]).ok();
+    assert!(said.out.contains("metric 12 --home /home/app"), "{}", said.out);
+    // others could not reach this address
+    let made = agent.sigil(&[
+        "publish",
+        &source(hash),
+        "--name",
+        "io.example/bundled",
+        "--version",
+        "1.2.0",
+        "--description",
+        "Tells it.",
+    ]);
+    assert!(made.code != 0 && made.err.contains("needs an https address"), "{}", made.err);
+}
+
 #[test]
 fn an_image_needs_the_signature_that_its_owner_asks_for() {
     let dir = tempfile::tempdir().expect("a directory");

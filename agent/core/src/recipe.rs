@@ -4,6 +4,7 @@
 //! tree, or puts a secret into a Dockerfile. Tested by: units beside each runtime, snapshots of Dockerfiles,
 //! `tests/docker` (real builds).
 
+mod bundle;
 mod compiled;
 mod dockerfile;
 mod javascript;
@@ -41,8 +42,16 @@ pub struct Tree {
 impl Tree {
     /// Whether recognition wants to read this file's body (manifests near the root; lock files' presence is enough).
     pub fn wanted(path: &str) -> bool {
-        const ROOT: &[&str] =
-            &["mcp.yaml", "mcp.yml", "smithery.yaml", "smithery.yml", "requirements.txt", "go.mod", ".yarnrc.yml"];
+        const ROOT: &[&str] = &[
+            "mcp.yaml",
+            "mcp.yml",
+            "smithery.yaml",
+            "smithery.yml",
+            "requirements.txt",
+            "go.mod",
+            ".yarnrc.yml",
+            bundle::FILE,
+        ];
         const NEAR: &[&str] =
             &["package.json", "pyproject.toml", "setup.py", "setup.cfg", "entry_points.txt", "METADATA"];
         let depth = path.matches('/').count();
@@ -93,6 +102,8 @@ pub enum Origin {
         /// Exact version.
         version: String,
     },
+    /// An MCP bundle, unpacked: its dependencies are in it.
+    Bundle,
     /// An OCI image; there is no tree.
     Image,
 }
@@ -239,7 +250,18 @@ const LOOKED_FOR: &[&str] = &[
 /// Flaws of the manifest (all of them), or that it is not clear what the tree is or how to start it.
 pub fn recognise(tree: &Tree, origin: Origin, given: Option<(&str, &str)>) -> Result<Recipe, RecipeError> {
     let mut why = Vec::new();
-    let manifest = read_manifests(tree, given, &mut why)?;
+    let mut manifest = read_manifests(tree, given, &mut why)?;
+    let mut origin = origin;
+    if origin == Origin::Bundle {
+        let mut read = bundle::read(tree)?;
+        why.append(&mut read.why);
+        manifest = over(manifest, read.manifest);
+        let runtime = manifest.runtime.filter(|_| read.vendored);
+        match runtime {
+            Some(runtime) => return Ok(finish(origin, runtime, manifest, Found { why, ..Found::default() }, None)),
+            None => origin = Origin::Tree,
+        }
+    }
     if origin == Origin::Image {
         why.push("an image: it runs as it is".into());
         let command = manifest.command.clone();

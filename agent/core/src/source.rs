@@ -36,6 +36,13 @@ pub enum Source {
         /// Exact version.
         version: Option<String>,
     },
+    /// An MCP bundle (MCPB): one file at an address.
+    Bundle {
+        /// `https`, or `http` on loopback.
+        url: String,
+        /// What its bytes have to be: 64 hexadecimal digits, lower case.
+        sha256: String,
+    },
     /// An OCI image.
     Image {
         /// Reference.
@@ -62,7 +69,7 @@ pub enum BadSource {
 impl BadSource {
     /// What to do about it.
     pub fn hint(&self) -> &'static str {
-        "write ./dir, git+https://host/org/repo[@ref][#subdir], github:owner/repo[@ref], npm:name[@version], pypi:name[==version] or image:ref"
+        "write ./dir, git+https://host/org/repo[@ref][#subdir], github:owner/repo[@ref], npm:name[@version], pypi:name[==version], mcpb:https://…#sha256=… or image:ref"
     }
 }
 
@@ -219,6 +226,27 @@ impl FromStr for Source {
             }
             return Ok(Self::Pypi { name: name.to_owned(), version });
         }
+        if let Some(rest) = text.strip_prefix("mcpb:") {
+            let Some((url, sha256)) = rest.split_once("#sha256=") else {
+                return Err(flawed("the hash of the bundle's file is missing: mcpb:https://…#sha256=…"));
+            };
+            let sha256 = sha256.to_ascii_lowercase();
+            if sha256.len() != 64 || !sha256.chars().all(|c| c.is_ascii_hexdigit()) {
+                return Err(flawed("the hash after '#sha256=' is not one of 64 hexadecimal digits"));
+            }
+            let (scheme, after) = url.split_once("://").unwrap_or_default();
+            let authority = after.split(['/', '?']).next().unwrap_or_default();
+            if !(scheme == "https" || scheme == "http" && loopback(authority)) || authority.is_empty() {
+                return Err(flawed("a bundle's address begins with https://"));
+            }
+            if authority.contains('@') {
+                return Err(flawed("it holds a login; keep that as a source secret of the host instead"));
+            }
+            if url.contains(|c: char| c.is_whitespace() || c.is_control() || c == '#') {
+                return Err(flawed("it has a space, '#' or control character in it (write %20 in a URL)"));
+            }
+            return Ok(Self::Bundle { url: url.to_owned(), sha256 });
+        }
         if let Some(reference) = text.strip_prefix("image:") {
             if reference.is_empty()
                 || reference.contains(|c: char| c.is_whitespace() || c.is_control())
@@ -269,6 +297,7 @@ impl fmt::Display for Source {
             Self::Npm { name, version: None } => write!(f, "npm:{name}"),
             Self::Pypi { name, version: Some(version) } => write!(f, "pypi:{name}=={version}"),
             Self::Pypi { name, version: None } => write!(f, "pypi:{name}"),
+            Self::Bundle { url, sha256 } => write!(f, "mcpb:{url}#sha256={sha256}"),
             Self::Image { reference } => write!(f, "image:{reference}"),
         }
     }
@@ -282,6 +311,7 @@ impl Source {
             Self::Git { .. } => "git",
             Self::Npm { .. } => "npm",
             Self::Pypi { .. } => "pypi",
+            Self::Bundle { .. } => "mcpb",
             Self::Image { .. } => "image",
         }
     }
@@ -307,6 +337,7 @@ mod tests {
             "pypi:mcp-server-time==2026.1.1",
             "pypi:name",
             "image:registry.example.org:5000/a/b:1",
+            "mcpb:https://example.org/a/b-1.0.mcpb?x=1#sha256=00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff",
         ] {
             assert_eq!(text.parse::<Source>().unwrap().to_string(), text);
         }
@@ -354,6 +385,10 @@ mod tests {
             "git+https://h/r@a@{1}",
             "image:https://h/r",
             "image:/x",
+            "mcpb:https://h/x.mcpb",
+            "mcpb:https://h/x.mcpb#sha256=00",
+            "mcpb:http://h/x#sha256=00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff",
+            "mcpb:https://me@h/x#sha256=00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff",
             "remote:https://h/mcp",
             "https://example.org/org/repo",
             "git@example.org:org/repo",

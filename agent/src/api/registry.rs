@@ -68,12 +68,19 @@ impl RegistryService {
         let runtime = match &source {
             Some(Source::Npm { .. }) => "node",
             Some(Source::Pypi { .. }) => "python",
+            Some(Source::Bundle { .. }) => "bundle",
             Some(Source::Image { .. }) => "container",
             _ => "",
         };
         let folder = !matches!(
             source,
-            Some(Source::Git { .. } | Source::Npm { .. } | Source::Pypi { .. } | Source::Image { .. })
+            Some(
+                Source::Git { .. }
+                    | Source::Npm { .. }
+                    | Source::Pypi { .. }
+                    | Source::Bundle { .. }
+                    | Source::Image { .. }
+            )
         );
         let secret = |s: &SecretUse| Secret { name: s.name.clone(), required: s.required, ..Secret::default() };
         Ok(Extras {

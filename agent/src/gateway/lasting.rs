@@ -43,6 +43,10 @@ use inside::{near, open, through, ticket};
 pub(crate) use ledger::Ledger;
 use ledger::{Inner, Lasting, Written};
 
+/// Sessions inside that a message is tried in, one after the other, where they are over before they did anything with it.
+const TRIES: u32 = 4;
+/// Pause before the third and later ones.
+const AGAIN: std::time::Duration = std::time::Duration::from_millis(50);
 /// Begins the key of such a session.
 const PREFIX: &str = "l-";
 /// Resources to which one may be subscribed.
@@ -150,7 +154,7 @@ pub(crate) async fn post(
     body: &Bytes,
 ) -> Result<Response<Out>, Refusal> {
     let lasting = of(shared, asked)?;
-    let mut tries = 2;
+    let mut tries = TRIES;
     loop {
         tries -= 1;
         if lasting.inside().is_none()
@@ -176,6 +180,10 @@ pub(crate) async fn post(
         }
         // the server did nothing with it: it is not its session's
         lasting.lose(number);
+        if tries < TRIES - 1 {
+            // one that has only just begun: whatever ended it may end the next one as well, for a moment
+            tokio::time::sleep(AGAIN).await;
+        }
     }
 }
 

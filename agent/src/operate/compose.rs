@@ -159,6 +159,18 @@ pub(super) fn same_origin(pinned: &str) -> String {
         Ok(Source::Git { scheme, url, subdir, .. }) => Source::Git { scheme, url, reference: None, subdir }.to_string(),
         Ok(Source::Npm { name, .. }) => Source::Npm { name, version: None }.to_string(),
         Ok(Source::Pypi { name, .. }) => Source::Pypi { name, version: None }.to_string(),
+        Ok(Source::Bundle { url, .. }) => {
+            // a version's file has the version in its name, or in a folder's
+            let is_version = |part: &&str| {
+                part.as_bytes().windows(3).any(|w| w[0].is_ascii_digit() && w[1] == b'.' && w[2].is_ascii_digit())
+            };
+            let url = url.split('?').next().unwrap_or_default();
+            let (scheme, rest) = url.split_once("://").unwrap_or(("", url));
+            let mut parts = rest.split('/');
+            let host = parts.next().unwrap_or_default();
+            let path: Vec<&str> = parts.filter(|part| !is_version(part)).collect();
+            format!("mcpb:{scheme}://{host}/{}", path.join("/"))
+        }
         Ok(Source::Image { reference }) => {
             let bare = reference.split('@').next().unwrap_or_default();
             let bare = match bare.rsplit_once(':') {

@@ -283,6 +283,7 @@ impl Run {
             (Some(_), _, _) => Origin::Image,
             (None, Some((name, version)), Some("npm")) => Origin::Npm { name: name.clone(), version: version.clone() },
             (None, Some((name, version)), _) => Origin::Pypi { name: name.clone(), version: version.clone() },
+            (None, None, Some("mcpb")) => Origin::Bundle,
             (None, None, _) => Origin::Tree,
         };
         let tree = match &fetched.tree {
@@ -402,6 +403,10 @@ impl Run {
             Ok(Source::Git { url, subdir, .. }) => subdir.unwrap_or_else(|| url.trim_end_matches(".git").to_owned()),
             Ok(Source::Npm { name, .. }) => name,
             Ok(Source::Pypi { name, .. }) => name.split('[').next().unwrap_or_default().to_owned(),
+            Ok(Source::Bundle { url, .. }) => {
+                let file = url.split('?').next().and_then(|path| path.rsplit('/').next()).unwrap_or_default();
+                file.trim_end_matches(".mcpb").to_owned()
+            }
             Ok(Source::Image { reference }) => {
                 let bare = reference.split('@').next().unwrap_or_default();
                 match bare.rsplit_once(':') {

@@ -547,3 +547,41 @@ fn references_of_images_are_read_as_engines_do() {
     assert_eq!(repository_of("a:1@sha256:00"), "a");
     assert!(same_repository("docker.io/library/python", "python"));
 }
+
+#[tokio::test]
+async fn a_bundle_is_taken_with_its_hash_only() {
+    let pack = |body: &[u8]| {
+        let mut zip = zip::ZipWriter::new(std::io::Cursor::new(Vec::new()));
+        for (name, body) in [("manifest.json", &b"{}"[..]), ("server/index.js", body)] {
+            zip.start_file(name, zip::write::SimpleFileOptions::default()).unwrap();
+            zip.write_all(body).unwrap();
+        }
+        zip.finish().unwrap().into_inner()
+    };
+    let bundle = pack(b"1");
+    let (loads, sent) = (Arc::new(AtomicUsize::new(0)), bundle.clone());
+    let count = loads.clone();
+    let port = serve(Arc::new(move |path: &str, _: &str, _: &str, _: &BTreeMap<String, String>, _: &[u8]| {
+        count.fetch_add(1, Ordering::SeqCst);
+        if path == "/weather.mcpb" { (200, Vec::new(), sent.clone()) } else { (404, Vec::new(), Vec::new()) }
+    }))
+    .await;
+    let w = world(AgentConfig::default(), Images::default());
+    let at = |name: &str, of: &[u8]| {
+        format!("mcpb:http://127.0.0.1:{port}/{name}#sha256={}", hex::encode(Sha256::digest(of)))
+    };
+    match w.fetch(&at("weather.mcpb", &pack(b"2")), None).await.0 {
+        Err(SourceError::Refused { what, .. }) => assert!(what.contains("is not what was asked for"), "{what}"),
+        other => panic!("{other:?}"),
+    }
+    let fetched = w.fetched(&at("weather.mcpb", &bundle)).await;
+    assert_eq!(
+        (fetched.pinned.as_str(), read(&fetched, "server/index.js").as_str()),
+        (at("weather.mcpb", &bundle).as_str(), "1")
+    );
+    assert_eq!(loads.load(Ordering::SeqCst), 2);
+    // what its hash names is here already, wherever it is
+    assert_eq!(w.fetched(&at("weather.mcpb", &bundle)).await.digest, fetched.digest);
+    assert_eq!(loads.load(Ordering::SeqCst), 2);
+    assert!(matches!(w.fetch(&at("gone.mcpb", &pack(b"3")), None).await.0, Err(SourceError::NotFound { .. })));
+}

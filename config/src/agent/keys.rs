@@ -144,7 +144,7 @@ pub const KEYS: &[Key] = &[
     key("builder.memory", Kind::Bytes(64 << 20, 1 << 50), LIVE),
     key("builder.cpus", Kind::Cores(0.1, 1024.0), LIVE),
     key("builder.concurrency", Kind::Int(1, 64), LIVE),
-    key("sources.allowed", Kind::Words(&["folder", "git", "npm", "pypi", "image"]), LIVE),
+    key("sources.allowed", Kind::Words(&["folder", "git", "npm", "pypi", "mcpb", "image"]), LIVE),
     key("sources.max_bytes", Kind::Bytes(1024, 1 << 50), LIVE),
     key("sources.max_files", Kind::Int(1, 100_000_000), LIVE),
     key("sources.timeout_seconds", Kind::Int(1, 604_800), LIVE),

@@ -24,7 +24,7 @@ use crate::link::{Change, Deploy, GivenManifest, Link, Operation, SourceRef};
 )]
 pub struct Args {
     /// ./dir, git+https://host/org/repo[@ref][#subdir], npm:name[@version], pypi:name[==version],
-    /// image:ref or registry:name[@version]
+    /// mcpb:https://host/file#sha256=HASH, image:ref or registry:name[@version]
     source: String,
     /// Name of the deployment; without it one is derived
     #[arg(long, value_name = "N")]
@@ -48,7 +48,7 @@ pub struct Args {
     #[arg(long, value_name = "NAME=VALUE", value_parser = pair)]
     input: Vec<(String, String)>,
     /// Which of a registry package's parts
-    #[arg(long, value_name = "KIND", value_parser = ["npm", "pypi", "oci"])]
+    #[arg(long, value_name = "KIND", value_parser = ["npm", "pypi", "mcpb", "oci"])]
     part: Option<String>,
     /// Secret, as an environment variable
     #[arg(long, value_name = "NAME[=ENV]", value_parser = secret_pair)]

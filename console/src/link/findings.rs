@@ -121,7 +121,7 @@ impl Found {
     /// Whether it can be scanned again.
     pub fn origin(&self) -> Origin {
         match self.source.split_once(':').map(|(kind, _)| kind) {
-            Some("npm" | "pypi" | "registry") => Origin::Fetched,
+            Some("npm" | "pypi" | "mcpb" | "registry") => Origin::Fetched,
             Some(kind) if kind.starts_with("git+") => Origin::Fetched,
             Some("image" | "remote") => Origin::NoSource,
             _ => Origin::Folder,

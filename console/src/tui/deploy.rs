@@ -93,11 +93,12 @@ impl Deploying {
 pub const BUTTONS: &[&str] = &["Check", "Deploy"];
 
 /// Where a server can come from: the word, the prefix, and what is written.
-const FROM: [(&str, &str, &str); 6] = [
+const FROM: [(&str, &str, &str); 7] = [
     ("npm", "npm:", "name[@version]"),
     ("PyPI", "pypi:", "name[==version]"),
     ("git", "git+", "https://host/org/repo[@ref][#folder]"),
     ("folder", "", "a path on this machine, as in ./server"),
+    ("mcpb", "mcpb:", "https://host/server.mcpb#sha256=…"),
     ("image", "image:", "as in ghcr.io/org/server:1.2"),
     ("registry", "registry:", "name[@version]; 6 searches"),
 ];
@@ -293,16 +294,7 @@ pub struct Read {
 pub fn read_package(detail: &PackageDetail) -> Result<Read, String> {
     let server = document(detail)?;
     match (run::part(&server, ""), own_source(detail)) {
-        (Ok(part), _) => {
-            let source = match (part.registry_type.as_str(), part.version.as_str()) {
-                ("npm", "") => format!("npm:{}", part.identifier),
-                ("npm", version) => format!("npm:{}@{version}", part.identifier),
-                ("pypi", "") => format!("pypi:{}", part.identifier),
-                ("pypi", version) => format!("pypi:{}=={version}", part.identifier),
-                _ => format!("image:{}", part.identifier),
-            };
-            Ok(Read { source, questions: run::questions(part) })
-        }
+        (Ok(part), _) => Ok(Read { source: run::source(part), questions: run::questions(part) }),
         (Err(_), Some(source)) => Ok(Read { source, questions: Vec::new() }),
         (Err(why), None) => Err(why),
     }

@@ -85,17 +85,20 @@ const BASES: [&str; 6] = [
 
 fn obstacle(package: &Package) -> Option<String> {
     let (kind, name) = (package.registry_type.as_str(), package.identifier.as_str());
-    if kind == "mcpb" {
-        return Some(format!("{name} is a bundle (mcpb) for desktop clients, which is not run here"));
+    if !matches!(kind, "npm" | "pypi" | "mcpb" | "oci") {
+        return Some(format!("packages of {kind} are not run here (npm, pypi, mcpb and oci are)"));
     }
-    if !matches!(kind, "npm" | "pypi" | "oci") {
-        return Some(format!("packages of {kind} are not run here (npm, pypi and oci are)"));
+    if kind == "mcpb" && package.file_sha256.is_empty() {
+        return Some(format!("the bundle {name} has no hash of its file, so that it could not be checked"));
     }
-    if !package.file_sha256.is_empty() {
+    if kind == "mcpb" && !name.starts_with("https://") {
+        return Some(format!("the bundle {name} is not at an https address"));
+    }
+    if kind != "mcpb" && !package.file_sha256.is_empty() {
         return Some(format!("{name} asks for its file to be of one hash, which is checked for no package of {kind}"));
     }
     let base = package.registry_base_url.trim_end_matches('/');
-    if kind != "oci" && !base.is_empty() && !BASES.contains(&base) {
+    if !matches!(kind, "oci" | "mcpb") && !base.is_empty() && !BASES.contains(&base) {
         return Some(format!("{name} is of the registry {base}; the agent's owner sets where packages come from"));
     }
     None
@@ -200,13 +203,15 @@ pub fn start(package: &Package, answers: &Answers) -> Result<Start, Vec<String>>
     if flaws.is_empty() { Ok(out) } else { Err(flaws) }
 }
 
-fn source(package: &Package) -> String {
+/// What a part is, as `sigil deploy` takes it.
+pub fn source(package: &Package) -> String {
     let (name, version) = (&package.identifier, &package.version);
     match (package.registry_type.as_str(), version.is_empty()) {
         ("npm", false) => format!("npm:{name}@{version}"),
         ("npm", true) => format!("npm:{name}"),
         ("pypi", false) => format!("pypi:{name}=={version}"),
         ("pypi", true) => format!("pypi:{name}"),
+        ("mcpb", _) => format!("mcpb:{name}#sha256={}", package.file_sha256),
         _ => format!("image:{name}"),
     }
 }
@@ -298,6 +303,7 @@ fn hinted(package: &Package) -> &str {
     match (package.runtime_hint.as_str(), package.registry_type.as_str()) {
         ("", "npm") => "npx",
         ("", "pypi") => "uvx",
+        ("", "mcpb") => "a desktop client",
         ("", _) => "docker run",
         (hint, _) => hint,
     }
@@ -414,7 +420,15 @@ mod tests {
         };
         let of = |kind: &str| json!({"registryType": kind, "identifier": "x", "version": "1", "transport": {"type": "stdio"}});
         let why = |packages, remotes| part(&server(packages, remotes), "").unwrap_err();
-        assert!(why(json!([of("mcpb")]), json!([])).contains("bundle"));
+        assert!(why(json!([of("mcpb")]), json!([])).contains("has no hash"));
+        let bundle = |at: &str| {
+            json!({"registryType": "mcpb", "identifier": at, "fileSha256": "ab".repeat(32),
+            "transport": {"type": "stdio"}})
+        };
+        assert!(why(json!([bundle("http://x.example/a.mcpb")]), json!([])).contains("https address"));
+        let bundled = server(json!([bundle("https://x.example/a.mcpb")]), json!([]));
+        let started = start(part(&bundled, "mcpb").unwrap(), &Answers::new()).unwrap();
+        assert_eq!(started.source, format!("mcpb:https://x.example/a.mcpb#sha256={}", "ab".repeat(32)));
         assert!(why(json!([of("nuget")]), json!([])).contains("nuget"));
         assert!(
             why(json!([]), json!([{"type": "sse", "url": "https://x.example/sse"}])).contains("https://x.example/sse")

@@ -43,6 +43,7 @@ pub fn dockerfile(recipe: &Recipe, tree: &Tree, settings: &BuildSettings) -> Str
     let mut file = File { out: String::new(), recipe, settings };
     file.base();
     match recipe.runtime {
+        _ if recipe.origin == Origin::Bundle => file.bundle(),
         Runtime::Node => file.node(tree),
         Runtime::Python => file.python(tree),
         Runtime::Go => file.go(tree),
@@ -185,6 +186,21 @@ impl File<'_> {
         let _ = writeln!(self.out, "USER {USER}");
         let entry = exec(&self.recipe.command);
         let _ = writeln!(self.out, "ENTRYPOINT {entry}");
+    }
+
+    // --- bundles ----------------------------------------------------------------------------------------------------
+
+    /// What it needs is in it: nothing is installed.
+    fn bundle(&mut self) {
+        self.stage("build");
+        let _ = writeln!(self.out, "WORKDIR {APP}\nCOPY . .\nRUN rm -rf .sigil && chmod -R a+rX {APP}");
+        self.line("\nFROM base");
+        let _ = writeln!(self.out, "COPY --from=build {APP} {APP}\nWORKDIR {APP}");
+        if self.recipe.runtime == Runtime::Node {
+            self.end(&[("NODE_ENV", "production")]);
+        } else {
+            self.end(&[("PYTHONUNBUFFERED", "1"), ("PYTHONDONTWRITEBYTECODE", "1")]);
+        }
     }
 
     // --- node -------------------------------------------------------------------------------------------------------

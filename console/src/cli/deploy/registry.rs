@@ -19,7 +19,7 @@ pub const PREFIX: &str = "registry:";
 pub struct Said {
     /// Values by name.
     pub inputs: Vec<(String, String)>,
-    /// `npm`, `pypi` or `oci`; empty: the first that can be run.
+    /// `npm`, `pypi`, `mcpb` or `oci`; empty: the first that can be run.
     pub part: String,
 }
 

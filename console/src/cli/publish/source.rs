@@ -123,9 +123,15 @@ impl Made {
     pub async fn document(&mut self) -> Result<Json, Failure> {
         let detail = self.link.get(&self.name).await?.deployment;
         let transport = transport(&detail.transport);
-        let (package, version) = match detail.source.parse::<Source>() {
+        let parsed = detail.source.parse::<Source>();
+        let sha256 = match &parsed {
+            Ok(Source::Bundle { sha256, .. }) => Some(sha256.clone()),
+            _ => None,
+        };
+        let (package, version) = match parsed {
             Ok(Source::Npm { name, version }) => (Some(("npm", name)), version),
             Ok(Source::Pypi { name, version }) => (Some(("pypi", name)), version),
+            Ok(Source::Bundle { url, .. }) => (Some(("mcpb", url)), None),
             Ok(Source::Image { reference }) => (Some(("oci", reference)), None),
             _ => (None, None),
         };
@@ -143,6 +149,9 @@ impl Made {
             let mut part = json!({ "registryType": kind, "identifier": identifier, "transport": transport });
             if let Some(version) = version {
                 part["version"] = json!(version);
+            }
+            if let Some(sha256) = sha256 {
+                part["fileSha256"] = json!(sha256);
             }
             document["packages"] = json!([part]);
         }

@@ -249,7 +249,7 @@ fn go(model: &mut Model) -> Vec<Effect> {
 }
 
 fn is_folder(source: &str) -> bool {
-    !["npm:", "pypi:", "git+", "image:", "registry:", "remote:"].iter().any(|p| source.starts_with(p))
+    !["npm:", "pypi:", "git+", "mcpb:", "image:", "registry:", "remote:"].iter().any(|p| source.starts_with(p))
 }
 
 /// Asks for the next secret that is missing.
