@@ -131,8 +131,10 @@ pub(crate) fn keep(
     let ticket = id.as_ref().and_then(|id| shared.sealer.unseal(id));
     let (Some(id), Some(ticket), Some(hello)) = (id, ticket, head.params) else { return response };
     let Some(entry) = shared.table.borrow().by_id.get(&asked.entry.id).cloned() else { return response };
-    let Some(live) = entry.instance(ticket.instance) else { return response };
-    let written = written(&entry, live.endpoint.release, hello.get(), Inner::Session(id));
+    // a replica that went to sleep meanwhile is no reason to give the client a session that dies with it
+    let live = entry.instance(ticket.instance).map(|live| live.endpoint.release);
+    let Some(release) = live.or(entry.release) else { return response };
+    let written = written(&entry, release, hello.get(), Inner::Session(id));
     // the revision that counts is the one of the session inside
     if let Some(id) = begin(shared, asked, written, &ticket.version) {
         response.headers_mut().insert(SESSION_ID, id);
@@ -162,7 +164,19 @@ pub(crate) async fn post(
         {
             return Ok(answer);
         }
-        let (inner, number) = open(shared, asked, &lasting).await?;
+        let (inner, number) = match open(shared, asked, &lasting).await {
+            // one that was over before it was told what its client said: begun anew like those that end later
+            Err(refusal)
+                if refusal.status == StatusCode::NOT_FOUND
+                    && asked.entry.replayable
+                    && tries > 0
+                    && !lasting.is_over() =>
+            {
+                tokio::time::sleep(AGAIN).await;
+                continue;
+            }
+            opened => opened?,
+        };
         if first.is_some_and(|head| head.method == "notifications/initialized" && lasting.state().initialized) {
             // it was said in its place
             return Ok(accepted());
