@@ -131,9 +131,15 @@ pub(crate) fn keep(
     let ticket = id.as_ref().and_then(|id| shared.sealer.unseal(id));
     let (Some(id), Some(ticket), Some(hello)) = (id, ticket, head.params) else { return response };
     let Some(entry) = shared.table.borrow().by_id.get(&asked.entry.id).cloned() else { return response };
-    // a replica that went to sleep meanwhile is no reason to give the client a session that dies with it
-    let live = entry.instance(ticket.instance).map(|live| live.endpoint.release);
-    let Some(release) = live.or(entry.release) else { return response };
+    // a replica that went to sleep meanwhile is no reason to give the client a session that dies with it, as long as it
+    // is known which release has answered
+    let (id_of, before) = (ticket.instance, asked.entry);
+    let live = entry.instance(id_of).or_else(|| before.instance(id_of)).map(|live| live.endpoint.release);
+    let only = before.release.filter(|release| {
+        let mut all = before.ready.iter().chain(&before.draining);
+        entry.release == Some(*release) && all.all(|live| live.endpoint.release == *release)
+    });
+    let Some(release) = live.or(only) else { return response };
     let written = written(&entry, release, hello.get(), Inner::Session(id));
     // the revision that counts is the one of the session inside
     if let Some(id) = begin(shared, asked, written, &ticket.version) {
